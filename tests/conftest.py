@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("verifier", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+settings.load_profile("verifier")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with data sets and benchmark networks; tests that need it skip where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PWL_VERIFIER_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}: set PWL_VERIFIER_DATA to run this test")
+    return folder

@@ -1,0 +1,212 @@
+"""Exact evaluation of a network and its gradient in rational arithmetic.
+
+A float64 weight is the rational ``m · 2^e``. Values are kept as Python integers over one common
+denominator per node, so that affine layers are integer matrix products and no fraction is ever reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import lcm
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError, NetworkError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array, Dense
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+
+Number = int | float | Fraction
+
+
+@dataclass(frozen=True, eq=False)
+class Rationals:
+    """An array of rationals with a common denominator.
+
+    Attributes:
+        numerators: object array of Python integers.
+        denominator: positive integer.
+    """
+
+    numerators: Array
+    denominator: int
+
+    def fractions(self) -> list[Fraction]:
+        """The entries in row-major order."""
+        return [Fraction(int(n), self.denominator) for n in self.numerators.reshape(-1)]
+
+    def floats(self) -> Array:
+        """The entries rounded to float64, in the array's shape."""
+        flat = [float(f) for f in self.fractions()]
+        return np.array(flat, dtype=np.float64).reshape(self.numerators.shape)
+
+    @staticmethod
+    def of(values: Sequence[Number] | Array) -> Rationals:
+        """From floats (taken exactly), integers or fractions; keeps an array's shape."""
+        array = np.asarray(values)
+        if array.dtype.kind == "f":
+            return dyadic(array.astype(np.float64))
+        fractions = [Fraction(v) for v in array.reshape(-1).tolist()]
+        common = lcm(*(f.denominator for f in fractions)) if fractions else 1
+        numerators = np.empty(len(fractions), dtype=object)
+        numerators[:] = [f.numerator * (common // f.denominator) for f in fractions]
+        return Rationals(numerators.reshape(array.shape), common)
+
+    def __add__(self, other: Rationals) -> Rationals:
+        if self.denominator == other.denominator:
+            return Rationals(self.numerators + other.numerators, self.denominator)
+        common = lcm(self.denominator, other.denominator)
+        left = self.numerators * (common // self.denominator)
+        return Rationals(left + other.numerators * (common // other.denominator), common)
+
+    def reduced(self) -> Rationals:
+        """The same values with the common power of two taken out of the denominator."""
+        bits = self.denominator
+        for n in self.numerators.reshape(-1):
+            bits |= int(n)
+            if bits & 1:
+                return self
+        shift = (bits & -bits).bit_length() - 1
+        return Rationals(self.numerators >> shift, self.denominator >> shift)
+
+
+def dyadic(values: Array) -> Rationals:
+    """Float64 values as integers over a power of two, exactly."""
+    if not np.isfinite(values).all():
+        raise InputError("NaN or infinity has no exact value")
+    mantissa, exponent = np.frexp(values)
+    integers = (mantissa * 2.0**53).astype(np.int64)
+    exponents = np.where(integers == 0, 0, exponent.astype(np.int64) - 53)
+    lowest = min(int(exponents.min(initial=0)), 0)
+    numerators = integers.astype(object) << (exponents - lowest).astype(object)
+    return Rationals(np.asarray(numerators, dtype=object), 1 << -lowest).reduced()
+
+
+class ExactNetwork:
+    """A network whose weights are held as exact rationals, for repeated exact evaluation."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._operators: dict[str, tuple[AffineOperator, int, Rationals | None]] = {}
+
+    def values(self, x: Sequence[Number] | Array) -> dict[str, Rationals]:
+        """Exact value of every node at one input of ``input_size`` numbers: arrays ``(1, *shape)``."""
+        point = Rationals.of(x)
+        if point.numerators.size != self.network.input_size:
+            raise InputError(f"{point.numerators.size} numbers for an input of {self.network.input_size}")
+        computed = {
+            self.network.input: Rationals(
+                point.numerators.reshape(1, *self.network.input_shape), point.denominator
+            )
+        }
+        for node in self.network.nodes[1:]:
+            computed[node.name] = self._forward(node, [computed[i] for i in node.inputs])
+        return computed
+
+    def output(self, x: Sequence[Number] | Array) -> list[Fraction]:
+        """Exact flattened output at one input."""
+        return self.values(x)[self.network.output].fractions()
+
+    def gradient(
+        self,
+        x: Sequence[Number] | Array,
+        output: int | Sequence[float] | Array,
+        values: dict[str, Rationals] | None = None,
+    ) -> list[Fraction]:
+        """Exact gradient of an output combination with respect to the input, by the gradient convention.
+
+        Args:
+            values: what `values(x)` returned, if it is at hand.
+        """
+        network = self.network
+        values = values if values is not None else self.values(x)
+        seed = dyadic(network.output_weights(output))
+        zero = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
+        gradients = dict(zero)
+        gradients[network.output] = Rationals(
+            seed.numerators.reshape(1, *network.output_shape), seed.denominator
+        )
+        for node in reversed(network.nodes[1:]):
+            upstream = gradients[node.name]
+            shapes = [network[i].shape for i in node.inputs]
+            if isinstance(node.operator, AffineOperator):
+                operator, denominator, _ = self._exact(node)
+                parts = operator.transpose(upstream.numerators, *shapes)
+                total = upstream.denominator * denominator
+            else:
+                slope, denominator = self._slope(node, values[node.inputs[0]])
+                if isinstance(node.operator, MaxPool):
+                    parts = (node.operator.vjp(upstream.numerators, values[node.inputs[0]].numerators),)
+                else:
+                    parts = (upstream.numerators * slope,)
+                total = upstream.denominator * denominator
+            for name, part in zip(node.inputs, parts, strict=True):
+                gradients[name] = (gradients[name] + Rationals(part, total)).reduced()
+        return gradients[network.input].fractions()
+
+    def _exact(self, node: Node) -> tuple[AffineOperator, int, Rationals | None]:
+        """The node's linear part with integer coefficients, their denominator, and the exact constant."""
+        if node.name not in self._operators:
+            operator = node.operator
+            assert isinstance(operator, AffineOperator)
+            constant = operator.constant()
+            exact_constant = None if constant is None else dyadic(np.asarray(constant, dtype=np.float64))
+            denominator = 1
+            if operator.coefficients is not None:
+                weights = dyadic(np.asarray(getattr(operator, operator.coefficients), dtype=np.float64))
+                changes: dict[str, Array] = {operator.coefficients: weights.numerators}
+                operator = replace(operator, **changes)  # type: ignore[arg-type]
+                denominator = weights.denominator
+                if isinstance(operator, Dense):
+                    operator.__dict__["_sparse"] = None
+            self._operators[node.name] = (operator, denominator, exact_constant)
+        return self._operators[node.name]
+
+    def _forward(self, node: Node, inputs: list[Rationals]) -> Rationals:
+        if isinstance(node.operator, AffineOperator):
+            operator, denominator, constant = self._exact(node)
+            common = lcm(*(r.denominator for r in inputs))
+            scaled = [r.numerators * (common // r.denominator) for r in inputs]
+            result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
+            if constant is not None:
+                shape = (1, *node.shape)
+                spread = np.broadcast_to(constant.numerators, shape)
+                result = result + Rationals(spread, constant.denominator)
+            return result.reduced()
+        (x,) = inputs
+        if isinstance(node.operator, MaxPool):
+            return Rationals(node.operator.forward(x.numerators), x.denominator)
+        assert isinstance(node.operator, PiecewiseLinear)
+        if node.operator.is_relu:
+            return Rationals(np.maximum(x.numerators, 0), x.denominator)
+        pieces = self._pieces(node.operator, x)
+        slopes, intercepts = Rationals.of(node.operator.slopes), Rationals.of(node.operator.intercepts)
+        linear = Rationals(slopes.numerators[pieces] * x.numerators, slopes.denominator * x.denominator)
+        return (linear + Rationals(intercepts.numerators[pieces], intercepts.denominator)).reduced()
+
+    @staticmethod
+    def _pieces(operator: PiecewiseLinear, x: Rationals) -> npt.NDArray[np.int64]:
+        """Exact piece of every entry; at a breakpoint the piece on its left."""
+        piece = np.zeros(x.numerators.shape, dtype=np.int64)
+        for b in operator.breaks:
+            exact = Fraction(b)
+            piece += (x.numerators * exact.denominator > exact.numerator * x.denominator).astype(np.int64)
+        return piece
+
+    def _slope(self, node: Node, x: Rationals) -> tuple[Array, int]:
+        """The exact derivative at every entry, by the gradient convention, and its denominator."""
+        operator = node.operator
+        if isinstance(operator, MaxPool):
+            return np.ones(1, dtype=object), 1
+        if not isinstance(operator, PiecewiseLinear):
+            raise NetworkError(f"no exact derivative for {type(operator).__name__}", place=node.name)
+        everything = Rationals.of((*operator.slopes, *operator.at_breaks))
+        slope = everything.numerators[self._pieces(operator, x)]
+        for k, b in enumerate(operator.breaks):
+            exact = Fraction(b)
+            at = (x.numerators * exact.denominator == exact.numerator * x.denominator).astype(bool)
+            slope = np.where(at, everything.numerators[len(operator.slopes) + k], slope)
+        return slope, everything.denominator

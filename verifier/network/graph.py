@@ -1,0 +1,322 @@
+"""The network: a directed acyclic graph of operators with one input and one output, float64 throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError, NetworkError
+from verifier.network.operators import AffineOperator, Array, Input, Operator, Shape
+from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator in its place in a graph.
+
+    Attributes:
+        name: unique in the network (the name of the ONNX node's output or the torch module's path).
+        operator: what is computed.
+        inputs: names of the nodes it is computed from.
+        shape: of its value, without the batch.
+    """
+
+    name: str
+    operator: Operator
+    inputs: tuple[str, ...]
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the value."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A piecewise-linear network as a DAG of operators.
+
+    Attributes:
+        nodes: in topological order; the first is the input.
+        output: name of the output node.
+        source: where it was read from, for messages ("" if built in Python).
+    """
+
+    nodes: tuple[Node, ...]
+    output: str
+    source: str = ""
+    _index: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        index: dict[str, int] = {}
+        for k, node in enumerate(self.nodes):
+            if node.name in index:
+                raise NetworkError(f"two nodes are named {node.name!r}", place=self.source)
+            for name in node.inputs:
+                if name not in index:
+                    raise NetworkError(f"node {node.name!r} uses {name!r} before it is computed", place=self.source)
+            index[node.name] = k
+        if not self.nodes or not isinstance(self.nodes[0].operator, Input):
+            raise NetworkError("the first node must be the input", place=self.source)
+        if sum(isinstance(n.operator, Input) for n in self.nodes) != 1:
+            raise NetworkError("a network has exactly one input", place=self.source)
+        if self.output not in index:
+            raise NetworkError(f"there is no output node {self.output!r}", place=self.source)
+        object.__setattr__(self, "_index", index)
+
+    # -- structure ---------------------------------------------------------------------------------------
+    def __getitem__(self, name: str) -> Node:
+        try:
+            return self.nodes[self._index[name]]
+        except KeyError:
+            raise InputError(
+                f"there is no node {name!r}", place=self.source, fix=f"nodes: {', '.join(self._index)}"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def input(self) -> str:
+        """Name of the input node."""
+        return self.nodes[0].name
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one input, without the batch."""
+        return self.nodes[0].shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of one output, without the batch."""
+        return self[self.output].shape
+
+    @property
+    def input_size(self) -> int:
+        """Number of entries of one input."""
+        return prod(self.input_shape)
+
+    @property
+    def output_size(self) -> int:
+        """Number of entries of one output."""
+        return prod(self.output_shape)
+
+    @cached_property
+    def activations(self) -> tuple[Node, ...]:
+        """The nodes with a piecewise-linear operator, in topological order."""
+        return tuple(n for n in self.nodes if isinstance(n.operator, PiecewiseOperator))
+
+    @property
+    def neurons(self) -> int:
+        """Number of piecewise-linear units (outputs of ReLU, MaxPool and the like)."""
+        return sum(n.size for n in self.activations)
+
+    @cached_property
+    def is_relu_only(self) -> bool:
+        """Whether every piecewise-linear operator is a ReLU."""
+        return all(isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu for n in self.activations)
+
+    # -- evaluation --------------------------------------------------------------------------------------
+    def batch(self, x: npt.ArrayLike) -> tuple[Array, bool]:
+        """``x`` as a float64 batch ``(batch, *input_shape)``, and whether it was a single input.
+
+        Accepts ``input_shape``, ``(batch, *input_shape)``, ``(input_size,)`` and ``(batch, input_size)``.
+
+        Raises:
+            InputError: for any other shape, and for NaN.
+        """
+        array = np.asarray(x, dtype=np.float64)
+        if np.isnan(array).any():
+            raise InputError("the input contains NaN", place=self.source)
+        shape = self.input_shape
+        if array.shape == shape or array.shape == (self.input_size,):
+            return array.reshape(1, *shape), True
+        if array.shape[1:] == shape or array.shape[1:] == (self.input_size,):
+            return array.reshape(-1, *shape), False
+        raise InputError(
+            f"an input of shape {array.shape} does not fit the network",
+            place=self.source,
+            fix=f"expected {shape}, ({self.input_size},), or a batch of these",
+        )
+
+    def values(self, x: npt.ArrayLike, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """The values of the named nodes (all, if None), each ``(batch, *shape)``; a single input is a batch of one."""
+        wanted = None if names is None else set(names)
+        if wanted is not None:
+            for name in wanted:
+                self[name]
+        batch, _ = self.batch(x)
+        computed: dict[str, Array] = {self.input: batch}
+        for node in self.nodes[1:]:
+            computed[node.name] = node.operator.forward(*(computed[i] for i in node.inputs))
+        return computed if wanted is None else {n: computed[n] for n in computed if n in wanted}
+
+    def forward(self, x: npt.ArrayLike) -> Array:
+        """The network's output: ``(batch, *output_shape)``, or ``output_shape`` for a single input."""
+        batch, single = self.batch(x)
+        last_use: dict[str, int] = {}
+        for k, node in enumerate(self.nodes):
+            for name in node.inputs:
+                last_use[name] = k
+        computed: dict[str, Array] = {self.input: batch}
+        for k, node in enumerate(self.nodes[1:], start=1):
+            computed[node.name] = node.operator.forward(*(computed[i] for i in node.inputs))
+            for name in set(node.inputs):
+                if last_use[name] == k and name != self.output:
+                    del computed[name]
+        y = computed[self.output]
+        return y[0] if single else y
+
+    __call__ = forward
+
+    def preactivations(self, x: npt.ArrayLike) -> dict[str, Array]:
+        """For each piecewise-linear node, by its name: the values that go into it, ``(batch, *shape)``."""
+        values = self.values(x)
+        return {n.name: values[n.inputs[0]] for n in self.activations}
+
+    def pattern(self, x: npt.ArrayLike) -> dict[str, npt.NDArray[np.int16]]:
+        """The activation pattern: for each piecewise-linear node the piece each unit is on, ``(batch, *shape)``."""
+        values = self.values(x)
+        return {n.name: _piecewise(n).pattern(values[n.inputs[0]]) for n in self.activations}
+
+    def gradient(
+        self, x: npt.ArrayLike, output: int | Sequence[float] | Array, wrt: str | None = None
+    ) -> Array:
+        """Gradient of an output, or a linear combination of outputs, with respect to a node's value.
+
+        At kinks the gradient convention of `verifier.network.piecewise` (PyTorch's) applies.
+
+        Args:
+            x: one input or a batch.
+            output: index into the flattened output, or one coefficient per flattened output.
+            wrt: a node's name; the input by default.
+
+        Returns:
+            ``(batch, *shape of wrt)``, or the shape of ``wrt`` for a single input.
+        """
+        _, single = self.batch(x)
+        gradients = self.gradients(x, output)
+        target = self.input if wrt is None else self[wrt].name
+        g = gradients[target]
+        return g[0] if single else g
+
+    def gradients(self, x: npt.ArrayLike, output: int | Sequence[float] | Array) -> dict[str, Array]:
+        """Like `gradient`, for every node at once: ``{name: (batch, *shape)}``."""
+        values = self.values(x)
+        count = len(values[self.input])
+        seed = np.broadcast_to(self.output_weights(output), (count, self.output_size))
+        gradients: dict[str, Array] = {n.name: np.zeros((count, *n.shape)) for n in self.nodes}
+        gradients[self.output] = seed.reshape(count, *self.output_shape).copy()
+        for node in reversed(self.nodes[1:]):
+            upstream = gradients[node.name]
+            if isinstance(node.operator, AffineOperator):
+                shapes = [self[i].shape for i in node.inputs]
+                parts = node.operator.transpose(upstream, *shapes)
+            else:
+                parts = (_piecewise(node).vjp(upstream, values[node.inputs[0]]),)
+            for name, part in zip(node.inputs, parts, strict=True):
+                gradients[name] = gradients[name] + part
+        return gradients
+
+    def output_weights(self, output: int | Sequence[float] | Array) -> Array:
+        """One coefficient per flattened output: a unit vector for an index, else the checked coefficients."""
+        if isinstance(output, (int, np.integer)):
+            if not 0 <= output < self.output_size:
+                raise InputError(f"output {output} does not exist", fix=f"outputs are 0 to {self.output_size - 1}")
+            weights = np.zeros(self.output_size)
+            weights[output] = 1.0
+            return weights
+        weights = np.asarray(output, dtype=np.float64).reshape(-1)
+        if weights.shape != (self.output_size,):
+            raise InputError(f"{weights.size} output coefficients for {self.output_size} outputs")
+        return weights
+
+
+def _piecewise(node: Node) -> PiecewiseOperator:
+    assert isinstance(node.operator, PiecewiseOperator)
+    return node.operator
+
+
+class NetworkBuilder:
+    """Builds a `Network` node by node, computing and checking the shapes.
+
+    >>> builder = NetworkBuilder((5,))
+    >>> hidden = builder.add(Dense(w1, b1)); active = builder.add(relu(), hidden)
+    >>> network = builder.build(builder.add(Dense(w2, b2), active))
+    """
+
+    def __init__(self, input_shape: Shape, *, input_name: str = "input", source: str = "") -> None:
+        self.source = source
+        self._nodes = {input_name: Node(input_name, Input(tuple(input_shape)), (), tuple(input_shape))}
+        self._last = input_name
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a node added before."""
+        return self._nodes[name].shape
+
+    def add(self, operator: Operator, *inputs: str, name: str | None = None) -> str:
+        """Append an operator (on the last node added, if no inputs are named) and return the node's name.
+
+        Raises:
+            NetworkError: naming the node, if the shapes do not fit or a weight is NaN or infinite.
+        """
+        inputs = inputs or (self._last,)
+        if name is None:
+            stem = getattr(operator, "label", type(operator).__name__).lower()
+            name = next(n for n in (f"{stem}_{k}" for k in range(1, len(self._nodes) + 1)) if n not in self._nodes)
+        place = f"{self.source}: node {name!r}" if self.source else f"node {name!r}"
+        for field_name, value in vars(operator).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise NetworkError(f"{field_name} contains NaN or infinity", place=place)
+        try:
+            shape = operator.output_shape(*(self._nodes[i].shape for i in inputs))
+        except NetworkError as error:
+            raise NetworkError(error.problem, place=place, fix=error.fix) from None
+        self._nodes[name] = Node(name, operator, tuple(inputs), shape)
+        self._last = name
+        return name
+
+    def build(self, output: str | None = None) -> Network:
+        """The network with this output (the last node added, by default); nodes it does not need are left out."""
+        output = output or self._last
+        needed, stack = set(), [output]
+        while stack:
+            name = stack.pop()
+            if name not in needed:
+                needed.add(name)
+                stack.extend(self._nodes[name].inputs)
+        needed.add(next(iter(self._nodes)))
+        return Network(tuple(n for n in self._nodes.values() if n.name in needed), output, self.source)
+
+
+def feedforward(
+    weights: Sequence[npt.ArrayLike],
+    biases: Sequence[npt.ArrayLike],
+    *,
+    activation: PiecewiseOperator | None = None,
+    source: str = "",
+) -> Network:
+    """A fully connected network with one activation (ReLU by default) between its layers.
+
+    Args:
+        weights: one ``(outputs, inputs)`` matrix per layer.
+        biases: one ``(outputs,)`` vector per layer.
+    """
+    from verifier.network.operators import Dense
+    from verifier.network.piecewise import relu
+
+    arrays = [np.asarray(w, dtype=np.float64) for w in weights]
+    builder = NetworkBuilder((arrays[0].shape[1],), source=source)
+    for k, (w, b) in enumerate(zip(arrays, biases, strict=True)):
+        builder.add(Dense(w, np.asarray(b, dtype=np.float64)))
+        if k < len(arrays) - 1:
+            builder.add(activation or relu())
+    return builder.build()

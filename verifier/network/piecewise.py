@@ -1,0 +1,185 @@
+"""Piecewise-linear operators: elementwise functions of one variable, and MaxPool.
+
+**Gradient convention** (PyTorch's): at a breakpoint an elementwise function has the slope recorded in
+``at_breaks`` (ReLU'(0) = 0, hardtanh' = 0 at both ends, |x|' = 0 at 0); MaxPool passes the gradient to the
+first maximum of its window. Analyses that prove "no such x" use the closed superset instead: at a
+breakpoint either neighbouring piece.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import NetworkError
+from verifier.network.operators import Array, Operator, Shape, sliding_windows, window_output_size
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseOperator(Operator):
+    """An operator of one input that is affine on each of finitely many polyhedral pieces."""
+
+    @abstractmethod
+    def vjp(self, grad: Array, x: Array) -> Array:
+        """The gradient with respect to the input at ``x``, by the gradient convention above.
+
+        Args:
+            grad: upstream gradient ``(batch, *output_shape)``.
+            x: the operator's input ``(batch, *input_shape)``.
+        """
+
+    @abstractmethod
+    def pattern(self, x: Array) -> npt.NDArray[np.int16]:
+        """The index of the piece each output lies on, ``(batch, *output_shape)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseLinear(PiecewiseOperator):
+    """An elementwise continuous piecewise-linear function.
+
+    On piece k (between ``breaks[k-1]`` and ``breaks[k]``) the function is ``slopes[k] * z + intercepts[k]``.
+
+    Attributes:
+        breaks: increasing, ``k`` of them.
+        slopes, intercepts: ``k + 1`` each.
+        at_breaks: the slope that the gradient convention gives at each breakpoint.
+        label: the operator's name in its source ("Relu", "LeakyRelu", "Clip", "Abs").
+    """
+
+    breaks: tuple[float, ...]
+    slopes: tuple[float, ...]
+    intercepts: tuple[float, ...]
+    at_breaks: tuple[float, ...]
+    label: str = "PiecewiseLinear"
+
+    def __post_init__(self) -> None:
+        k = len(self.breaks)
+        if k < 1 or len(self.slopes) != k + 1 or len(self.intercepts) != k + 1 or len(self.at_breaks) != k:
+            raise NetworkError(f"{self.label}: k breaks need k + 1 slopes and intercepts and k slopes at breaks")
+        if any(a >= b for a, b in zip(self.breaks, self.breaks[1:], strict=False)):
+            raise NetworkError(f"{self.label}: breakpoints must increase, got {self.breaks}")
+        for b, i in zip(self.breaks, range(k), strict=True):
+            left = self.slopes[i] * b + self.intercepts[i]
+            right = self.slopes[i + 1] * b + self.intercepts[i + 1]
+            if not np.isclose(left, right, rtol=1e-9, atol=1e-12):
+                raise NetworkError(f"{self.label}: not continuous at {b}: {left} on the left, {right} on the right")
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether this is exactly max(z, 0)."""
+        return self.breaks == (0.0,) and self.slopes == (0.0, 1.0) and self.intercepts == (0.0, 0.0)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def forward(self, *inputs: Array) -> Array:
+        (z,) = inputs
+        if self.is_relu:
+            return np.maximum(z, 0)
+        piece = self.pattern(z)
+        result: Array = np.asarray(self.slopes)[piece] * z + np.asarray(self.intercepts)[piece]
+        return result
+
+    def pattern(self, x: Array) -> npt.NDArray[np.int16]:
+        """Index of the piece; at a breakpoint the piece on its left."""
+        return np.searchsorted(np.asarray(self.breaks), x, side="left").astype(np.int16)
+
+    def slope(self, x: Array) -> Array:
+        """The derivative at ``x`` by the gradient convention."""
+        if self.is_relu:
+            return (x > 0).astype(np.float64)
+        result: Array = np.asarray(self.slopes)[self.pattern(x)]
+        for b, slope in zip(self.breaks, self.at_breaks, strict=True):
+            result = np.where(x == b, slope, result)
+        return result
+
+    def vjp(self, grad: Array, x: Array) -> Array:
+        return np.where(x > 0, grad, 0.0) if self.is_relu else grad * self.slope(x)
+
+
+def relu() -> PiecewiseLinear:
+    """max(z, 0)."""
+    return PiecewiseLinear((0.0,), (0.0, 1.0), (0.0, 0.0), (0.0,), "Relu")
+
+
+def leaky_relu(slope: float) -> PiecewiseLinear:
+    """z for z > 0, else slope · z."""
+    return PiecewiseLinear((0.0,), (slope, 1.0), (0.0, 0.0), (slope,), "LeakyRelu")
+
+
+def clip(low: float, high: float) -> PiecewiseLinear:
+    """min(max(z, low), high); either end may be infinite, not both."""
+    if not low < high or (np.isinf(low) and np.isinf(high)):
+        raise NetworkError(f"Clip needs low < high with at least one of them finite, got [{low}, {high}]")
+    if np.isinf(high):
+        return PiecewiseLinear((low,), (0.0, 1.0), (low, 0.0), (0.0,), "Clip")
+    if np.isinf(low):
+        return PiecewiseLinear((high,), (1.0, 0.0), (0.0, high), (0.0,), "Clip")
+    return PiecewiseLinear((low, high), (0.0, 1.0, 0.0), (low, 0.0, high), (0.0, 0.0), "Clip")
+
+
+def absolute() -> PiecewiseLinear:
+    """|z|."""
+    return PiecewiseLinear((0.0,), (-1.0, 1.0), (0.0, 0.0), (0.0,), "Abs")
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(PiecewiseOperator):
+    """Two-dimensional max pooling over ``(channels, H, W)``.
+
+    Attributes:
+        kernel, stride, dilation: per axis (H, W).
+        padding: (top, left, bottom, right); padding never wins (its value is minus infinity).
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        (shape,) = shapes
+        if len(shape) != 3:
+            raise NetworkError(f"MaxPool cannot take an input of shape {shape}")
+        size = window_output_size((shape[1], shape[2]), self.kernel, self.stride, self.padding, self.dilation)
+        return (shape[0], *size)
+
+    def windows(self, shape: Shape) -> npt.NDArray[np.int64]:
+        """Flat input indices of every window, ``(outputs, kernel size)``; -1 where the window is in the padding."""
+        index = np.arange(prod(shape), dtype=np.int64).reshape(1, *shape)
+        found = sliding_windows(index, self.kernel, self.stride, self.padding, self.dilation, -1)[0]
+        return np.ascontiguousarray(found.reshape(prod(found.shape[:3]), -1))
+
+    def forward(self, *inputs: Array) -> Array:
+        values, _ = self._columns(inputs[0])
+        picked = np.take_along_axis(values, self._first_max(values)[..., None], axis=-1)[..., 0]
+        return picked.reshape(len(inputs[0]), *self.output_shape(inputs[0].shape[1:]))
+
+    def _columns(self, x: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+        windows = self.windows(x.shape[1:])
+        values = x.reshape(len(x), -1)[:, windows]
+        if (windows < 0).any():
+            lowest = values.min() - 1 if values.size else 0
+            values = np.where(windows < 0, lowest, values)
+        return values, windows
+
+    @staticmethod
+    def _first_max(values: Array) -> npt.NDArray[np.int64]:
+        return np.argmax(values, axis=-1)
+
+    def pattern(self, x: Array) -> npt.NDArray[np.int16]:
+        """Position in the window of the (first) maximum."""
+        values, _ = self._columns(x)
+        return self._first_max(values).astype(np.int16).reshape(len(x), *self.output_shape(x.shape[1:]))
+
+    def vjp(self, grad: Array, x: Array) -> Array:
+        values, windows = self._columns(x)
+        winner = np.take_along_axis(np.broadcast_to(windows, values.shape), self._first_max(values)[..., None], -1)
+        total = np.zeros((len(x), prod(x.shape[1:])), dtype=grad.dtype)
+        rows = np.broadcast_to(np.arange(len(x))[:, None], winner.shape[:2])
+        np.add.at(total, (rows, winner[..., 0]), grad.reshape(len(x), -1))
+        return total.reshape(x.shape)

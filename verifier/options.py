@@ -1,0 +1,41 @@
+"""Options of a run: a frozen object passed per call; there are no global settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verifier.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a query is to be decided.
+
+    Attributes:
+        engine: "auto", an engine's name, or several names separated by commas (a portfolio).
+        timeout: wall-clock seconds for the whole question; None for no limit.
+        memory: memory limit in GiB for each solver process; None for no limit.
+        prepass: whether the counterexample search runs before the engines.
+        bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
+        threads: threads that one engine may use.
+        seed: seed of everything random.
+        reproducers: folder in which the query of a failed solver call is kept; None: none is kept.
+    """
+
+    engine: str = "auto"
+    timeout: float | None = 60.0
+    memory: float | None = None
+    prepass: bool = True
+    bounds: str = "crown"
+    threads: int = 1
+    seed: int = 0
+    reproducers: Path | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise InputError(f"timeout must be positive, got {self.timeout}")
+        if self.memory is not None and not self.memory > 0:
+            raise InputError(f"memory must be positive, got {self.memory}")
+        if self.threads < 1:
+            raise InputError(f"threads must be at least 1, got {self.threads}")

@@ -1,0 +1,252 @@
+"""Queries: *find x in X with condition(x, N(x), ∇N(x))*. A "yes" refutes the property; a "no" proves it.
+
+The condition is ``common and (case_1 or case_2 or ...)``: every part a conjunction of closed or strict
+linear inequalities over the flattened input x, the flattened output y, and the gradient g of one
+linear combination of outputs with respect to the flattened input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from verifier.errors import PropertyError
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+from verifier.properties.sets import Box
+
+Matrix = npt.NDArray[np.float64] | sp.csr_array
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conjunction:
+    """``k`` linear inequalities ``x_rows @ x + y_rows @ y + g_rows @ g <= bound`` that hold together.
+
+    Attributes:
+        x_rows, y_rows, g_rows: ``(k, n)``, ``(k, m)``, ``(k, n)``; dense or CSR; None when all zero.
+        bound: ``(k,)``.
+        strict: ``(k,)`` booleans; True for ``<``. Proofs of "no such x" may treat strict rows as closed
+            (a superset); a witness must meet them strictly.
+    """
+
+    bound: Array
+    x_rows: Matrix | None = None
+    y_rows: Matrix | None = None
+    g_rows: Matrix | None = None
+    strict: npt.NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        bound = np.asarray(self.bound, dtype=np.float64).reshape(-1)
+        strict = np.zeros(len(bound), dtype=bool) if self.strict is None else np.asarray(self.strict, dtype=bool)
+        for name in ("x_rows", "y_rows", "g_rows"):
+            rows: Any = getattr(self, name)
+            if rows is None:
+                continue
+            rows = sp.csr_array(rows) if sp.issparse(rows) else np.atleast_2d(np.asarray(rows, dtype=np.float64))
+            if rows.shape[0] != len(bound):
+                raise PropertyError(f"{name} has {rows.shape[0]} rows for {len(bound)} bounds")
+            data = rows.data if sp.issparse(rows) else rows
+            if not np.isfinite(np.asarray(data)).all():
+                raise PropertyError(f"{name} contains NaN or infinity")
+            object.__setattr__(self, name, rows)
+        if not np.isfinite(bound).all() or strict.shape != bound.shape:
+            raise PropertyError("bounds must be finite, with one strict flag each")
+        object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "strict", strict)
+
+    def __len__(self) -> int:
+        return len(self.bound)
+
+    def slack(self, x: Array, y: Array, g: Array | None = None) -> Array:
+        """``bound - rows @ (x, y, g)`` for batches ``(batch, n)``: ``(batch, k)``; >= 0 where a row holds."""
+        total = np.broadcast_to(self.bound, (len(x), len(self.bound))).copy()
+        for rows, value in ((self.x_rows, x), (self.y_rows, y), (self.g_rows, g)):
+            if rows is not None:
+                if value is None:
+                    raise PropertyError("this condition speaks of the gradient, and none was given")
+                total -= (rows @ value.T).T
+        return total
+
+    def holds(self, x: Array, y: Array, g: Array | None = None) -> npt.NDArray[np.bool_]:
+        """Whether all rows hold for each point of a batch, in float64: ``(batch,)``."""
+        slack = self.slack(x, y, g)
+        return np.asarray(np.where(self.strict, slack > 0, slack >= 0).all(axis=1))
+
+    def holds_exactly(
+        self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None
+    ) -> bool:
+        """Whether all rows hold at one point, in rational arithmetic."""
+        for k in range(len(self)):
+            total = -Fraction(float(self.bound[k]))
+            for rows, values in ((self.x_rows, x), (self.y_rows, y), (self.g_rows, g)):
+                if rows is None:
+                    continue
+                assert values is not None
+                for j, a in _row(rows, k):
+                    total += Fraction(a) * values[j]
+            if total > 0 or (total == 0 and self.strict[k]):
+                return False
+        return True
+
+
+def _row(rows: Matrix, k: int) -> list[tuple[int, float]]:
+    """Non-zero entries of row k."""
+    if isinstance(rows, np.ndarray):
+        return [(int(j), float(rows[k, j])) for j in np.flatnonzero(rows[k])]
+    start, end = rows.indptr[k], rows.indptr[k + 1]
+    return [(int(j), float(a)) for j, a in zip(rows.indices[start:end], rows.data[start:end], strict=True)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradientBox:
+    """``lower <= g <= upper`` where ``g = ∂(output · y)/∂x``, flattened; ends included.
+
+    Attributes:
+        output: ``(m,)`` coefficients of the output combination (a unit vector for one output).
+        lower, upper: ``(n,)``; infinite where a component is free.
+    """
+
+    output: Array
+    lower: Array
+    upper: Array
+
+    def __post_init__(self) -> None:
+        for name in ("output", "lower", "upper"):
+            value = np.array(getattr(self, name), dtype=np.float64).reshape(-1)
+            if np.isnan(value).any():
+                raise PropertyError(f"{name} of the gradient box contains NaN")
+            object.__setattr__(self, name, value)
+        if self.lower.shape != self.upper.shape or (self.lower > self.upper).any():
+            raise PropertyError("the gradient box is empty or its ends differ in length")
+
+    def contains(self, g: Array) -> npt.NDArray[np.bool_]:
+        """Whether each gradient of a batch ``(batch, n)`` is inside."""
+        return np.asarray(((g >= self.lower) & (g <= self.upper)).all(axis=-1))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Query:
+    """Find x in ``box`` with ``common``, the gradient box, and at least one of ``cases``.
+
+    Attributes:
+        network: the network.
+        box: bounds of every input.
+        cases: the disjunction; at least one. An empty conjunction is "true".
+        common: rows that hold in every case (a polytope over x, say); None for none.
+        gradient: what g is and its box; None when no row speaks of g.
+        anchor: a point of special interest in the box (x̂), where searches start; None: the box's center.
+        description: the property in words, for reports.
+    """
+
+    network: Network
+    box: Box
+    cases: tuple[Conjunction, ...]
+    common: Conjunction | None = None
+    gradient: GradientBox | None = None
+    anchor: Array | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        n, m = self.network.input_size, self.network.output_size
+        if self.box.size != n:
+            raise PropertyError(
+                f"the property has {self.box.size} inputs and the network {n}",
+                place=self.network.source,
+                fix="is the property meant for another network?",
+            )
+        if not self.cases:
+            raise PropertyError("a query needs at least one case", fix="an empty Conjunction means 'true'")
+        for part in self.parts:
+            for name, size in (("x_rows", n), ("y_rows", m), ("g_rows", n)):
+                rows = getattr(part, name)
+                if rows is not None and rows.shape[1] != size:
+                    raise PropertyError(
+                        f"{name} speaks of {rows.shape[1]} variables and the network has {size}",
+                        place=self.network.source,
+                        fix="is the property meant for another network?",
+                    )
+            if part.g_rows is not None and self.gradient is None:
+                raise PropertyError("a row speaks of the gradient, but the query does not say of which output")
+        if self.gradient is not None and (
+            self.gradient.output.shape != (m,) or self.gradient.lower.shape != (n,)
+        ):
+            raise PropertyError("the gradient box does not fit the network's inputs and outputs")
+        if self.anchor is not None:
+            anchor = np.array(self.anchor, dtype=np.float64).reshape(-1)
+            if anchor.shape != (n,):
+                raise PropertyError(f"an anchor of {anchor.size} entries for {n} inputs")
+            object.__setattr__(self, "anchor", anchor)
+
+    @property
+    def parts(self) -> tuple[Conjunction, ...]:
+        """The common conjunction, if any, and the cases."""
+        return (() if self.common is None else (self.common,)) + self.cases
+
+    @property
+    def start(self) -> Array:
+        """Where a search starts: the anchor, or the box's center."""
+        return self.box.center if self.anchor is None else self.anchor
+
+    def split(self) -> list[Query]:
+        """One query per case: this query has a witness if and only if one of them has (the same witness)."""
+        return [self] if len(self.cases) == 1 else [replace(self, cases=(case,)) for case in self.cases]
+
+    def margins(self, x: Array) -> Array:
+        """How far each point is from meeting the condition, in float64; >= 0 means met (strict rows aside).
+
+        For each point of ``(batch, n)``: the largest over the cases of the smallest slack over all rows
+        (box excepted), ``(batch,)``.
+        """
+        y, g = self._evaluate(x)
+        worst = np.full(len(x), np.inf)
+        if self.gradient is not None and g is not None:
+            inside = np.minimum(g - self.gradient.lower, self.gradient.upper - g)
+            worst = np.minimum(worst, inside.min(axis=1))
+        if self.common is not None and len(self.common):
+            worst = np.minimum(worst, self.common.slack(x, y, g).min(axis=1))
+        best = np.full(len(x), -np.inf)
+        for case in self.cases:
+            slack = case.slack(x, y, g).min(axis=1) if len(case) else np.full(len(x), np.inf)
+            best = np.maximum(best, slack)
+        return np.minimum(worst, best)
+
+    def holds(self, x: Array) -> npt.NDArray[np.bool_]:
+        """Whether each point of ``(batch, n)`` is a witness, in float64: a first test, not the replay."""
+        y, g = self._evaluate(x)
+        result = self.box.contains(x)
+        if self.gradient is not None and g is not None:
+            result &= self.gradient.contains(g)
+        if self.common is not None:
+            result &= self.common.holds(x, y, g)
+        any_case = np.zeros(len(x), dtype=bool)
+        for case in self.cases:
+            any_case |= case.holds(x, y, g)
+        return np.asarray(result & any_case)
+
+    def _evaluate(self, x: Array) -> tuple[Array, Array | None]:
+        y = self.network.forward(x).reshape(len(x), -1)
+        g = None
+        if self.gradient is not None:
+            g = self.network.gradient(x, self.gradient.output).reshape(len(x), -1)
+        return y, g
+
+
+def larger_output_cases(outputs: int, label: int) -> tuple[Conjunction, ...]:
+    """One case per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label)."""
+    if not 0 <= label < outputs:
+        raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {outputs - 1}")
+    if outputs < 2:
+        raise PropertyError("a network with one output has no labels to compare")
+    cases = []
+    for j in range(outputs):
+        if j != label:
+            row = np.zeros((1, outputs))
+            row[0, label], row[0, j] = 1.0, -1.0
+            cases.append(Conjunction(y_rows=row, bound=np.zeros(1)))
+    return tuple(cases)

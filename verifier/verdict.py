@@ -1,0 +1,116 @@
+"""Verdicts: an enum and frozen records, never a bool."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from verifier.network.operators import Array
+
+
+class Status(enum.Enum):
+    """The answer to "does the property hold?"."""
+
+    HOLDS = "holds"
+    """Proved: the query has no solution."""
+    VIOLATED = "violated"
+    """Refuted by a witness that was replayed on the original network."""
+    UNKNOWN = "unknown"
+    """Neither proved nor refuted; the reason says why."""
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Status is not a bool: compare it, e.g. verdict.status is Status.HOLDS")
+
+    @property
+    def decided(self) -> bool:
+        """Whether this is HOLDS or VIOLATED."""
+        return self in (Status.HOLDS, Status.VIOLATED)
+
+
+class Certainty(enum.Enum):
+    """How strong a HOLDS is."""
+
+    EXACT = "exact"
+    """Proved in exact rational arithmetic (Z3, SMT)."""
+    RIGOROUS = "rigorous"
+    """Proved in floating point with a proved bound on all rounding errors."""
+    NUMERICAL = "numerical"
+    """Proved by a solver with tolerances (Marabou, HiGHS: about 1e-6)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Witness:
+    """An input that refutes a property, and how it was checked again on the original network.
+
+    Attributes:
+        input: flattened, float64; the exact rational point is this float64 point.
+        output: flattened network output at ``input``, computed exactly and rounded once.
+        gradient: flattened gradient at ``input`` by the strict convention; None if the query has none.
+        exact: whether the condition holds in exact rational arithmetic (box, gradient, outputs).
+        onnxruntime: whether it also holds in onnxruntime (float32 for float32 models); None if not run.
+        runtime_output: onnxruntime's output at the input; None if not run.
+        remarks: what the replay noticed (the float32 point differs, say).
+    """
+
+    input: Array
+    output: Array
+    gradient: Array | None = None
+    exact: bool = False
+    onnxruntime: bool | None = None
+    runtime_output: Array | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the exact replay confirmed it."""
+        return self.exact
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """The answer to a query, with where it came from.
+
+    Attributes:
+        status: the answer.
+        witness: for VIOLATED, the confirmed witness; else None.
+        stage: "search", "bounds" or "solve": the stage that decided, or where the work ended.
+        engine: name of the engine (or search, or bound method) that decided; "" if none.
+        certainty: how strong a HOLDS is; None otherwise.
+        reason: in words, for UNKNOWN, TIMEOUT and ERROR; why the engine was picked, for "auto", is in ``notes``.
+        times: wall-clock seconds by stage, and "total".
+        bounds: bound method that was used, "" if none.
+        unconfirmed: a witness that a solver proposed and the replay did not confirm.
+        reproducer: a file with the query that failed.
+        notes: remarks for the user.
+        proof: what proved HOLDS (a search tree, say), if it was kept.
+    """
+
+    status: Status
+    witness: Witness | None = None
+    stage: str = ""
+    engine: str = ""
+    certainty: Certainty | None = None
+    reason: str = ""
+    times: Mapping[str, float] = field(default_factory=dict)
+    bounds: str = ""
+    unconfirmed: Witness | None = None
+    reproducer: Path | None = None
+    notes: tuple[str, ...] = ()
+    proof: object | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is Status.VIOLATED and (self.witness is None or not self.witness.confirmed):
+            raise ValueError("VIOLATED needs a witness that the replay confirmed")
+        if self.status is not Status.VIOLATED and self.witness is not None:
+            raise ValueError(f"{self.status.name} has no witness; an unconfirmed one goes to `unconfirmed`")
+        if self.status is Status.HOLDS and self.certainty is None:
+            raise ValueError("HOLDS must say how certain it is")
+        if not self.status.decided and not self.reason:
+            raise ValueError(f"{self.status.name} must say why")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a Verdict is not a bool: look at verdict.status")
