@@ -109,9 +109,7 @@ class Engine(ABC):
         """Whether it can run here, found without importing the solver."""
 
     @abstractmethod
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         """Decide the query before the deadline. Must never answer UNSAT for a timeout or a failure."""
 
     def rejects(self, network: Network, query: Query | None = None) -> str:

@@ -98,9 +98,7 @@ class ExactNetwork:
         if point.numerators.size != self.network.input_size:
             raise InputError(f"{point.numerators.size} numbers for an input of {self.network.input_size}")
         computed = {
-            self.network.input: Rationals(
-                point.numerators.reshape(1, *self.network.input_shape), point.denominator
-            )
+            self.network.input: Rationals(point.numerators.reshape(1, *self.network.input_shape), point.denominator)
         }
         for node in self.network.nodes[1:]:
             computed[node.name] = self._forward(node, [computed[i] for i in node.inputs])
@@ -126,9 +124,7 @@ class ExactNetwork:
         seed = dyadic(network.output_weights(output))
         zero = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
         gradients = dict(zero)
-        gradients[network.output] = Rationals(
-            seed.numerators.reshape(1, *network.output_shape), seed.denominator
-        )
+        gradients[network.output] = Rationals(seed.numerators.reshape(1, *network.output_shape), seed.denominator)
         for node in reversed(network.nodes[1:]):
             upstream = gradients[node.name]
             shapes = [network[i].shape for i in node.inputs]

@@ -187,9 +187,7 @@ class Network:
         values = self.values(x)
         return {n.name: _piecewise(n).pattern(values[n.inputs[0]]) for n in self.activations}
 
-    def gradient(
-        self, x: npt.ArrayLike, output: int | Sequence[float] | Array, wrt: str | None = None
-    ) -> Array:
+    def gradient(self, x: npt.ArrayLike, output: int | Sequence[float] | Array, wrt: str | None = None) -> Array:
         """Gradient of an output, or a linear combination of outputs, with respect to a node's value.
 
         At kinks the gradient convention of `verifier.network.piecewise` (PyTorch's) applies.

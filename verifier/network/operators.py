@@ -91,10 +91,7 @@ class AffineOperator(Operator):
             for start in range(0, size, 256):
                 units = np.zeros((min(256, size - start), size))
                 units[np.arange(len(units)), start + np.arange(len(units))] = 1.0
-                inputs = [
-                    units.reshape(-1, *s) if i == k else np.zeros((len(units), *s))
-                    for i, s in enumerate(shapes)
-                ]
+                inputs = [units.reshape(-1, *s) if i == k else np.zeros((len(units), *s)) for i, s in enumerate(shapes)]
                 blocks.append(sp.csr_array(self.linear(*inputs).reshape(len(units), -1)))
             result.append(sp.csr_array(sp.vstack(blocks).T))
         return tuple(result)
@@ -119,9 +116,7 @@ class Dense(AffineOperator):
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
         if not shape or shape[-1] != self.weight.shape[1]:
-            raise NetworkError(
-                f"a dense layer with weight {self.weight.shape} cannot take an input of shape {shape}"
-            )
+            raise NetworkError(f"a dense layer with weight {self.weight.shape} cannot take an input of shape {shape}")
         return (*shape[:-1], self.weight.shape[0])
 
     @property
@@ -184,9 +179,7 @@ class Conv(AffineOperator):
         channels = self.weight.shape[1] * self.groups
         if len(shape) != 3 or shape[0] != channels:
             raise NetworkError(f"a convolution over {channels} channels cannot take an input of shape {shape}")
-        size = window_output_size(
-            (shape[1], shape[2]), self.weight.shape[2:], self.stride, self.padding, self.dilation
-        )
+        size = window_output_size((shape[1], shape[2]), self.weight.shape[2:], self.stride, self.padding, self.dilation)
         return (self.weight.shape[0], *size)
 
     def linear(self, *inputs: Array) -> Array:
@@ -235,7 +228,7 @@ class Conv(AffineOperator):
         (shape,) = shapes
         index = np.arange(prod(shape), dtype=np.int64).reshape(1, *shape)
         windows = sliding_windows(index, self.weight.shape[2:], self.stride, self.padding, self.dilation, -1)[0]
-        channels, height, width = windows.shape[:3]
+        height, width = windows.shape[1:3]
         out_channels, per_group = self.weight.shape[:2]
         rows, cols, data = [], [], []
         positions = np.arange(height * width).reshape(height, width)

@@ -77,9 +77,7 @@ def saliency_robustness(
         network=network,
         box=Box.around(point, epsilon, domain),
         cases=larger_output_cases(network.output_size, label),
-        gradient=GradientBox(
-            output=network.output_weights(label), lower=reference - delta, upper=reference + delta
-        ),
+        gradient=GradientBox(output=network.output_weights(label), lower=reference - delta, upper=reference + delta),
         anchor=point,
         description=(
             f"label {label} wherever the gradient map differs by at most {delta:g}, "

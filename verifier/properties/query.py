@@ -8,9 +8,9 @@ linear combination of outputs with respect to the flattened input.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 
-Matrix = npt.NDArray[np.float64] | sp.csr_array
+Matrix: TypeAlias = Any
+"""A matrix of rows: a dense float64 array or a scipy CSR array."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +40,7 @@ class Conjunction:
     x_rows: Matrix | None = None
     y_rows: Matrix | None = None
     g_rows: Matrix | None = None
-    strict: npt.NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    strict: npt.NDArray[np.bool_] | Any = None
 
     def __post_init__(self) -> None:
         bound = np.asarray(self.bound, dtype=np.float64).reshape(-1)
@@ -78,9 +79,7 @@ class Conjunction:
         slack = self.slack(x, y, g)
         return np.asarray(np.where(self.strict, slack > 0, slack >= 0).all(axis=1))
 
-    def holds_exactly(
-        self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None
-    ) -> bool:
+    def holds_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
         """Whether all rows hold at one point, in rational arithmetic."""
         for k in range(len(self)):
             total = -Fraction(float(self.bound[k]))
@@ -173,9 +172,7 @@ class Query:
                     )
             if part.g_rows is not None and self.gradient is None:
                 raise PropertyError("a row speaks of the gradient, but the query does not say of which output")
-        if self.gradient is not None and (
-            self.gradient.output.shape != (m,) or self.gradient.lower.shape != (n,)
-        ):
+        if self.gradient is not None and (self.gradient.output.shape != (m,) or self.gradient.lower.shape != (n,)):
             raise PropertyError("the gradient box does not fit the network's inputs and outputs")
         if self.anchor is not None:
             anchor = np.array(self.anchor, dtype=np.float64).reshape(-1)

@@ -42,9 +42,7 @@ class Box:
         object.__setattr__(self, "upper", upper)
 
     @staticmethod
-    def around(
-        center: npt.ArrayLike, epsilon: float, domain: tuple[float, float] | None = (0.0, 1.0)
-    ) -> Box:
+    def around(center: npt.ArrayLike, epsilon: float, domain: tuple[float, float] | None = (0.0, 1.0)) -> Box:
         """The L∞ ball of radius ``epsilon`` around ``center``, cut to ``domain`` (None: not cut)."""
         x = np.asarray(center, dtype=np.float64).reshape(-1)
         if not np.isfinite(x).all():

@@ -32,8 +32,7 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
         g = exact_network.gradient(point, query.gradient.output, values)
         ends = zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True)
         inside = all(
-            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high))
-            for v, low, high in ends
+            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high)) for v, low, high in ends
         )
     xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
