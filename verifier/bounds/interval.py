@@ -1,0 +1,312 @@
+"""Interval arithmetic on a network's values and on its gradients, sound in the presence of rounding.
+
+**Rounding.** A box of values is held as centre ``c`` and radius ``r`` when it goes through a sum of ``n``
+products, ``y = W x + b``. In float64 with unit roundoff ``u = 2^-53``, in any order of summation and with or
+without fused multiply-add, the computed centre differs from ``W c + b`` by at most
+``γ(n+1) · (|W| |c| + |b|)``, ``γ(k) = k u / (1 - k u)`` (Higham, *Accuracy and Stability of Numerical
+Algorithms*, 2nd ed., section 3.1); the computed ``|W| r`` is at least ``(1 - γ(n)) |W| r``. So, with
+``g = 2 (n + 4) u >= γ(n + 3)`` (while ``n < 2^50``), the true values lie in ``c' ± ρ`` with
+``ρ = (1 + 2 g) · (|W| (r + g |c|) + g |b|)``; the four spare units of ``g`` pay for the roundings of ``ρ`` itself
+and of ``c' ± ρ``. Underflow: magnitudes that are not zero are raised to at least 1e-150 on both sides of the
+product, so each term of ``ρ`` is at least 1e-300 wherever a product of the centre could underflow (by less
+than 5e-324), and an exact zero stays an exact zero. Single operations (a product with a slope, a sum of two
+gradients) are correctly rounded, so one step outwards to the neighbouring float is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.bounds.bound import Bound, NetworkBounds
+from verifier.errors import InputError, NetworkError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import (
+    AffineOperator,
+    Array,
+    Concat,
+    Conv,
+    Dense,
+    Reshape,
+    Scale,
+    Select,
+    Shape,
+    Sum,
+)
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.sets import Box
+
+Pair = tuple[Array, Array]
+"""Lower and upper ends, each ``(batch, *shape)``."""
+
+EPS = float(np.finfo(np.float64).eps)
+"""Two unit roundoffs, 2^-52."""
+
+FLOOR = 1e-150
+"""Magnitudes that are not zero are raised to this, so that error terms do not underflow."""
+
+
+# -- public ------------------------------------------------------------------------------------------------
+def interval_bounds(network: Network, box: Box) -> NetworkBounds:
+    """Interval bounds on every node's value over a box of inputs.
+
+    Raises:
+        InputError: if the box does not fit the network's input.
+    """
+    values = interval_values(network, box.lower[None], box.upper[None])
+    return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in values.items()}, "interval")
+
+
+def interval_gradient_bounds(
+    network: Network, output: int | Array, values: NetworkBounds
+) -> NetworkBounds:
+    """Interval bounds on the gradient of an output with respect to every node's value.
+
+    At a breakpoint that a preactivation can reach, both neighbouring slopes are admitted (the closed superset
+    of the gradient convention).
+
+    Args:
+        output: index into the flattened output, or one coefficient per flattened output.
+        values: bounds on every node's value that hold on the input set, from any method.
+    """
+    pairs = {name: (bound.lower[None], bound.upper[None]) for name, bound in values.items()}
+    gradients = interval_gradients(network, network.output_weights(output)[None], pairs)
+    return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in gradients.items()}, "interval")
+
+
+def interval_values(network: Network, lower: Array, upper: Array) -> dict[str, Pair]:
+    """Interval bounds on every node's value for a batch of boxes.
+
+    Args:
+        lower, upper: ``(batch, n)`` or ``(batch, *input_shape)``.
+
+    Returns:
+        ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
+    """
+    if lower[0].size != network.input_size:
+        raise InputError(f"a box of {lower[0].size} inputs does not fit a network with {network.input_size}")
+    shape = (len(lower), *network.input_shape)
+    computed: dict[str, Pair] = {network.input: (lower.reshape(shape), upper.reshape(shape))}
+    for node in network.nodes[1:]:
+        computed[node.name] = forward(node, [computed[i] for i in node.inputs])
+    return computed
+
+
+def interval_gradients(network: Network, weights: Array, values: dict[str, Pair]) -> dict[str, Pair]:
+    """Interval bounds on every node's gradient for a batch of boxes.
+
+    Args:
+        weights: ``(batch, outputs)`` or ``(1, outputs)``: the coefficients of the output whose gradient it is.
+        values: bounds on every node that goes into a piecewise-linear operator, ``(batch, *shape)``.
+    """
+    batch = max(len(weights), *(len(low) for low, _ in values.values()))
+    seed = np.broadcast_to(weights, (batch, network.output_size)).reshape(batch, *network.output_shape)
+    gradients: dict[str, Pair] = {network.output: (seed, seed)}
+    for node in reversed(network.nodes):
+        if node.name not in gradients:
+            zero = np.zeros((batch, *node.shape))
+            gradients[node.name] = (zero, zero)
+            continue
+        shapes = [network[i].shape for i in node.inputs]
+        parts = backward(node, gradients[node.name], shapes, [values[i] for i in node.inputs if i in values])
+        for name, part in zip(node.inputs, parts, strict=True):
+            gradients[name] = add(gradients[name], part) if name in gradients else part
+    return gradients
+
+
+# -- one node ----------------------------------------------------------------------------------------------
+def forward(node: Node, inputs: list[Pair]) -> Pair:
+    """Bounds on a node's value from bounds on its inputs'."""
+    operator = node.operator
+    if isinstance(operator, (Concat, Reshape, Select)):
+        low = operator.forward(*(p[0] for p in inputs))
+        return low, operator.forward(*(p[1] for p in inputs))
+    if isinstance(operator, AffineOperator):
+        centres, radii = zip(*(_centre(*p) for p in inputs), strict=True)
+        slack, size = _slack(operator, False), magnitude(operator)
+        spread = size.linear(*(_raised(r, c, slack) for r, c in zip(radii, centres, strict=True)))
+        constant = operator.constant()
+        if constant is not None:
+            spread = spread + slack * np.abs(constant)
+        return _ends(operator.forward(*centres), spread, slack)
+    if isinstance(operator, MaxPool):
+        return operator.forward(inputs[0][0]), operator.forward(inputs[0][1])
+    if isinstance(operator, PiecewiseLinear):
+        return _piecewise_range(operator, *inputs[0])
+    raise NetworkError(f"no interval bounds for {type(operator).__name__}", place=node.name)
+
+
+def backward(node: Node, grad: Pair, shapes: list[Shape], inputs: list[Pair]) -> list[Pair]:
+    """Bounds on what a node passes back to each input, from bounds on the gradient of its own value."""
+    operator = node.operator
+    if not node.inputs:
+        return []
+    if isinstance(operator, Sum):
+        return [grad if sign > 0 else (-grad[1], -grad[0]) for sign in operator.signs]
+    if isinstance(operator, (Concat, Reshape)):
+        lows, highs = (operator.transpose(end, *shapes) for end in grad)
+        return list(zip(lows, highs, strict=True))
+    if isinstance(operator, AffineOperator):
+        centre, radius = _centre(*grad)
+        slack = _slack(operator, True)
+        centres = operator.transpose(centre, *shapes)
+        spreads = magnitude(operator).transpose(_raised(radius, centre, slack), *shapes)
+        return [_ends(c, s, slack) for c, s in zip(centres, spreads, strict=True)]
+    if isinstance(operator, MaxPool):
+        return [_maxpool_gradient(operator, grad, *inputs[0])]
+    if isinstance(operator, PiecewiseLinear):
+        return [multiply(grad, slope_range(operator, *inputs[0]))]
+    raise NetworkError(f"no gradient bounds for {type(operator).__name__}", place=node.name)
+
+
+def slope_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> Pair:
+    """Smallest and largest slope of the pieces that ``[lower, upper]`` touches, breakpoints included."""
+    smallest, largest = np.full(lower.shape, np.inf), np.full(lower.shape, -np.inf)
+    ends = (-np.inf, *operator.breaks, np.inf)
+    pieces = [(s, ends[k], ends[k + 1]) for k, s in enumerate(operator.slopes)]
+    for slope, left, right in pieces + [(s, b, b) for s, b in zip(operator.at_breaks, operator.breaks, strict=True)]:
+        touched = (lower <= right) & (upper >= left)
+        np.minimum(smallest, slope, out=smallest, where=touched)
+        np.maximum(largest, slope, out=largest, where=touched)
+    return smallest, largest
+
+
+def pool_candidates(
+    operator: MaxPool, lower: Array, upper: Array
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Which entries of each window can be its maximum (ties count).
+
+    Args:
+        lower, upper: bounds on the operator's input, ``(batch, channels, H, W)``.
+
+    Returns:
+        windows: flat input indices ``(outputs, k)``, -1 in the padding.
+        possible: ``(batch, outputs, k)``.
+    """
+    windows = operator.windows(lower.shape[1:])
+    outside = windows < 0
+    low = np.where(outside, -np.inf, lower.reshape(len(lower), -1)[:, windows])
+    high = np.where(outside, -np.inf, upper.reshape(len(upper), -1)[:, windows])
+    possible = (high >= low.max(axis=-1, keepdims=True)) & ~outside
+    return windows, possible
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------
+def add(a: Pair, b: Pair) -> Pair:
+    """The sum of two intervals, outwards by one float where it is rounded."""
+    exact_low, exact_high = (a[0] == 0) | (b[0] == 0), (a[1] == 0) | (b[1] == 0)
+    low, high = a[0] + b[0], a[1] + b[1]
+    return (
+        np.where(exact_low, low, np.nextafter(low, -np.inf)),
+        np.where(exact_high, high, np.nextafter(high, np.inf)),
+    )
+
+
+def multiply(a: Pair, b: Pair) -> Pair:
+    """The product of two intervals, outwards by one float where it is rounded."""
+    lows, highs = [], []
+    for x in a:
+        for y in b:
+            product = x * y
+            exact = (x == 0) | (np.abs(x) == 1) | (y == 0) | (np.abs(y) == 1)
+            lows.append(np.where(exact, product, np.nextafter(product, -np.inf)))
+            highs.append(np.where(exact, product, np.nextafter(product, np.inf)))
+    return np.minimum.reduce(lows), np.maximum.reduce(highs)
+
+
+def magnitude(operator: AffineOperator) -> AffineOperator:
+    """The operator with the absolute values of its coefficients (those not zero at least `FLOOR`); cached."""
+    if operator not in _magnitudes:
+        changed = operator
+        if isinstance(operator, Sum):
+            changed = Sum((1,) * len(operator.signs))
+        elif operator.coefficients is not None:
+            weights = getattr(operator, operator.coefficients)
+            size = np.where(weights == 0, 0.0, np.maximum(np.abs(weights), FLOOR))
+            changed = replace(operator, **{operator.coefficients: size})  # type: ignore[arg-type]
+        _magnitudes[operator] = changed
+    return _magnitudes[operator]
+
+
+def terms(operator: AffineOperator, transposed: bool) -> int:
+    """The largest number of products summed for one entry of ``W x`` (or of ``Wᵀ x``)."""
+    if isinstance(operator, Dense):
+        return int(operator.weight.shape[0 if transposed else 1])
+    if isinstance(operator, Conv):
+        out, per_group, height, width = operator.weight.shape
+        return int((out // operator.groups if transposed else per_group) * height * width)
+    if isinstance(operator, Scale):
+        return 1
+    if isinstance(operator, Sum):
+        return 1 if transposed else len(operator.signs)
+    if isinstance(operator, Select):
+        used = operator.index[operator.index >= 0]
+        return int(np.bincount(used.reshape(-1)).max(initial=1)) if transposed else 1
+    return 1
+
+
+_magnitudes: WeakKeyDictionary[AffineOperator, AffineOperator] = WeakKeyDictionary()
+
+
+def _slack(operator: AffineOperator, transposed: bool) -> float:
+    """The ``g`` of the module's error analysis."""
+    return (terms(operator, transposed) + 4) * EPS
+
+
+def _centre(lower: Array, upper: Array) -> Pair:
+    """A centre, and a radius that reaches both ends."""
+    centre = lower + (upper - lower) / 2
+    radius = np.maximum(upper - centre, centre - lower)
+    return centre, np.where(radius > 0, np.nextafter(radius, np.inf), 0.0)
+
+
+def _raised(radius: Array, centre: Array, slack: float) -> Array:
+    """``r + g |c|``, at least `FLOOR` where it is not an exact zero."""
+    total = radius + slack * np.abs(centre)
+    return np.where((radius > 0) | (centre != 0), np.maximum(total, FLOOR), 0.0)
+
+
+def _ends(centre: Array, spread: Array, slack: float) -> Pair:
+    spread = spread * (1 + 2 * slack)
+    return centre - spread, centre + spread
+
+
+def _piecewise_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> Pair:
+    if operator.is_relu:
+        return np.maximum(lower, 0.0), np.maximum(upper, 0.0)
+    smallest, largest = np.full(lower.shape, np.inf), np.full(lower.shape, -np.inf)
+    ends = (-np.inf, *operator.breaks, np.inf)
+    for k, (slope, intercept) in enumerate(zip(operator.slopes, operator.intercepts, strict=True)):
+        touched = (lower <= ends[k + 1]) & (upper >= ends[k])
+        for z in (np.clip(lower, ends[k], ends[k + 1]), np.clip(upper, ends[k], ends[k + 1])):
+            value = slope * z + intercept
+            if slope == 0 or (abs(slope) == 1 and intercept == 0):
+                low = high = value
+            else:
+                rounding = 2 * EPS * (np.abs(slope * z) + abs(intercept)) + np.where(z != 0, 1e-300, 0.0)
+                low, high = value - rounding, value + rounding
+            np.minimum(smallest, low, out=smallest, where=touched)
+            np.maximum(largest, high, out=largest, where=touched)
+    return smallest, largest
+
+
+def _maxpool_gradient(operator: MaxPool, grad: Pair, lower: Array, upper: Array) -> Pair:
+    windows, possible = pool_candidates(operator, lower, upper)
+    batch, size = len(grad[0]), lower[0].size
+    sure = possible.sum(axis=-1, keepdims=True) == 1
+    low, high = (end.reshape(batch, -1, 1) for end in grad)
+    part_low = np.where(possible, np.where(sure, low, np.minimum(low, 0.0)), 0.0)
+    part_high = np.where(possible, np.where(sure, high, np.maximum(high, 0.0)), 0.0)
+    overlaps = int(np.bincount(windows[windows >= 0]).max(initial=1))
+    totals = []
+    rows = np.broadcast_to(np.arange(batch)[:, None, None], part_low.shape)
+    columns = np.broadcast_to(np.where(windows < 0, 0, windows), part_low.shape)
+    for part in (part_low, part_high, np.maximum(np.abs(part_low), np.abs(part_high))):
+        total = np.zeros((batch, size))
+        np.add.at(total, (rows, columns), part)
+        totals.append(total.reshape(lower.shape))
+    slack = (overlaps + 4) * EPS * totals[2] if overlaps > 1 else 0.0
+    return totals[0] - slack, totals[1] + slack
