@@ -129,6 +129,12 @@ def test_piecewise_equals_torch_at_kinks_too(operator: PiecewiseOperator, refere
     grad = normal(*value.shape)
     expected.backward(torch.tensor(grad))
     assert np.allclose(operator.vjp(grad, x), tensor.grad.numpy(), atol=1e-15)
+    pattern = operator.pattern(x)
+    assert np.array_equal(operator.on_piece(x, pattern), value)
+    far = normal(40, *shape)
+    directional = (operator.on_piece_vjp(grad, pattern, shape) * far).sum()
+    difference = operator.on_piece(x + far, pattern) - operator.on_piece(x, pattern)
+    assert np.allclose(directional, (grad * difference).sum(), atol=1e-9)
 
 
 def test_a_general_function_has_its_pieces() -> None:

@@ -36,6 +36,14 @@ class PiecewiseOperator(Operator):
     def pattern(self, x: Array) -> npt.NDArray[np.int16]:
         """The index of the piece each output lies on, ``(batch, *output_shape)``."""
 
+    @abstractmethod
+    def on_piece(self, x: Array, pattern: npt.NDArray[np.int16]) -> Array:
+        """The affine functions of the given pieces at ``x``, wherever ``x`` lies: ``(batch, *output_shape)``."""
+
+    @abstractmethod
+    def on_piece_vjp(self, grad: Array, pattern: npt.NDArray[np.int16], shape: Shape) -> Array:
+        """The gradient of `on_piece` with respect to ``x``: ``(batch, *shape)``, ``shape`` being the input's."""
+
 
 @dataclass(frozen=True, eq=False)
 class PiecewiseLinear(PiecewiseOperator):
@@ -87,6 +95,13 @@ class PiecewiseLinear(PiecewiseOperator):
     def pattern(self, x: Array) -> npt.NDArray[np.int16]:
         """Index of the piece; at a breakpoint the piece on its left."""
         return np.searchsorted(np.asarray(self.breaks), x, side="left").astype(np.int16)
+
+    def on_piece(self, x: Array, pattern: npt.NDArray[np.int16]) -> Array:
+        result: Array = np.asarray(self.slopes)[pattern] * x + np.asarray(self.intercepts)[pattern]
+        return result
+
+    def on_piece_vjp(self, grad: Array, pattern: npt.NDArray[np.int16], shape: Shape) -> Array:
+        return grad * np.asarray(self.slopes)[pattern]
 
     def slope(self, x: Array) -> Array:
         """The derivative at ``x`` by the gradient convention."""
@@ -155,31 +170,37 @@ class MaxPool(PiecewiseOperator):
         return np.ascontiguousarray(found.reshape(prod(found.shape[:3]), -1))
 
     def forward(self, *inputs: Array) -> Array:
-        values, _ = self._columns(inputs[0])
-        picked = np.take_along_axis(values, self._first_max(values)[..., None], axis=-1)[..., 0]
-        return picked.reshape(len(inputs[0]), *self.output_shape(inputs[0].shape[1:]))
+        values = self._columns(inputs[0])
+        return values.max(axis=-1).reshape(len(inputs[0]), *self.output_shape(inputs[0].shape[1:]))
 
-    def _columns(self, x: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+    def _columns(self, x: Array) -> Array:
+        """The entries of every window, ``(batch, outputs, kernel size)``; padding is below all of them."""
         windows = self.windows(x.shape[1:])
         values = x.reshape(len(x), -1)[:, windows]
         if (windows < 0).any():
             lowest = values.min() - 1 if values.size else 0
             values = np.where(windows < 0, lowest, values)
-        return values, windows
-
-    @staticmethod
-    def _first_max(values: Array) -> npt.NDArray[np.int64]:
-        return np.argmax(values, axis=-1)
+        return values
 
     def pattern(self, x: Array) -> npt.NDArray[np.int16]:
         """Position in the window of the (first) maximum."""
-        values, _ = self._columns(x)
-        return self._first_max(values).astype(np.int16).reshape(len(x), *self.output_shape(x.shape[1:]))
+        winner = np.argmax(self._columns(x), axis=-1)
+        return winner.astype(np.int16).reshape(len(x), *self.output_shape(x.shape[1:]))
+
+    def on_piece(self, x: Array, pattern: npt.NDArray[np.int16]) -> Array:
+        winners = self._winners(pattern, x.shape[1:])
+        return np.take_along_axis(x.reshape(len(x), -1), winners, axis=1).reshape(pattern.shape)
+
+    def on_piece_vjp(self, grad: Array, pattern: npt.NDArray[np.int16], shape: Shape) -> Array:
+        winners = self._winners(pattern, shape)
+        total = np.zeros((len(grad), prod(shape)), dtype=grad.dtype)
+        np.add.at(total, (np.arange(len(grad))[:, None], winners), grad.reshape(len(grad), -1))
+        return total.reshape(len(grad), *shape)
+
+    def _winners(self, pattern: npt.NDArray[np.int16], shape: Shape) -> npt.NDArray[np.int64]:
+        """Flat input index that each output takes, ``(batch, outputs)``."""
+        windows = self.windows(shape)
+        return windows[np.arange(len(windows)), pattern.reshape(len(pattern), -1)]
 
     def vjp(self, grad: Array, x: Array) -> Array:
-        values, windows = self._columns(x)
-        winner = np.take_along_axis(np.broadcast_to(windows, values.shape), self._first_max(values)[..., None], -1)
-        total = np.zeros((len(x), prod(x.shape[1:])), dtype=grad.dtype)
-        rows = np.broadcast_to(np.arange(len(x))[:, None], winner.shape[:2])
-        np.add.at(total, (rows, winner[..., 0]), grad.reshape(len(x), -1))
-        return total.reshape(x.shape)
+        return self.on_piece_vjp(grad, self.pattern(x), x.shape[1:])
