@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from verifier.bounds import bounds, gradient_bounds
 from verifier.bounds.interval import interval_gradients, interval_values
+from verifier.bounds.phases import phases
 from verifier.errors import InputError
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -117,7 +118,7 @@ def test_a_batch_of_boxes_gives_what_single_boxes_give(make):
     network = make(rng)
     boxes = [Box.around(rng.random(network.input_size), e, domain=None) for e in (0.01, 0.1, 0.5)]
     values = interval_values(network, np.stack([b.lower for b in boxes]), np.stack([b.upper for b in boxes]))
-    gradients = interval_gradients(network, network.output_weights(0)[None], values)
+    gradients = interval_gradients(network, network.output_weights(0)[None], phases(network, values))
     for k, box in enumerate(boxes):
         one, grad = bounds(network, box, "interval"), gradient_bounds(network, box, 0, method="interval")
         for name in one:

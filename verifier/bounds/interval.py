@@ -16,12 +16,13 @@ gradients) are correctly rounded, so one step outwards to the neighbouring float
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
+from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
 from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
@@ -38,9 +39,6 @@ from verifier.network.operators import (
 )
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
-
-Pair = tuple[Array, Array]
-"""Lower and upper ends, each ``(batch, *shape)``."""
 
 EPS = float(np.finfo(np.float64).eps)
 """Two unit roundoffs, 2^-52."""
@@ -73,7 +71,7 @@ def interval_gradient_bounds(
         values: bounds on every node's value that hold on the input set, from any method.
     """
     pairs = {name: (bound.lower[None], bound.upper[None]) for name, bound in values.items()}
-    gradients = interval_gradients(network, network.output_weights(output)[None], pairs)
+    gradients = interval_gradients(network, network.output_weights(output)[None], phases(network, pairs))
     return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in gradients.items()}, "interval")
 
 
@@ -95,14 +93,17 @@ def interval_values(network: Network, lower: Array, upper: Array) -> dict[str, P
     return computed
 
 
-def interval_gradients(network: Network, weights: Array, values: dict[str, Pair]) -> dict[str, Pair]:
+def interval_gradients(network: Network, weights: Array, possible: Phases) -> dict[str, Pair]:
     """Interval bounds on every node's gradient for a batch of boxes.
 
     Args:
         weights: ``(batch, outputs)`` or ``(1, outputs)``: the coefficients of the output whose gradient it is.
-        values: bounds on every node that goes into a piecewise-linear operator, ``(batch, *shape)``.
+        possible: the phases that are possible on each box (`verifier.bounds.phases`).
+
+    Returns:
+        ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
     """
-    batch = max(len(weights), *(len(low) for low, _ in values.values()))
+    batch = batch_size(weights, possible)
     seed = np.broadcast_to(weights, (batch, network.output_size)).reshape(batch, *network.output_shape)
     gradients: dict[str, Pair] = {network.output: (seed, seed)}
     for node in reversed(network.nodes):
@@ -111,7 +112,7 @@ def interval_gradients(network: Network, weights: Array, values: dict[str, Pair]
             gradients[node.name] = (zero, zero)
             continue
         shapes = [network[i].shape for i in node.inputs]
-        parts = backward(node, gradients[node.name], shapes, [values[i] for i in node.inputs if i in values])
+        parts = backward(node, gradients[node.name], shapes, possible.get(node.name))
         for name, part in zip(node.inputs, parts, strict=True):
             gradients[name] = add(gradients[name], part) if name in gradients else part
     return gradients
@@ -126,7 +127,7 @@ def forward(node: Node, inputs: list[Pair]) -> Pair:
         return low, operator.forward(*(p[1] for p in inputs))
     if isinstance(operator, AffineOperator):
         centres, radii = zip(*(_centre(*p) for p in inputs), strict=True)
-        slack, size = _slack(operator, False), magnitude(operator)
+        slack, size = rounding(operator, False), magnitude(operator)
         spread = size.linear(*(_raised(r, c, slack) for r, c in zip(radii, centres, strict=True)))
         constant = operator.constant()
         if constant is not None:
@@ -139,8 +140,13 @@ def forward(node: Node, inputs: list[Pair]) -> Pair:
     raise NetworkError(f"no interval bounds for {type(operator).__name__}", place=node.name)
 
 
-def backward(node: Node, grad: Pair, shapes: list[Shape], inputs: list[Pair]) -> list[Pair]:
-    """Bounds on what a node passes back to each input, from bounds on the gradient of its own value."""
+def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winners | None) -> list[Pair]:
+    """Bounds on what a node passes back to each input, from bounds on the gradient of its own value.
+
+    Args:
+        shapes: of the inputs.
+        phase: for a piecewise-linear node, what is possible there.
+    """
     operator = node.operator
     if not node.inputs:
         return []
@@ -151,47 +157,21 @@ def backward(node: Node, grad: Pair, shapes: list[Shape], inputs: list[Pair]) ->
         return list(zip(lows, highs, strict=True))
     if isinstance(operator, AffineOperator):
         centre, radius = _centre(*grad)
-        slack = _slack(operator, True)
+        slack = rounding(operator, True)
         centres = operator.transpose(centre, *shapes)
         spreads = magnitude(operator).transpose(_raised(radius, centre, slack), *shapes)
         return [_ends(c, s, slack) for c, s in zip(centres, spreads, strict=True)]
-    if isinstance(operator, MaxPool):
-        return [_maxpool_gradient(operator, grad, *inputs[0])]
-    if isinstance(operator, PiecewiseLinear):
-        return [multiply(grad, slope_range(operator, *inputs[0]))]
+    if isinstance(phase, Winners):
+        return [_routed(phase, grad, shapes[0])]
+    if isinstance(phase, Slopes):
+        return [multiply(grad, (phase.smallest, phase.largest))]
     raise NetworkError(f"no gradient bounds for {type(operator).__name__}", place=node.name)
 
 
-def slope_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> Pair:
-    """Smallest and largest slope of the pieces that ``[lower, upper]`` touches, breakpoints included."""
-    smallest, largest = np.full(lower.shape, np.inf), np.full(lower.shape, -np.inf)
-    ends = (-np.inf, *operator.breaks, np.inf)
-    pieces = [(s, ends[k], ends[k + 1]) for k, s in enumerate(operator.slopes)]
-    for slope, left, right in pieces + [(s, b, b) for s, b in zip(operator.at_breaks, operator.breaks, strict=True)]:
-        touched = (lower <= right) & (upper >= left)
-        np.minimum(smallest, slope, out=smallest, where=touched)
-        np.maximum(largest, slope, out=largest, where=touched)
-    return smallest, largest
-
-
-def pool_candidates(
-    operator: MaxPool, lower: Array, upper: Array
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Which entries of each window can be its maximum (ties count).
-
-    Args:
-        lower, upper: bounds on the operator's input, ``(batch, channels, H, W)``.
-
-    Returns:
-        windows: flat input indices ``(outputs, k)``, -1 in the padding.
-        possible: ``(batch, outputs, k)``.
-    """
-    windows = operator.windows(lower.shape[1:])
-    outside = windows < 0
-    low = np.where(outside, -np.inf, lower.reshape(len(lower), -1)[:, windows])
-    high = np.where(outside, -np.inf, upper.reshape(len(upper), -1)[:, windows])
-    possible = (high >= low.max(axis=-1, keepdims=True)) & ~outside
-    return windows, possible
+def batch_size(weights: Array, possible: Phases) -> int:
+    """The number of boxes that output weights and phases speak of."""
+    sizes = [len(p.smallest if isinstance(p, Slopes) else p.possible) for p in possible.values()]
+    return max(len(weights), *sizes) if sizes else len(weights)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
@@ -251,7 +231,7 @@ def terms(operator: AffineOperator, transposed: bool) -> int:
 _magnitudes: WeakKeyDictionary[AffineOperator, AffineOperator] = WeakKeyDictionary()
 
 
-def _slack(operator: AffineOperator, transposed: bool) -> float:
+def rounding(operator: AffineOperator, transposed: bool) -> float:
     """The ``g`` of the module's error analysis."""
     return (terms(operator, transposed) + 4) * EPS
 
@@ -293,20 +273,19 @@ def _piecewise_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> P
     return smallest, largest
 
 
-def _maxpool_gradient(operator: MaxPool, grad: Pair, lower: Array, upper: Array) -> Pair:
-    windows, possible = pool_candidates(operator, lower, upper)
-    batch, size = len(grad[0]), lower[0].size
-    sure = possible.sum(axis=-1, keepdims=True) == 1
+def _routed(phase: Winners, grad: Pair, shape: Shape) -> Pair:
+    """The gradient of a pooling operator's input: each window passes its gradient to one possible winner."""
+    batch, size = len(grad[0]), prod(shape)
+    sure = phase.fixed[..., None]
     low, high = (end.reshape(batch, -1, 1) for end in grad)
-    part_low = np.where(possible, np.where(sure, low, np.minimum(low, 0.0)), 0.0)
-    part_high = np.where(possible, np.where(sure, high, np.maximum(high, 0.0)), 0.0)
-    overlaps = int(np.bincount(windows[windows >= 0]).max(initial=1))
-    totals = []
+    part_low = np.where(phase.possible, np.where(sure, low, np.minimum(low, 0.0)), 0.0)
+    part_high = np.where(phase.possible, np.where(sure, high, np.maximum(high, 0.0)), 0.0)
     rows = np.broadcast_to(np.arange(batch)[:, None, None], part_low.shape)
-    columns = np.broadcast_to(np.where(windows < 0, 0, windows), part_low.shape)
+    columns = np.broadcast_to(np.maximum(phase.windows, 0), part_low.shape)
+    totals = []
     for part in (part_low, part_high, np.maximum(np.abs(part_low), np.abs(part_high))):
         total = np.zeros((batch, size))
         np.add.at(total, (rows, columns), part)
-        totals.append(total.reshape(lower.shape))
-    slack = (overlaps + 4) * EPS * totals[2] if overlaps > 1 else 0.0
+        totals.append(total.reshape(batch, *shape))
+    slack = (phase.overlaps + 4) * EPS * totals[2] if phase.overlaps > 1 else 0.0
     return totals[0] - slack, totals[1] + slack
