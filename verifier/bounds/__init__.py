@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import interval_bounds, interval_gradient_bounds
+from verifier.bounds.jacobian import jacobian_bounds
 from verifier.errors import InputError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
@@ -16,7 +17,7 @@ __all__ = ["Bound", "Method", "NetworkBounds", "bounds", "gradient_bounds"]
 Method = Literal["interval", "crown", "alpha-crown"]
 
 
-def bounds(network: Network, box: Box, method: Method = "interval") -> NetworkBounds:
+def bounds(network: Network, box: Box, method: Method = "crown") -> NetworkBounds:
     """Bounds on every node's value over a box of inputs; never wider than interval arithmetic.
 
     Args:
@@ -37,7 +38,7 @@ def gradient_bounds(
     box: Box,
     output: int | Array,
     values: NetworkBounds | None = None,
-    method: Method = "interval",
+    method: Method = "crown",
 ) -> NetworkBounds:
     """Bounds on the gradient of an output with respect to every node's value, over a box of inputs.
 
@@ -50,7 +51,9 @@ def gradient_bounds(
     """
     _check(network, box, method)
     values = bounds(network, box, method) if values is None else values
-    return interval_gradient_bounds(network, output, values)
+    if method == "interval":
+        return interval_gradient_bounds(network, output, values)
+    return jacobian_bounds(network, output, values)
 
 
 def _check(network: Network, box: Box, method: str) -> None:
