@@ -13,10 +13,11 @@ from math import lcm
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Dense
+from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 Number = int | float | Fraction
@@ -83,6 +84,30 @@ def dyadic(values: Array) -> Rationals:
     lowest = min(int(exponents.min(initial=0)), 0)
     numerators = integers.astype(object) << (exponents - lowest).astype(object)
     return Rationals(np.asarray(numerators, dtype=object), 1 << -lowest).reduced()
+
+
+@dataclass(frozen=True, eq=False)
+class _SparseIntegers(AffineOperator):
+    """A large, nearly empty `Dense` weight with integer entries ``numerators`` at the places of ``places``."""
+
+    places: sp.coo_array
+    numerators: Array
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0][:-1], self.places.shape[0])
+
+    def linear(self, *inputs: Array) -> Array:
+        rows, columns = self.places.coords
+        return self._collect(inputs[0], columns, rows, self.places.shape[0])
+
+    def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
+        rows, columns = self.places.coords
+        return (self._collect(grad, rows, columns, self.places.shape[1]),)
+
+    def _collect(self, x: Array, source: Array, target: Array, size: int) -> Array:
+        total = np.full((*x.shape[:-1], size), 0, dtype=object)
+        np.add.at(total, (..., target), x[..., source] * self.numerators)
+        return total
 
 
 class ExactNetwork:
@@ -152,12 +177,17 @@ class ExactNetwork:
             exact_constant = None if constant is None else dyadic(np.asarray(constant, dtype=np.float64))
             denominator = 1
             if operator.coefficients is not None:
-                weights = dyadic(np.asarray(getattr(operator, operator.coefficients), dtype=np.float64))
-                changes: dict[str, Array] = {operator.coefficients: weights.numerators}
-                operator = replace(operator, **changes)  # type: ignore[arg-type]
+                sparse = operator.sparse_weight if isinstance(operator, Dense) else None
+                held = getattr(operator, operator.coefficients) if sparse is None else sparse.data
+                weights = dyadic(np.asarray(held, dtype=np.float64))
                 denominator = weights.denominator
-                if isinstance(operator, Dense):
-                    operator.__dict__["_sparse"] = None
+                if sparse is not None:
+                    operator = _SparseIntegers(sparse.tocoo(), weights.numerators)
+                else:
+                    changes: dict[str, Array] = {operator.coefficients: weights.numerators}
+                    operator = replace(operator, **changes)  # type: ignore[arg-type]
+                    if isinstance(operator, Dense):
+                        operator.__dict__["_sparse"] = None
             self._operators[node.name] = (operator, denominator, exact_constant)
         return self._operators[node.name]
 

@@ -45,11 +45,13 @@ class Network:
         nodes: in topological order; the first is the input.
         output: name of the output node.
         source: where it was read from, for messages ("" if built in Python).
+        model_file: the ONNX file that this network equals, for replays in onnxruntime; "" if there is none.
     """
 
     nodes: tuple[Node, ...]
     output: str
     source: str = ""
+    model_file: str = ""
     _index: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

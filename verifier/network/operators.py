@@ -102,7 +102,8 @@ class Dense(AffineOperator):
     """``x -> weight @ x + bias`` along the last axis.
 
     Attributes:
-        weight: ``(outputs, inputs)``.
+        weight: ``(outputs, inputs)``. May be given as a sparse matrix: it is then kept in that form alone
+            (`sparse_weight`), and the dense array is made anew each time ``weight`` is asked for.
         bias: ``(outputs,)``.
     """
 
@@ -113,11 +114,26 @@ class Dense(AffineOperator):
     SPARSE_BELOW: ClassVar[float] = 0.05
     """Weights with a smaller share of non-zeros, and more than a million entries, are applied sparsely."""
 
+    def __post_init__(self) -> None:
+        if sp.issparse(self.weight):
+            self.__dict__["_sparse"] = sp.csr_array(self.__dict__.pop("weight"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight" and self.__dict__.get("_sparse") is not None:
+            return self.__dict__["_sparse"].toarray()
+        raise AttributeError(name)
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """``(outputs, inputs)``, without making a sparse weight dense."""
+        held = self.__dict__["weight"] if "weight" in self.__dict__ else self.__dict__["_sparse"]
+        return int(held.shape[0]), int(held.shape[1])
+
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        if not shape or shape[-1] != self.weight.shape[1]:
-            raise NetworkError(f"a dense layer with weight {self.weight.shape} cannot take an input of shape {shape}")
-        return (*shape[:-1], self.weight.shape[0])
+        if not shape or shape[-1] != self.weight_shape[1]:
+            raise NetworkError(f"a dense layer with weight {self.weight_shape} cannot take an input of shape {shape}")
+        return (*shape[:-1], self.weight_shape[0])
 
     @property
     def sparse_weight(self) -> sp.csr_array | None:
@@ -132,15 +148,17 @@ class Dense(AffineOperator):
     def linear(self, *inputs: Array) -> Array:
         (x,) = inputs
         sparse = self.sparse_weight
-        if sparse is not None and x.ndim == 2:
-            return np.ascontiguousarray((sparse @ x.T).T)
+        if sparse is not None:
+            rows = x.reshape(-1, x.shape[-1])
+            return np.ascontiguousarray((sparse @ rows.T).T).reshape(*x.shape[:-1], -1)
         result: Array = x @ self.weight.T
         return result
 
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         sparse = self.sparse_weight
-        if sparse is not None and grad.ndim == 2:
-            return (np.ascontiguousarray((sparse.T @ grad.T).T),)
+        if sparse is not None:
+            rows = grad.reshape(-1, grad.shape[-1])
+            return (np.ascontiguousarray((sparse.T @ rows.T).T).reshape(*grad.shape[:-1], -1),)
         return (grad @ self.weight,)
 
     def constant(self) -> Array | None:

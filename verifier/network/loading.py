@@ -1,0 +1,67 @@
+"""`load`: a network from whatever holds one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifier.errors import InputError, NetworkError
+from verifier.network.graph import Network
+from verifier.network.operators import Shape
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(source: str | Path | Network | torch.nn.Module | Any, input_shape: Shape | None = None) -> Network:
+    """The network held by a file, a torch module, or an ONNX model in memory.
+
+    Args:
+        source: a path to ``.onnx``, ``.onnx.gz`` or ``.nnet``; a ``torch.nn.Module``; an
+            ``onnx.ModelProto``; or a `Network`, which is returned as it is.
+        input_shape: for a torch module the shape of one input without the batch, e.g. ``(1, 28, 28)``; for
+            an ONNX model whose input shape is open, the full shape with the batch, e.g. ``(1, 1, 28, 28)``.
+
+    Raises:
+        NetworkError: a file that is missing, damaged or not a network; NaN weights; shapes that do not fit.
+        UnsupportedOperatorError: an operator outside the piecewise-linear set, by node and type.
+        InputError: a source of another kind, or a torch module without ``input_shape``.
+    """
+    if isinstance(source, Network):
+        return source
+    if isinstance(source, (str, Path)):
+        return _load_file(Path(source), input_shape)
+    kinds = {f"{c.__module__}.{c.__qualname__}" for c in type(source).__mro__}
+    if "torch.nn.modules.module.Module" in kinds:
+        from verifier.network.torch_reader import read_torch
+
+        if input_shape is None:
+            raise InputError(
+                "a torch module does not say the shape of its input", fix="pass input_shape=(...) without the batch"
+            )
+        return read_torch(source, input_shape)
+    if type(source).__name__ == "ModelProto":
+        from verifier.network.onnx_reader import network_of_model
+
+        return network_of_model(source, "", input_shape)
+    raise InputError(
+        f"cannot load a network from {type(source).__name__}",
+        fix="pass a path to .onnx, .onnx.gz or .nnet, a torch.nn.Module, or a Network",
+    )
+
+
+def _load_file(path: Path, input_shape: Shape | None) -> Network:
+    name = path.name.lower()
+    if name.endswith((".onnx", ".onnx.gz")):
+        from verifier.network.onnx_reader import read_onnx
+
+        return read_onnx(path, input_shape)
+    if name.endswith((".nnet", ".nnet.gz")):
+        from verifier.network.nnet import read_nnet
+
+        return read_nnet(path)
+    raise NetworkError(
+        "cannot tell what kind of network file this is",
+        place=str(path),
+        fix="supported: .onnx, .onnx.gz, .nnet; a torch file holds no graph: load(module, input_shape=...)",
+    )

@@ -1,0 +1,438 @@
+"""Converters of ONNX operators, one function for each operator or family, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.errors import NetworkError
+from verifier.network.assembly import Padding, Value, extra_for_ceiling, with_extra
+from verifier.network.onnx_reader import Step
+from verifier.network.operators import Array, Concat, Conv, window_output_size
+from verifier.network.piecewise import MaxPool, absolute, relu
+
+Converter = Callable[[Step], "Value | Array | Iterable[Value]"]
+
+
+# -- matrices --------------------------------------------------------------------------------------------
+def _matmul(step: Step) -> Value:
+    if step.is_constant(0):
+        return _constant_matmul(step)
+    value, matrix = step.value(0), step.weight(1)
+    if sp.issparse(matrix):
+        return step.assembler.times_matrix(value, matrix.T.tocsr(), None, step.name)
+    lead = matrix.shape[:-2]
+    if any(d != 1 for d in lead) or len(lead) > max(0, len(value.shape) - 2):
+        raise step.unsupported(f"with a stack of matrices {matrix.shape}")
+    if matrix.ndim == 1:
+        product = step.assembler.times_matrix(value, matrix[None, :], None, step.name)
+        return Value(product.name, value.shape[:-1])
+    return step.assembler.times_matrix(value, matrix.reshape(matrix.shape[-2:]).T, None, step.name)
+
+
+def _constant_matmul(step: Step) -> Value:
+    matrix, value = step.weight(0), step.value(1)
+    lead = matrix.shape[:-2]
+    if any(d != 1 for d in lead) or len(lead) > max(0, len(value.shape) - 2):
+        raise step.unsupported(f"with a stack of matrices {matrix.shape}")
+    if matrix.ndim == 1:
+        product = step.assembler.matrix_times(matrix[None, :], value, step.name)
+        return Value(product.name, (*value.shape[:-2], value.shape[-1]) if len(value.shape) > 1 else ())
+    if not sp.issparse(matrix):
+        matrix = matrix.reshape(matrix.shape[-2:])
+    return step.assembler.matrix_times(matrix, value, step.name)
+
+
+def _gemm(step: Step) -> Value:
+    alpha, beta = step.attribute("alpha", 1.0), step.attribute("beta", 1.0)
+    turn_a, turn_b = step.attribute("transA", 0), step.attribute("transB", 0)
+    build = step.assembler
+    bias = _gemm_bias(step, beta)
+    if step.is_constant(0):
+        matrix, value = step.weight(0), step.value(1)
+        matrix = matrix.T if turn_a else matrix
+        value = build.move(value, np.transpose, f"{step.name}/turned") if turn_b else value
+        product = build.matrix_times(alpha * matrix if alpha != 1 else matrix, value, step.name)
+    else:
+        value, matrix = step.value(0), step.weight(1)
+        value = build.move(value, np.transpose, f"{step.name}/turned") if turn_a else value
+        matrix = matrix if turn_b else matrix.T
+        matrix = alpha * matrix if alpha != 1 else matrix
+        row = bias if isinstance(bias, np.ndarray) and (bias.ndim < 2 or len(bias) == 1) else None
+        if row is not None:
+            row = np.broadcast_to(row.reshape(-1), matrix.shape[0])
+            return build.times_matrix(value, matrix, row, step.name)
+        product = build.times_matrix(value, matrix, None, step.name)
+    if isinstance(bias, Value):
+        return build.add_values([product, bias], (1, 1), f"{step.name}/sum")
+    return product if bias is None else build.affine(product, 1.0, bias, f"{step.name}/sum")
+
+
+def _gemm_bias(step: Step, beta: float) -> Value | Array | None:
+    if not step.given(2) or beta == 0:
+        return None
+    if step.is_constant(2):
+        constant = step.constant(2)
+        assert constant is not None
+        return beta * constant if beta != 1 else constant
+    return step.assembler.affine(step.value(2), beta, 0.0, f"{step.name}/beta")
+
+
+# -- windows ---------------------------------------------------------------------------------------------
+def _pair(values: Iterable[int] | None, line: bool) -> tuple[int, int]:
+    """Attribute values of one or two axes as (H, W); ones by default."""
+    found = [1] * (1 if line else 2) if values is None else [int(v) for v in values]
+    if len(found) != (1 if line else 2):
+        raise NetworkError(f"windows over {len(found)} axes do not fit the tensor", fix="one or two are supported")
+    return (1, found[0]) if line else (found[0], found[1])
+
+
+def _padding(
+    step: Step,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    line: bool,
+) -> Padding:
+    """(top, left, bottom, right) from ``pads`` or ``auto_pad``."""
+    auto = step.attribute("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        ends = []
+        for axis in (0, 1):
+            outputs = -(-size[axis] // stride[axis])
+            total = max(0, (outputs - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 - size[axis])
+            small, large = total // 2, total - total // 2
+            ends.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+    pads = [int(p) for p in step.attribute("pads", [0] * (2 if line else 4))] if auto == "NOTSET" else [0, 0, 0, 0]
+    if any(p < 0 for p in pads):
+        raise step.unsupported("with negative padding")
+    return (0, pads[0], 0, pads[1]) if len(pads) == 2 else (pads[0], pads[1], pads[2], pads[3])
+
+
+def _windows(step: Step, value: Value, kernel: Iterable[int]) -> tuple[Any, ...]:
+    line = len(value.shape) == 3
+    size = (1, value.shape[2]) if line else value.shape[2:]
+    window = _pair(kernel, line)
+    stride, dilation = _pair(step.attribute("strides", None), line), _pair(step.attribute("dilations", None), line)
+    return size, window, stride, dilation, _padding(step, size, window, stride, dilation, line)
+
+
+def _conv(step: Step) -> Value:
+    value, weight, bias = step.value(), step.constant(1), step.constant(2)
+    assert weight is not None
+    if len(value.shape) not in (3, 4):
+        raise step.unsupported(f"over a tensor of shape {value.shape}")
+    _, _, stride, dilation, padding = _windows(step, value, weight.shape[2:])
+    if weight.ndim == 3:
+        weight = weight[:, :, None, :]
+    node, _, line = step.assembler.image(value, step.name, "a convolution")
+    bias = np.zeros(len(weight)) if bias is None else bias
+    operator = Conv(weight, bias, stride, padding, dilation, step.attribute("group", 1))
+    return step.assembler.windowed(operator, node, line, step.name)
+
+
+def _max_pool(step: Step) -> Value:
+    if len(step.node.output) > 1 and step.node.output[1]:
+        raise step.unsupported("with its second output (the positions)")
+    value = step.value()
+    node, _, line = step.assembler.image(value, step.name, "max pooling")
+    size, kernel, stride, dilation, padding = _windows(step, value, step.attribute("kernel_shape", None))
+    if step.attribute("ceil_mode", 0):
+        padding = with_extra(padding, extra_for_ceiling(size, kernel, stride, padding, dilation))
+    return step.assembler.windowed(MaxPool(kernel, stride, padding, dilation), node, line, step.name)
+
+
+def _average_pool(step: Step) -> Value:
+    value = step.value()
+    step.assembler.image(value, step.name, "average pooling")
+    size, kernel, stride, dilation, padding = _windows(step, value, step.attribute("kernel_shape", None))
+    extra = (0, 0)
+    if step.attribute("ceil_mode", 0):
+        extra = extra_for_ceiling(size, kernel, stride, padding, dilation)
+    window_output_size(size, kernel, stride, with_extra(padding, extra), dilation)
+    count = bool(step.attribute("count_include_pad", 0))
+    return step.assembler.average_pool(value, kernel, stride, padding, extra, count, step.name, dilation)
+
+
+def _global_pool(step: Step) -> Value:
+    value = step.value()
+    node, (channels, height, width), _ = step.assembler.image(value, step.name, "global pooling")
+    shape = (1, channels, *([1] * (len(value.shape) - 2)))
+    image = Value(node, (1, channels, height, width))
+    if step.kind == "GlobalMaxPool":
+        pooled = step.assembler.windowed(MaxPool((height, width), (1, 1)), node, False, step.name)
+    else:
+        pooled = step.assembler.average_pool(
+            image, (height, width), (1, 1), (0, 0, 0, 0), (0, 0), True, step.name
+        )
+    return Value(pooled.name, shape)
+
+
+def _reduce(step: Step) -> Value:
+    """ReduceMean and ReduceSum over fixed axes: the axes go last and meet a row of equal weights."""
+    value = step.value()
+    rank = len(value.shape)
+    axes = step.integers(1, "axes")
+    if not axes:
+        if step.attribute("noop_with_empty_axes", 0):
+            return value
+        axes = tuple(range(rank))
+    over = sorted({a % rank for a in axes})
+    kept = [a for a in range(rank) if a not in over]
+    count = prod(value.shape[a] for a in over)
+    turned = step.assembler.move(value, lambda i: i.transpose(kept + over), f"{step.name}/turned")
+    rows = Value(turned.name, (prod(value.shape[a] for a in kept), count))
+    weight = np.full((1, count), 1.0 / count if step.kind == "ReduceMean" else 1.0)
+    total = step.assembler.times_matrix(rows, weight, None, step.name)
+    if step.attribute("keepdims", 1):
+        return Value(total.name, tuple(1 if a in over else d for a, d in enumerate(value.shape)))
+    return Value(total.name, tuple(value.shape[a] for a in kept))
+
+
+# -- elementwise -----------------------------------------------------------------------------------------
+def _relu(step: Step) -> Value:
+    return step.assembler.apply(relu(), step.value(), step.name)
+
+
+def _abs(step: Step) -> Value:
+    return step.assembler.apply(absolute(), step.value(), step.name)
+
+
+def _leaky_relu(step: Step) -> Value:
+    return step.assembler.leaky(step.value(), np.asarray(step.attribute("alpha", 0.01)), step.name)
+
+
+def _prelu(step: Step) -> Value:
+    slope = step.constant(1)
+    assert slope is not None
+    return step.assembler.leaky(step.value(), slope, step.name)
+
+
+def _clip(step: Step) -> Value:
+    ends = []
+    for k, (attribute, default) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
+        end = step.constant(k)
+        ends.append(float(step.attribute(attribute, default)) if end is None else float(end.reshape(-1)[0]))
+    limit = float(np.finfo(np.float32).max)
+    low, high = (-np.inf if ends[0] <= -limit else ends[0]), (np.inf if ends[1] >= limit else ends[1])
+    return step.assembler.clip(step.value(), low, high, step.name)
+
+
+def _hard_sigmoid(step: Step) -> Value:
+    alpha, beta = step.attribute("alpha", 0.2), step.attribute("beta", 0.5)
+    linear = step.assembler.affine(step.value(), alpha, beta, f"{step.name}/linear")
+    return step.assembler.clip(linear, 0.0, 1.0, step.name)
+
+
+def _extreme(step: Step) -> Value:
+    """Max and Min of values and constants."""
+    sign = 1 if step.kind == "Max" else -1
+    values = [k for k in range(len(step.node.input)) if not step.is_constant(k)]
+    result = step.value(values[0])
+    for k in values[1:]:
+        result = step.assembler.larger(result, step.value(k), f"{step.name}/{k}", sign)
+    for k in range(len(step.node.input)):
+        if step.is_constant(k):
+            bound = step.constant(k)
+            assert bound is not None
+            result = step.assembler.clip_by(result, bound, f"{step.name}/{k}", sign)
+    return result
+
+
+def _negative(step: Step) -> Value:
+    return step.assembler.affine(step.value(), -1.0, 0.0, step.name)
+
+
+def _sum(step: Step) -> Value:
+    """Add, Sub and Sum of values and constants."""
+    build = step.assembler
+    signs = [1 if k == 0 or step.kind != "Sub" else -1 for k in range(len(step.node.input))]
+    constants = [step.constant(k) * s for k, s in enumerate(signs) if step.is_constant(k)]  # type: ignore[operator]
+    values = [(step.value(k), s) for k, s in enumerate(signs) if not step.is_constant(k)]
+    if len(values) == 1:
+        value, scale = values[0]
+    else:
+        stem = f"{step.name}/sum" if constants else step.name
+        value, scale = build.add_values([v for v, _ in values], [s for _, s in values], stem), 1
+    return build.affine(value, scale, sum(constants, np.zeros(())), step.name)
+
+
+def _product(step: Step) -> Value:
+    """Mul, and Div by a constant."""
+    if step.is_constant(1):
+        value, factor = step.value(0), step.constant(1)
+    elif step.is_constant(0) and step.kind == "Mul":
+        value, factor = step.value(1), step.constant(0)
+    else:
+        raise step.unsupported("by a tensor that depends on the network's input (not piecewise linear)")
+    assert factor is not None
+    if step.kind == "Div":
+        if (factor == 0).any():
+            raise NetworkError("division by zero", place=step.place)
+        factor = 1.0 / factor.astype(np.float64)
+    return step.assembler.affine(value, factor, 0.0, step.name)
+
+
+def _batch_normalization(step: Step) -> Value:
+    if step.attribute("training_mode", 0):
+        raise step.unsupported("in training mode")
+    value = step.value()
+    scale, shift, mean, variance = (step.constant(k) for k in range(1, 5))
+    assert scale is not None and shift is not None and mean is not None and variance is not None
+    factor = scale / np.sqrt(variance + step.attribute("epsilon", 1e-5))
+    shape = (-1, *([1] * (len(value.shape) - 2)))
+    return step.assembler.affine(
+        value, factor.reshape(shape), (shift - factor * mean).reshape(shape), step.name
+    )
+
+
+# -- movement of data ------------------------------------------------------------------------------------
+def _move(step: Step) -> list[Value]:
+    """Any operator that only arranges its first input: it is evaluated on the positions of the entries."""
+    value = step.value()
+    positions = np.arange(value.size, dtype=np.int64).reshape(value.shape)
+    feeds = {step.node.input[0]: positions}
+    for k in range(1, len(step.node.input)):
+        if step.given(k):
+            found = step.constant(k)
+            assert found is not None
+            feeds[step.node.input[k]] = found
+    return [
+        step.assembler.select(value, np.asarray(index, dtype=np.int64), name)
+        for index, name in zip(step.evaluate(feeds), step.node.output, strict=False)
+    ]
+
+
+def _pad(step: Step) -> Value:
+    value = step.value()
+    pads = step.integers(1, "pads") or step.integers(1, "paddings")
+    if pads is None:
+        raise NetworkError("Pad without pads", place=step.place)
+    fill_array = step.constant(2)
+    fill = float(step.attribute("value", 0.0) if fill_array is None else fill_array.reshape(-1)[0])
+    rank = len(value.shape)
+    axes = step.integers(3) or tuple(range(rank))
+    mode = step.attribute("mode", "constant")
+    index = np.arange(value.size, dtype=np.int64).reshape(value.shape)
+    for k, axis in enumerate(axes):
+        ends = pads[k], pads[k + len(axes)]
+        width = [(0, 0)] * rank
+        width[axis % rank] = max(0, ends[0]), max(0, ends[1])
+        if mode == "constant":
+            index = np.pad(index, width, constant_values=-1)
+        else:
+            index = np.pad(index, width, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])
+        cut = [slice(None)] * rank
+        cut[axis % rank] = slice(max(0, -ends[0]), index.shape[axis % rank] - max(0, -ends[1]))
+        index = index[tuple(cut)]
+    return step.assembler.select(value, index, step.name, fill)
+
+
+def _identity(step: Step) -> Value:
+    return step.value()
+
+
+def _dropout(step: Step) -> Value:
+    training = step.constant(2)
+    if training is not None and bool(training.any()):
+        raise step.unsupported("in training mode")
+    return step.value()
+
+
+def _cast(step: Step) -> Value:
+    if step.kind == "Cast" and step.attribute("to", 1) not in (1, 11):
+        raise step.unsupported("to anything but float32 or float64")
+    return step.value()
+
+
+def _concat(step: Step) -> Value:
+    build = step.assembler
+    count = len(step.node.input)
+    values = [step.value(k) for k in range(count) if not step.is_constant(k)]
+    rank = len(values[0].shape)
+    axis = step.attribute("axis", 1) % rank
+    trimmed = axis > 0 and all(v.shape[0] == 1 for v in values)
+    nodes = [build.view(v, v.shape[1:] if trimmed else v.shape, step.name) for v in values]
+    total = (*values[0].shape[:axis], sum(v.shape[axis] for v in values), *values[0].shape[axis + 1 :])
+    if len(nodes) == 1:
+        joined = values[0]
+    else:
+        name = step.name if len(values) == count else f"{step.name}/values"
+        joined = Value(build.add(Concat(axis - 1 if trimmed else axis), *nodes, name=name), total)
+    if len(values) == count:
+        return joined
+    positions = np.arange(joined.size, dtype=np.int64).reshape(total)
+    indices, constants, start = [], [], 0
+    for k in range(count):
+        if step.is_constant(k):
+            found = step.constant(k)
+            assert found is not None
+            indices.append(np.full(found.shape, -1, dtype=np.int64))
+            constants.append(found.astype(np.float64))
+        else:
+            size = step.value(k).shape[axis]
+            indices.append(positions.take(range(start, start + size), axis=axis))
+            constants.append(np.zeros(step.value(k).shape))
+            start += size
+    spread = build.select(joined, np.concatenate(indices, axis=axis), f"{step.name}/spread")
+    return build.affine(spread, 1.0, np.concatenate(constants, axis=axis), step.name)
+
+
+# -- shapes ----------------------------------------------------------------------------------------------
+def _shape(step: Step) -> Array:
+    """The shape is known: the batch is 1."""
+    shape = np.array(step.value().shape, dtype=np.int64)
+    return shape[slice(step.attribute("start", 0), step.attribute("end", None))]
+
+
+def _size(step: Step) -> Array:
+    return np.array(step.value().size, dtype=np.int64)
+
+
+MOVEMENTS = (
+    "DepthToSpace Expand Flatten Gather GatherElements GatherND Reshape Slice SpaceToDepth "
+    "Split Squeeze Tile Transpose Unsqueeze"
+).split()
+
+CONVERTERS: dict[str, Converter] = {
+    **dict.fromkeys(MOVEMENTS, _move),
+    "Abs": _abs,
+    "Add": _sum,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_normalization,
+    "Cast": _cast,
+    "CastLike": _cast,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": _conv,
+    "Div": _product,
+    "Dropout": _dropout,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool,
+    "HardSigmoid": _hard_sigmoid,
+    "Identity": _identity,
+    "LeakyRelu": _leaky_relu,
+    "MatMul": _matmul,
+    "Max": _extreme,
+    "MaxPool": _max_pool,
+    "Min": _extreme,
+    "Mul": _product,
+    "Neg": _negative,
+    "PRelu": _prelu,
+    "Pad": _pad,
+    "ReduceMean": _reduce,
+    "ReduceSum": _reduce,
+    "Relu": _relu,
+    "Shape": _shape,
+    "Size": _size,
+    "Sub": _sum,
+    "Sum": _sum,
+}
+"""The converter of every supported operator type."""
