@@ -1,0 +1,481 @@
+"""CROWN: backward linear bound propagation on a whole batch of boxes, with a proved bound on rounding errors.
+
+For a row ``a`` over a node's value v, `Crown.lower` finds a linear function of the input below ``a · v`` on a
+box, by replacing every activation by a line below it (where its coefficient is positive) or above it
+(where it is negative) on the way back to the input (Zhang et al., NeurIPS 2018, Theorem 3.2; for ReLU the
+lower slopes may be given: Xu et al., ICLR 2021, Section 3). Phase constraints ``z >= 0`` or ``z <= 0`` enter as
+multipliers β (Wang et al., NeurIPS 2021, Theorem 3.1).
+
+**Rows.** All work is done on flat lists of rows; row r belongs to box ``box_of[r]``. So each box has just the
+rows that it still needs.
+
+**Rounding.** Coefficients are computed in float64 and so differ from the exact ones; what is lost is bounded
+once per root box (`Crown.errors`), by a vector E_v per node such that the computed bound of a row ``a`` over v
+is wrong by at most ``|a| · E_v``. With u = 2^-53 and γ_k = k u / (1 - k u) (Higham, *Accuracy and Stability*,
+Section 3.1; valid for every order of summation and for fused operations) and m_v >= |v| on the root box:
+
+* input: ``E = γ m`` (the final dot product);
+* affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
+  value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
+* activation v = f(w), lines of slope at most L and intercept at most t on the root box:
+  ``E_v = L E_w + γ (L m_w + t)``.
+
+k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
+1 + 1e-6 covers the second-order terms. Every bound that leaves this module has E subtracted (lower) or added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from verifier.bounds.bound import Bound, NetworkBounds
+from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, slope_limit, value_range
+from verifier.errors import InputError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select, Sum
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.sets import Box
+
+Index = npt.NDArray[np.intp]
+Intervals = dict[str, tuple[Array, Array]]
+"""Lower and upper ends by node name, each ``(boxes, flat size)``."""
+AllLines = dict[str, Lines | PoolLines]
+"""Relaxations by the name of the activation node."""
+
+UNIT = 2.0**-53
+CHUNK = 1 << 18
+"""Numbers in one working array: rows are processed in chunks of about this many coefficients."""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Rows that are plus or minus one entry of a node's value: ``signs[r] * v[entries[r]]``."""
+
+    entries: Index
+    signs: Array
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What `Crown.lower` found for R rows.
+
+    Attributes:
+        lower: ``(R,)``: a proved lower bound of each row on its box.
+        slopes, constants: ``(R, n)``, ``(R,)``: the linear function of the input that gave it (``lower`` has the
+            rounding slack subtracted, the linear function has not).
+        coefficients: the coefficients of each activation's output in each row, ``(R, size)`` by the activation's
+            name (kept on request).
+    """
+
+    lower: Array
+    slopes: Array
+    constants: Array
+    coefficients: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """Bounds and lines for B boxes.
+
+    Attributes:
+        intervals: proved bounds of the preactivations, and of the other nodes asked for, ``(B, size)`` each.
+        lines: the relaxation of every activation that was reached.
+        empty: ``(B,)``: the phases (or the bounds given) contradict each other: no point is left in the box.
+    """
+
+    intervals: Intervals
+    lines: AllLines
+    empty: npt.NDArray[np.bool_]
+
+
+class Crown:
+    """The kernel for one network on sub-boxes of a root box.
+
+    Args:
+        network: any network of the framework's operators.
+        root: every box that is passed later must lie in it.
+    """
+
+    def __init__(self, network: Network, root: Box) -> None:
+        self.network = network
+        self.root = root
+        self.preactivations: tuple[str, ...] = tuple(dict.fromkeys(n.inputs[0] for n in network.activations))
+        """The nodes whose bounds the relaxations need, in topological order."""
+        self._consumers: dict[str, list[Node]] = {}
+        for node in network.activations:
+            self._consumers.setdefault(node.inputs[0], []).append(node)
+        self._absolute: dict[str, AffineOperator] = {}
+        self._matrices: dict[str, sp.csr_array] = {}
+        self._constants: dict[str, Array] = {}
+        self._exact_interval = _exact_intervals(network)
+        for node in network.nodes:
+            operator = node.operator
+            if isinstance(operator, AffineOperator):
+                self._absolute[node.name] = _absolute(operator)
+                constant = operator.constant()
+                if constant is not None and np.any(constant):
+                    spread = np.broadcast_to(constant, node.shape)
+                    self._constants[node.name] = np.ascontiguousarray(spread).reshape(-1)
+        k = 2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64
+        self.gamma = k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
+        if self.gamma * len(network.nodes) > 1e-6:
+            raise InputError("the network is too large for the rounding analysis of float64")
+        self.magnitudes: dict[str, Array] = {}
+        self.errors: dict[str, Array] = {}
+        self._analyse({})
+        known = self.relax(root.lower[None, :], root.upper[None, :], nodes=(network.output,))
+        self.root_bounds: Intervals = known.intervals
+        """Bounds of all preactivations and of the output on the root box (one box)."""
+        self._analyse(self.root_bounds)
+
+    # -- rounding ----------------------------------------------------------------------------------------
+    def _analyse(self, known: Intervals) -> None:
+        """Magnitudes on the root box and the error vectors E (module docstring), cut by bounds already known."""
+        magnitudes: dict[str, Array] = {}
+        errors: dict[str, Array] = {}
+        for node in self.network.nodes:
+            m_in = [magnitudes[i] for i in node.inputs]
+            e_in = [errors[i] for i in node.inputs]
+            if not node.inputs:
+                m = np.maximum(np.abs(self.root.lower), np.abs(self.root.upper))
+                e = self.gamma * m
+            elif isinstance(node.operator, AffineOperator):
+                m = self._spread(node, m_in) + np.abs(self._constants.get(node.name, np.zeros(1)))
+                e = self._spread(node, e_in) + self.gamma * m
+            elif isinstance(node.operator, MaxPool):
+                windows = node.operator.windows(self.network[node.inputs[0]].shape)
+                m = np.where(windows >= 0, m_in[0][windows], 0.0).max(axis=1)
+                e = np.where(windows >= 0, e_in[0][windows], 0.0).max(axis=1) + 2 * self.gamma * m
+            else:
+                assert isinstance(node.operator, PiecewiseLinear)
+                limit, intercept = slope_limit(node.operator, m_in[0])
+                m = limit * m_in[0] + intercept
+                e = limit * e_in[0] + self.gamma * m
+            m = m * (1 + 1e-6)
+            if node.name in known:
+                m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
+            magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + 1e-290
+        self.magnitudes, self.errors = magnitudes, errors
+
+    def _spread(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""
+        shaped = [x.reshape(-1, *self.network[i].shape) for x, i in zip(inputs, node.inputs, strict=True)]
+        result = self._absolute[node.name].linear(*shaped)
+        return result.reshape(*inputs[0].shape[:-1], node.size)
+
+    # -- bounds ------------------------------------------------------------------------------------------
+    def relax(
+        self,
+        low: Array,
+        high: Array,
+        *,
+        parents: Intervals | None = None,
+        phases: Mapping[str, npt.NDArray[np.int8]] | None = None,
+        nodes: Iterable[str] = (),
+        backward: bool = True,
+    ) -> Relaxation:
+        """Bounds of all preactivations on B boxes, and the relaxation lines that follow from them.
+
+        Intervals first; then a backward pass for just those units whose sign is still open.
+
+        Args:
+            low, high: ``(B, n)``.
+            parents: bounds that are known to hold (of a larger box, say), ``(B, size)`` by node.
+            phases: by preactivation node ``(B, size)``: 1 where ``z >= 0`` is assumed, -1 where ``z <= 0``.
+            nodes: further nodes to bound, all entries (the output, say).
+            backward: False for intervals only.
+        """
+        wanted = set(nodes)
+        parents = parents or {}
+        phases = phases or {}
+        pending = set(self.preactivations) | wanted
+        values: Intervals = {}
+        intervals: Intervals = {}
+        lines: AllLines = {}
+        empty = np.zeros(len(low), dtype=bool)
+        for node in self.network.nodes:
+            name = node.name
+            a, b = (low, high) if not node.inputs else self._interval(node, values)
+            if name in parents:
+                a, b = np.maximum(a, parents[name][0]), np.minimum(b, parents[name][1])
+            if name in pending:
+                pending.discard(name)
+                phase = phases.get(name)
+                a, b = _clip(a, b, phase, empty)
+                if backward and node.inputs and not self._exact_interval[name]:
+                    need = np.ones(a.shape, dtype=bool) if name in wanted else self._undecided(name, a, b)
+                    need[empty] = False
+                    boxes, entries = np.nonzero(need)
+                    if len(boxes):
+                        a, b = a.copy(), b.copy()
+                        found = self.lower(
+                            name,
+                            Units(np.concatenate([entries, entries]), np.repeat([1.0, -1.0], len(boxes))),
+                            np.concatenate([boxes, boxes]), lines, low, high,
+                        ).lower
+                        half = len(boxes)
+                        a[boxes, entries] = np.maximum(a[boxes, entries], found[:half])
+                        b[boxes, entries] = np.minimum(b[boxes, entries], -found[half:])
+                        a, b = _clip(a, b, phase, empty)
+                intervals[name] = (a, b)
+                for consumer in self._consumers.get(name, []):
+                    lines[consumer.name] = self.line(consumer, a, b)
+            values[name] = (a, b)
+            if not pending:
+                break
+        return Relaxation(intervals, lines, empty)
+
+    def line(self, node: Node, low: Array, high: Array) -> Lines | PoolLines:
+        """The relaxation of one activation for preactivation bounds ``(B, size)``."""
+        if isinstance(node.operator, MaxPool):
+            return pool_lines(node.operator, self.network[node.inputs[0]].shape, low, high)
+        assert isinstance(node.operator, PiecewiseLinear)
+        return piecewise_lines(node.operator, low, high)
+
+    def lines(self, intervals: Intervals) -> AllLines:
+        """The relaxations of all activations for known preactivation bounds."""
+        return {n.name: self.line(n, *intervals[n.inputs[0]]) for n in self.network.activations}
+
+    def _undecided(self, name: str, low: Array, high: Array) -> npt.NDArray[np.bool_]:
+        """Entries of a preactivation whose piece is not decided by the bounds."""
+        need = np.zeros(low.shape, dtype=bool)
+        for node in self._consumers[name]:
+            if isinstance(node.operator, MaxPool):
+                found = pool_lines(node.operator, self.network[name].shape, low, high)
+                windows = node.operator.windows(self.network[name].shape)
+                boxes, outputs = np.nonzero(found.unstable)
+                entries = windows[outputs]
+                boxes = np.broadcast_to(boxes[:, None], entries.shape)
+                need[boxes[entries >= 0], entries[entries >= 0]] = True
+            else:
+                assert isinstance(node.operator, PiecewiseLinear)
+                for point in node.operator.breaks:
+                    need |= (low < point) & (high > point)
+        return need
+
+    def _interval(self, node: Node, values: Intervals) -> tuple[Array, Array]:
+        """Interval bounds of a node from those of its inputs, rounding included."""
+        operator = node.operator
+        if isinstance(operator, AffineOperator):
+            if isinstance(operator, Reshape):
+                return values[node.inputs[0]]
+            centers, radii = [], []
+            for name in node.inputs:
+                low, high = values[name]
+                center = low + (high - low) / 2
+                centers.append(center.reshape(-1, *self.network[name].shape))
+                radii.append(np.maximum(high - center, center - low))
+            middle = operator.forward(*centers).reshape(len(radii[0]), -1)
+            radius = self._spread(node, radii) + 4 * self.gamma * self.magnitudes[node.name]
+            return middle - radius, middle + radius
+        low, high = values[node.inputs[0]]
+        if isinstance(operator, MaxPool):
+            shape = (len(low), *self.network[node.inputs[0]].shape)
+            ends = (operator.forward(end.reshape(shape)).reshape(len(low), -1) for end in (low, high))
+            return next(ends), next(ends)
+        assert isinstance(operator, PiecewiseLinear)
+        return value_range(operator, low, high)
+
+    # -- backward ----------------------------------------------------------------------------------------
+    def lower(
+        self,
+        start: str,
+        rows: Array | Units,
+        box_of: Index,
+        lines: AllLines,
+        low: Array,
+        high: Array,
+        *,
+        slopes: Mapping[str, Array] | None = None,
+        multipliers: Mapping[str, Array] | None = None,
+        keep: bool = False,
+    ) -> Rows:
+        """Proved lower bounds of rows over a node's value, each on its own box.
+
+        Args:
+            start: the node that the rows speak of.
+            rows: ``(R, size)`` coefficients, or `Units`.
+            box_of: ``(R,)`` the box of each row.
+            lines: relaxations for the B boxes, of all activations before ``start``.
+            low, high: ``(B, n)``.
+            slopes: by ReLU node ``(R, size)`` lower slopes in [0, 1], used where the unit is unstable.
+            multipliers: by node ``(R, size)``, added to the coefficients of that node's value: β for phase
+                constraints (``-β`` for ``z >= 0``, ``+β`` for ``z <= 0``; β >= 0), and what multiplies the input
+                in side constraints. The constants that belong to them are the caller's.
+            keep: whether to return the activations' coefficients.
+        """
+        size = max(n.size for n in self.network.nodes)
+        step = max(16, CHUNK // size)
+        parts = []
+        for first in range(0, len(rows), step):
+            part = slice(first, first + step)
+            some = Units(rows.entries[part], rows.signs[part]) if isinstance(rows, Units) else rows[part]
+            alpha = None if slopes is None else {k: v[part] for k, v in slopes.items()}
+            beta = None if multipliers is None else {k: v[part] for k, v in multipliers.items()}
+            parts.append(self._lower(start, some, box_of[part], lines, low, high, alpha, beta, keep))
+        if len(parts) == 1:
+            return parts[0]
+        return Rows(
+            np.concatenate([p.lower for p in parts]),
+            np.concatenate([p.slopes for p in parts]),
+            np.concatenate([p.constants for p in parts]),
+            {k: np.concatenate([p.coefficients[k] for p in parts]) for k in parts[0].coefficients},
+        )
+
+    def _lower(
+        self,
+        start: str,
+        rows: Array | Units,
+        box_of: Index,
+        lines: AllLines,
+        low: Array,
+        high: Array,
+        slopes: Mapping[str, Array] | None,
+        multipliers: Mapping[str, Array] | None,
+        keep: bool,
+    ) -> Rows:
+        network = self.network
+        count = len(rows)
+        constant = np.zeros(count)
+        kept: dict[str, Array] = {}
+        pending: dict[str, Array] = {}
+        if isinstance(rows, Units):
+            slack = self.errors[start][rows.entries]
+            self._start_units(network[start], rows, pending, constant)
+        else:
+            slack = np.abs(rows) @ self.errors[start]
+            pending[start] = rows
+        for name, beta in (multipliers or {}).items():
+            slack = slack + 2 * (np.abs(beta) @ (self.errors[name] + self.gamma * self.magnitudes[name]))
+            pending[name] = pending[name] + beta if name in pending else beta
+        # `pending` holds, for every node reached, the sum of what its readers send to it.
+        for node in reversed(network.nodes[1:]):
+            a = pending.pop(node.name, None)
+            if a is None:
+                continue
+            operator = node.operator
+            if isinstance(operator, AffineOperator):
+                if node.name in self._constants:
+                    constant += a @ self._constants[node.name]
+                found = self._transpose(node, a)
+            else:
+                if keep:
+                    kept[node.name] = a
+                line = lines[node.name]
+                if isinstance(line, PoolLines):
+                    found = (self._through_pool(node, line, a, box_of, constant),)
+                else:
+                    alpha = None if slopes is None else slopes.get(node.name)
+                    found = (_through_lines(line, a, box_of, constant, alpha),)
+            for name, part in zip(node.inputs, found, strict=True):
+                pending[name] = pending[name] + part if name in pending else part
+        a = pending.get(network.input, np.zeros((count, network.input_size)))
+        middle = low + (high - low) / 2
+        radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT)
+        least = np.einsum("ij,ij->i", a, middle[box_of]) - np.einsum("ij,ij->i", np.abs(a), radius[box_of])
+        return Rows(least + constant - slack, a, constant, kept)
+
+    def _start_units(self, node: Node, units: Units, pending: dict[str, Array], constant: Array) -> None:
+        """Unit rows, taken through the node's own affine operator without a matrix product."""
+        if isinstance(node.operator, AffineOperator) and len(node.inputs) == 1:
+            if isinstance(node.operator, Dense) and len(node.shape) == 1:
+                picked = node.operator.weight[units.entries]
+            else:
+                picked = self.matrix(node)[units.entries].toarray()
+            pending[node.inputs[0]] = picked * units.signs[:, None]
+            if node.name in self._constants:
+                constant += self._constants[node.name][units.entries] * units.signs
+            return
+        rows = np.zeros((len(units), node.size))
+        rows[np.arange(len(units)), units.entries] = units.signs
+        pending[node.name] = rows
+
+    def matrix(self, node: Node) -> sp.csr_array:
+        """The matrix of an affine node with one input (kept)."""
+        if node.name not in self._matrices:
+            assert isinstance(node.operator, AffineOperator)
+            (self._matrices[node.name],) = node.operator.matrices(*(self.network[i].shape for i in node.inputs))
+        return self._matrices[node.name]
+
+    def _transpose(self, node: Node, a: Array) -> tuple[Array, ...]:
+        operator = node.operator
+        assert isinstance(operator, AffineOperator)
+        if isinstance(operator, Reshape):
+            return (a,)
+        if isinstance(operator, Select):
+            return (np.ascontiguousarray((self.matrix(node).T @ a.T).T),)
+        shapes = [self.network[i].shape for i in node.inputs]
+        found = operator.transpose(a.reshape(len(a), *node.shape), *shapes)
+        return tuple(part.reshape(len(a), -1) for part in found)
+
+    def _through_pool(self, node: Node, line: PoolLines, a: Array, box_of: Index, constant: Array) -> Array:
+        size = self.network[node.inputs[0]].size
+        passes = line.decided[box_of] | (a > 0)
+        constant += np.einsum("ij,ij->i", np.where(passes, 0.0, a), line.upper[box_of])
+        flat = line.chosen[box_of] + np.arange(len(a))[:, None] * size
+        total = np.bincount(flat[passes], weights=a[passes], minlength=len(a) * size)
+        return total.reshape(len(a), size)
+
+
+def _through_lines(line: Lines, a: Array, box_of: Index, constant: Array, alpha: Array | None) -> Array:
+    """Coefficients of the preactivations; the intercepts go to ``constant`` in place."""
+    negative = np.minimum(a, 0.0)
+    constant += np.einsum("ij,ij->i", negative, line.upper_intercept[box_of])
+    below = line.lower_slope[box_of]
+    if alpha is not None:
+        below = np.where(line.unstable[box_of], alpha, below)
+    if line.lower_intercept is not None:
+        constant += np.einsum("ij,ij->i", a - negative, line.lower_intercept[box_of])
+    return np.where(a < 0, line.upper_slope[box_of], below) * a
+
+
+def _clip(
+    low: Array, high: Array, phase: npt.NDArray[np.int8] | None, empty: npt.NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Bounds cut by the phases; boxes whose ends cross are marked, and their ends made equal."""
+    if phase is not None:
+        low = np.where(phase > 0, np.maximum(low, 0.0), low)
+        high = np.where(phase < 0, np.minimum(high, 0.0), high)
+    crossed = low > high
+    if crossed.any():
+        empty |= crossed.any(axis=1)
+        low, high = np.where(crossed, high, low), high
+    return low, high
+
+
+def _absolute(operator: AffineOperator) -> AffineOperator:
+    """The operator with the absolute values of its coefficients (its constant is not used)."""
+    if isinstance(operator, Sum):
+        return Sum(tuple(1 for _ in operator.signs))
+    if operator.coefficients is None:
+        return operator
+    changes = {operator.coefficients: np.abs(getattr(operator, operator.coefficients))}
+    return replace(operator, **changes)  # type: ignore[arg-type]
+
+
+def _exact_intervals(network: Network) -> dict[str, bool]:
+    """For which nodes plain intervals are exact (rounding aside): affine in inputs that vary independently."""
+    independent, exact = {}, {}
+    for node in network.nodes:
+        free = all(independent[i] for i in node.inputs) and len(node.inputs) <= 1
+        exact[node.name] = free
+        independent[node.name] = free and (not node.inputs or isinstance(node.operator, (Reshape, Scale)))
+    return exact
+
+
+def crown_bounds(network: Network, box: Box, nodes: Iterable[str] | None = None) -> NetworkBounds:
+    """CROWN bounds of the named nodes' values on one box (all nodes, if None), in the nodes' shapes."""
+    names = [n.name for n in network.nodes] if nodes is None else list(nodes)
+    kernel = Crown(network, box)
+    found = kernel.relax(box.lower[None], box.upper[None], parents=kernel.root_bounds, nodes=names).intervals
+    shapes = {name: network[name].shape for name in names}
+    bounds = {n: Bound(found[n][0].reshape(shapes[n]), found[n][1].reshape(shapes[n])) for n in names}
+    return NetworkBounds(bounds, "crown")
