@@ -14,7 +14,7 @@ from verifier.errors import InputError, NetworkError
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
-from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
+from verifier.network.piecewise import MaxPool, PiecewiseOperator, absolute, clip, leaky_relu, relu
 
 
 def everything(seed: int) -> Network:
@@ -75,6 +75,24 @@ def test_exact_evaluation_agrees_with_float64(seed: int) -> None:
         assert np.allclose(values[name].floats(), value, rtol=1e-9, atol=1e-10), name
     gradient = np.array([float(f) for f in exact.gradient(x, 1)])
     assert np.allclose(gradient, network.gradient(x, 1).reshape(-1), rtol=1e-9, atol=1e-10)
+
+
+def test_exact_evaluation_on_a_given_pattern() -> None:
+    network = everything(3)
+    x = np.random.default_rng(3).normal(size=(2, 72))
+    exact, pattern = ExactNetwork(network), network.pattern(x)
+    own, given = exact.values(x), exact.values(x, pattern)
+    assert all(own[n].fractions() == given[n].fractions() for n in own)
+    swapped = {name: p[::-1] for name, p in pattern.items()}
+    values = {network.input: network.batch(x)[0]}
+    for node in network.nodes[1:]:
+        inputs = [values[i] for i in node.inputs]
+        if isinstance(node.operator, PiecewiseOperator):
+            values[node.name] = node.operator.on_piece(inputs[0], swapped[node.name])
+        else:
+            values[node.name] = node.operator.forward(*inputs)
+    assert np.allclose(exact.values(x, swapped)["out"].floats(), values["out"], rtol=1e-9)
+    assert "fc2" not in exact.values(x, stop="fc1")
 
 
 def test_exact_evaluation_is_exact_where_float64_is_not() -> None:

@@ -6,10 +6,10 @@ denominator per node, so that affine layers are integer matrix products and no f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import lcm
+from math import lcm, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -144,29 +144,78 @@ class ExactNetwork:
         Args:
             values: what `values(x)` returned, if it is at hand.
         """
+        known = values if values is not None else self.values(x)
+
+        def back(node: Node, upstream: Rationals) -> Rationals:
+            z = known[node.inputs[0]]
+            if isinstance(node.operator, MaxPool):
+                return Rationals(node.operator.vjp(upstream.numerators, z.numerators), upstream.denominator)
+            slope, denominator = self._slope(node, z)
+            return Rationals(upstream.numerators * slope, upstream.denominator * denominator)
+
+        return self._backward(output, back)
+
+    def gradient_of_pattern(
+        self, pattern: Mapping[str, npt.NDArray[np.int64]], output: int | Sequence[float] | Array
+    ) -> list[Fraction]:
+        """Exact gradient of an output combination on the linear region of an activation pattern.
+
+        Args:
+            pattern: per activation node one integer per flattened unit: its piece, or ``pieces + k`` for the
+                slope at breakpoint k; for MaxPool the winner's position in the window.
+        """
+
+        def back(node: Node, upstream: Rationals) -> Rationals:
+            shape = self.network[node.inputs[0]].shape
+            chosen = np.asarray(pattern[node.name]).reshape(-1)
+            if isinstance(node.operator, MaxPool):
+                winners = node.operator.windows(shape)[np.arange(len(chosen)), chosen]
+                total = np.zeros(prod(shape), dtype=object)
+                np.add.at(total, winners, upstream.numerators.reshape(-1))
+                return Rationals(total.reshape(1, *shape), upstream.denominator)
+            assert isinstance(node.operator, PiecewiseLinear)
+            slopes = Rationals.of((*node.operator.slopes, *node.operator.at_breaks))
+            slope = slopes.numerators[chosen].reshape(1, *shape)
+            return Rationals(upstream.numerators * slope, upstream.denominator * slopes.denominator)
+
+        return self._backward(output, back)
+
+    def _backward(
+        self, output: int | Sequence[float] | Array, back: Callable[[Node, Rationals], Rationals]
+    ) -> list[Fraction]:
+        """The gradient at the input; ``back`` takes a gradient through an activation node."""
         network = self.network
-        values = values if values is not None else self.values(x)
         seed = dyadic(network.output_weights(output))
-        zero = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
-        gradients = dict(zero)
+        gradients = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
         gradients[network.output] = Rationals(seed.numerators.reshape(1, *network.output_shape), seed.denominator)
         for node in reversed(network.nodes[1:]):
             upstream = gradients[node.name]
-            shapes = [network[i].shape for i in node.inputs]
             if isinstance(node.operator, AffineOperator):
                 operator, denominator, _ = self._exact(node)
-                parts = operator.transpose(upstream.numerators, *shapes)
-                total = upstream.denominator * denominator
+                shapes = [network[i].shape for i in node.inputs]
+                found = operator.transpose(upstream.numerators, *shapes)
+                parts = [Rationals(part, upstream.denominator * denominator) for part in found]
             else:
-                slope, denominator = self._slope(node, values[node.inputs[0]])
-                if isinstance(node.operator, MaxPool):
-                    parts = (node.operator.vjp(upstream.numerators, values[node.inputs[0]].numerators),)
-                else:
-                    parts = (upstream.numerators * slope,)
-                total = upstream.denominator * denominator
+                parts = [back(node, upstream)]
             for name, part in zip(node.inputs, parts, strict=True):
-                gradients[name] = (gradients[name] + Rationals(part, total)).reduced()
+                gradients[name] = (gradients[name] + part).reduced()
         return gradients[network.input].fractions()
+
+    def affine(self, node: Node, inputs: list[Rationals]) -> Rationals:
+        """An affine node's value for a batch of which the constant belongs to the last entry only.
+
+        With one entry this is the node's value. With ``n + 1`` entries that hold the coefficients of n
+        variables and then the constants of affine maps, it is the map of the node's value.
+        """
+        operator, denominator, constant = self._exact(node)
+        common = lcm(*(r.denominator for r in inputs))
+        scaled = [r.numerators * (common // r.denominator) for r in inputs]
+        result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
+        if constant is not None:
+            spread = np.zeros(result.numerators.shape, dtype=object)
+            spread[-1] = np.broadcast_to(constant.numerators, node.shape)
+            result = result + Rationals(spread, constant.denominator)
+        return result.reduced()
 
     def _exact(self, node: Node) -> tuple[AffineOperator, int, Rationals | None]:
         """The node's linear part with integer coefficients, their denominator, and the exact constant."""
@@ -191,24 +240,20 @@ class ExactNetwork:
             self._operators[node.name] = (operator, denominator, exact_constant)
         return self._operators[node.name]
 
-    def _forward(self, node: Node, inputs: list[Rationals]) -> Rationals:
+    def _forward(self, node: Node, inputs: list[Rationals], pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
         if isinstance(node.operator, AffineOperator):
-            operator, denominator, constant = self._exact(node)
-            common = lcm(*(r.denominator for r in inputs))
-            scaled = [r.numerators * (common // r.denominator) for r in inputs]
-            result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
-            if constant is not None:
-                shape = (1, *node.shape)
-                spread = np.broadcast_to(constant.numerators, shape)
-                result = result + Rationals(spread, constant.denominator)
-            return result.reduced()
+            return self.affine(node, inputs)
         (x,) = inputs
+        if pattern is not None:
+            pattern = np.broadcast_to(pattern, (len(x.numerators), *node.shape))
         if isinstance(node.operator, MaxPool):
+            if pattern is not None:
+                return Rationals(node.operator.on_piece(x.numerators, pattern), x.denominator)
             return Rationals(node.operator.forward(x.numerators), x.denominator)
         assert isinstance(node.operator, PiecewiseLinear)
-        if node.operator.is_relu:
+        if node.operator.is_relu and pattern is None:
             return Rationals(np.maximum(x.numerators, 0), x.denominator)
-        pieces = self._pieces(node.operator, x)
+        pieces = self._pieces(node.operator, x) if pattern is None else pattern
         slopes, intercepts = Rationals.of(node.operator.slopes), Rationals.of(node.operator.intercepts)
         linear = Rationals(slopes.numerators[pieces] * x.numerators, slopes.denominator * x.denominator)
         return (linear + Rationals(intercepts.numerators[pieces], intercepts.denominator)).reduced()
@@ -225,8 +270,6 @@ class ExactNetwork:
     def _slope(self, node: Node, x: Rationals) -> tuple[Array, int]:
         """The exact derivative at every entry, by the gradient convention, and its denominator."""
         operator = node.operator
-        if isinstance(operator, MaxPool):
-            return np.ones(1, dtype=object), 1
         if not isinstance(operator, PiecewiseLinear):
             raise NetworkError(f"no exact derivative for {type(operator).__name__}", place=node.name)
         everything = Rationals.of((*operator.slopes, *operator.at_breaks))

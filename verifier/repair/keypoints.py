@@ -1,0 +1,228 @@
+"""Key points: the finitely many points at which a specification over whole regions has to hold.
+
+On a linear region a frozen network is affine whatever its patch, so an output polytope holds on a polygon
+inside the region if and only if it holds at the polygon's vertices. A key point is a vertex together with
+the activation pattern of its region; a vertex that two regions share counts once per region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError
+from verifier.network.graph import Network
+from verifier.network.operators import AffineOperator, Array, Conv, Dense, sliding_windows
+from verifier.repair.frozen import FrozenNetwork, parameter_names
+from verifier.repair.specification import LineRegion, PiecesRegion, PointRegion, PolygonRegion, Specification
+
+CHUNK = 8192
+"""Key points that are evaluated at once; bounds the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyPoints:
+    """Key points of a specification, as flat arrays.
+
+    Attributes:
+        points: ``(K, n)`` inputs.
+        piece: ``(K,)`` index of the region that each point belongs to.
+        patterns: activation pattern of the regions: ``{node name: (pieces, *shape)}``.
+        requirement: ``(K,)`` index of the requirement in the specification.
+        rows, bound: ``(R, m)`` and ``(R,)``: what is demanded, ``rows @ y <= bound`` at the row's key point.
+        row_point: ``(R,)`` the key point of each row, increasing.
+    """
+
+    specification: Specification
+    points: Array
+    piece: npt.NDArray[np.int64]
+    patterns: dict[str, npt.NDArray[np.int16]]
+    requirement: npt.NDArray[np.int64]
+    rows: Array
+    bound: Array
+    row_point: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def row_start(self) -> npt.NDArray[np.int64]:
+        """``(K + 1,)``: the rows of key point k are ``row_start[k]:row_start[k + 1]``."""
+        return np.searchsorted(self.row_point, np.arange(len(self.points) + 1))
+
+    def chunks(self) -> Iterator[slice]:
+        """Slices of key points for evaluation in bounded memory."""
+        for start in range(0, len(self.points), CHUNK):
+            yield slice(start, min(start + CHUNK, len(self.points)))
+
+    def pattern(self, points: slice | npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int16]]:
+        """The pattern of each key point of a selection."""
+        pieces = self.piece[points]
+        return {name: pattern[pieces] for name, pattern in self.patterns.items()}
+
+    def slack(self, frozen: FrozenNetwork) -> Array:
+        """``bound - rows @ y`` of every row under a frozen network, ``(R,)``; negative where violated."""
+        outputs = np.concatenate(
+            [frozen.forward(self.points[c], self.pattern(c)).reshape(c.stop - c.start, -1) for c in self.chunks()]
+        )
+        return self.bound - (self.rows * outputs[self.row_point]).sum(axis=1)
+
+    def met(self, slack: Array, tolerance: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Which key points have all their rows met, ``(K,)``."""
+        return np.logical_and.reduceat(slack >= -tolerance, self.row_start[:-1])
+
+
+def key_points(network: Network, specification: Specification) -> KeyPoints:
+    """The key points of a specification on a network.
+
+    Raises:
+        PropertyError: if the specification does not fit the network (see `Specification.check`).
+    """
+    from verifier.regions import line, plane
+
+    specification.check(network)
+    points, pieces, interiors, requirement = [], [], [], []
+    count = 0
+    for k, item in enumerate(specification.requirements):
+        region = item.region
+        if isinstance(region, PointRegion):
+            here, piece, inside = region.point[None], np.zeros(1, dtype=np.int64), region.point[None]
+        elif isinstance(region, LineRegion):
+            found = line(network, region.start, region.end)
+            inside = found.midpoints
+            here = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
+            piece = np.repeat(np.arange(len(inside)), 2)
+        elif isinstance(region, PolygonRegion):
+            map_ = plane(network, region.origin, region.u, region.v, region.polygon)
+            here, inside = map_.embed(map_.vertices), map_.embed(map_.centroids)
+            piece = np.repeat(np.arange(len(inside)), np.diff(map_.offsets))
+        else:
+            here, inside = region.embed(region.vertices), region.embed(region.centroids)
+            piece = np.repeat(np.arange(len(inside)), region.counts)
+        points.append(here)
+        pieces.append(piece + count)
+        interiors.append(inside)
+        requirement.append(np.full(len(here), k))
+        count += len(inside)
+    which = np.concatenate(requirement)
+    polytopes = [item.output for item in specification.requirements]
+    sizes = np.array([len(p.bound) for p in polytopes])
+    row_point = np.repeat(np.arange(len(which)), sizes[which])
+    return KeyPoints(
+        specification=specification,
+        points=np.concatenate(points),
+        piece=np.concatenate(pieces),
+        patterns=_patterns(network, np.concatenate(interiors)),
+        requirement=which,
+        rows=np.concatenate([polytopes[k].rows for k in which]),
+        bound=np.concatenate([polytopes[k].bound for k in which]),
+        row_point=row_point,
+    )
+
+
+def _patterns(network: Network, inside: Array) -> dict[str, npt.NDArray[np.int16]]:
+    parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRows:
+    """All rows as affine functions of one layer's parameter change Δ: ``coefficients @ Δ <= slack``.
+
+    The coefficients are never stored whole: row r has the gradient ``upstream[r]`` of its left side with
+    respect to the layer's output, and its key point the layer's input ``inputs[k]``.
+
+    Attributes:
+        operator: the layer (Dense or Conv).
+        upstream: ``(R, *layer output shape)``.
+        inputs: ``(K, *layer input shape)``.
+        row_point: ``(R,)`` key point of each row.
+        slack: ``(R,)`` at Δ = 0.
+    """
+
+    operator: AffineOperator
+    upstream: Array
+    inputs: Array
+    row_point: npt.NDArray[np.int64]
+    slack: Array
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of the layer."""
+        return sum(getattr(self.operator, n).size for n in parameter_names(self.operator))
+
+    def change(self, delta: Array) -> Array:
+        """``coefficients @ delta`` for every row, ``(R,)``."""
+        names = parameter_names(self.operator)
+        arrays = [getattr(self.operator, n) for n in names]
+        parts = np.split(delta, np.cumsum([a.size for a in arrays])[:-1])
+        shaped = {n: part.reshape(a.shape) for n, part, a in zip(names, parts, arrays, strict=True)}
+        moved = replace(self.operator, **shaped).forward(self.inputs)  # type: ignore[arg-type,type-var]
+        return (self.upstream * moved[self.row_point]).reshape(len(self.upstream), -1).sum(axis=1)
+
+    def coefficients(self, rows: npt.NDArray[np.int64]) -> Array:
+        """The coefficients of some rows, ``(len(rows), size)``."""
+        upstream, inputs = self.upstream[rows], self.inputs[self.row_point[rows]]
+        if isinstance(self.operator, Dense):
+            lead = tuple(range(1, upstream.ndim - 1))
+            weight = np.einsum("r...i,r...j->rij", upstream, inputs)
+            return np.concatenate([weight.reshape(len(rows), -1), upstream.sum(axis=lead)], axis=1)
+        assert isinstance(self.operator, Conv)
+        conv = self.operator
+        windows = sliding_windows(inputs, conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation, 0)
+        groups, per_group = conv.groups, conv.weight.shape[1]
+        grouped = upstream.reshape(len(rows), groups, -1, *upstream.shape[2:])
+        spread = windows.reshape(len(rows), groups, per_group, *windows.shape[2:])
+        weight = np.einsum("rgohw,rgchwab->rgocab", grouped, spread)
+        return np.concatenate([weight.reshape(len(rows), -1), upstream.sum(axis=(2, 3))], axis=1)
+
+    def columns(self, parameters: npt.NDArray[np.int64]) -> Array:
+        """The coefficients of some parameters in every row, ``(len(parameters), R)``."""
+        if isinstance(self.operator, Dense) and self.upstream.ndim == 2:
+            outputs, inputs = self.operator.weight.shape
+            out = np.where(parameters < outputs * inputs, parameters // inputs, parameters - outputs * inputs)
+            result = self.upstream.T[out].copy()
+            weights = parameters < outputs * inputs
+            if weights.any():
+                result[weights] *= self.inputs.T[parameters[weights] % inputs][:, self.row_point]
+            return result
+        step = max(1, 50_000_000 // max(1, self.size))
+        blocks = [
+            self.coefficients(np.arange(start, min(start + step, len(self.upstream))))[:, parameters]
+            for start in range(0, len(self.upstream), step)
+        ]
+        return np.ascontiguousarray(np.concatenate(blocks).T)
+
+
+def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRows:
+    """The rows of a specification as functions of a layer's parameters.
+
+    Raises:
+        InputError: if there is no such layer, or it has no parameters.
+    """
+    node = frozen.network[layer]
+    operator = frozen.operator(node)
+    if not parameter_names(operator):
+        raise InputError(
+            f"layer {layer!r} is a {type(operator).__name__}, which has no weights",
+            fix="name a Dense or Conv layer",
+        )
+    assert isinstance(operator, AffineOperator)
+    starts = points.row_start
+    inputs, slack, upstream = [], [], []
+    for chunk in points.chunks():
+        pattern = points.pattern(chunk)
+        values = frozen.values(points.points[chunk], pattern)
+        inputs.append(values[node.inputs[0]])
+        rows = slice(starts[chunk.start], starts[chunk.stop])
+        own = points.row_point[rows] - chunk.start
+        y = values[frozen.network.output].reshape(chunk.stop - chunk.start, -1)
+        slack.append(points.bound[rows] - (points.rows[rows] * y[own]).sum(axis=1))
+        row_pattern = {name: p[own] for name, p in pattern.items()}
+        upstream.append(frozen.gradients(row_pattern, points.rows[rows], stop=layer)[layer])
+    return LayerRows(
+        operator, np.concatenate(upstream), np.concatenate(inputs), points.row_point, np.concatenate(slack)
+    )

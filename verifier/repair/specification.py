@@ -1,0 +1,297 @@
+"""What a repaired network must do: on each region of inputs, an output polytope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import PropertyError
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+
+
+@dataclass(frozen=True, eq=False)
+class OutputPolytope:
+    """``rows @ y <= bound`` for the flattened output y.
+
+    Attributes:
+        rows: ``(k, outputs)``.
+        bound: ``(k,)``.
+        name: in words ("class 2").
+    """
+
+    rows: Array
+    bound: Array
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        rows = np.atleast_2d(np.asarray(self.rows, dtype=np.float64))
+        bound = np.asarray(self.bound, dtype=np.float64).reshape(-1)
+        if rows.shape[0] != len(bound) or not np.isfinite(rows).all() or not np.isfinite(bound).all():
+            raise PropertyError(f"output polytope {self.name!r}: rows and bounds must be finite and fit each other")
+        if len(bound) == 0:
+            raise PropertyError(f"output polytope {self.name!r} has no rows: it demands nothing")
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "bound", bound)
+
+    def check_not_empty(self) -> None:
+        """Raises PropertyError if no output can lie in it."""
+        from scipy.optimize import linprog
+
+        free = [(None, None)] * self.rows.shape[1]
+        answer = linprog(np.zeros(self.rows.shape[1]), A_ub=self.rows, b_ub=self.bound, bounds=free, method="highs")
+        if answer.status == 2:
+            raise PropertyError(
+                f"the output polytope {self.name!r} is empty: no output can satisfy it", fix="loosen its rows"
+            )
+
+    def slack(self, y: Array) -> Array:
+        """``bound - rows @ y`` for outputs ``(batch, outputs)``: ``(batch, k)``."""
+        return self.bound - y @ self.rows.T
+
+
+def output_class(outputs: int, label: int, *, largest: bool = True, margin: float = 0.0) -> OutputPolytope:
+    """The outputs of one class: output ``label`` is the largest (or the smallest), by ``margin``."""
+    if not 0 <= label < outputs:
+        raise PropertyError(f"class {label} does not exist", fix=f"classes are 0 to {outputs - 1}")
+    sign = 1.0 if largest else -1.0
+    rows = sign * np.delete(np.eye(outputs), label, axis=0)
+    rows[:, label] = -sign
+    return OutputPolytope(rows, np.full(outputs - 1, -margin), f"class {label}")
+
+
+@dataclass(frozen=True, eq=False)
+class PolygonRegion:
+    """A convex polygon in a plane of the input space: ``origin + s·u + t·v`` for (s, t) in the polygon.
+
+    Attributes:
+        origin, u, v: flattened inputs ``(n,)``; u and v span the plane.
+        polygon: ``(k, 2)`` vertices (s, t) in order, k >= 3.
+    """
+
+    origin: Array
+    u: Array
+    v: Array
+    polygon: Array
+
+    def __post_init__(self) -> None:
+        for name in ("origin", "u", "v"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64).reshape(-1))
+        polygon = np.asarray(self.polygon, dtype=np.float64)
+        if polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3:
+            raise PropertyError(f"a polygon needs at least 3 vertices (s, t), got an array of shape {polygon.shape}")
+        object.__setattr__(self, "polygon", polygon)
+
+    def embed(self, coordinates: Array) -> Array:
+        """Plane coordinates ``(..., 2)`` to inputs ``(..., n)``."""
+        result: Array = self.origin + coordinates[..., :1] * self.u + coordinates[..., 1:] * self.v
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LineRegion:
+    """All points between two inputs.
+
+    Attributes:
+        start, end: flattened inputs ``(n,)``.
+    """
+
+    start: Array
+    end: Array
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64).reshape(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class PointRegion:
+    """One input, flattened ``(n,)``."""
+
+    point: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "point", np.asarray(self.point, dtype=np.float64).reshape(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class PiecesRegion:
+    """Many convex polygons of one plane, each inside a single linear region of the network.
+
+    This is what a class map gives: thousands of polygons with one requirement. The re-verification does not
+    take "inside a single linear region" on trust.
+
+    Attributes:
+        origin, u, v: as in `PolygonRegion`.
+        vertices: ``(V, 2)`` plane coordinates of all polygons, one after the other.
+        offsets: ``(P + 1,)``; polygon i is ``vertices[offsets[i]:offsets[i + 1]]``.
+    """
+
+    origin: Array
+    u: Array
+    v: Array
+    vertices: Array
+    offsets: npt.NDArray[np.int64]
+
+    def embed(self, coordinates: Array) -> Array:
+        """Plane coordinates ``(..., 2)`` to inputs ``(..., n)``."""
+        result: Array = self.origin + coordinates[..., :1] * self.u + coordinates[..., 1:] * self.v
+        return result
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Number of vertices of each polygon."""
+        return np.diff(self.offsets)
+
+    @property
+    def centroids(self) -> Array:
+        """Mean of each polygon's vertices, ``(P, 2)``: an interior point."""
+        return np.add.reduceat(self.vertices, self.offsets[:-1], axis=0) / self.counts[:, None]
+
+
+Region = PolygonRegion | LineRegion | PointRegion | PiecesRegion
+
+
+@dataclass(frozen=True, eq=False)
+class Requirement:
+    """On every point of a region the output lies in a polytope.
+
+    Attributes:
+        region: where.
+        output: what.
+        name: for reports ("pocket 1"); made from the number of the requirement if empty.
+    """
+
+    region: Region
+    output: OutputPolytope
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Specification:
+    """Requirements that must all hold.
+
+    Attributes:
+        requirements: at least one.
+        domain: lower and upper ends ``(n,)`` of the inputs that the network is meant for; None: everything.
+    """
+
+    requirements: tuple[Requirement, ...]
+    domain: tuple[Array, Array] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.requirements:
+            raise PropertyError("a specification needs at least one requirement")
+
+    def label(self, index: int) -> str:
+        """Name of a requirement for reports."""
+        return self.requirements[index].name or f"requirement {index}"
+
+    def check(self, network: Network) -> None:
+        """Check the specification against a network.
+
+        Raises:
+            PropertyError: naming the requirement: sizes that do not fit, NaN, an empty output polytope, a
+                region outside the domain.
+        """
+        checked: set[int] = set()
+        for k, requirement in enumerate(self.requirements):
+            name = self.label(k)
+            points = _extreme_points(requirement.region)
+            if points.shape[1] != network.input_size:
+                raise PropertyError(
+                    f"a region of {points.shape[1]} inputs for a network with {network.input_size}", place=name
+                )
+            if not np.isfinite(points).all():
+                raise PropertyError("the region contains NaN or infinity", place=name)
+            if requirement.output.rows.shape[1] != network.output_size:
+                raise PropertyError(
+                    f"an output polytope over {requirement.output.rows.shape[1]} outputs for a network with "
+                    f"{network.output_size}",
+                    place=name,
+                )
+            if self.domain is not None:
+                slack = 1e-9 * np.maximum(1.0, np.abs(points))
+                outside = (points < self.domain[0] - slack) | (points > self.domain[1] + slack)
+                if outside.any():
+                    corner, entry = np.argwhere(outside)[0]
+                    raise PropertyError(
+                        f"corner {corner} is outside the network's domain: input {entry} is {points[corner, entry]:g}, "
+                        f"not in [{self.domain[0][entry]:g}, {self.domain[1][entry]:g}]",
+                        place=name,
+                    )
+            if id(requirement.output) not in checked:
+                checked.add(id(requirement.output))
+                try:
+                    requirement.output.check_not_empty()
+                except PropertyError as error:
+                    raise PropertyError(error.problem, place=name, fix=error.fix) from None
+
+
+def _extreme_points(region: Region) -> Array:
+    if isinstance(region, PolygonRegion):
+        return region.embed(region.polygon)
+    if isinstance(region, PiecesRegion):
+        return region.embed(region.vertices)
+    if isinstance(region, LineRegion):
+        return np.stack([region.start, region.end])
+    return region.point[None]
+
+
+def specification_from_dict(data: object, network: Network) -> Specification:
+    """A specification from what a JSON file holds.
+
+    ``{"requirements": [{"name": …, "region": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]} or
+    {"line": [[…], […]]} or {"point": […]}, "class": 2, "margin": 0.0, "smallest": false}, …],
+    "domain": {"lower": […], "upper": […]}}``. Instead of "class" an output polytope may be given as
+    ``"output": {"rows": [[…], …], "bound": […]}``.
+
+    Raises:
+        PropertyError: naming the requirement and the key.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("requirements"), list):
+        raise PropertyError('a specification is an object with a list "requirements"')
+    requirements = []
+    for k, item in enumerate(data["requirements"]):
+        place = f"requirement {k}"
+        if not isinstance(item, dict):
+            raise PropertyError("a requirement is an object", place=place)
+        place = str(item.get("name") or place)
+        try:
+            requirements.append(Requirement(_region(item["region"]), _output(item, network), str(item.get("name", ""))))
+        except KeyError as error:
+            raise PropertyError(f"the key {error} is missing", place=place) from None
+        except PropertyError as error:
+            raise PropertyError(error.problem, place=place, fix=error.fix) from None
+        except (TypeError, ValueError) as error:
+            raise PropertyError(f"cannot be read: {error}", place=place) from None
+    domain = data.get("domain")
+    ends = None
+    if domain is not None:
+        ends = (np.asarray(domain["lower"], dtype=np.float64), np.asarray(domain["upper"], dtype=np.float64))
+    return Specification(tuple(requirements), ends)
+
+
+def _region(item: dict[str, list[float]]) -> Region:
+    if "polygon" in item:
+        return PolygonRegion(*(np.asarray(item[key], dtype=np.float64) for key in ("origin", "u", "v", "polygon")))
+    if "line" in item:
+        start, end = item["line"]
+        return LineRegion(np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64))
+    if "point" in item:
+        return PointRegion(np.asarray(item["point"], dtype=np.float64))
+    raise PropertyError('a region has "polygon" (with "origin", "u", "v"), "line" or "point"')
+
+
+def _output(item: dict[str, object], network: Network) -> OutputPolytope:
+    if "class" in item:
+        label, margin = item["class"], item.get("margin", 0.0)
+        if not isinstance(label, int) or not isinstance(margin, (int, float)):
+            raise PropertyError('"class" is a whole number and "margin" a number')
+        return output_class(network.output_size, label, largest=not item.get("smallest", False), margin=margin)
+    output = item["output"]
+    if not isinstance(output, dict):
+        raise PropertyError('"output" is an object with "rows" and "bound"')
+    return OutputPolytope(np.asarray(output["rows"]), np.asarray(output["bound"]), str(output.get("name", "")))
