@@ -117,16 +117,30 @@ class ExactNetwork:
         self.network = network
         self._operators: dict[str, tuple[AffineOperator, int, Rationals | None]] = {}
 
-    def values(self, x: Sequence[Number] | Array) -> dict[str, Rationals]:
-        """Exact value of every node at one input of ``input_size`` numbers: arrays ``(1, *shape)``."""
-        point = Rationals.of(x)
-        if point.numerators.size != self.network.input_size:
+    def values(
+        self,
+        x: Sequence[Number] | Array | Rationals,
+        pattern: Mapping[str, npt.NDArray[np.int16]] | None = None,
+        stop: str | None = None,
+    ) -> dict[str, Rationals]:
+        """Exact value of every node, arrays ``(batch, *shape)``.
+
+        Args:
+            x: one input of ``input_size`` numbers (a batch of one), or a batch of them.
+            pattern: the piece of each unit to use, wherever the values lie: ``{node name: (1 or batch, *shape)}``;
+                None, or a node that is not named: the piece that the value is on.
+            stop: the last node to compute; None: all.
+        """
+        point = x if isinstance(x, Rationals) else Rationals.of(x)
+        if point.numerators.size == 0 or point.numerators.size % self.network.input_size:
             raise InputError(f"{point.numerators.size} numbers for an input of {self.network.input_size}")
-        computed = {
-            self.network.input: Rationals(point.numerators.reshape(1, *self.network.input_shape), point.denominator)
-        }
+        batch = point.numerators.reshape(-1, *self.network.input_shape)
+        computed = {self.network.input: Rationals(batch, point.denominator)}
         for node in self.network.nodes[1:]:
-            computed[node.name] = self._forward(node, [computed[i] for i in node.inputs])
+            if stop is not None and stop in computed:
+                break
+            pieces = None if pattern is None else pattern.get(node.name)
+            computed[node.name] = self._forward(node, [computed[i] for i in node.inputs], pieces)
         return computed
 
     def output(self, x: Sequence[Number] | Array) -> list[Fraction]:

@@ -79,6 +79,11 @@ class Conjunction:
         slack = self.slack(x, y, g)
         return np.asarray(np.where(self.strict, slack > 0, slack >= 0).all(axis=1))
 
+    def entries(self, name: str, k: int) -> list[tuple[int, float]]:
+        """The non-zero entries (column, coefficient) of row k of "x_rows", "y_rows" or "g_rows"."""
+        rows: Matrix | None = getattr(self, name)
+        return [] if rows is None else _row(rows, k)
+
     def holds_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
         """Whether all rows hold at one point, in rational arithmetic."""
         for k in range(len(self)):

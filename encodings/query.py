@@ -1,0 +1,134 @@
+"""A whole query as constraints: forward pass, backward pass, gradient box, common rows and cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from verifier.bounds.bound import Bound
+from verifier.encodings.gradient import encode_gradient
+from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
+from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
+from verifier.properties.query import Conjunction, Query
+
+Pattern = dict[str, npt.NDArray[np.int64]]
+"""Per activation node the phase index of every unit (`encodings.phases`), or the winner's position in a window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A query written into a model.
+
+    Attributes:
+        x, y: variables of the flattened input and output.
+        g: variables of the flattened gradient; None if the query has none.
+        cases: the disjunction over the query's cases; None if there is one case (its rows are in the model).
+    """
+
+    query: Query
+    model: Model
+    forward: ForwardPass
+    x: Indices
+    y: Indices
+    g: Indices | None
+    cases: Disjunction | None
+
+    def pattern(self, chosen: Callable[[Disjunction], int]) -> Pattern:
+        """The activation pattern, given which case of each disjunction a solution has chosen."""
+        result: Pattern = {}
+        for name, units in self.forward.units.items():
+            picked = np.zeros(len(units), dtype=np.int64)
+            for k, unit in enumerate(units):
+                case = 0 if unit.disjunction is None else chosen(unit.disjunction)
+                picked[k] = unit.phases[case].index if isinstance(unit, Unit) else unit.positions[case]
+            result[name] = picked
+        return result
+
+    @property
+    def free_units(self) -> int:
+        """Number of units that the bounds do not fix."""
+        return sum(u.disjunction is not None for units in self.forward.units.values() for u in units)
+
+
+def encode(
+    query: Query,
+    values: Mapping[str, Bound],
+    gradients: Mapping[str, Bound] | None = None,
+    *,
+    relax: float = 0.0,
+) -> Encoding:
+    """Write a query into a new model.
+
+    Solutions of the model with open ends closed are a superset of the query's witnesses; with open ends
+    respected they are exactly the witnesses.
+
+    Args:
+        values: valid bounds on every node's value over the query's box; exact proofs need rigorous ones.
+        gradients: valid bounds on the gradient with respect to every node; needed if the query has a gradient.
+        relax: the query's own rows are widened by this much, relative to their size: for solvers with
+            tolerances, so that a witness on a boundary is not lost.
+    """
+    model = Model()
+    forward = encode_forward(model, query.network, values, gradient=query.gradient is not None)
+    g: Indices | None = None
+    if query.gradient is not None:
+        assert gradients is not None, "a query on the gradient needs gradient bounds"
+        network = query.network
+        backward = encode_gradient(forward, query.gradient.output, gradients)
+        g = _distinct(model, backward[network.input], gradients[network.input], forward.x)
+        lower, upper = query.gradient.lower, query.gradient.upper
+        margin = relax * np.maximum(1.0, np.where(np.isfinite(lower), abs(lower), 0.0))
+        model.tighten(g, lower - margin, upper + margin)
+    output = query.network.output
+    y = _distinct(model, forward.values[output], values[output], forward.x)
+    if query.common is not None:
+        model.add_atoms(conjunction_atoms(query.common, forward.x, y, g, relax))
+    cases: Disjunction | None = None
+    if len(query.cases) == 1:
+        model.add_atoms(conjunction_atoms(query.cases[0], forward.x, y, g, relax))
+    elif all(len(c) for c in query.cases):
+        cases = Disjunction([conjunction_atoms(c, forward.x, y, g, relax) for c in query.cases], "cases")
+        model.disjunctions.append(cases)
+    return Encoding(query, model, forward, forward.x, y, g, cases)
+
+
+def _distinct(model: Model, expressions: Expressions, bound: Bound, taken: Indices) -> Indices:
+    """The variables that expressions are; defined where one is no variable, or one that is already in use."""
+    used, rows = set(taken.tolist()), []
+    for k in range(len(expressions)):
+        column = expressions.variable(k)
+        if column < 0 or column in used:
+            rows.append(k)
+        used.add(column)
+    plain = as_variables(model, expressions, bound, np.array(rows, dtype=np.int64))
+    columns = np.array([plain.variable(k) for k in range(len(plain))], dtype=np.int64)
+    model.tighten(columns, bound.lower.reshape(-1), bound.upper.reshape(-1))
+    return columns
+
+
+def conjunction_atoms(
+    part: Conjunction, x: Indices, y: Indices, g: Indices | None, relax: float
+) -> list[Atom]:
+    """The rows of a conjunction over the variables of x, y and g."""
+    terms: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(part))]
+    for rows, columns in ((part.x_rows, x), (part.y_rows, y), (part.g_rows, g)):
+        if rows is None:
+            continue
+        assert columns is not None
+        matrix = sp.csr_array(rows)
+        matrix.eliminate_zeros()
+        for k, (names, weights) in enumerate(terms):
+            start, end = matrix.indptr[k], matrix.indptr[k + 1]
+            names += columns[matrix.indices[start:end]].tolist()
+            weights += matrix.data[start:end].tolist()
+    atoms = []
+    for k, (names, weights) in enumerate(terms):
+        bound = float(part.bound[k])
+        bound += relax * max([1.0, abs(bound)] + [abs(w) for w in weights])
+        atoms.append(Atom(tuple(names), tuple(weights), -inf, bound, bool(part.strict[k])))
+    return atoms

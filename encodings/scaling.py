@@ -1,0 +1,78 @@
+"""Rescaling of narrow variables, for solvers that work with absolute tolerances.
+
+A variable that can move by less than `NARROW` is written ``v = offset + scale · v'`` with v' in [-1, 1], and
+every row and atom is divided by its largest coefficient. Marabou 2.0.0 collapses any variable narrower than
+1e-5 to its lower end (a false "unsat"), and a feasibility tolerance of 1e-7 swallows boxes of width 1e-6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.encodings.model import Atom, Disjunction, Model
+from verifier.network.operators import Array
+
+NARROW = 1e-4
+"""Variables narrower than this are rescaled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rescaled:
+    """A model in rescaled variables; ``v = offset + scale * v'`` leads back.
+
+    Attributes:
+        model: same variables and same disjunctions, in the same order.
+        offset, scale: one entry per variable; 0 and 1 where nothing was changed.
+    """
+
+    model: Model
+    offset: Array
+    scale: Array
+
+    def original(self, solution: Array) -> Array:
+        """A solution in the variables of the model that was rescaled (surplus entries are dropped)."""
+        return self.offset + self.scale * solution[: len(self.offset)]
+
+
+def rescaled(model: Model, narrow: float = NARROW) -> Rescaled:
+    """The model with its narrow variables stretched to [-1, 1]."""
+    lower, upper = model.lower, model.upper
+    width = upper - lower
+    change = (width > 0) & (width < narrow) & ~model.binary
+    offset = np.where(change, lower + width / 2, 0.0)
+    scale = np.where(change, width / 2, 1.0)
+    result = Model(contradiction=model.contradiction)
+    for low, high, binary, moved in zip(lower, upper, model.binary, change, strict=True):
+        ends = (-1.0, 1.0) if moved else (low, high)
+        result.add_variables(np.array([ends[0]]), np.array([ends[1]]), binary=bool(binary))
+    matrix, row_lower, row_upper, strict = model.system()
+    shift = matrix @ offset
+    scaled = sp.csr_array(matrix @ sp.diags_array(scale))
+    size = np.ones(matrix.shape[0])
+    if change.any() and scaled.nnz:
+        largest = abs(scaled).max(axis=1).toarray().reshape(-1)
+        touched = (sp.csr_array(matrix != 0) @ change.astype(float) > 0) & (largest > 0)
+        size = np.where(touched, largest, 1.0)
+    result.add_rows(
+        sp.csr_array(sp.diags_array(1 / size) @ scaled), (row_lower - shift) / size, (row_upper - shift) / size, strict
+    )
+    for disjunction in model.disjunctions:
+        cases = [[_atom(a, change, offset, scale) for a in case] for case in disjunction.cases]
+        result.disjunctions.append(Disjunction(cases, disjunction.label))
+    return Rescaled(result, offset, scale)
+
+
+def _atom(atom: Atom, change: Array, offset: Array, scale: Array) -> Atom:
+    columns = list(atom.columns)
+    if not change[columns].any():
+        return atom
+    weights = np.array(atom.coefficients)
+    shift = float(weights @ offset[columns])
+    weights = weights * scale[columns]
+    size = float(np.abs(weights).max())
+    return Atom(
+        atom.columns, tuple((weights / size).tolist()), (atom.lower - shift) / size, (atom.upper - shift) / size, atom.strict
+    )

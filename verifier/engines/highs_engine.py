@@ -1,0 +1,145 @@
+"""HiGHS: the query as a mixed-integer linear program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from verifier.encodings.highs import highs_program
+from verifier.encodings.milp import MixedInteger, mixed_integer
+from verifier.encodings.query import Encoding
+from verifier.encodings.scaling import rescaled
+from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.encoded import Checker, bounded_encoding, contradiction, package
+from verifier.errors import EngineError
+from verifier.events import Listener, ignore
+from verifier.network.operators import Array
+from verifier.options import Options
+from verifier.properties.query import Query
+from verifier.verdict import Certainty
+
+RELAX = 1e-6
+"""The query's rows are widened by this, so that HiGHS's tolerances cannot lose a witness on a boundary."""
+
+ROUNDS = 50
+"""Linear regions that HiGHS may propose in vain, each then excluded, before the answer is UNKNOWN."""
+
+
+class HighsEngine(Engine):
+    """Branch and cut on the big-M form of the encoding; UNSAT is numerical (feasibility tolerance 1e-7)."""
+
+    name: ClassVar[str] = "highs"
+    capabilities: ClassVar[Capabilities] = Capabilities(gradient=True, max_neurons=2000)
+
+    STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
+        "kOptimal": Answer.SAT,
+        "kInfeasible": Answer.UNSAT,
+        "kTimeLimit": Answer.TIMEOUT,
+        "kModelEmpty": Answer.SAT,
+        "kIterationLimit": Answer.UNKNOWN,
+        "kSolutionLimit": Answer.UNKNOWN,
+        "kObjectiveBound": Answer.UNKNOWN,
+        "kObjectiveTarget": Answer.UNKNOWN,
+        "kUnboundedOrInfeasible": Answer.UNKNOWN,
+        "kUnbounded": Answer.UNKNOWN,
+        "kUnknown": Answer.UNKNOWN,
+        "kInterrupt": Answer.UNKNOWN,
+        "kHighsInterrupt": Answer.UNKNOWN,
+        "kMemoryLimit": Answer.ERROR,
+        "kLoadError": Answer.ERROR,
+        "kModelError": Answer.ERROR,
+        "kPresolveError": Answer.ERROR,
+        "kSolveError": Answer.ERROR,
+        "kPostsolveError": Answer.ERROR,
+        "kNotset": Answer.ERROR,
+    }
+
+    def availability(self) -> Availability:
+        return package("highspy", "highspy", "pip install highspy")
+
+    def solve(
+        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
+    ) -> EngineResult:
+        encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
+        plain = contradiction(encoding, Certainty.NUMERICAL)
+        if plain is not None:
+            return plain
+        scaled = rescaled(encoding.model)
+        program = mixed_integer(scaled.model)
+        # the reduction keeps the order of the disjunctions: a rescaled one answers for the encoding's own
+        twin = {id(own): new for own, new in zip(encoding.model.disjunctions, scaled.model.disjunctions, strict=True)}
+        checker = Checker(query)
+        solver = self._solver(program, options)
+        figures: dict[str, float | int | str] = {
+            "free units": encoding.free_units,
+            "columns": program.model.size,
+            "rows": program.model.row_count,
+            "regions excluded": 0,
+        }
+        for _ in range(ROUNDS):
+            if deadline.passed:
+                return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
+            if deadline.left < float("inf"):
+                # HiGHS counts its own run time across calls
+                solver.setOptionValue("time_limit", solver.getRunTime() + deadline.left)
+            solver.run()
+            status = solver.getModelStatus().name
+            figures["nodes"] = max(0, int(solver.getInfo().mip_node_count))
+            answer = self.answer(status)
+            if answer is Answer.UNSAT:
+                return EngineResult(answer=answer, certainty=Certainty.NUMERICAL, statistics=figures)
+            if answer is not Answer.SAT:
+                return EngineResult(answer=answer, reason=f"HiGHS ended with {status}", statistics=figures)
+            solution = np.array(solver.getSolution().col_value)
+            x = query.box.clip(scaled.original(solution)[encoding.x])
+            if checker.confirmed(x):
+                return EngineResult(answer=Answer.SAT, x=x, statistics=figures)
+            pattern = encoding.pattern(lambda d: program.chosen(twin[id(d)], solution))  # noqa: B023
+            found = checker.region(pattern, deadline)
+            if found.point is not None:
+                return EngineResult(answer=Answer.SAT, x=found.point, statistics=figures)
+            if not found.empty:
+                reason = "HiGHS proposes a point that the exact replay refutes, and its linear region is not refuted"
+                return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
+            if not encoding.free_units:
+                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
+            self._exclude(solver, program, encoding, twin, solution)
+            figures["regions excluded"] = int(figures["regions excluded"]) + 1
+        reason = f"HiGHS proposed {ROUNDS} linear regions that hold no witness"
+        return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
+
+    @classmethod
+    def answer(cls, status: str) -> Answer:
+        """What a HiGHS model status means; a status that is not in the table raises."""
+        try:
+            return cls.STATUS_MAP[status]
+        except KeyError:
+            raise EngineError(f"HiGHS ended with the unknown status {status!r}") from None
+
+    @staticmethod
+    def _solver(program: MixedInteger, options: Options) -> Any:
+        import highspy
+
+        solver = highspy.Highs()
+        for option, value in (
+            ("output_flag", False),
+            ("threads", options.threads),
+            ("random_seed", options.seed),
+            ("mip_feasibility_tolerance", 1e-9),
+            ("primal_feasibility_tolerance", 1e-9),
+        ):
+            solver.setOptionValue(option, value)
+        if solver.passModel(highs_program(program.model)) == highspy.HighsStatus.kError:
+            raise EngineError("HiGHS does not accept the program")
+        return solver
+
+    @staticmethod
+    def _exclude(
+        solver: Any, program: MixedInteger, encoding: Encoding, twin: Mapping[int, Any], solution: Array
+    ) -> None:
+        """Forbid the activation pattern of a solution: its region was refuted in exact arithmetic."""
+        units = [twin[id(d)] for d in encoding.model.disjunctions if d is not encoding.cases]
+        cut = program.exclude(solution, units)
+        solver.addRow(cut.lower, cut.upper, len(cut.columns), np.array(cut.columns, dtype=np.int32), np.array(cut.coefficients))
