@@ -81,7 +81,7 @@ class Region:
         for node in network.nodes[1:]:
             inputs = [maps[i] for i in node.inputs]
             if isinstance(node.operator, AffineOperator):
-                maps[node.name] = self.exact.affine(node, inputs)
+                maps[node.name] = self.exact.affine(node, inputs, maps=True)
             elif isinstance(node.operator, MaxPool):
                 maps[node.name] = self._pooled(node.operator, self.pattern[node.name], inputs[0], node.shape, rows)
             else:

@@ -215,11 +215,12 @@ class ExactNetwork:
                 gradients[name] = (gradients[name] + part).reduced()
         return gradients[network.input].fractions()
 
-    def affine(self, node: Node, inputs: list[Rationals]) -> Rationals:
-        """An affine node's value for a batch of which the constant belongs to the last entry only.
+    def affine(self, node: Node, inputs: list[Rationals], *, maps: bool = False) -> Rationals:
+        """An affine node's value for a batch of its inputs' values.
 
-        With one entry this is the node's value. With ``n + 1`` entries that hold the coefficients of n
-        variables and then the constants of affine maps, it is the map of the node's value.
+        Args:
+            maps: whether the batch is an affine map: the coefficients of n variables, then the constants;
+                the operator's own constant then belongs to the last entry only.
         """
         operator, denominator, constant = self._exact(node)
         common = lcm(*(r.denominator for r in inputs))
@@ -227,7 +228,7 @@ class ExactNetwork:
         result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
         if constant is not None:
             spread = np.zeros(result.numerators.shape, dtype=object)
-            spread[-1] = np.broadcast_to(constant.numerators, node.shape)
+            spread[-1 if maps else slice(None)] = np.broadcast_to(constant.numerators, node.shape)
             result = result + Rationals(spread, constant.denominator)
         return result.reduced()
 
