@@ -1,0 +1,221 @@
+"""Line restrictions: what a network does on every point of a segment (Sotoudeh & Thakur, ExactLine, NeurIPS 2019).
+
+**What counts as a breakpoint.** The network's gradient is constant between two neighbouring breakpoints (the
+paper's stricter definition, Theorem 4). A unit that touches its kink without crossing it, or stays on it, makes no
+breakpoint. Crossings that the arithmetic cannot tell apart are one breakpoint. A segment whose two ends are equal
+has the single piece [0, 1], on which everything is constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+from verifier.regions.cells import Index, Segments
+from verifier.regions.patterns import Patterns
+from verifier.regions.subdivision import Subdivision
+
+
+@dataclass(frozen=True, eq=False)
+class LineRestriction:
+    """A network on the segment from ``start`` (t = 0) to ``end`` (t = 1).
+
+    Attributes:
+        network: the network.
+        start, end: the segment's ends, flattened, ``(n,)``.
+        breakpoints: ``(p + 1,)`` values of t, increasing, the first 0 and the last 1.
+        values: ``(p + 1, m)`` the flattened output at the breakpoints.
+        exact_breakpoints: the breakpoints as rationals, if they were computed exactly.
+    """
+
+    network: Network
+    start: Array
+    end: Array
+    breakpoints: Array
+    values: Array
+    patterns: Patterns
+    first: int = 0
+    exact_breakpoints: tuple[Fraction, ...] | None = None
+
+    def __len__(self) -> int:
+        """Number of pieces."""
+        return len(self.breakpoints) - 1
+
+    @cached_property
+    def points(self) -> Array:
+        """The inputs at the breakpoints, ``(p + 1, n)``."""
+        return self.at(self.breakpoints)
+
+    @cached_property
+    def lengths(self) -> Array:
+        """Length of every piece in t, ``(p,)``."""
+        return np.diff(self.breakpoints)
+
+    @cached_property
+    def middles(self) -> Array:
+        """t of every piece's midpoint, ``(p,)``."""
+        result: Array = self.breakpoints[:-1] + self.lengths / 2
+        return result
+
+    @cached_property
+    def midpoints(self) -> Array:
+        """The inputs at the pieces' midpoints, ``(p, n)``."""
+        return self.at(self.middles)
+
+    def at(self, t: npt.ArrayLike) -> Array:
+        """The inputs at parameters t: ``(…, n)``; exact at 0 and 1."""
+        t = np.asarray(t, dtype=np.float64)[..., None]
+        return (1.0 - t) * self.start + t * self.end
+
+    def evaluate(self, t: npt.ArrayLike) -> Array:
+        """The flattened output at parameters t, interpolated between the breakpoints: ``(…, m)``."""
+        t = np.asarray(t, dtype=np.float64)
+        if ((t < 0) | (t > 1)).any() or np.isnan(t).any():
+            raise InputError("a parameter t is outside [0, 1]")
+        piece = np.clip(np.searchsorted(self.breakpoints, t, side="right") - 1, 0, len(self) - 1)
+        share = ((t - self.breakpoints[piece]) / self.lengths[piece])[..., None]
+        result: Array = (1.0 - share) * self.values[piece] + share * self.values[piece + 1]
+        return result
+
+    def layer(self, name: str) -> Array:
+        """The flattened value of a named node at the breakpoints, ``(p + 1, size)``."""
+        return self.network.values(self.points, [name])[name].reshape(len(self) + 1, -1)
+
+    def pattern(self, pieces: npt.ArrayLike | None = None) -> dict[str, npt.NDArray[np.int16]]:
+        """Activation pattern of each piece (all, or those named): see `Patterns.pattern`."""
+        return self.patterns.pattern(self._cells(pieces))
+
+    def gradient(self, output: int | Sequence[float] | Array, pieces: npt.ArrayLike | None = None) -> Array:
+        """Gradient of an output (or combination) with respect to the input on each piece, ``(p, n)``."""
+        return self.patterns.gradient(output, self._cells(pieces))
+
+    def affine(self, pieces: npt.ArrayLike | None = None) -> tuple[Array, Array]:
+        """The affine map of each piece: ``(p, m, n)`` matrices and ``(p, m)`` constants, ``y = A x + b``."""
+        chosen = self._pieces(pieces)
+        matrices = np.stack([self.gradient(k, chosen) for k in range(self.network.output_size)], axis=1)
+        middle = (self.values[chosen] + self.values[chosen + 1]) / 2
+        return matrices, middle - np.einsum("pmn,pn->pm", matrices, self.midpoints[chosen])
+
+    def _pieces(self, pieces: npt.ArrayLike | None) -> Index:
+        return np.arange(len(self)) if pieces is None else np.arange(len(self))[np.atleast_1d(pieces)]
+
+    def _cells(self, pieces: npt.ArrayLike | None) -> Index:
+        return self.first + self._pieces(pieces)
+
+
+@dataclass(frozen=True, eq=False)
+class LineRestrictions(Sequence[LineRestriction]):
+    """Restrictions to many lines in flat arrays; ``restrictions[k]`` is line k.
+
+    Attributes:
+        starts, ends: ``(lines, n)``.
+        breakpoints: all lines' breakpoints, one line after the other.
+        values: ``(len(breakpoints), m)``.
+        offsets: ``(lines + 1,)``; line k has the breakpoints ``offsets[k]`` to ``offsets[k + 1] - 1``.
+    """
+
+    network: Network
+    starts: Array
+    ends: Array
+    breakpoints: Array
+    values: Array
+    offsets: Index
+    patterns: Patterns
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def pieces(self) -> int:
+        """Number of pieces of all lines."""
+        return len(self.breakpoints) - len(self)
+
+    @overload
+    def __getitem__(self, index: int) -> LineRestriction: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[LineRestriction]: ...
+    def __getitem__(self, index: int | slice) -> LineRestriction | list[LineRestriction]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        k = range(len(self))[index]
+        part = slice(self.offsets[k], self.offsets[k + 1])
+        return LineRestriction(
+            self.network,
+            self.starts[k],
+            self.ends[k],
+            self.breakpoints[part],
+            self.values[part],
+            self.patterns,
+            int(self.offsets[k]) - k,
+        )
+
+    def __iter__(self) -> Iterator[LineRestriction]:
+        return (self[k] for k in range(len(self)))
+
+
+def line(
+    network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False
+) -> LineRestriction:
+    """Restrict a network to the segment from ``start`` to ``end``.
+
+    Args:
+        start, end: one input each, flattened or in the network's input shape.
+        exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
+
+    Raises:
+        InputError: if a shape does not fit or an end contains NaN or infinity.
+    """
+    a, b = _end(network, start, "start"), _end(network, end, "end")
+    if len(a) != 1 or len(b) != 1:
+        raise InputError("line takes one start and one end", fix="use lines for many")
+    if exact:
+        from verifier.regions.exact import exact_line
+
+        return exact_line(network, a[0], b[0])
+    return _restrict(network, a, b)[0]
+
+
+def lines(network: Network, starts: npt.ArrayLike, ends: npt.ArrayLike) -> LineRestrictions:
+    """Restrict a network to many segments at once.
+
+    Args:
+        starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
+    """
+    a, b = _end(network, starts, "starts"), _end(network, ends, "ends")
+    if len(a) != len(b) and 1 not in (len(a), len(b)):
+        raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
+    count = max(len(a), len(b)) if len(a) and len(b) else 0
+    a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
+    return _restrict(network, a, b)
+
+
+def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
+    batch, _ = network.batch(x)
+    if not np.isfinite(batch).all():
+        raise InputError(f"{name} contains infinity")
+    return batch.reshape(len(batch), -1)
+
+
+def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
+    count = len(starts)
+    inputs = np.stack([starts, ends], axis=1).reshape(2 * count, -1)
+    cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
+    walk = Subdivision(network, cells, inputs).finish()
+    last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]]) if count else np.empty(0, bool)
+    # the vertices in the order of the lines: every piece's start, and the end of every line's last piece
+    position = np.arange(cells.count) + np.concatenate([[0], np.cumsum(last)[:-1]]) if count else np.empty(0, int)
+    order = np.empty(cells.count + count, np.int64)
+    order[position] = cells.ends[:, 0]
+    order[position[last] + 1] = cells.ends[last, 1]
+    offsets = np.concatenate([[0], position[last] + 2])
+    patterns = Patterns(network, walk.levels, cells.count)
+    return LineRestrictions(network, starts, ends, cells.place[order], walk.output[order], offsets, patterns)

@@ -1,0 +1,162 @@
+"""Activation patterns of cells, and the gradients that follow from them alone.
+
+On a cell the network is affine, so its gradient follows from the pattern: nothing is evaluated at the cell, and a
+cell of the size of rounding errors has as exact a gradient as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.regions import kernels
+from verifier.regions.cells import Index
+from verifier.regions.subdivision import Level, plan
+
+CHUNK = 1 << 23
+"""Entries of the widest node that a batch of gradients may hold at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """The activation patterns of all cells of a subdivision.
+
+    Attributes:
+        network: the network.
+        levels: what each piecewise-linear node decides, in topological order.
+        count: number of cells.
+    """
+
+    network: Network
+    levels: Sequence[Level]
+    count: int
+
+    def rows(self, cells: Index) -> dict[str, Index]:
+        """For every level, by its node's name, the row of `Level.sides` or `Level.winners` of each cell."""
+        result: dict[str, Index] = {}
+        for level in reversed(self.levels):
+            result[level.node] = cells
+            cells = level.parents[cells]
+        return result
+
+    def pattern(self, cells: Index) -> dict[str, npt.NDArray[np.int16]]:
+        """The piece that each unit is on, for each piecewise-linear node by its name: ``(cells, *shape)``.
+
+        Pieces are numbered as in `verifier.network.piecewise`; a unit that is at its breakpoint all over the cell
+        is on the piece left of it. MaxPool: position of the first maximum in its window. A ReLU that is computed
+        together with the MaxPool behind it has no entry, and the MaxPool has -1 where nothing exceeds zero.
+        """
+        result = {}
+        rows = self.rows(cells)
+        for level in self.levels:
+            node = self.network[level.node]
+            piece = self._pieces(node, level, rows[level.node])
+            result[level.node] = piece.reshape(len(cells), *node.shape)
+        return result
+
+    def gradient(self, output: int | Sequence[float] | Array, cells: Index) -> Array:
+        """Gradient of an output combination with respect to the flattened input on each cell, ``(cells, n)``."""
+        widest = max(n.size for n in self.network.nodes)
+        step = max(1, CHUNK // widest)
+        if len(cells) > step:
+            return np.concatenate(
+                [self.gradient(output, cells[i : i + step]) for i in range(0, len(cells), step)]
+            )
+        rows = self.rows(cells)
+        weights = np.tile(self.network.output_weights(output), (len(cells), 1))
+        gradients = {self.network.output: weights}
+        levels = {level.node: level for level in self.levels}
+        for node in reversed(self.network.nodes[1:]):
+            if node.name in gradients:
+                level = levels.get(node.name)
+                self.backward(node, gradients, level, None if level is None else rows[node.name])
+        zeros = np.zeros((len(cells), self.network.input_size))
+        return gradients.get(self.network.input, zeros)
+
+    def sum_gradient(self, output: int | Sequence[float] | Array, weights: Array) -> dict[str, Array]:
+        """``Σ_cells weight · gradient`` with respect to the value of every node, each ``(size,)``.
+
+        No backward pass per cell is paid: before the weights of a layer are applied, the upstream gradients of all
+        cells that share the pattern of the layers below are added up.
+
+        Args:
+            weights: ``(cells,)`` one weight per cell.
+        """
+        gradients = {self.network.output: weights[:, None] * self.network.output_weights(output)}
+        levels = {level.node: level for level in self.levels}
+        totals: dict[str, Array] = {n.name: np.zeros(n.size) for n in self.network.nodes}
+        for node in reversed(self.network.nodes):
+            if node.name not in gradients:
+                continue
+            totals[node.name] = gradients[node.name].sum(axis=0)
+            if not node.inputs:
+                continue
+            level = levels.get(node.name)
+            self.backward(node, gradients, level, None)
+            if level is not None:
+                gradients = {name: _sum_children(g, level.parents) for name, g in gradients.items()}
+        return totals
+
+    def backward(
+        self, node: Node, gradients: dict[str, Array], level: Level | None, rows: Index | None
+    ) -> None:
+        """Pull the gradient of a node's value back to its inputs; drops the node's and adds to the inputs'.
+
+        Args:
+            gradients: flattened gradients by node name, ``(cells, size)``.
+            level: the node's level; None for affine nodes and a ReLU computed by the MaxPool behind it.
+            rows: the level's row for each cell; None: all of them in order.
+        """
+        upstream = gradients.pop(node.name)
+        if level is not None:
+            rows = np.arange(len(upstream)) if rows is None else rows
+            parts = [self._vjp(node, level, rows, upstream)]
+        elif isinstance(node.operator, AffineOperator):
+            shapes = [self.network[i].shape for i in node.inputs]
+            shaped = upstream.reshape(len(upstream), *node.shape)
+            parts = [p.reshape(len(p), -1) for p in node.operator.transpose(shaped, *shapes)]
+        else:
+            assert node.name in plan(self.network).fused
+            parts = [upstream]
+        for name, part in zip(node.inputs, parts):
+            gradients[name] = gradients[name] + part if name in gradients else part
+
+    def _pieces(self, node: Node, level: Level, rows: Index) -> npt.NDArray[np.int16]:
+        if level.winners is not None:
+            return level.winners[rows]
+        assert level.sides is not None
+        assert isinstance(node.operator, PiecewiseLinear)
+        breaks = len(node.operator.breaks)
+        sides = kernels.unpack(level.sides[rows], breaks * node.size)
+        return sides.reshape(len(rows), breaks, -1).sum(axis=1, dtype=np.int16)
+
+    def _vjp(self, node: Node, level: Level, rows: Index, upstream: Array) -> Array:
+        pieces = self._pieces(node, level, rows)
+        if isinstance(node.operator, PiecewiseLinear):
+            if node.operator.is_relu:
+                return upstream * pieces
+            result: Array = upstream * np.asarray(node.operator.slopes)[pieces]
+            return result
+        assert isinstance(node.operator, MaxPool)
+        source = self.network[node.inputs[0]]
+        windows = node.operator.windows(source.shape)
+        total = np.zeros((len(rows), source.size))
+        units = np.arange(len(windows))
+        for k in range(windows.shape[1]):
+            chosen = pieces == k
+            columns = units[windows[:, k] >= 0]
+            part = np.where(chosen[:, columns], upstream[:, columns], 0.0)
+            np.add.at(total.T, windows[columns, k], part.T)
+        return total
+
+
+def _sum_children(rows: Array, parents: Index) -> Array:
+    """Sum of the rows of each parent; parents do not decrease and none is left out."""
+    starts = np.flatnonzero(np.diff(parents, prepend=-1))
+    return rows if len(starts) == len(rows) else np.add.reduceat(rows, starts, axis=0)
