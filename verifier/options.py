@@ -20,6 +20,7 @@ class Options:
         bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
         threads: threads that one engine may use.
         seed: seed of everything random.
+        compare: for several engines: let all finish and compare, instead of stopping at the first answer.
         reproducers: folder in which the query of a failed solver call is kept; None: none is kept.
     """
 
@@ -30,6 +31,7 @@ class Options:
     bounds: str = "crown"
     threads: int = 1
     seed: int = 0
+    compare: bool = False
     reproducers: Path | None = field(default=None)
 
     def __post_init__(self) -> None:

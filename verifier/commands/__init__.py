@@ -1,1 +1,1 @@
-"""The subcommands of the command line, one module each."""
+"""The subcommands of ``verifier``: one small module each, with ``add_parser(subparsers)`` and ``run(args)``."""

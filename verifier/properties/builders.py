@@ -96,6 +96,8 @@ def _point_and_label(network: Network, x: npt.ArrayLike, label: int | None) -> t
         raise PropertyError("the input contains NaN or infinity")
     if label is None:
         label = int(np.argmax(network.forward(point)))
+    if not 0 <= label < network.output_size:
+        raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {network.output_size - 1}")
     return point, int(label)
 
 

@@ -1,0 +1,230 @@
+"""`verify`: from a query to a checked verdict, through search, bounds and engines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from verifier.engines import registry
+from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.portfolio import Outcome, contradiction, solve_by
+from verifier.errors import EngineError
+from verifier.events import Listener, Note, StageStarted, ignore
+from verifier.network.operators import Array
+from verifier.options import Options
+from verifier.properties.query import Query
+from verifier.verdict import Certainty, Status, Verdict, Witness
+
+
+def verify(
+    query: Query,
+    engine: str = "auto",
+    timeout: float | None = 60.0,
+    *,
+    options: Options | None = None,
+    listener: Listener = ignore,
+    **changes: Any,
+) -> Verdict:
+    """Decide a query: does the property hold, or is there a counterexample?
+
+    The stages are a search for counterexamples, bounds, and one or several engines; the first that decides ends
+    the chain. A counterexample counts only if the exact replay on the original network confirms it.
+
+    Args:
+        query: the question.
+        engine: "auto", an engine's name, or several names separated by commas (a portfolio).
+        timeout: wall-clock seconds for everything; None for no limit.
+        options: all options at once, in place of ``engine`` and ``timeout``.
+        listener: receives typed events while it works.
+        changes: further fields of `Options`, e.g. ``memory=4, prepass=False``.
+
+    Raises:
+        EngineError: before any work: an unknown engine, one that is not installed or cannot take the query.
+        InputError: options out of range.
+    """
+    if options is None:
+        options = Options(engine=engine, timeout=timeout, **changes)
+    elif changes:
+        options = replace(options, **changes)
+    return _Run(query, options, listener).verdict()
+
+
+class _Run:
+    """One question on its way through the stages."""
+
+    def __init__(self, query: Query, options: Options, listener: Listener) -> None:
+        self.query, self.options, self.listener = query, options, listener
+        self.began = time.monotonic()
+        self.deadline = Deadline.after(options.timeout)
+        self.times: dict[str, float] = {}
+        self.notes: list[str] = []
+        self._exact: Any = None
+
+    def verdict(self) -> Verdict:
+        engines = self._engines()
+        for stage in (self._search, self._bounds):
+            found = stage()
+            if found is not None:
+                return found
+        return self._solve(engines)
+
+    # -- helpers -----------------------------------------------------------------------------------------
+    @contextmanager
+    def _stage(self, name: str, engine: str = "") -> Iterator[None]:
+        start = time.monotonic()
+        self.listener(StageStarted(seconds=start - self.began, stage=name, engine=engine))
+        try:
+            yield
+        finally:
+            self.times[name] = self.times.get(name, 0.0) + time.monotonic() - start
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.listener(Note(seconds=time.monotonic() - self.began, text=text))
+
+    def _replay(self, x: Array) -> Witness:
+        from verifier.network.exact import ExactNetwork
+        from verifier.search.replay import replay
+
+        with self._stage("replay"):
+            self._exact = self._exact or ExactNetwork(self.query.network)
+            return replay(self.query, x, self._exact)
+
+    def _answer(self, status: Status, **fields: Any) -> Verdict:
+        times = {**self.times, "total": time.monotonic() - self.began}
+        return Verdict(status=status, times=times, notes=tuple(self.notes), **fields)
+
+    # -- stages ------------------------------------------------------------------------------------------
+    def _engines(self) -> list[Engine]:
+        names = [name.strip() for name in self.options.engine.split(",") if name.strip()]
+        if not names:
+            raise EngineError("no engine is named", fix=f"engines: {', '.join(registry.names())}, auto")
+        engines: list[Engine] = []
+        for name in dict.fromkeys(names):
+            if name == "auto":
+                choice = registry.choose(self.query, self.options)
+                self._note(choice.reason)
+                engines.append(choice.engine)
+            else:
+                engines.append(registry.require(name, self.query))
+        return list({engine.name: engine for engine in engines}.values())
+
+    def _search(self) -> Verdict | None:
+        if not self.options.prepass:
+            return None
+        from verifier.search.prepass import find_witness
+
+        with self._stage("search"):
+            try:
+                x = find_witness(self.query, self.deadline, self.options.seed, self.listener)
+            except MemoryError:
+                self._note("the counterexample search ran out of memory and was left out")
+                return None
+        if x is None:
+            return None
+        witness = self._replay(x)
+        if witness.confirmed:
+            return self._answer(Status.VIOLATED, witness=witness, stage="search", engine="search")
+        self._note("the search proposed a counterexample that the exact replay did not confirm")
+        return None
+
+    def _bounds(self) -> Verdict | None:
+        """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word."""
+        if self.options.engine != "auto" or self.deadline.passed:
+            return None
+        from verifier.bounds.decide import refuted_by_bounds
+
+        with self._stage("bounds"):
+            method = refuted_by_bounds(self.query, self.options.bounds)
+        if not method:
+            return None
+        return self._answer(
+            Status.HOLDS, stage="bounds", engine=method, bounds=method, certainty=Certainty.NUMERICAL
+        )
+
+    def _solve(self, engines: Sequence[Engine]) -> Verdict:
+        names = ", ".join(engine.name for engine in engines)
+        if self.deadline.passed:
+            return self._answer(
+                Status.TIMEOUT, stage="search", reason="the time was over before an engine was asked"
+            )
+        replayed = self.times.get("replay", 0.0)
+        with self._stage("solve", names):
+            outcomes = solve_by(
+                engines, self.query, self.options, self.deadline, self._replay, self.listener
+            )
+        self.times["solve"] -= self.times.get("replay", 0.0) - replayed
+        return self._conclude(outcomes)
+
+    def _conclude(self, outcomes: Sequence[Outcome]) -> Verdict:
+        if len(outcomes) > 1:
+            for outcome in outcomes:
+                self._note(str(outcome))
+        clash = contradiction(outcomes)
+        if clash:
+            self._note(clash)
+            witness = next(o.witness for o in outcomes if o.refutes)
+            return self._answer(
+                Status.ERROR,
+                stage="solve",
+                engine=", ".join(o.engine for o in outcomes if o.decided),
+                reason=clash,
+                unconfirmed=witness,
+                reproducer=self._keep("disagreement", clash),
+            )
+        for outcome in outcomes:
+            result = outcome.result
+            common: dict[str, Any] = {"stage": "solve", "engine": outcome.engine, "bounds": self.options.bounds}
+            if outcome.refutes:
+                return self._answer(Status.VIOLATED, witness=outcome.witness, **common)
+            if outcome.proves:
+                unsure = [o for o in outcomes if o.witness is not None]
+                if unsure:
+                    self._note(f"{unsure[0].engine} proposed a counterexample that the exact replay did not confirm")
+                return self._answer(Status.HOLDS, certainty=result.certainty, proof=result.proof, **common)
+        return self._undecided(outcomes)
+
+    def _undecided(self, outcomes: Sequence[Outcome]) -> Verdict:
+        for outcome in outcomes:
+            if outcome.witness is not None:
+                return self._failure(
+                    Status.UNKNOWN,
+                    outcome,
+                    "the engine proposed a counterexample that the exact replay does not confirm",
+                )
+        for answer, status in (
+            (Answer.ERROR, Status.ERROR),
+            (Answer.UNKNOWN, Status.UNKNOWN),
+            (Answer.TIMEOUT, Status.TIMEOUT),
+        ):
+            for outcome in outcomes:
+                if outcome.result.answer is answer:
+                    return self._failure(status, outcome, outcome.result.reason or f"{answer.value}, no reason given")
+        return self._answer(Status.ERROR, stage="solve", reason="no engine gave an answer")
+
+    def _failure(self, status: Status, outcome: Outcome, reason: str) -> Verdict:
+        return self._answer(
+            status,
+            stage="solve",
+            engine=outcome.engine,
+            reason=reason,
+            bounds=self.options.bounds,
+            unconfirmed=outcome.witness,
+            reproducer=self._keep(outcome.engine, reason),
+        )
+
+    def _keep(self, engine: str, reason: str) -> Path | None:
+        folder = self.options.reproducers
+        if folder is None:
+            return None
+        from verifier.engines.reproducer import save
+
+        try:
+            return save(Path(folder), engine, self.query, self.options, reason)
+        except OSError as error:
+            self._note(f"no reproducer was kept: {error}")
+            return None

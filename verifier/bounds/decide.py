@@ -1,0 +1,77 @@
+"""Queries that bounds alone refute: no x of the box can meet any case."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.network.operators import Array
+from verifier.properties.query import Conjunction, Matrix, Query
+
+SLACK = 1e-6
+"""A row must miss its bound by this much, relative to the size of its terms, to count as impossible."""
+
+
+def refuted_by_bounds(query: Query, method: str = "crown") -> str:
+    """The name of the bounds that show that the query has no solution; "" if they do not.
+
+    A row ``x_rows @ x + y_rows @ y + g_rows @ g <= bound`` is impossible if its smallest value over the box and
+    the bounds on y and g is above its bound, by more than `SLACK`. The bounds are computed in floating point:
+    what they prove is numerical.
+    """
+    from verifier.bounds import Method, bounds, gradient_bounds
+
+    network, chosen = query.network, cast(Method, method)
+    values = bounds(network, query.box, method=chosen)
+    output = values[network.output]
+    y = (output.lower.reshape(-1), output.upper.reshape(-1))
+    x = (query.box.lower, query.box.upper)
+    g: tuple[Array, Array] | None = None
+    if _all_impossible(query, x, y, None):
+        return values.method
+    if query.gradient is not None:
+        gradients = gradient_bounds(network, query.box, query.gradient.output, values=values, method=chosen)
+        bound = gradients[network.input]
+        g = (bound.lower.reshape(-1), bound.upper.reshape(-1))
+        scale = SLACK * (1.0 + np.maximum(np.abs(g[0]), np.abs(g[1])))
+        apart = (g[0] - scale > query.gradient.upper) | (g[1] + scale < query.gradient.lower)
+        if apart.any() or _all_impossible(query, x, y, g):
+            return gradients.method
+    return ""
+
+
+Ends = tuple[Array, Array]
+
+
+def _all_impossible(query: Query, x: Ends, y: Ends, g: Ends | None) -> bool:
+    if query.common is not None and _impossible(query.common, x, y, g):
+        return True
+    return all(_impossible(case, x, y, g) for case in query.cases)
+
+
+def _impossible(part: Conjunction, x: Ends, y: Ends, g: Ends | None) -> bool:
+    """Whether some row cannot hold; rows over a gradient without bounds may always hold."""
+    smallest, size = np.zeros(len(part)), np.abs(part.bound)
+    for rows, ends in ((part.x_rows, x), (part.y_rows, y), (part.g_rows, g)):
+        if rows is None:
+            continue
+        if ends is None:
+            smallest[_counts(rows) > 0] = -np.inf
+            continue
+        positive, negative = _clip(rows, 1.0), _clip(rows, -1.0)
+        smallest += positive @ ends[0] - negative @ ends[1]
+        size += (positive + negative) @ np.maximum(np.abs(ends[0]), np.abs(ends[1]))
+    return bool((smallest > part.bound + SLACK * (1.0 + size)).any())
+
+
+def _clip(rows: Matrix, sign: float) -> Matrix:
+    """The positive (or, for sign -1, the negated negative) part of a matrix."""
+    if isinstance(rows, np.ndarray):
+        return np.maximum(sign * rows, 0.0)
+    return sp.csr_array((rows * sign).maximum(0.0))
+
+
+def _counts(rows: Matrix) -> Array:
+    return np.asarray(np.abs(rows).sum(axis=1)).reshape(-1)

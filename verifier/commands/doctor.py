@@ -1,0 +1,110 @@
+"""``verifier doctor``: which engines are installed, and which really work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+PACKAGES = (
+    "numpy", "scipy", "torch", "onnx", "onnxruntime", "auto_LiRPA", "vnnlib", "numba", "matplotlib", "ray",
+)  # fmt: skip
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="which engines are installed and work",
+        description="Ask every installed engine two tiny questions, one with a counterexample and one without, "
+        "in a child process, and say which answered rightly.",
+        epilog="exit status: 0 if every installed engine answered rightly, else 1",
+    )
+    parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for each question (30)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import importlib.metadata
+    import platform
+
+    from verifier import __version__
+    from verifier.engines import registry
+
+    findings = [examine(name, args.timeout) for name in registry.names()]
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    if args.json:
+        print(json.dumps({"version": __version__, "engines": findings, "packages": packages}, indent=2))
+    else:
+        print(f"pwl-verifier {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        for found in findings:
+            print(f"  {found['engine']:9} {found['state']:14} {found['detail']}")
+        print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()))
+    return 0 if all(found["state"] != "BROKEN" for found in findings) else 1
+
+
+def examine(name: str, timeout: float) -> dict[str, Any]:
+    """One engine: ``{engine, state, detail, seconds}``; the state is "works", "not installed" or "BROKEN"."""
+    from verifier.engines import registry
+    from verifier.engines.base import Answer, Deadline
+    from verifier.engines.process import solve_in_child
+    from verifier.errors import EngineError
+    from verifier.options import Options
+    from verifier.search.replay import replay
+
+    began = time.monotonic()
+
+    def found(state: str, detail: str) -> dict[str, Any]:
+        return {"engine": name, "state": state, "detail": detail, "seconds": time.monotonic() - began}
+
+    try:
+        engine = registry.get(name)
+        availability = engine.availability()
+    except EngineError as error:
+        return found("BROKEN", str(error))
+    if not availability.installed:
+        return found("not installed", availability.detail)
+    options = Options(engine=name, timeout=timeout)
+    for query, expected in tiny_queries(engine.capabilities.gradient):
+        if engine.rejects(query.network, query):
+            continue
+        print(f"doctor: {name}, a question whose answer is {expected.value}", file=sys.stderr)
+        result = solve_in_child(engine, query, options, Deadline.after(timeout))
+        if result.answer is not expected:
+            return found("BROKEN", f"answered {result.answer.value}, not {expected.value}: {result.reason}")
+        if expected is Answer.SAT and (result.x is None or not replay(query, result.x).confirmed):
+            return found("BROKEN", "its counterexample does not stand the replay")
+    return found("works", f"{availability.detail}; {time.monotonic() - began:.1f} s for the questions")
+
+
+def tiny_queries(gradient: bool) -> list[tuple[Any, Any]]:
+    """Questions about ``(relu(x₀) + relu(x₁), 1)`` with their right answers.
+
+    With the gradient: label 0 at x̂ = (1, 1), map (1, 1). Label 1 needs y₀ ≤ 1.
+    """
+    import numpy as np
+
+    from verifier.engines.base import Answer
+    from verifier.network.graph import feedforward
+    from verifier.properties.builders import robustness, saliency_robustness
+
+    network = feedforward([np.eye(2), [[1.0, 1.0], [0.0, 0.0]]], [np.zeros(2), [0.0, 1.0]])
+    x = np.ones(2)
+    if gradient:
+        return [
+            (saliency_robustness(network, x, 0.75, 0.5, domain=None), Answer.SAT),
+            (saliency_robustness(network, x, 0.25, 0.5, domain=None), Answer.UNSAT),
+        ]
+    return [
+        (robustness(network, x, 0.75, domain=None), Answer.SAT),
+        (robustness(network, x, 0.25, domain=None), Answer.UNSAT),
+    ]

@@ -1,0 +1,59 @@
+"""Property files in VNN-LIB, version 1.0 or 2.0, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from os import PathLike
+from pathlib import Path
+
+from verifier.errors import PropertyError
+from verifier.network.graph import Network
+from verifier.properties import vnnlib1
+from verifier.properties.query import Query
+
+_VERSION_2 = re.compile(r"(?:\s|;[^\n]*(?:\n|\Z))*\(\s*vnnlib-version\s*<\s*2")
+
+
+def read_text(path: str | PathLike[str]) -> str:
+    """A property file's text; gunzipped if it is gzip, whatever its name.
+
+    Raises:
+        PropertyError: the file is missing, truncated or not text.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+    except OSError as error:
+        raise PropertyError(f"cannot be read: {error.strerror or error}", place=str(path)) from None
+    except EOFError:
+        raise PropertyError("the gzip file is truncated", place=str(path)) from None
+    except zlib.error as error:
+        raise PropertyError(f"the gzip file is damaged: {error}", place=str(path)) from None
+    except UnicodeDecodeError:
+        raise PropertyError("not a text file", place=str(path), fix="is it a property file (.vnnlib)?") from None
+
+
+def version(text: str) -> int:
+    """1 or 2: the major version of VNN-LIB that a text is written in."""
+    return 2 if _VERSION_2.match(text) else 1
+
+
+def read_vnnlib(path: str | PathLike[str], network: Network) -> Query:
+    """The query of a VNN-LIB file (1.0 or 2.0, gzipped or not) about a network.
+
+    A VNN-LIB file describes counterexamples: the query asks for an input that satisfies all assertions.
+
+    Raises:
+        PropertyError: with file and line: a syntax error, sizes that are not the network's, an unbounded input.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise PropertyError("the property file is empty", place=str(path))
+    if version(text) == 1:
+        return vnnlib1.parse(text, network, place=str(path))
+    from verifier.properties import vnnlib2
+
+    return vnnlib2.parse(text, network, place=str(path))

@@ -1,0 +1,256 @@
+"""A small, strict reader of VNN-LIB 1.0, and a writer.
+
+VNN-LIB 1.0 (https://www.vnnlib.org, 2021) is a subset of SMT-LIB 2: constants ``X_i`` and ``Y_j``, and
+assertions of ``<= >= < > =`` between linear terms (``+ - *``), combined by ``and`` and ``or``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from verifier.errors import PropertyError
+from verifier.network.graph import Network
+from verifier.properties.formula import And, Atom, Formula, Or, Term, less, to_query
+from verifier.properties.query import Conjunction, Query, _row
+
+_TOKEN = re.compile(r"[()]|\"[^\"]*\"|[^\s();\"]+")
+_SKIP = re.compile(r"(?:\s+|;[^\n]*)+")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z", re.ASCII)
+_VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)\Z", re.ASCII)
+_IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
+_ONE, _MINUS_ONE = Decimal(1), Decimal(-1)
+
+
+def parse(text: str, network: Network, *, place: str = "") -> Query:
+    """The query of a VNN-LIB 1.0 text: "is there an input that satisfies all assertions?".
+
+    Args:
+        text: the file's text.
+        network: the network; every ``X_i`` and ``Y_j`` must be declared, and fit its flattened input and output.
+        place: the file's name, for messages.
+
+    Raises:
+        PropertyError: with the line, for anything outside the subset; for sizes that are not the network's.
+    """
+    parser = _Parser(text, place)
+    assertions = parser.commands()
+    for letter, size, what in (("X", network.input_size, "inputs"), ("Y", network.output_size, "outputs")):
+        declared = parser.declared[letter]
+        if declared != set(range(len(declared))):
+            missing = min(set(range(len(declared))) - declared)
+            raise PropertyError(f"{letter}_{missing} is not declared, but {letter}_{max(declared)} is", place=place)
+        if len(declared) != size:
+            raise PropertyError(
+                f"the property has {len(declared)} {what} and the network {size}",
+                place=place,
+                fix="is the property meant for another network?",
+            )
+    return to_query(network, assertions, place=place)
+
+
+class _Parser:
+    """Recursive descent over a flat list of tokens; positions are kept only to name lines in errors."""
+
+    def __init__(self, text: str, place: str) -> None:
+        self.text, self.place = text, place
+        self.tokens: list[str] = []
+        self.offsets: list[int] = []
+        self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
+        position, end = 0, len(text)
+        while position < end:
+            skip = _SKIP.match(text, position)
+            if skip:
+                position = skip.end()
+                continue
+            token = _TOKEN.match(text, position)
+            if not token:
+                raise self._error_at(position, f"unexpected character {text[position]!r}")
+            self.tokens.append(token.group())
+            self.offsets.append(position)
+            position = token.end()
+        self.next = 0
+
+    # -- errors ------------------------------------------------------------------------------------------
+    def _error_at(self, offset: int, problem: str, fix: str = "") -> PropertyError:
+        line = self.text.count("\n", 0, offset) + 1
+        return PropertyError(problem, place=f"{self.place}, line {line}" if self.place else f"line {line}", fix=fix)
+
+    def _error(self, problem: str, token: int | None = None, fix: str = "") -> PropertyError:
+        k = self.next if token is None else token
+        return self._error_at(self.offsets[k] if k < len(self.offsets) else len(self.text), problem, fix)
+
+    def _take(self) -> str:
+        if self.next >= len(self.tokens):
+            raise self._error("the file ends inside an expression", fix="a closing parenthesis is missing")
+        self.next += 1
+        return self.tokens[self.next - 1]
+
+    def _expect(self, token: str) -> None:
+        found = self._take()
+        if found != token:
+            raise self._error(f"expected {token!r}, found {found!r}", self.next - 1)
+
+    # -- grammar -----------------------------------------------------------------------------------------
+    def commands(self) -> list[Formula]:
+        """All commands; the asserted formulas."""
+        assertions: list[Formula] = []
+        while self.next < len(self.tokens):
+            self._expect("(")
+            command = self._take()
+            if command in ("declare-const", "declare-fun"):
+                self._declare(command)
+            elif command == "assert":
+                assertions.append(self._formula())
+                self._expect(")")
+            elif command in _IGNORED:
+                while self._take() != ")":
+                    pass
+            else:
+                raise self._error(
+                    f"unknown command {command!r}", self.next - 1, "VNN-LIB 1.0 has declare-const and assert"
+                )
+        return assertions
+
+    def _declare(self, command: str) -> None:
+        name, at = self._take(), self.next - 1
+        if command == "declare-fun":
+            self._expect("(")
+            self._expect(")")
+        kind = self._take()
+        if kind != "Real":
+            raise self._error(f"{name} is declared as {kind!r}; only Real is supported", self.next - 1)
+        match = _VARIABLE.match(name)
+        if not match:
+            raise self._error(f"variable {name!r}: names are X_0, X_1, … and Y_0, Y_1, …", at)
+        declared, index = self.declared[match[1]], int(match[2])
+        if index in declared:
+            raise self._error(f"{name} is declared twice", at)
+        declared.add(index)
+        self._expect(")")
+
+    def _formula(self) -> Formula:
+        self._expect("(")
+        head, at = self._take(), self.next - 1
+        if head in ("and", "or"):
+            parts: list[Formula] = []
+            while self.next < len(self.tokens) and self.tokens[self.next] != ")":
+                parts.append(self._formula())
+            self._expect(")")
+            if not parts:
+                raise self._error(f"{head!r} without arguments", at)
+            return And(parts) if head == "and" else Or(parts)
+        if head not in ("<=", ">=", "<", ">", "="):
+            raise self._error(f"{head!r} is not supported here", at, "expected and, or, <=, >=, <, > or =")
+        fast = self._single_input_bound(head)
+        if fast is not None:
+            return fast
+        left, right = self._term(), self._term()
+        if self.next < len(self.tokens) and self.tokens[self.next] != ")":
+            raise self._error(f"{head!r} takes exactly two arguments")
+        self._expect(")")
+        if head == "=":
+            return And((less(left, right), less(right, left)))
+        strict = head in ("<", ">")
+        return less(left, right, strict) if head in ("<=", "<") else less(right, left, strict)
+
+    def _single_input_bound(self, head: str) -> Atom | None:
+        """``<= X_i number)`` and ``>= X_i number)``, nearly all of a file, without rational arithmetic."""
+        window = self.tokens[self.next : self.next + 3]
+        if len(window) < 3 or window[2] != ")" or head == "=" or not window[0].startswith("X_"):
+            return None
+        index = int(window[0][2:]) if window[0][2:].isdecimal() else -1
+        if index not in self.declared["X"] or not _NUMBER.match(window[1]):
+            return None
+        self.next += 3
+        value, strict = Decimal(window[1]), head in ("<", ">")
+        if head in ("<=", "<"):
+            return Atom({index: _ONE}, {}, value, strict)
+        return Atom({index: _MINUS_ONE}, {}, value.copy_negate(), strict)
+
+    def _term(self) -> Term:
+        token, at = self._take(), self.next - 1
+        if token != "(":
+            return self._leaf(token, at)
+        head, at = self._take(), self.next - 1
+        if head not in ("+", "-", "*"):
+            raise self._error(f"{head!r} is not supported in a term", at, "expected +, - or *")
+        parts: list[Term] = []
+        while self.next < len(self.tokens) and self.tokens[self.next] != ")":
+            parts.append(self._term())
+        self._expect(")")
+        if not parts:
+            raise self._error(f"{head!r} without arguments", at)
+        if head == "-":
+            return parts[0].times(Fraction(-1)) if len(parts) == 1 else _sum(parts, Fraction(-1))
+        if head == "+":
+            return _sum(parts, Fraction(1))
+        factors = [p.constant for p in parts if p.is_constant]
+        terms = [p for p in parts if not p.is_constant]
+        if len(terms) > 1:
+            raise self._error("a product of two variables is not linear", at)
+        total = terms[0] if terms else Term(constant=Fraction(1))
+        for factor in factors:
+            total = total.times(factor)
+        return total
+
+    def _leaf(self, token: str, at: int) -> Term:
+        if _NUMBER.match(token):
+            return Term(constant=Fraction(token))
+        match = _VARIABLE.match(token)
+        if not match:
+            raise self._error(f"expected a number or a variable, found {token!r}", at)
+        letter, index = match[1], int(match[2])
+        if index not in self.declared[letter]:
+            raise self._error(f"{token} is not declared", at)
+        unit = {index: Fraction(1)}
+        return Term(x=unit) if letter == "X" else Term(y=unit)
+
+
+def _sum(parts: list[Term], sign: Fraction) -> Term:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.plus(part, sign)
+    return total
+
+
+# -- writing ---------------------------------------------------------------------------------------------
+def write(query: Query) -> str:
+    """The query as VNN-LIB 1.0 text, with every float64 written as its exact decimal.
+
+    Raises:
+        PropertyError: the query speaks of the gradient, which VNN-LIB 1.0 cannot say.
+    """
+    if query.gradient is not None:
+        raise PropertyError("VNN-LIB 1.0 cannot speak of the gradient", fix="keep the pickled query instead")
+    lines = [f"; {line}" for line in query.description.splitlines()]
+    lines += [f"(declare-const X_{k} Real)" for k in range(query.network.input_size)]
+    lines += [f"(declare-const Y_{k} Real)" for k in range(query.network.output_size)]
+    for k, (low, high) in enumerate(zip(query.box.lower, query.box.upper, strict=True)):
+        lines += [f"(assert (>= X_{k} {_decimal(low)}))", f"(assert (<= X_{k} {_decimal(high)}))"]
+    if query.common is not None:
+        lines += [f"(assert {atom})" for atom in _atoms(query.common)]
+    cases = [list(_atoms(case)) for case in query.cases]
+    if len(cases) == 1:
+        lines += [f"(assert {atom})" for atom in cases[0]]
+    elif all(cases):
+        lines += ["(assert (or", *(f"  (and {' '.join(atoms)})" for atoms in cases), "))"]
+    return "\n".join(lines) + "\n"
+
+
+def _atoms(part: Conjunction) -> Iterable[str]:
+    for k in range(len(part)):
+        terms = []
+        for letter, rows in (("X", part.x_rows), ("Y", part.y_rows)):
+            if rows is not None:
+                terms += [f"(* {_decimal(a)} {letter}_{j})" for j, a in _row(rows, k)]
+        left = terms[0] if len(terms) == 1 else f"(+ {' '.join(terms)})" if terms else "0"
+        yield f"({'<' if part.strict[k] else '<='} {left} {_decimal(part.bound[k])})"
+
+
+def _decimal(value: float | np.float64) -> str:
+    return format(Decimal(float(value)), "f")
