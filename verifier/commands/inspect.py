@@ -1,0 +1,137 @@
+"""``verifier inspect MODEL``: layers, shapes, neurons, and which engines can take the network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.network.graph import Network, Node
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="show a network's layers and which engines can take it",
+        description="Show the layers, shapes and neurons of a network as it is analysed (its operators rewritten "
+        "into the small set of piecewise-linear ones), and which engines can take it.",
+        epilog="exit status: 0; 2 if the model cannot be read",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from verifier.network.loading import load
+
+    network = load(args.model)
+    layers, engines = [layer(network, node) for node in network], engine_table(network)
+    if args.json:
+        record = {
+            "model": str(args.model),
+            "input_shape": network.input_shape,
+            "output_shape": network.output_shape,
+            "neurons": network.neurons,
+            "weights": sum(row["weights"] for row in layers),
+            "layers": layers,
+            "engines": engines,
+        }
+        print(json.dumps(record, indent=2))
+    else:
+        print(in_words(network, layers, engines, str(args.model)))
+    return 0
+
+
+def layer(network: Network, node: Node) -> dict[str, Any]:
+    """One node: name, operator with its detail, shape, inputs, neurons, weights (non-zeros of a sparse one)."""
+    from verifier.network.operators import AffineOperator, Conv, Dense
+    from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
+
+    operator, detail, weights = node.operator, "", 0
+    label = operator.label if isinstance(operator, PiecewiseLinear) else type(operator).__name__
+    if isinstance(operator, Dense):
+        detail = f"{operator.weight_shape[1]} → {operator.weight_shape[0]}"
+        sparse = operator.sparse_weight
+        weights = operator.bias.size + (operator.weight.size if sparse is None else sparse.nnz)
+        detail += "" if sparse is None else f", sparse: {sparse.nnz:,} non-zeros"
+    elif isinstance(operator, AffineOperator) and operator.coefficients is not None:
+        weights = getattr(operator, operator.coefficients).size
+        constant = operator.constant()
+        weights += 0 if constant is None else constant.size
+    if isinstance(operator, Conv):
+        out, channels, height, width = operator.weight.shape
+        detail = f"{channels * operator.groups} → {out} channels, kernel {height}×{width}, stride {operator.stride}"
+        detail += f", {operator.groups} groups" if operator.groups > 1 else ""
+    if isinstance(operator, MaxPool):
+        detail = f"kernel {operator.kernel[0]}×{operator.kernel[1]}, stride {operator.stride}"
+    if label in ("LeakyRelu", "Clip"):
+        detail = f"slope {operator.slopes[0]:g}" if label == "LeakyRelu" else f"ends {operator.breaks}"  # type: ignore[attr-defined]
+    return {
+        "name": node.name,
+        "operator": label,
+        "detail": detail,
+        "shape": list(node.shape),
+        "inputs": list(node.inputs),
+        "neurons": node.size if isinstance(operator, PiecewiseOperator) else 0,
+        "weights": int(weights),
+    }
+
+
+def engine_table(network: Network) -> list[dict[str, Any]]:
+    """For each engine: ``{engine, installed, takes, detail, gradient}``."""
+    from verifier.engines import registry
+    from verifier.errors import EngineError
+
+    rows = []
+    for name in registry.names():
+        try:
+            engine = registry.get(name)
+        except EngineError as error:
+            detail = str(error)
+            rows.append({"engine": name, "installed": False, "takes": False, "detail": detail, "gradient": False})
+            continue
+        availability, problem = engine.availability(), engine.rejects(network)
+        limit = engine.capabilities.max_neurons
+        detail = f"cannot take {problem}" if problem else availability.detail
+        if not problem and limit is not None and network.neurons > limit:
+            detail += f"; hopeless above {limit} neurons"
+        rows.append(
+            {
+                "engine": name,
+                "installed": availability.installed,
+                "takes": not problem,
+                "detail": detail,
+                "gradient": engine.capabilities.gradient,
+            }
+        )
+    return rows
+
+
+def in_words(network: Network, layers: list[dict[str, Any]], engines: list[dict[str, Any]], model: str) -> str:
+    """The findings for people."""
+    total = sum(row["weights"] for row in layers)
+    lines = [
+        f"{model}",
+        f"input {network.input_shape}, output {network.output_shape}, "
+        f"{network.neurons:,} piecewise-linear neurons, {total:,} weights",
+        "",
+    ]
+    cells = [("layer", "operator", "shape", "neurons", "from", "")]
+    for k, row in enumerate(layers):
+        source = "" if k and row["inputs"] == [layers[k - 1]["name"]] else ", ".join(row["inputs"])
+        neurons = f"{row['neurons']:,}" if row["neurons"] else ""
+        shape = "×".join(map(str, row["shape"])) or "scalar"
+        cells.append((row["name"], row["operator"], shape, neurons, source, row["detail"]))
+    widths = [min(48, max(len(c[k]) for c in cells)) for k in range(6)]
+    lines += ["  ".join(c[k].ljust(widths[k]) for k in range(6)).rstrip() for c in cells]
+    lines += ["", "engines"]
+    for row in engines:
+        word = "takes it" if row["takes"] and row["installed"] else "cannot" if row["installed"] else "not installed"
+        speaks = "values and gradients" if row["gradient"] else "values only"
+        lines.append(f"  {row['engine']:9} {word:14} {speaks:21} {row['detail']}")
+    return "\n".join(lines)

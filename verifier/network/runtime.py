@@ -1,0 +1,103 @@
+"""Runs models in onnxruntime on the CPU: the second opinion of every replay."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError, NetworkError
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+
+
+class RuntimeModel:
+    """A model in onnxruntime.
+
+    Args:
+        source: an ONNX file (plain or gzipped), an ``onnx.ModelProto``, or a network. A network that was read
+            from an ONNX file runs from that file; another is written in float64, or in float32 where
+            onnxruntime has no float64 kernel (convolutions).
+
+    Attributes:
+        dtype: of the model's input, float32 as a rule.
+        model: what runs: the file's name, or "written as float32 …".
+    """
+
+    def __init__(self, source: str | Path | Network | Any) -> None:
+        self.model = str(source) if isinstance(source, (str, Path)) else "a model in memory"
+        if isinstance(source, Network) and source.model_file and Path(source.model_file).is_file():
+            source = source.model_file
+            self.model = source
+        if isinstance(source, Network):
+            self._session = self._written(source)
+        elif isinstance(source, (str, Path)):
+            self._session = _session(_file(Path(source)), str(source))
+        else:
+            self._session = _session(source.SerializeToString(), self.model)
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise NetworkError(f"the model has {len(inputs)} inputs", place=self.model)
+        self._name = inputs[0].name
+        self._shape = [d if isinstance(d, int) and d > 0 else 1 for d in inputs[0].shape]
+        self.dtype: np.dtype[Any] = np.dtype(np.float64 if "double" in inputs[0].type else np.float32)
+        self._size = int(np.prod(self._shape))
+
+    def _written(self, network: Network) -> Any:
+        from verifier.network.onnx_writer import to_onnx
+
+        for precision in ("float64", "float32"):
+            try:
+                session = _session(to_onnx(network, precision).SerializeToString(), network.source)  # type: ignore[arg-type]
+            except NetworkError as error:
+                if precision == "float32" or "NOT_IMPLEMENTED" not in error.problem:
+                    raise
+            else:
+                self.model = f"the network written as {precision} ONNX"
+                return session
+        raise AssertionError
+
+    def run(self, x: npt.ArrayLike) -> Array:
+        """The flattened output, float64, at one input ``(n,)`` (any shape of n entries) or a batch ``(batch, n)``.
+
+        The input is cast to the model's type (rounded to nearest); inputs run one at a time, as witnesses are
+        replayed in VNN-COMP.
+
+        Returns:
+            ``(m,)``, or ``(batch, m)``.
+        """
+        array = np.asarray(x, dtype=np.float64)
+        if array.size == self._size:
+            return self._one(array) if array.ndim != 2 or len(array) != 1 else self._one(array)[None]
+        if array.size % self._size or array.reshape(len(array), -1).shape[1] != self._size:
+            raise InputError(f"an input of shape {array.shape} for a model with {self._size} inputs", place=self.model)
+        return np.stack([self._one(row) for row in array])
+
+    def _one(self, x: Array) -> Array:
+        feed = x.reshape(self._shape).astype(self.dtype)
+        result = self._session.run(None, {self._name: feed})[0]
+        return np.asarray(result, dtype=np.float64).reshape(-1)
+
+
+def _file(path: Path) -> bytes:
+    if not path.is_file():
+        raise NetworkError("there is no such file", place=str(path))
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise NetworkError(f"the file cannot be read: {error}", place=str(path)) from None
+
+
+def _session(model: bytes, place: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own classes, by status
+        raise NetworkError(f"onnxruntime cannot run the model: {error}", place=place) from None
