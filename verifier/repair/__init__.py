@@ -1,1 +1,38 @@
-"""See the modules."""
+"""Repair: small, provable changes of weights over whole regions."""
+
+from verifier.repair.api import RepairResult, repair
+from verifier.repair.effect import Drawdown, drawdown
+from verifier.repair.frozen import FrozenNetwork, repairable_layers
+from verifier.repair.recheck import Check, check, check_exactly
+from verifier.repair.specification import (
+    LineRegion,
+    OutputPolytope,
+    PiecesRegion,
+    PointRegion,
+    PolygonRegion,
+    Requirement,
+    Specification,
+    output_class,
+    specification_from_dict,
+)
+
+__all__ = [
+    "Check",
+    "Drawdown",
+    "FrozenNetwork",
+    "LineRegion",
+    "OutputPolytope",
+    "PiecesRegion",
+    "PointRegion",
+    "PolygonRegion",
+    "RepairResult",
+    "Requirement",
+    "Specification",
+    "check",
+    "check_exactly",
+    "drawdown",
+    "output_class",
+    "repair",
+    "repairable_layers",
+    "specification_from_dict",
+]

@@ -143,7 +143,9 @@ class FrozenNetwork:
             n: getattr(operator, n) + part.reshape(getattr(operator, n).shape)
             for n, part in zip(names, parts, strict=True)
         }
-        return FrozenNetwork(self.network, {**self.patches, layer: replace(operator, **updated)})  # type: ignore[arg-type,type-var]
+        assert isinstance(operator, AffineOperator)
+        changed = replace(operator, **updated)  # type: ignore[arg-type]
+        return FrozenNetwork(self.network, {**self.patches, layer: changed})
 
     def fold(self) -> Network:
         """The same function as an ordinary network, where the patch permits it.

@@ -7,7 +7,7 @@ the activation pattern of its region; a vertex that two regions share counts onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,9 @@ from verifier.errors import InputError
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array, Conv, Dense, sliding_windows
 from verifier.repair.frozen import FrozenNetwork, parameter_names
-from verifier.repair.specification import LineRegion, PiecesRegion, PointRegion, PolygonRegion, Specification
+from verifier.repair.specification import LineRegion, PointRegion, PolygonRegion, Region, Specification
+
+Pieces = npt.NDArray[np.int16]
 
 CHUNK = 8192
 """Key points that are evaluated at once; bounds the memory."""
@@ -81,49 +83,55 @@ def key_points(network: Network, specification: Specification) -> KeyPoints:
     Raises:
         PropertyError: if the specification does not fit the network (see `Specification.check`).
     """
-    from verifier.regions import line, plane
-
     specification.check(network)
-    points, pieces, interiors, requirement = [], [], [], []
+    points, pieces, patterns, requirement = [], [], [], []
     count = 0
     for k, item in enumerate(specification.requirements):
-        region = item.region
-        if isinstance(region, PointRegion):
-            here, piece, inside = region.point[None], np.zeros(1, dtype=np.int64), region.point[None]
-        elif isinstance(region, LineRegion):
-            found = line(network, region.start, region.end)
-            inside = found.midpoints
-            here = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
-            piece = np.repeat(np.arange(len(inside)), 2)
-        elif isinstance(region, PolygonRegion):
-            map_ = plane(network, region.origin, region.u, region.v, region.polygon)
-            here, inside = map_.embed(map_.vertices), map_.embed(map_.centroids)
-            piece = np.repeat(np.arange(len(inside)), np.diff(map_.offsets))
-        else:
-            here, inside = region.embed(region.vertices), region.embed(region.centroids)
-            piece = np.repeat(np.arange(len(inside)), region.counts)
+        here, piece, pattern = _pieces(network, item.region)
         points.append(here)
         pieces.append(piece + count)
-        interiors.append(inside)
+        patterns.append(pattern)
         requirement.append(np.full(len(here), k))
-        count += len(inside)
+        count += int(piece[-1]) + 1
     which = np.concatenate(requirement)
     polytopes = [item.output for item in specification.requirements]
     sizes = np.array([len(p.bound) for p in polytopes])
-    row_point = np.repeat(np.arange(len(which)), sizes[which])
     return KeyPoints(
         specification=specification,
         points=np.concatenate(points),
         piece=np.concatenate(pieces),
-        patterns=_patterns(network, np.concatenate(interiors)),
+        patterns={n.name: np.concatenate([p[n.name] for p in patterns]) for n in network.activations},
         requirement=which,
-        rows=np.concatenate([polytopes[k].rows for k in which]),
-        bound=np.concatenate([polytopes[k].bound for k in which]),
-        row_point=row_point,
+        rows=np.concatenate([np.tile(polytopes[r[0]].rows, (len(r), 1)) for r in requirement]),
+        bound=np.concatenate([np.tile(polytopes[r[0]].bound, len(r)) for r in requirement]),
+        row_point=np.repeat(np.arange(len(which)), sizes[which]),
     )
 
 
-def _patterns(network: Network, inside: Array) -> dict[str, npt.NDArray[np.int16]]:
+def _pieces(network: Network, region: Region) -> tuple[Array, npt.NDArray[np.int64], Mapping[str, Pieces]]:
+    """Vertices ``(K, n)`` of all linear pieces of a region, the piece of each, and the pieces' patterns."""
+    from verifier.regions import line, plane
+
+    if isinstance(region, PointRegion):
+        return region.point[None], np.zeros(1, dtype=np.int64), network.pattern(region.point)
+    if isinstance(region, LineRegion):
+        found = line(network, region.start, region.end)
+        ends = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
+        return ends, np.repeat(np.arange(len(ends) // 2), 2), _full(network, found.pattern(), found.midpoints)
+    if isinstance(region, PolygonRegion):
+        cut = plane(network, region.origin, region.u, region.v, region.polygon)
+        piece = np.repeat(np.arange(len(cut)), np.diff(cut.offsets))
+        return cut.embed(cut.vertices[cut.indices]), piece, _full(network, cut.pattern(), cut.embed(cut.centroids))
+    patterns = region.patterns
+    if patterns is None:
+        patterns = _full(network, {}, region.embed(region.centroids))
+    return region.embed(region.vertices), np.repeat(np.arange(len(region.counts)), region.counts), patterns
+
+
+def _full(network: Network, pattern: Mapping[str, Pieces], inside: Array) -> Mapping[str, Pieces]:
+    """The pattern if it names every unit (a ReLU fused with a MaxPool has none), else that of inner points."""
+    if all(n.name in pattern for n in network.activations):
+        return pattern
     parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 

@@ -124,9 +124,7 @@ def _most_violated(
 
 def _unfinished(reason: str, taken: npt.NDArray[np.bool_], rounds: int, start: float) -> LinearRepair:
     seconds = time.perf_counter() - start
-    return LinearRepair(
-        status="unfinished", reason=reason, rows_used=int(taken.sum()), rounds=rounds, seconds=seconds
-    )
+    return LinearRepair(status="unfinished", reason=reason, rows_used=int(taken.sum()), rounds=rounds, seconds=seconds)
 
 
 def _conflict(

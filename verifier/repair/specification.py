@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,7 @@ class PiecesRegion:
         origin, u, v: as in `PolygonRegion`.
         vertices: ``(V, 2)`` plane coordinates of all polygons, one after the other.
         offsets: ``(P + 1,)``; polygon i is ``vertices[offsets[i]:offsets[i + 1]]``.
+        patterns: activation pattern of each polygon, ``{node name: (P, *shape)}``; None: that of its centroid.
     """
 
     origin: Array
@@ -134,6 +136,7 @@ class PiecesRegion:
     v: Array
     vertices: Array
     offsets: npt.NDArray[np.int64]
+    patterns: Mapping[str, npt.NDArray[np.int16]] | None = None
 
     def embed(self, coordinates: Array) -> Array:
         """Plane coordinates ``(..., 2)`` to inputs ``(..., n)``."""

@@ -1,0 +1,61 @@
+"""What a repair does elsewhere: labels that changed on data and over other planes (drawdown)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.network.operators import Array
+from verifier.repair.frozen import FrozenNetwork
+from verifier.repair.keypoints import CHUNK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawdown:
+    """How labels changed on a data set.
+
+    Attributes:
+        total: number of inputs.
+        changed: inputs whose label is another after the repair.
+        right_before, right_after: inputs with the true label; None if no labels were given.
+    """
+
+    total: int
+    changed: int
+    right_before: int | None = None
+    right_after: int | None = None
+
+    @property
+    def drawdown(self) -> float | None:
+        """Accuracy lost, as a fraction of all inputs; negative if gained; None without labels."""
+        if self.right_before is None or self.right_after is None:
+            return None
+        return (self.right_before - self.right_after) / self.total
+
+
+def drawdown(
+    frozen: FrozenNetwork, inputs: Array, labels: npt.ArrayLike | None = None, *, largest: bool = True
+) -> Drawdown:
+    """Compare the labels of the original and the repaired network on a data set.
+
+    Args:
+        inputs: ``(batch, *input_shape)`` or flat.
+        labels: true labels ``(batch,)``, if known.
+        largest: whether the label is the largest output (else the smallest, as in ACAS Xu).
+    """
+    pick = np.argmax if largest else np.argmin
+    before, after = [], []
+    for start in range(0, len(inputs), CHUNK):
+        part = inputs[start : start + CHUNK]
+        before.append(pick(frozen.network.forward(part).reshape(len(part), -1), axis=1))
+        after.append(pick(frozen.forward(part).reshape(len(part), -1), axis=1))
+    old, new = np.concatenate(before), np.concatenate(after)
+    truth = None if labels is None else np.asarray(labels)
+    return Drawdown(
+        total=len(old),
+        changed=int((old != new).sum()),
+        right_before=None if truth is None else int((old == truth).sum()),
+        right_after=None if truth is None else int((new == truth).sum()),
+    )
