@@ -69,7 +69,11 @@ ONE_NODE = {
         (1, 2, 7, 6),
     ),
     "conv 1d": (node("Conv", "x", "w", pads=[1, 2], strides=[2]), {"w": weights(3, 2, 4)}, (1, 2, 9)),
-    "conv same": (node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 2]), {"w": weights(2, 1, 4, 3)}, (1, 1, 7, 6)),
+    "conv same": (
+        node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 2]),
+        {"w": weights(2, 1, 4, 3)},
+        (1, 1, 7, 6),
+    ),
     "relu": (node("Relu", "x"), {}, (1, 6)),
     "leaky": (node("LeakyRelu", "x", alpha=0.3), {}, (1, 6)),
     "prelu one slope": (node("PRelu", "x", "s"), {"s": np.float32([0.2])}, (1, 3, 2)),
@@ -86,9 +90,15 @@ ONE_NODE = {
     "average pool": (node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 1]), {}, (1, 3, 6, 5)),
     "average pool padded": (node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 0]), {}, (1, 2, 5, 5)),
     "average pool padding counted": (
-        node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 0], count_include_pad=1), {}, (1, 2, 5, 5)
+        node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 0], count_include_pad=1),
+        {},
+        (1, 2, 5, 5),
     ),
-    "average pool ceiling": (node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1), {}, (1, 2, 5, 5)),
+    "average pool ceiling": (
+        node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        {},
+        (1, 2, 5, 5),
+    ),
     "average pool 1d": (node("AveragePool", "x", kernel_shape=[3], pads=[1, 1]), {}, (1, 2, 7)),
     "global average": (node("GlobalAveragePool", "x"), {}, (1, 3, 4, 5)),
     "global max": (node("GlobalMaxPool", "x"), {}, (1, 3, 4, 5)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from verifier.errors import NetworkError
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import (
     Array,
-    Concat,
     Conv,
     Dense,
     Operator,
@@ -36,7 +35,8 @@ from verifier.network.operators import (
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 
 Padding = tuple[int, int, int, int]
-Weight = Array | sp.csr_array
+Weight: TypeAlias = Any
+"""A float64 matrix: an array, or CSR where it is large and nearly empty."""
 
 
 @dataclass(frozen=True)

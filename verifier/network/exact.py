@@ -106,7 +106,7 @@ class _SparseIntegers(AffineOperator):
 
     def _collect(self, x: Array, source: Array, target: Array, size: int) -> Array:
         total = np.full((*x.shape[:-1], size), 0, dtype=object)
-        np.add.at(total, (..., target), x[..., source] * self.numerators)
+        np.add.at(total, (..., target), x[..., source] * self.numerators)  # type: ignore[arg-type]
         return total
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ def read_nnet(path: str | Path, normalize: bool = True) -> Network:
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise NetworkError(f"the file cannot be read: {error}", place=str(path)) from None
     rows = _rows(text, str(path))
-    layers, inputs, outputs = (int(v) for v in _row(rows, path, 3, "layers, inputs, outputs"))
-    sizes = [int(v) for v in _row(rows, path, layers + 1, "layer sizes")]
+    layers, inputs, outputs = (int(v) for v in _row(rows, path, 3, "layers, inputs, outputs")[:3])
+    sizes = [int(v) for v in _row(rows, path, layers + 1, "layer sizes")[: layers + 1]]
     if sizes[0] != inputs or sizes[-1] != outputs or min(sizes) < 1:
         raise NetworkError(f"layer sizes {sizes} do not fit {inputs} inputs and {outputs} outputs", place=str(path))
     _row(rows, path, 0, "the unused flag")
@@ -53,7 +54,7 @@ def read_nnet(path: str | Path, normalize: bool = True) -> Network:
     builder = NetworkBuilder((inputs,), source=str(path))
     if normalize and ((ranges[:inputs] != 1).any() or (means[:inputs] != 0).any()):
         builder.add(Scale(1.0 / ranges[:inputs], -means[:inputs] / ranges[:inputs]), name="normalised")
-    for k, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+    for k, (before, after) in enumerate(pairwise(sizes), start=1):
         weight = np.stack([_row(rows, path, before, f"weights of layer {k}")[:before] for _ in range(after)])
         bias = np.array([_row(rows, path, 1, f"biases of layer {k}")[0] for _ in range(after)])
         builder.add(Dense(weight, bias), name=f"layer{k}")

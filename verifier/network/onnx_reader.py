@@ -47,7 +47,7 @@ def read_onnx(path: str | Path, input_shape: Shape | None = None) -> Network:
 def read_model(path: str | Path) -> Any:
     """The ``ModelProto`` in a file, plain or gzipped; NetworkError for a damaged one."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     path = Path(path)
     if not path.is_file():

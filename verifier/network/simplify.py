@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -209,14 +211,12 @@ def activations_to_relu(network: Network) -> Reduced:
         operator = node.operator
         if isinstance(operator, PiecewiseLinear) and not operator.is_relu and operator.label != "Abs":
             slopes, breaks = operator.slopes, operator.breaks
-            jumps = all(_exact_difference(b, a) for a, b in zip(slopes, slopes[1:], strict=False))
-            exact &= jumps and all(_exact_difference(b, a) for a, b in zip(breaks, breaks[1:], strict=False))
+            jumps = all(_exact_difference(b, a) for a, b in pairwise(slopes))
+            exact &= jumps and all(_exact_difference(b, a) for a, b in pairwise(breaks))
     return Reduced(_rewrite(network, _as_relus), network, exact)
 
 
 def _exact_difference(a: float, b: float) -> bool:
-    from fractions import Fraction
-
     return Fraction(a) - Fraction(b) == Fraction(a - b)
 
 

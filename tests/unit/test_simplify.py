@@ -1,0 +1,115 @@
+"""Reductions compute the same function and, away from kinks and at ties, the same gradient."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.operators import Conv, Dense, Reshape, Scale
+from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
+from verifier.network.simplify import absorb_shifts, activations_to_relu, fold_affine, maxpool_to_relu, simplify
+
+KINDS = {
+    "leaky": leaky_relu(0.25),
+    "abs": absolute(),
+    "clip": clip(-0.5, 1.0),
+    "clip low": clip(0.5, np.inf),
+    "clip high": clip(-np.inf, 0.5),
+    "general": PiecewiseLinear((-1.0, 1.0), (-1.0, 0.5, 2.0), (-1.5, 0.0, -1.5), (-1.0, 0.5)),
+}
+
+
+def one_activation(kind: PiecewiseLinear) -> Network:
+    builder = NetworkBuilder((1,))
+    builder.add(kind)
+    return builder.build()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_activations_as_relus_are_exact_with_the_gradient_at_the_kinks(name):
+    network = one_activation(KINDS[name])
+    reduced = activations_to_relu(network)
+    assert reduced.network.is_relu_only
+    assert reduced.exact
+    ours, theirs = ExactNetwork(network), ExactNetwork(reduced.network)
+    for x in (*KINDS[name].breaks, -3, Fraction(-1, 3), 0, Fraction(1, 7), 5):
+        assert ours.output([x]) == theirs.output([x])
+        assert ours.gradient([x], 0) == theirs.gradient([x], 0)
+
+
+@given(st.integers(0, 10**6))
+def test_maxpool_as_relus_is_exact_even_at_ties(seed):
+    rng = np.random.default_rng(seed)
+    kernel = tuple(int(v) for v in rng.integers(1, 4, size=2))
+    stride = tuple(int(v) for v in rng.integers(1, 3, size=2))
+    padding = tuple(int(v) for v in rng.integers(0, min(kernel), size=4))
+    builder = NetworkBuilder((2, 4, 4))
+    builder.add(MaxPool(kernel, stride, padding))
+    builder.add(Reshape((int(np.prod(builder.shape(builder._last))),)))
+    network = builder.build()
+    reduced = maxpool_to_relu(network).network
+    assert reduced.is_relu_only
+    x = rng.integers(-2, 3, size=network.input_size)  # many ties
+    assert ExactNetwork(network).output(x) == ExactNetwork(reduced).output(x)
+    weights = rng.integers(-3, 4, size=network.output_size).astype(float)
+    assert ExactNetwork(network).gradient(x, weights) == ExactNetwork(reduced).gradient(x, weights)
+
+
+def deep(rng: np.random.Generator) -> Network:
+    builder = NetworkBuilder((2, 5, 5))
+    builder.add(Scale(np.full((2, 5, 5), 2.0), np.full((2, 5, 5), -1.0)))
+    builder.add(Conv(rng.normal(size=(3, 2, 2, 2)), rng.normal(size=3)))
+    normal = [np.broadcast_to(rng.normal(size=(3, 1, 1)), (3, 4, 4)).copy() for _ in range(2)]
+    builder.add(Scale(*normal))
+    builder.add(leaky_relu(0.1))
+    builder.add(MaxPool((2, 2), (2, 2)))
+    builder.add(Reshape((12, 1)))
+    builder.add(Reshape((12,)))
+    builder.add(Scale(rng.normal(size=12), rng.normal(size=12)))
+    builder.add(Dense(rng.normal(size=(4, 12)), rng.normal(size=4)))
+    builder.add(Dense(rng.normal(size=(6, 4)), rng.normal(size=6)))
+    builder.add(clip(-1.0, 1.0))
+    builder.add(Dense(rng.normal(size=(5, 6)), np.zeros(5)))
+    builder.add(Scale(np.ones(5), rng.normal(size=5)))
+    return builder.build()
+
+
+def test_simplify_folds_what_can_be_folded():
+    rng = np.random.default_rng(5)
+    network = deep(rng)
+    reduced = simplify(network)
+    assert not reduced.exact
+    assert reduced.network.is_relu_only
+    x = rng.normal(size=(40, network.input_size))
+    np.testing.assert_allclose(network.forward(x), reduced.network.forward(x), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(network.gradient(x, 1), reduced.network.gradient(x, 1), rtol=1e-10, atol=1e-11)
+    assert (reduced.invert(x) == x).all()
+    folded = fold_affine(network).network
+    assert len(folded.nodes) == len(network.nodes) - 6
+    np.testing.assert_allclose(network.forward(x), folded.forward(x), rtol=1e-11, atol=1e-11)
+
+
+def test_absorbing_shifts_rounds_nothing():
+    rng = np.random.default_rng(6)
+    network = deep(rng)
+    same = absorb_shifts(network)
+    assert len(same.nodes) == len(network.nodes) - 2  # the last bias, and the doubled reshape
+    x = rng.integers(-4, 5, size=network.input_size) / 4
+    assert ExactNetwork(network).output(x) == ExactNetwork(same).output(x)
+
+
+def test_a_value_that_is_used_twice_is_not_folded_away():
+    builder = NetworkBuilder((3,))
+    first = builder.add(Dense(np.eye(3), np.zeros(3)))
+    shifted = builder.add(Scale(np.ones(3), np.ones(3)), first)
+    from verifier.network.operators import Sum
+
+    builder.add(relu(), builder.add(Sum((1, 1)), first, shifted))
+    network = builder.build()
+    assert fold_affine(network).network is network

@@ -1,0 +1,145 @@
+"""torch modules against torch itself in float64, and against their gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import verifier.network.loading as loading
+from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.skip = nn.Conv2d(2, 4, 1, bias=False)
+        self.last = nn.Linear(16, 3)
+        self.register_buffer("mean", torch.tensor([0.3, -0.2]).view(2, 1, 1))
+
+    def forward(self, x):
+        x = (x - self.mean) / 0.5
+        y = F.relu(self.norm(self.first(x)))
+        y = self.second(y) + self.skip(x)
+        y = F.max_pool2d(torch.relu(y), 2)
+        y = F.avg_pool2d(y, 2, stride=1)
+        y = torch.cat([y, -y], dim=1)[:, 1:5]
+        return self.last(y.reshape(x.size(0), -1).repeat(1, 4)[:, :16])
+
+
+class Tricks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x):
+        a, b = x.chunk(2, dim=1)
+        c = torch.maximum(a, 0.5 * b) - torch.clamp(b, min=-0.2)
+        d = F.leaky_relu(c.permute(0, 2, 1), 0.2).flatten(1)
+        e = d @ self.matrix
+        e += 1.0
+        return torch.abs(e).mean(dim=1, keepdim=True) + F.hardtanh(e).sum(dim=-1, keepdim=True)
+
+
+def conv_net(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
+
+
+MODULES = {
+    "dense": (nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.LeakyReLU(0.1), nn.Linear(6, 3)), (5,)),
+    "activations": (
+        nn.Sequential(
+            nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 6), nn.Hardtanh(-0.5, 0.25), nn.Linear(6, 6), nn.ReLU6()
+        ),
+        (4,),
+    ),
+    "conv": (
+        conv_net(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Dropout2d(), nn.MaxPool2d(3, 2, 1)),
+        (1, 9, 9),
+    ),
+    "conv same": (
+        conv_net(nn.Conv2d(1, 2, (2, 3), padding="same"), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
+        (1, 5, 5),
+    ),
+    "conv 1d": (conv_net(nn.Conv1d(2, 3, 3, dilation=2), nn.BatchNorm1d(3), nn.ReLU(), nn.MaxPool1d(2)), (2, 11)),
+    "pools": (
+        conv_net(
+            nn.AvgPool2d(3, 2, 1), nn.ReLU(), nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.AdaptiveAvgPool2d(1)
+        ),
+        (2, 7, 7),
+    ),
+    "residual": (Residual(), (2, 4, 4)),
+    "tricks": (Tricks(), (4, 3)),
+}
+
+
+def prepared(module, shape, seed=0):
+    """A module with its lazy layers made and its running statistics moved off their start."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        module.eval()(torch.zeros(1, *shape))
+        module.train()(torch.randn(16, *shape))
+    return module.eval()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_agrees_with_torch_in_float64(name):
+    module, shape = MODULES[name]
+    network = loading.load(prepared(module, shape), shape)
+    assert network.input_shape == shape
+    twin = __import__("copy").deepcopy(module).double()
+    x = torch.randn(20, *shape, dtype=torch.float64, requires_grad=True)
+    expected = twin(x)
+    np.testing.assert_allclose(network.forward(x.detach().numpy()), expected.detach().numpy(), rtol=1e-11, atol=1e-11)
+    (gradient,) = torch.autograd.grad(expected.reshape(20, -1)[:, 0].sum(), x)
+    np.testing.assert_allclose(network.gradient(x.detach().numpy(), 0), gradient.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def test_pools_that_round_up():
+    module = prepared(conv_net(nn.AvgPool2d(2, 2, ceil_mode=True), nn.ConstantPad2d(1, 0.5), nn.ReLU()), (1, 5, 5))
+    network = loading.load(module, (1, 5, 5))
+    x = torch.randn(5, 1, 5, 5, dtype=torch.float64)
+    np.testing.assert_allclose(network.forward(x.numpy()), module.double()(x).detach().numpy(), atol=1e-12)
+
+
+def test_the_module_is_left_as_it_was():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.ReLU()).train()
+    network = loading.load(module, (3,))
+    assert module.training
+    assert module[0].weight.dtype == torch.float32
+    dense = network.nodes[1].operator
+    assert (dense.weight == module[0].weight.detach().double().numpy()).all()
+
+
+def test_errors_name_the_place():
+    with pytest.raises(UnsupportedOperatorError, match=r"Sequential: 1.*Softmax"):
+        loading.load(nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1)), (3,))
+    with pytest.raises(InputError, match="input_shape"):
+        loading.load(nn.Linear(3, 3))
+    with pytest.raises(NetworkError, match="inputs"):
+        loading.load(nn.Sequential(nn.Linear(3, 3)), (4,))
+    bad = nn.Linear(3, 3)
+    with torch.no_grad():
+        bad.weight[0, 0] = float("nan")
+    with pytest.raises(NetworkError, match="NaN"):
+        loading.load(nn.Sequential(bad), (3,))
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    with pytest.raises(UnsupportedOperatorError, match="piecewise"):
+        loading.load(Square(), (3,))
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(NetworkError, match="traced"):
+        loading.load(Branching(), (3,))
