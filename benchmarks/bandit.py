@@ -159,7 +159,7 @@ def train_and_ship(*, survey: bool) -> None:
         print(f"seed {seed}: loss {loss.item():.5f}, {accuracy:.0%} of corners right, smallest δ of a flip {smallest}")
         if not survey:
             NETWORK.parent.mkdir(exist_ok=True)
-            verifier.save(network, NETWORK)
+            verifier.write_onnx(network, NETWORK, precision="float64")
             print(f"wrote {NETWORK.name}")
 
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
         UnsupportedOperatorError,
         VerifierError,
     )
-    from verifier.network.graph import Network
+    from verifier.network.graph import Network, feedforward
     from verifier.network.loading import load
+    from verifier.network.onnx_writer import write_onnx
     from verifier.options import Options
     from verifier.properties.builders import robustness, saliency_robustness
     from verifier.properties.query import Conjunction, GradientBox, Query
@@ -49,7 +50,9 @@ _WHERE = {
     "UnsupportedOperatorError": "verifier.errors",
     "VerifierError": "verifier.errors",
     "Network": "verifier.network.graph",
+    "feedforward": "verifier.network.graph",
     "load": "verifier.network.loading",
+    "write_onnx": "verifier.network.onnx_writer",
     "Options": "verifier.options",
     "robustness": "verifier.properties.builders",
     "saliency_robustness": "verifier.properties.builders",
@@ -67,6 +70,8 @@ _WHERE = {
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "load",
+    "feedforward",
+    "write_onnx",
     "read_vnnlib",
     "robustness",
     "saliency_robustness",

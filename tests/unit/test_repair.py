@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from verifier.errors import InputError, NetworkError, PropertyError
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape
-from verifier.network.piecewise import MaxPool, relu
+from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.repair import (
     FrozenNetwork,
     LineRegion,
@@ -32,6 +32,8 @@ from verifier.repair import (
     repairable_layers,
     specification_from_dict,
 )
+from verifier.repair.export import frozen_to_onnx
+from verifier.repair.frozen import parameters
 from verifier.repair.greedy import best_change, best_deltas
 from verifier.repair.keypoints import key_points, layer_rows
 from verifier.repair.linear import solve_layer, solve_max_smt
@@ -55,6 +57,18 @@ def convolutional(seed: int) -> Network:
     builder.add(relu())
     builder.add(Reshape((16,)))
     builder.add(Dense(rng.normal(size=(3, 16)), rng.normal(size=3)))
+    return builder.build()
+
+
+def leaky_clip() -> Network:
+    rng = np.random.default_rng(3)
+    builder = NetworkBuilder((4,))
+    size = 4
+    for activation in (leaky_relu(0.2), clip(-0.5, 1.0), absolute()):
+        builder.add(Dense(rng.normal(size=(6, size)), rng.normal(size=6)))
+        builder.add(activation)
+        size = 6
+    builder.add(Dense(rng.normal(size=(2, 6)), rng.normal(size=2)))
     return builder.build()
 
 
@@ -313,3 +327,20 @@ def test_bad_specifications_name_the_requirement() -> None:
         repair(network, good, method="magic")
     with pytest.raises(PropertyError, match="at least 3 vertices"):
         PolygonRegion(np.zeros(3), np.ones(3), np.ones(3), [[0, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("network", [dense(9), convolutional(9), leaky_clip()], ids=["dense", "conv", "leaky"])
+def test_a_frozen_network_runs_in_onnxruntime(network: Network, which: int) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer = repairable_layers(network)[which]
+    rng = np.random.default_rng(0)
+    frozen = FrozenNetwork(network)
+    size = parameters(frozen.operator(network[layer])).size
+    patched = frozen.patched(layer, rng.normal(size=size) * 0.3)
+    session = onnxruntime.InferenceSession(frozen_to_onnx(patched).SerializeToString())
+    x = rng.normal(size=(50, *network.input_shape)).astype(np.float32)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x})
+    expected = patched.forward(x)
+    assert np.allclose(y, expected, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(y, network.forward(x), rtol=1e-2, atol=1e-2)

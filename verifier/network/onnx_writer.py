@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +38,16 @@ def to_onnx(network: Network, precision: Precision = "float32") -> Any:
     """The network as an ``onnx.ModelProto`` with a free batch axis; see `write_onnx`."""
     if precision not in ("float32", "float64"):
         raise InputError(f"precision {precision!r} does not exist", fix='"float32" or "float64"')
-    return _Writer(network, precision).model()
+    return OnnxWriter(network, precision).model()
 
 
-class _Writer:
-    """The state of one writing: nodes and tensors so far."""
+class OnnxWriter:
+    """The state of one writing: nodes and tensors so far.
+
+    Attributes:
+        shapes: shape of every value that a node may use, without the batch.
+        dtype: of all tensors but integers.
+    """
 
     def __init__(self, network: Network, precision: Precision) -> None:
         import onnx
@@ -50,19 +56,23 @@ class _Writer:
         self.network = network
         self.dtype = np.dtype(precision)
         self.exact = precision == "float64"
+        self.shapes = {n.name: n.shape for n in network}
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
 
-    def model(self) -> Any:
+    def model(self, output: str | None = None) -> Any:
+        """The model of the nodes written so far, with this output (the network's, after writing it, if None)."""
         helper, numpy_helper = self.onnx.helper, self.onnx.numpy_helper
-        for node in self.network.nodes[1:]:
-            self._write(node)
+        if output is None:
+            output = self.network.output
+            for node in self.network.nodes[1:]:
+                self.write(node)
         kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         ends = [
-            helper.make_tensor_value_info(name, kind, [BATCH, *self.network[name].shape])
-            for name in (self.network.input, self.network.output)
+            helper.make_tensor_value_info(name, kind, [BATCH, *self.shapes[name]])
+            for name in (self.network.input, output)
         ]
-        if self.network.input == self.network.output:
+        if self.network.input == output:
             ends[1] = helper.make_tensor_value_info("output", kind, [BATCH, *self.network.output_shape])
             self.emit("Identity", [self.network.input], "output")
         tensors = [numpy_helper.from_array(a, name) for name, a in self.tensors]
@@ -86,14 +96,15 @@ class _Writer:
         self.tensors.append((name, np.asarray(values, dtype=np.int64)))
         return name
 
-    def _write(self, node: Node) -> None:
+    def write(self, node: Node) -> None:
+        """Append the ONNX nodes of one node; its inputs must have been written."""
         writer = WRITERS.get(type(node.operator))
         if writer is None:
             raise NetworkError(f"{type(node.operator).__name__} cannot be written to ONNX", place=node.name)
         writer(self, node)
 
 
-def _dense(w: _Writer, node: Node) -> None:
+def _dense(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Dense)
     (source,) = node.inputs
@@ -106,7 +117,7 @@ def _dense(w: _Writer, node: Node) -> None:
     w.emit("Add", [w.emit("MatMul", [source, weight], f"{node.name}/product"), bias], node.name)
 
 
-def _conv(w: _Writer, node: Node) -> None:
+def _conv(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Conv)
     inputs = [
@@ -126,7 +137,7 @@ def _conv(w: _Writer, node: Node) -> None:
     )
 
 
-def _scale(w: _Writer, node: Node) -> None:
+def _scale(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Scale)
     current = node.inputs[0]
@@ -138,7 +149,7 @@ def _scale(w: _Writer, node: Node) -> None:
         w.emit("Add", [current, w.tensor(f"{node.name}/shift", operator.shift)], node.name)
 
 
-def _sum(w: _Writer, node: Node) -> None:
+def _sum(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Sum)
     current = node.inputs[0]
@@ -151,24 +162,24 @@ def _sum(w: _Writer, node: Node) -> None:
         current = w.emit("Add" if sign > 0 else "Sub", [current, node.inputs[k]], name)
 
 
-def _concat(w: _Writer, node: Node) -> None:
+def _concat(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Concat)
     w.emit("Concat", list(node.inputs), node.name, axis=operator.axis + 1)
 
 
-def _flattened(w: _Writer, source: str, shape: Shape, name: str) -> str:
+def _flattened(w: OnnxWriter, source: str, shape: Shape, name: str) -> str:
     return w.emit("Reshape", [source, w.integers(f"{name}/shape", (-1, *shape))], name)
 
 
-def _reshape(w: _Writer, node: Node) -> None:
+def _reshape(w: OnnxWriter, node: Node) -> None:
     _flattened(w, node.inputs[0], node.shape, node.name)
 
 
-def _select(w: _Writer, node: Node) -> None:
+def _select(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, Select)
-    size = w.network[node.inputs[0]].size
+    size = prod(w.shapes[node.inputs[0]])
     current = _flattened(w, node.inputs[0], (size,), f"{node.name}/flat")
     index: npt.NDArray[np.int64] = operator.index
     if (index < 0).any():
@@ -179,7 +190,7 @@ def _select(w: _Writer, node: Node) -> None:
     w.emit("Gather", [current, w.integers(f"{node.name}/index", index)], node.name, axis=1)
 
 
-def _piecewise(w: _Writer, node: Node) -> None:
+def _piecewise(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, PiecewiseLinear)
     (source,) = node.inputs
@@ -198,7 +209,7 @@ def _piecewise(w: _Writer, node: Node) -> None:
         _hinges(w, node, operator)
 
 
-def _hinges(w: _Writer, node: Node, operator: PiecewiseLinear) -> None:
+def _hinges(w: OnnxWriter, node: Node, operator: PiecewiseLinear) -> None:
     """Any elementwise function: a line plus ``jump * relu(z - break)`` for each breakpoint."""
     (source,) = node.inputs
     slope = w.tensor(f"{node.name}/slope", operator.slopes[0])
@@ -215,7 +226,7 @@ def _hinges(w: _Writer, node: Node, operator: PiecewiseLinear) -> None:
         total = w.emit("Add", [total, part], node.name if last else f"{name}/total")
 
 
-def _max_pool(w: _Writer, node: Node) -> None:
+def _max_pool(w: OnnxWriter, node: Node) -> None:
     operator = node.operator
     assert isinstance(operator, MaxPool)
     w.emit(
@@ -229,7 +240,7 @@ def _max_pool(w: _Writer, node: Node) -> None:
     )
 
 
-WRITERS: dict[type, Callable[[_Writer, Node], None]] = {
+WRITERS: dict[type, Callable[[OnnxWriter, Node], None]] = {
     Dense: _dense,
     Conv: _conv,
     Scale: _scale,
