@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -23,6 +25,10 @@ from verifier.verdict import Certainty
 
 RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
+
+
+RELAX = 1e-6
+"""For solvers with tolerances the query's rows are widened by this, so that none can lose a witness on a boundary."""
 
 
 def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: float = 0.0) -> Encoding:
@@ -50,11 +56,54 @@ def package(name: str, module: str, install: str) -> Availability:
         return Availability(True, "unknown version")
 
 
-def contradiction(encoding: Encoding, certainty: Certainty) -> EngineResult | None:
-    """UNSAT if the bounds alone leave no solution."""
-    if not encoding.model.contradiction:
-        return None
-    return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics={"decided by": "bounds"})
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What an exact solver says of one encoding.
+
+    Attributes:
+        x: for SAT, the rational point.
+        reason: in words, where it did not decide.
+    """
+
+    answer: Answer
+    x: list[Fraction] | None = None
+    reason: str = ""
+    figures: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+def solve_exactly(
+    query: Query, options: Options, deadline: Deadline, ask: Callable[[Encoding, bool], Reply]
+) -> EngineResult:
+    """Decide a query with an exact solver.
+
+    Kinks are closed first (either neighbour), which proves the most. If a solution exists only by a choice
+    at a kink that the gradient convention does not make, the convention's own (half-open) form is asked.
+
+    Args:
+        ask: asks the solver whether an encoding has a solution, with open ends respected (True) or closed.
+    """
+    encoding = bounded_encoding(query, options, exact=True)
+    if encoding.model.contradiction:
+        figures: dict[str, float | int | str] = {"decided by": "bounds"}
+        return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
+    checker = Checker(query)
+    figures = {"free units": encoding.free_units}
+    for strict in (False, True):
+        if deadline.passed:
+            return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
+        reply = ask(encoding, strict)
+        figures |= {"kinks": "convention" if strict else "closed", **reply.figures}
+        if reply.answer is Answer.UNSAT:
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
+        if reply.answer is not Answer.SAT:
+            answer = Answer.TIMEOUT if reply.answer is Answer.UNKNOWN and deadline.passed else reply.answer
+            return EngineResult(answer=answer, reason=reply.reason, statistics=figures)
+        assert reply.x is not None
+        point = checker.near(reply.x, deadline)
+        if point is not None:
+            return EngineResult(answer=Answer.SAT, x=point, statistics=figures)
+    reason = "there is an exact rational solution, but no float64 point that the replay confirms was found near it"
+    return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
 
 
 class Checker:
@@ -71,6 +120,13 @@ class Checker:
     def region(self, pattern: Pattern, deadline: Deadline) -> RegionAnswer:
         """Solve one linear region exactly."""
         return Region(self.query, pattern, self.exact).solve(deadline.left)
+
+    def near(self, x: list[Fraction], deadline: Deadline) -> Array | None:
+        """A confirmed float64 witness: the rational point rounded, or one in its linear region."""
+        rounded = np.array([float(v) for v in x])
+        if self.confirmed(rounded):
+            return rounded
+        return self.region(self.pattern_at(x), deadline).point
 
     def pattern_at(self, x: list[Fraction]) -> Pattern:
         """The activation pattern at a rational point, by the gradient convention."""

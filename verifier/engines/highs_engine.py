@@ -12,16 +12,13 @@ from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.encoded import Checker, bounded_encoding, contradiction, package
+from verifier.engines.encoded import RELAX, Checker, bounded_encoding, package
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
-
-RELAX = 1e-6
-"""The query's rows are widened by this, so that HiGHS's tolerances cannot lose a witness on a boundary."""
 
 ROUNDS = 50
 """Linear regions that HiGHS may propose in vain, each then excluded, before the answer is UNKNOWN."""
@@ -63,9 +60,10 @@ class HighsEngine(Engine):
         self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
     ) -> EngineResult:
         encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
-        plain = contradiction(encoding, Certainty.NUMERICAL)
-        if plain is not None:
-            return plain
+        if encoding.model.contradiction:
+            return EngineResult(
+                answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
+            )
         scaled = rescaled(encoding.model)
         program = mixed_integer(scaled.model)
         # the reduction keeps the order of the disjunctions: a rescaled one answers for the encoding's own
