@@ -66,11 +66,10 @@ class _Run:
 
     def verdict(self) -> Verdict:
         engines = self._engines()
-        for stage in (self._search, self._bounds):
-            found = stage()
-            if found is not None:
-                return found
-        return self._solve(engines)
+        found = self._search()
+        if found is None:
+            found = self._bounds(engines)
+        return self._solve(engines) if found is None else found
 
     # -- helpers -----------------------------------------------------------------------------------------
     @contextmanager
@@ -132,18 +131,25 @@ class _Run:
         self._note("the search proposed a counterexample that the exact replay did not confirm")
         return None
 
-    def _bounds(self) -> Verdict | None:
-        """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word."""
-        if self.options.engine != "auto" or self.deadline.passed:
+    def _bounds(self, engines: Sequence[Engine]) -> Verdict | None:
+        """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word.
+
+        Engines of our own, which run in this process, begin with bounds themselves.
+        """
+        if self.options.engine != "auto" or self.deadline.passed or not engines[0].isolated:
             return None
         from verifier.bounds.decide import refuted_by_bounds
 
         with self._stage("bounds"):
-            method = refuted_by_bounds(self.query, self.options.bounds)
-        if not method:
+            refutation = refuted_by_bounds(self.query, self.options.bounds)
+        if refutation is None:
             return None
         return self._answer(
-            Status.HOLDS, stage="bounds", engine=method, bounds=method, certainty=Certainty.NUMERICAL
+            Status.HOLDS,
+            stage="bounds",
+            engine=refutation.method,
+            bounds=refutation.method,
+            certainty=refutation.certainty,
         )
 
     def _solve(self, engines: Sequence[Engine]) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -150,7 +151,5 @@ def test_an_interrupted_caller_leaves_no_children(tmp_path: Path, how: signal.Si
     finally:
         parent.kill()
         for pid in (int(p) for p in pids.read_text().split()):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass

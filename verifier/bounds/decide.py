@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -9,17 +10,29 @@ import scipy.sparse as sp
 
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Matrix, Query
+from verifier.verdict import Certainty
 
 SLACK = 1e-6
-"""A row must miss its bound by this much, relative to the size of its terms, to count as impossible."""
+"""A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more
+than the rounding of the sums below."""
+
+RIGOROUS = frozenset({"interval", "crown"})
+"""Bound methods with a proved bound on their rounding errors."""
 
 
-def refuted_by_bounds(query: Query, method: str = "crown") -> str:
-    """The name of the bounds that show that the query has no solution; "" if they do not.
+@dataclass(frozen=True)
+class Refutation:
+    """Bounds that show that a query has no solution: their method, and how strong the proof is."""
+
+    method: str
+    certainty: Certainty
+
+
+def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
+    """Whether bounds on outputs and gradient show that the query has no solution; None if they do not.
 
     A row ``x_rows @ x + y_rows @ y + g_rows @ g <= bound`` is impossible if its smallest value over the box and
-    the bounds on y and g is above its bound, by more than `SLACK`. The bounds are computed in floating point:
-    what they prove is numerical.
+    the bounds on y and g is above its bound, by more than `SLACK`.
     """
     from verifier.bounds import Method, bounds, gradient_bounds
 
@@ -30,7 +43,7 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> str:
     x = (query.box.lower, query.box.upper)
     g: tuple[Array, Array] | None = None
     if _all_impossible(query, x, y, None):
-        return values.method
+        return _refutation(values.method)
     if query.gradient is not None:
         gradients = gradient_bounds(network, query.box, query.gradient.output, values=values, method=chosen)
         bound = gradients[network.input]
@@ -38,8 +51,14 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> str:
         scale = SLACK * (1.0 + np.maximum(np.abs(g[0]), np.abs(g[1])))
         apart = (g[0] - scale > query.gradient.upper) | (g[1] + scale < query.gradient.lower)
         if apart.any() or _all_impossible(query, x, y, g):
-            return gradients.method
-    return ""
+            return _refutation(values.method, gradients.method)
+    return None
+
+
+def _refutation(*methods: str) -> Refutation:
+    parts = {part for method in methods for part in method.split("+")}
+    certainty = Certainty.RIGOROUS if parts <= RIGOROUS else Certainty.NUMERICAL
+    return Refutation(methods[-1], certainty)
 
 
 Ends = tuple[Array, Array]
