@@ -71,6 +71,10 @@ class Cells(ABC):
     def merge(self, groups: Index) -> Index:
         """Unite cells that have the same group number (whose union is a cell); returns one old cell of each new."""
 
+    @abstractmethod
+    def compact(self) -> Index:
+        """Forget the vertices that no cell uses; returns the old indices of those that stay."""
+
     def group(self, origin: Index, labels: npt.NDArray[np.int16]) -> Index | None:
         """Bring cells of one origin and label next to each other; returns the order, None if it is kept."""
         return None
@@ -133,6 +137,11 @@ class Segments(Cells):
         self.ends = np.stack([self.ends[first, 0], self.ends[last, 1]], axis=1)
         return first
 
+    def compact(self) -> Index:
+        kept, ends = np.unique(self.ends, return_inverse=True)
+        self.place, self.ends = self.place[kept], ends.reshape(-1, 2)
+        return kept
+
 
 class Polygons(Cells):
     """Convex polygons of a plane, counter-clockwise, that share their vertices.
@@ -140,10 +149,11 @@ class Polygons(Cells):
     Attributes:
         offsets, indices: polygon c has the vertices ``indices[offsets[c]:offsets[c + 1]]``.
         place: ``(V, 2)`` plane coordinates.
+        corners: the first so many vertices are the corners of the whole area.
     """
 
     def __init__(self, offsets: Index, indices: Index, place: Array) -> None:
-        self.offsets, self.indices, self.place = offsets, indices, place
+        self.offsets, self.indices, self.place, self.corners = offsets, indices, place, len(place)
 
     @property
     def count(self) -> int:
@@ -173,5 +183,11 @@ class Polygons(Cells):
         return order
 
     def merge(self, groups: Index) -> Index:
-        self.offsets, self.indices, first = kernels.merge_polygons(self.offsets, self.indices, groups)
+        offsets, indices, first = kernels.merge_polygons(self.offsets, self.indices, groups)
+        self.offsets, self.indices = kernels.drop_straight(offsets, indices, len(self.place), self.corners)
         return first  # type: ignore[no-any-return]
+
+    def compact(self) -> Index:
+        kept, indices = np.unique(self.indices, return_inverse=True)
+        self.place, self.indices = self.place[kept], indices.reshape(-1)
+        return kept

@@ -432,6 +432,42 @@ def interpolate(rows: Any, start: Any, end: Any, alpha: Any) -> Any:
     return result
 
 
+@njit(cache=True)
+def drop_straight(offsets: Any, loops: Any, vertices: int, corners: int) -> tuple[Any, Any]:
+    """Polygons without the vertices that are no polygon's corner: those with two edges only.
+
+    Args:
+        corners: vertices below this index are corners of the whole area and stay.
+    """
+    cells = offsets.shape[0] - 1
+    before = np.full(vertices, -1, np.int64)
+    after = np.full(vertices, -1, np.int64)
+    needed = np.zeros(vertices, np.int64)
+    for c in range(cells):
+        first, last = offsets[c], offsets[c + 1]
+        for i in range(first, last):
+            v = loops[i]
+            p = loops[i - 1] if i > first else loops[last - 1]
+            n = loops[i + 1] if i + 1 < last else loops[first]
+            if needed[v] == 0:
+                before[v], after[v], needed[v] = p, n, 1
+            elif needed[v] == 1 and before[v] == n and after[v] == p:
+                needed[v] = 2
+            else:
+                needed[v] = 3
+    # needed: 1 once (on the outer boundary), 2 between two polygons that run along it, 3 a corner
+    out = np.empty(loops.shape[0], np.int64)
+    out_offsets = np.zeros(cells + 1, np.int64)
+    used = 0
+    for c in range(cells):
+        for i in range(offsets[c], offsets[c + 1]):
+            if needed[loops[i]] == 3 or loops[i] < corners:
+                out[used] = loops[i]
+                used += 1
+        out_offsets[c + 1] = used
+    return out_offsets, out[:used].copy()
+
+
 def unpack(bits: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.bool_]:
     """Bit sets ``(rows, words)`` as booleans ``(rows, count)``."""
     flat = np.unpackbits(np.ascontiguousarray(bits).view(np.uint8), axis=1, bitorder="little", count=count)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from verifier.regions.cells import Index, Segments
 from verifier.regions.patterns import Patterns
 from verifier.regions.subdivision import Subdivision
 
+if TYPE_CHECKING:
+    from verifier.regions.classes import ClassBands
+
 
 @dataclass(frozen=True, eq=False)
 class LineRestriction:
@@ -34,6 +37,9 @@ class LineRestriction:
         start, end: the segment's ends, flattened, ``(n,)``.
         breakpoints: ``(p + 1,)`` values of t, increasing, the first 0 and the last 1.
         values: ``(p + 1, m)`` the flattened output at the breakpoints.
+        tolerance: ``(p + 1,)`` how large a difference of outputs must be to exceed rounding errors.
+        patterns: the activation patterns of all pieces of the batch that this line was computed in.
+        first: index of this line's first piece in the batch.
         exact_breakpoints: the breakpoints as rationals, if they were computed exactly.
     """
 
@@ -42,6 +48,7 @@ class LineRestriction:
     end: Array
     breakpoints: Array
     values: Array
+    tolerance: Array
     patterns: Patterns
     first: int = 0
     exact_breakpoints: tuple[Fraction, ...] | None = None
@@ -86,6 +93,12 @@ class LineRestriction:
         result: Array = (1.0 - share) * self.values[piece] + share * self.values[piece + 1]
         return result
 
+    def classes(self, *, best: str = "max") -> ClassBands:
+        """Where the class (the largest output, or the smallest for ``best="min"``) changes along the line."""
+        from verifier.regions.classes import class_bands
+
+        return class_bands(self, best)
+
     def layer(self, name: str) -> Array:
         """The flattened value of a named node at the breakpoints, ``(p + 1, size)``."""
         return self.network.values(self.points, [name])[name].reshape(len(self) + 1, -1)
@@ -120,6 +133,7 @@ class LineRestrictions(Sequence[LineRestriction]):
         starts, ends: ``(lines, n)``.
         breakpoints: all lines' breakpoints, one line after the other.
         values: ``(len(breakpoints), m)``.
+        tolerance: ``(len(breakpoints),)`` see `LineRestriction`.
         offsets: ``(lines + 1,)``; line k has the breakpoints ``offsets[k]`` to ``offsets[k + 1] - 1``.
     """
 
@@ -128,6 +142,7 @@ class LineRestrictions(Sequence[LineRestriction]):
     ends: Array
     breakpoints: Array
     values: Array
+    tolerance: Array
     offsets: Index
     patterns: Patterns
 
@@ -154,6 +169,7 @@ class LineRestrictions(Sequence[LineRestriction]):
             self.ends[k],
             self.breakpoints[part],
             self.values[part],
+            self.tolerance[part],
             self.patterns,
             int(self.offsets[k]) - k,
         )
@@ -218,4 +234,13 @@ def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
     order[position[last] + 1] = cells.ends[last, 1]
     offsets = np.concatenate([[0], position[last] + 2])
     patterns = Patterns(network, walk.levels, cells.count)
-    return LineRestrictions(network, starts, ends, cells.place[order], walk.output[order], offsets, patterns)
+    return LineRestrictions(
+        network,
+        starts,
+        ends,
+        cells.place[order],
+        walk.output[order],
+        walk.tolerance[order],
+        offsets,
+        patterns,
+    )

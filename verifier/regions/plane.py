@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from verifier.network.operators import Array
 from verifier.regions.cells import Index, Polygons
 from verifier.regions.patterns import Patterns
 from verifier.regions.subdivision import Subdivision, is_piecewise
+
+if TYPE_CHECKING:
+    from verifier.regions.classes import ClassMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class PlaneRestriction:
         vertices: ``(V, 2)`` plane coordinates, each once.
         offsets, indices: polygon i has the vertices ``indices[offsets[i]:offsets[i + 1]]``, counter-clockwise.
         values: ``(V, m)`` flattened outputs at the vertices.
+        tolerance: ``(V,)`` how large a difference of outputs must be to exceed rounding errors.
         patterns: the activation patterns.
     """
 
@@ -56,6 +61,7 @@ class PlaneRestriction:
     offsets: Index
     indices: Index
     values: Array
+    tolerance: Array
     patterns: Patterns
 
     def __len__(self) -> int:
@@ -68,32 +74,18 @@ class PlaneRestriction:
         return np.split(self.vertices[self.indices], self.offsets[1:-1])
 
     @cached_property
-    def _shoelace(self) -> tuple[Array, Array]:
-        corners = self.vertices[self.indices]
-        following = np.arange(1, len(self.indices) + 1)
-        following[self.offsets[1:] - 1] = self.offsets[:-1]
-        anchor = np.repeat(corners[self.offsets[:-1]], np.diff(self.offsets), axis=0)
-        p, q = corners - anchor, corners[following] - anchor
-        cross = p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]
-        areas = np.add.reduceat(cross, self.offsets[:-1]) / 2
-        moments = np.add.reduceat((p + q) * cross[:, None], self.offsets[:-1]) / 6
-        safe = np.where(areas > 0, areas, 1.0)[:, None]
-        means = np.add.reduceat(p, self.offsets[:-1]) / np.diff(self.offsets)[:, None]
-        inside = moments / safe
-        # a sliver's centre of mass is noise: its corners' mean is in it all the same
-        reach = np.maximum.reduceat(np.abs(p), self.offsets[:-1])
-        trust = (areas[:, None] > 1e-12 * reach.prod(axis=1)[:, None]) & (areas[:, None] > 0)
-        return areas, corners[self.offsets[:-1]] + np.where(trust, inside, means)
+    def _moments(self) -> tuple[Array, Array]:
+        return areas_and_centroids(self.vertices, self.offsets, self.indices)
 
     @property
     def areas(self) -> Array:
         """Area of each polygon in plane coordinates, ``(P,)``."""
-        return self._shoelace[0]
+        return self._moments[0]
 
     @property
     def centroids(self) -> Array:
         """Centre of mass of each polygon in plane coordinates, ``(P, 2)``."""
-        return self._shoelace[1]
+        return self._moments[1]
 
     def embed(self, coordinates: npt.ArrayLike) -> Array:
         """Plane coordinates ``(…, 2)`` to flattened inputs ``(…, n)``."""
@@ -108,6 +100,12 @@ class PlaneRestriction:
     def boundary(self) -> Index:
         """Edges on the outer boundary as vertex indices, ``(E, 2)``."""
         return _edges(self.offsets, self.indices)[1]
+
+    def classes(self, *, best: str = "max") -> ClassMap:
+        """The exact map of classes (the largest output, or the smallest for ``best="min"``)."""
+        from verifier.regions.classes import class_map
+
+        return class_map(self, best)
 
     def pattern(self, polygons: npt.ArrayLike | None = None) -> dict[str, npt.NDArray[np.int16]]:
         """Activation pattern of each polygon (all, or those named): see `Patterns.pattern`."""
@@ -173,7 +171,14 @@ def plane(
     used, indices = np.unique(cells.indices, return_inverse=True)
     patterns = Patterns(network, walk.levels, cells.count)
     return PlaneRestriction(
-        network, where, cells.place[used], cells.offsets, indices, walk.output[used], patterns
+        network,
+        where,
+        cells.place[used],
+        cells.offsets,
+        indices.reshape(-1),
+        walk.output[used],
+        walk.tolerance[used],
+        patterns,
     )
 
 
@@ -254,3 +259,22 @@ def _edges(offsets: Index, indices: Index) -> tuple[Index, Index]:
     shared = np.concatenate([[False], same]) | np.concatenate([same, [False]])
     alone = order[~shared]
     return np.unique(pairs, axis=0), np.stack([a[alone], b[alone]], axis=1)
+
+
+def areas_and_centroids(vertices: Array, offsets: Index, indices: Index) -> tuple[Array, Array]:
+    """Area ``(P,)`` and centre of mass ``(P, 2)`` of polygons in flat arrays."""
+    corners = vertices[indices]
+    first, sizes = offsets[:-1], np.diff(offsets)
+    following = np.arange(1, len(indices) + 1)
+    following[offsets[1:] - 1] = first
+    anchor = np.repeat(corners[first], sizes, axis=0)
+    p, q = corners - anchor, corners[following] - anchor
+    cross = p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]
+    areas = np.add.reduceat(cross, first) / 2
+    moments = np.add.reduceat((p + q) * cross[:, None], first) / 6
+    means = np.add.reduceat(p, first) / sizes[:, None]
+    # the centre of mass of a sliver would be noise: the mean of its corners lies in it all the same
+    reach = np.maximum.reduceat(np.abs(p), first).prod(axis=1)
+    thick = areas > 1e-9 * reach
+    centres = np.where(thick[:, None], moments / np.where(thick, areas, 1.0)[:, None], means)
+    return areas, corners[first] + centres

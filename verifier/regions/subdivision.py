@@ -94,29 +94,124 @@ def plan(network: Network) -> Plan:
     return found
 
 
-class Subdivision:
+class Carrier:
+    """Values carried at the vertices of cells while the cells are cut.
+
+    Attributes:
+        cells: the cells.
+        values: by name, ``(V, n)`` values at the vertices, affine on every cell.
+        scales: by name, ``(V,)`` their tolerance scales.
+    """
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.values: dict[str, Array] = {}
+        self.scales: dict[str, Array] = {}
+
+    def cut(self, functions: Array, scale: Array, slack: Slack, spared: str | None = None) -> Cut:
+        """Cut the cells and extend what is known at the vertices, except the node that the caller extends."""
+        cut = self.cells.cut(functions, scale, slack)
+        if len(cut.start):
+            extended: dict[int, Array] = {}
+            for name in self.values:
+                if name != spared:
+                    rows = self.values[name]
+                    if id(rows) not in extended:
+                        extended[id(rows)] = cut.extend(rows)
+                    self.values[name] = extended[id(rows)]
+                self.scales[name] = cut.extend_scale(self.scales[name])
+        return cut
+
+    def maximum(
+        self, source: str, slack: Slack, windows: Index, zero: bool
+    ) -> tuple[Array, Index, npt.NDArray[np.int16]]:
+        """Cut the cells into those on which one entry of each window is the (first) maximum.
+
+        The maximum is built entry by entry; cells that differ only in entries that lose later are united again.
+
+        Args:
+            source: the name of the values that are compared.
+            slack: their tolerance factors.
+            windows: ``(outputs, size)`` indices into its value; -1 where there is no entry.
+            zero: whether the constant zero takes part, as position -1, and wins ties.
+
+        Returns:
+            the maxima at the vertices, the cell that each cell was part of before, and the winners.
+        """
+        inside = windows >= 0
+        weight = 2 * np.where(inside, slack.weight[windows], 0.0).max(axis=1)
+        pair = Slack(weight, 2 * np.where(inside, slack.offset[windows], 0.0).max(axis=1))
+        origin = np.arange(self.cells.count)
+        key = f"\0maximum of {source}"
+        first = np.zeros(len(windows), np.int64) if zero else np.argmax(inside, axis=1)
+        entry = np.take_along_axis(windows, first[:, None], axis=1)[:, 0]
+        best = self.values[source][:, entry] if not zero else np.zeros((self.cells.vertices, len(windows)))
+        winners = np.tile(np.where(zero, -1, first).astype(np.int16), (self.cells.count, 1))
+        self.values[key], self.scales[key] = best, self.scales[source]
+        for k in range(windows.shape[1]):
+            here = inside[:, k] & (zero | (k > first))
+            if not here.any():
+                continue
+            best = self.values[key]
+            ahead = self.values[source][:, windows[here, k]] - best[:, here]
+            cut = self.cut(ahead, self.scales[source], Slack(pair.weight[here], pair.offset[here]))
+            best = self.values[key] if len(cut.start) else best.copy()
+            best[:, here] += np.maximum(cut.values, 0.0)
+            self.values[key] = best
+            origin, winners = origin[cut.parents], winners[cut.parents]
+            winners[:, here] = np.where(kernels.unpack(cut.sides, int(here.sum())), np.int16(k), winners[:, here])
+        origin, winners = self._unite(origin, winners)
+        del self.scales[key]
+        return self.values.pop(key), origin, winners
+
+    def _unite(
+        self, origin: Index, winners: npt.NDArray[np.int16]
+    ) -> tuple[Index, npt.NDArray[np.int16]]:
+        if not (origin[1:] == origin[:-1]).any():
+            return origin, winners
+        order = self.cells.group(origin, winners)
+        if order is not None:
+            origin, winners = origin[order], winners[order]
+        changed = (np.diff(origin) != 0) | (np.diff(winners, axis=0) != 0).any(axis=1)
+        groups = np.concatenate([[0], np.cumsum(changed)])
+        if groups[-1] + 1 == len(groups):
+            return origin, winners
+        first = self.cells.merge(groups)
+        kept = self.cells.compact()
+        self.values = {name: rows[kept] for name, rows in self.values.items()}
+        self.scales = {name: scale[kept] for name, scale in self.scales.items()}
+        return origin[first], winners[first]
+
+
+class Subdivision(Carrier):
     """Cells on their way through a network.
 
     Attributes:
         network: the network.
-        cells: the cells, cut so far.
         done: number of nodes that have been passed.
         levels: one for each piecewise-linear node passed.
-        values: the values at the vertices, ``(V, n)``, of the nodes that are still needed.
     """
 
     def __init__(self, network: Network, cells: Cells, inputs: Array) -> None:
-        self.network, self.cells = network, cells
+        super().__init__(cells)
+        self.network = network
         self.plan = plan(network)
         self.levels: list[Level] = []
-        self.values = {network.input: np.ascontiguousarray(inputs, dtype=np.float64).reshape(len(inputs), -1)}
-        self.scales = {network.input: input_scale(self.values[network.input])}
+        x = np.ascontiguousarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
+        self.values[network.input], self.scales[network.input] = x, input_scale(x)
         self.done = 1
 
     @property
     def output(self) -> Array:
         """The network's flattened output at the vertices, ``(V, m)``, once all nodes are passed."""
         return self.values[self.network.output]
+
+    @property
+    def tolerance(self) -> Array:
+        """How large a difference of outputs must be at each vertex to exceed rounding errors, ``(V,)``."""
+        slack = self.plan.slacks[self.network.output]
+        result: Array = 2 * (slack.weight.max() * self.scales[self.network.output] + slack.offset.max())
+        return result
 
     def run(self) -> Iterator[Node]:
         """Pass the nodes that are left, one at a time; yields each node when it is passed."""
@@ -151,26 +246,12 @@ class Subdivision:
                 node, inputs, [self.scales[i] for i in node.inputs], [self.plan.slacks[i] for i in node.inputs]
             )
 
-    def _cut(self, functions: Array, scale: Array, slack: Slack, spared: str | None = None) -> Cut:
-        """Cut the cells and extend what is known at the vertices, except the node that the caller extends."""
-        cut = self.cells.cut(functions, scale, slack)
-        if len(cut.start):
-            extended: dict[int, Array] = {}
-            for name in self.values:
-                if name != spared:
-                    rows = self.values[name]
-                    if id(rows) not in extended:
-                        extended[id(rows)] = cut.extend(rows)
-                    self.values[name] = extended[id(rows)]
-                self.scales[name] = cut.extend_scale(self.scales[name])
-        return cut
-
     def _elementwise(self, node: Node, operator: PiecewiseLinear) -> None:
         (source,) = node.inputs
         z, slack, breaks = self.values[source], self.plan.slacks[source], np.asarray(operator.breaks)
         shifted = z if operator.breaks == (0.0,) else (z[:, None, :] - breaks[:, None]).reshape(len(z), -1)
         slack = Slack(np.tile(slack.weight, len(breaks)), np.tile(slack.offset, len(breaks)))
-        cut = self._cut(shifted, self.scales[source], slack, spared=source)
+        cut = self.cut(shifted, self.scales[source], slack, spared=source)
         z = cut.values[:, : z.shape[1]]
         if operator.breaks != (0.0,):
             z = z + breaks[0]
@@ -182,64 +263,11 @@ class Subdivision:
     def _pool(self, node: Node, operator: MaxPool) -> None:
         (source,) = node.inputs
         windows = operator.windows(self.network[source].shape)
-        best, parents, winners = self.maximum(source, windows, zero=source in self.plan.fused)
+        best, parents, winners = self.maximum(
+            source, self.plan.slacks[source], windows, zero=source in self.plan.fused
+        )
         self.values[node.name], self.scales[node.name] = best, self.scales[source]
         self.levels.append(Level(node.name, parents, winners=winners))
-
-    def maximum(self, source: str, windows: Index, zero: bool) -> tuple[Array, Index, npt.NDArray[np.int16]]:
-        """Cut the cells into those on which one entry of each window is the (first) maximum.
-
-        The maximum is built entry by entry; cells that differ only in entries that lose later are united again.
-
-        Args:
-            source: the node whose values are compared.
-            windows: ``(outputs, size)`` indices into its value; -1 where there is no entry.
-            zero: whether the constant zero takes part, as position -1, and wins ties.
-
-        Returns:
-            the maxima at the vertices, the cell that each cell was part of before, and the winners.
-        """
-        slack = self.plan.slacks[source]
-        inside = windows >= 0
-        weight = 2 * np.where(inside, slack.weight[windows], 0.0).max(axis=1)
-        pair = Slack(weight, 2 * np.where(inside, slack.offset[windows], 0.0).max(axis=1))
-        origin = np.arange(self.cells.count)
-        key = f"\0maximum of {source}"
-        first = np.zeros(len(windows), np.int64) if zero else np.argmax(inside, axis=1)
-        entry = np.take_along_axis(windows, first[:, None], axis=1)[:, 0]
-        best = self.values[source][:, entry] if not zero else np.zeros((self.cells.vertices, len(windows)))
-        winners = np.tile(np.where(zero, -1, first).astype(np.int16), (self.cells.count, 1))
-        self.values[key], self.scales[key] = best, self.scales[source]
-        for k in range(windows.shape[1]):
-            here = inside[:, k] & (zero | (k > first))
-            if not here.any():
-                continue
-            best = self.values[key]
-            ahead = self.values[source][:, windows[here, k]] - best[:, here]
-            cut = self._cut(ahead, self.scales[source], Slack(pair.weight[here], pair.offset[here]))
-            best = self.values[key] if len(cut.start) else best.copy()
-            best[:, here] += np.maximum(cut.values, 0.0)
-            self.values[key] = best
-            origin, winners = origin[cut.parents], winners[cut.parents]
-            winners[:, here] = np.where(kernels.unpack(cut.sides, int(here.sum())), np.int16(k), winners[:, here])
-        del self.values[key], self.scales[key]
-        origin, winners = self._unite(origin, winners)
-        return best, origin, winners
-
-    def _unite(
-        self, origin: Index, winners: npt.NDArray[np.int16]
-    ) -> tuple[Index, npt.NDArray[np.int16]]:
-        if not (origin[1:] == origin[:-1]).any():
-            return origin, winners
-        order = self.cells.group(origin, winners)
-        if order is not None:
-            origin, winners = origin[order], winners[order]
-        changed = (np.diff(origin) != 0) | (np.diff(winners, axis=0) != 0).any(axis=1)
-        groups = np.concatenate([[0], np.cumsum(changed)])
-        if groups[-1] + 1 == len(groups):
-            return origin, winners
-        first = self.cells.merge(groups)
-        return origin[first], winners[first]
 
 
 def forward(network: Network, node: Node, inputs: list[Array]) -> Array:
