@@ -212,18 +212,34 @@ class Network:
         """Like `gradient`, for every node at once: ``{name: (batch, *shape)}``."""
         values = self.values(x)
         count = len(values[self.input])
-        seed = np.broadcast_to(self.output_weights(output), (count, self.output_size))
-        gradients: dict[str, Array] = {n.name: np.zeros((count, *n.shape)) for n in self.nodes}
-        gradients[self.output] = seed.reshape(count, *self.output_shape).copy()
+        return self.backward(values, np.broadcast_to(self.output_weights(output), (count, self.output_size)))
+
+    def backward(self, values: Mapping[str, Array], seed: Array) -> dict[str, Array]:
+        """Gradients with a combination of outputs of its own for each input of a batch.
+
+        Args:
+            values: what `values` returned for the batch.
+            seed: ``(batch, m)`` coefficients of the flattened outputs.
+
+        Returns:
+            ``{name: (batch, *shape)}`` for every node.
+        """
+        count = len(seed)
+        gradients: dict[str, Array] = {self.output: np.array(seed).reshape(count, *self.output_shape)}
         for node in reversed(self.nodes[1:]):
-            upstream = gradients[node.name]
+            upstream = gradients.get(node.name)
+            if upstream is None:
+                continue
             if isinstance(node.operator, AffineOperator):
                 shapes = [self[i].shape for i in node.inputs]
                 parts = node.operator.transpose(upstream, *shapes)
             else:
                 parts = (_piecewise(node).vjp(upstream, values[node.inputs[0]]),)
             for name, part in zip(node.inputs, parts, strict=True):
-                gradients[name] = gradients[name] + part
+                gradients[name] = gradients[name] + part if name in gradients else part
+        for node in self.nodes:
+            if node.name not in gradients:
+                gradients[node.name] = np.zeros((count, *node.shape))
         return gradients
 
     def output_weights(self, output: int | Sequence[float] | Array) -> Array:

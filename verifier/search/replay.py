@@ -1,15 +1,29 @@
-"""Replay: a proposed witness is checked again on the original network, in exact rational arithmetic."""
+"""Replay: a proposed witness is checked again on the original network.
+
+Two checks, of different weight. *Exact rational arithmetic* decides: box, gradient by the strict convention,
+condition, no tolerance. *onnxruntime*, which rounds to float32 as a rule, is the second opinion that VNN-COMP
+and a user's own deployment rely on; where the two differ, the remarks say how.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
+from verifier.engines.base import Deadline
+from verifier.errors import NetworkError
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
-from verifier.properties.query import Query
+from verifier.network.runtime import RuntimeModel
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
 from verifier.verdict import Witness
+
+EXACT_TRIALS = 4
+"""How many float32 points near a witness are replayed exactly, at most."""
 
 
 def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) -> Witness:
@@ -32,7 +46,8 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
         g = exact_network.gradient(point, query.gradient.output, values)
         ends = zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True)
         inside = all(
-            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high)) for v, low, high in ends
+            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high))
+            for v, low, high in ends
         )
     xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
@@ -46,3 +61,112 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
         gradient=None if g is None else np.array([float(v) for v in g]),
         exact=confirmed,
     )
+
+
+def confirm(
+    query: Query,
+    x: Array,
+    exact_network: ExactNetwork | None = None,
+    runtime: RuntimeModel | None = None,
+    seconds: float = 10.0,
+) -> Witness:
+    """Check a point exactly and in onnxruntime, and prefer a point near it that passes both.
+
+    A point that refutes the property exactly is looked at through the runtime's eyes: rounded to its precision
+    inside the box, then moved by small steps to where the condition holds with more room. The first point that
+    passes both checks becomes the witness. If there is none, the exact witness stays, with a remark.
+
+    Args:
+        exact_network, runtime: if they are at hand.
+        seconds: wall-clock limit of the search for a point that passes both.
+    """
+    deadline = Deadline.after(seconds)
+    exact_network = exact_network or ExactNetwork(query.network)
+    witness = replay(query, x, exact_network)
+    if not witness.exact:
+        return witness
+    try:
+        runtime = runtime or RuntimeModel(query.network)
+    except (NetworkError, ImportError) as error:
+        return replace(witness, remarks=(f"not replayed in onnxruntime: {error}",))
+    float32 = runtime.dtype == np.float32
+    trials = 0
+    for point in _neighbours(query, witness.input, float32):
+        if not holds_in_runtime(query, point, runtime):
+            if deadline.passed:
+                break
+            continue
+        same = np.array_equal(point, witness.input)
+        found = witness if same else replay(query, point, exact_network)
+        if found.exact:
+            moved = () if same else _moved(witness.input, point, float32)
+            return replace(found, onnxruntime=True, runtime_output=runtime.run(point), remarks=moved)
+        trials += 1
+        if trials >= EXACT_TRIALS or deadline.passed:
+            break
+    return replace(
+        witness,
+        onnxruntime=holds_in_runtime(query, witness.input, runtime),
+        runtime_output=runtime.run(witness.input),
+        remarks=_difference(query, witness, runtime),
+    )
+
+
+def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
+    """Whether the condition holds for onnxruntime's output at ``x`` as the runtime rounds it, with no tolerance.
+
+    The runtime gives no gradients: rows that speak of the gradient, and the gradient box, use the network's own.
+    """
+    seen = x.astype(runtime.dtype).astype(np.float64)
+    y = runtime.run(x)[None]
+    if not np.isfinite(y).all():
+        return False
+    g = None
+    if query.gradient is not None:
+        g = query.network.gradient(seen, query.gradient.output).reshape(1, -1)
+        if not query.gradient.contains(g)[0]:
+            return False
+
+    def holds(part: Conjunction) -> bool:
+        return bool(part.holds(seen[None], y, g)[0])
+
+    return (query.common is None or holds(query.common)) and any(holds(case) for case in query.cases)
+
+
+def to_float32(x: Array, box: Box) -> Array:
+    """The nearest float32 values inside the box (as float64); where an interval has none, ``x`` itself."""
+    nearest = x.astype(np.float32)
+    low = np.nextafter(nearest, np.float32(np.inf))
+    high = np.nextafter(nearest, np.float32(-np.inf))
+    inside = np.where(nearest < box.lower, low, np.where(nearest > box.upper, high, nearest)).astype(np.float64)
+    return np.where((inside >= box.lower) & (inside <= box.upper), inside, x)
+
+
+def _neighbours(query: Query, x: Array, float32: bool) -> Iterator[Array]:
+    """The point as the runtime can hold it, the point itself, and points near it with more room."""
+    from verifier.search.attack import ascend
+
+    if float32:
+        yield to_float32(x, query.box)
+    yield x
+    for point in ascend(query, x):
+        yield to_float32(point, query.box) if float32 else point
+
+
+def _moved(before: Array, after: Array, float32: bool) -> tuple[str, ...]:
+    distance = float(np.abs(before - after).max())
+    kind = "a float32 point" if float32 and np.array_equal(after, after.astype(np.float32)) else "a point"
+    return (f"moved by {distance:.3g} (L∞) to {kind} where exact arithmetic and onnxruntime agree",)
+
+
+def _difference(query: Query, witness: Witness, runtime: RuntimeModel) -> tuple[str, ...]:
+    rounded = witness.input.astype(runtime.dtype).astype(np.float64)
+    remarks = []
+    if not np.array_equal(rounded, witness.input):
+        place = "inside" if query.box.contains(rounded) else "outside"
+        remarks.append(f"the input is no {runtime.dtype} point; rounded to one it lies {place} the box")
+    gap = float(np.abs(runtime.run(witness.input) - witness.output).max())
+    remarks.append(f"onnxruntime's output differs from the exact one by at most {gap:.3g}")
+    if not holds_in_runtime(query, witness.input, runtime):
+        remarks.append("exact arithmetic refutes the property here and onnxruntime's rounding does not")
+    return tuple(remarks)

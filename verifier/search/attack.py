@@ -1,0 +1,201 @@
+"""Gradient attacks on any query: projected gradient ascent on the margins, batched, in numpy.
+
+The *margin* of a case at a point is the smallest slack of its rows over inputs and outputs; a point with all
+margins >= 0 meets the condition on values. Where a query also speaks of the network's gradient, which is
+constant on each linear region, there is no slope to follow: there the attack finds points that meet the rest,
+and `verifier.search.lines` looks for the right gradient from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.engines.base import Deadline
+from verifier.network.graph import Network
+from verifier.network.operators import Array, Conv
+from verifier.properties.query import Conjunction, Query
+
+Cases = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """What the attack ascends: margins of cases and their gradients.
+
+    Attributes:
+        query: the query.
+        parts: for each case its rows together with the common ones.
+    """
+
+    query: Query
+    parts: tuple[tuple[Conjunction, ...], ...]
+
+    @staticmethod
+    def of(query: Query) -> Margins:
+        """The margins of a query."""
+        common = () if query.common is None or not len(query.common) else (query.common,)
+        return Margins(query, tuple((*common, case) for case in query.cases))
+
+    def slack(self, case: int, x: Array, y: Array) -> Array:
+        """Slack of every row that does not speak of the gradient: ``(batch, rows)``."""
+        found = [_values_only(part, x, y) for part in self.parts[case]]
+        return np.concatenate(found, axis=1) if found else np.zeros((len(x), 0))
+
+    def at(self, x: Array, y: Array) -> Array:
+        """The margin of every case: ``(batch, cases)``."""
+        result = np.full((len(x), len(self.parts)), np.inf)
+        for case in range(len(self.parts)):
+            slack = self.slack(case, x, y)
+            if slack.shape[1]:
+                result[:, case] = slack.min(axis=1)
+        return result
+
+    def ascent(self, x: Array, cases: Cases, softness: float = 0.0) -> tuple[Array, Array]:
+        """Margin of each point's own case, and the direction in which it grows fastest: ``(batch,)``, ``(batch, n)``.
+
+        Args:
+            cases: index of the case of each point.
+            softness: 0 follows the worst row alone; above 0, every row counts with weight
+                ``exp(-(slack - worst) / (softness * spread))``, so that rows do not take turns.
+        """
+        network = self.query.network
+        values = network.values(x)
+        y = values[network.output].reshape(len(x), -1)
+        margin = np.full(len(x), np.inf)
+        seed, direct = np.zeros_like(y), np.zeros_like(x)
+        for case in np.unique(cases):
+            chosen = np.flatnonzero(cases == case)
+            slack = self.slack(int(case), x[chosen], y[chosen])
+            if not slack.shape[1]:
+                continue
+            worst = slack.min(axis=1, keepdims=True)
+            margin[chosen] = worst[:, 0]
+            if softness > 0:
+                spread = np.maximum(np.abs(worst), 1e-12) * softness
+                share = np.exp(-np.minimum((slack - worst) / spread, 50.0))
+            else:
+                share = np.zeros_like(slack)
+                share[np.arange(len(chosen)), slack.argmin(axis=1)] = 1.0
+            start = 0
+            for part in self.parts[int(case)]:
+                weight = share[:, start : start + len(part)]
+                start += len(part)
+                if part.y_rows is not None:
+                    seed[chosen] -= (part.y_rows.T @ weight.T).T
+                if part.x_rows is not None:
+                    direct[chosen] -= (part.x_rows.T @ weight.T).T
+        slope = network.backward(values, seed)[network.input].reshape(len(x), -1)
+        return margin, slope + direct
+
+
+def _values_only(part: Conjunction, x: Array, y: Array) -> Array:
+    """Slack of a part's rows; rows that speak of the gradient count as met here."""
+    total = np.broadcast_to(part.bound, (len(x), len(part))).copy()
+    for rows, value in ((part.x_rows, x), (part.y_rows, y)):
+        if rows is not None:
+            total -= (rows @ value.T).T
+    if part.g_rows is not None:
+        speaks = np.asarray(abs(part.g_rows).sum(axis=1)).reshape(-1) > 0
+        total[:, speaks] = np.inf
+    return total
+
+
+def batch_size(network: Network, budget: float = 2e7) -> int:
+    """How many points to evaluate at once: so that about ``budget`` multiplications are in flight, 1 to 512."""
+    work = 1.0
+    for node in network:
+        if isinstance(node.operator, Conv):
+            work += node.size * node.operator.weight[0].size
+        else:
+            sparse = getattr(node.operator, "sparse_weight", None)
+            weight = getattr(node.operator, "weight_shape", (0, 0))
+            work += node.size + (sparse.nnz if sparse is not None else weight[0] * weight[1])
+    return int(np.clip(budget / work, 1, 512))
+
+
+def starts(query: Query, count: int, rng: np.random.Generator) -> Array:
+    """Where attacks begin: the anchor, the centre, corners (all, if they are few), random points: ``(count, n)``."""
+    box = query.box
+    free = np.flatnonzero(box.width > 0)
+    found = [query.box.clip(query.start)[None], box.center[None]]
+    if len(free) <= 6:
+        corners = np.repeat(box.lower[None], 2 ** len(free), axis=0)
+        choice = np.array(list(product((False, True), repeat=len(free))), dtype=bool).reshape(-1, len(free))
+        corners[:, free] = np.where(choice, box.upper[free], box.lower[free])
+    else:
+        corners = np.where(rng.random((count // 4 + 1, box.size)) < 0.5, box.lower, box.upper)
+    found.append(corners[: max(1, count // 2)])
+    have = sum(len(f) for f in found)
+    if count > have:
+        found.append(box.sample(count - have, rng))
+    return np.concatenate(found)[:count]
+
+
+def sharpest_corners(query: Query, x: Array) -> Array:
+    """FGSM: for each point and case the corner of the box that the margin's slope points to: ``(batch · cases, n)``."""
+    margins = Margins.of(query)
+    found = []
+    for case in range(len(query.cases)):
+        _, slope = margins.ascent(x, np.full(len(x), case))
+        found.append(np.where(slope > 0, query.box.upper, np.where(slope < 0, query.box.lower, x)))
+    return np.concatenate(found)
+
+
+def pgd(
+    query: Query,
+    x: Array,
+    cases: Cases,
+    *,
+    steps: int = 30,
+    first: float = 0.25,
+    last: float = 0.005,
+    softness: float = 0.0,
+    momentum: float = 0.5,
+    deadline: Deadline,
+) -> Iterator[tuple[Array, Array]]:
+    """Projected sign-gradient ascent with momentum; yields ``(points, margins)`` of every step.
+
+    Args:
+        x: ``(batch, n)`` starting points inside the box.
+        cases: the case that each point works on.
+        steps: number of steps; the step size falls geometrically from ``first`` to ``last`` box widths.
+        softness: see `Margins.ascent`.
+    """
+    margins, width = Margins.of(query), query.box.width
+    velocity = np.zeros_like(x)
+    for k in range(steps + 1):
+        if deadline.passed:
+            return
+        margin, slope = margins.ascent(x, cases, softness)
+        yield x, margin
+        scaled = slope * width
+        size = np.abs(scaled).max(axis=1, keepdims=True)
+        velocity = momentum * velocity + scaled / np.maximum(size, 1e-300)
+        rate = first * (last / first) ** (k / max(1, steps))
+        # half sign step, half true direction: signs move every input, the direction settles rows that compete
+        move = 0.5 * np.sign(velocity) + 0.5 * velocity / np.maximum(
+            np.abs(velocity).max(axis=1, keepdims=True), 1e-300
+        )
+        x = query.box.clip(x + rate * width * move)
+
+
+def ascend(query: Query, x: Array, steps: int = 12) -> Iterator[Array]:
+    """Points near ``x`` where the condition holds with more room, by growing steps up the worst row's slope."""
+    margins = Margins.of(query)
+    values = query.network.forward(x[None]).reshape(1, -1)
+    case = np.array([int(margins.at(x[None], values).argmax())])
+    point, rate = x[None], 1e-8
+    for _ in range(steps):
+        _, slope = margins.ascent(point, case)
+        scaled = slope * query.box.width
+        size = np.abs(scaled).max()
+        if size == 0:
+            return
+        point = query.box.clip(point + rate * query.box.width * scaled / size)
+        yield point[0]
+        rate *= 3.0
