@@ -1,0 +1,156 @@
+"""Branch and bound over the phases that propagation leaves open, with certified LPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from verifier.engines.base import Deadline
+from verifier.engines.saliency.lp import LpStatus
+from verifier.engines.saliency.problem import Infeasible, Problem, State
+from verifier.engines.saliency.propagation import propagate
+from verifier.engines.saliency.relaxation import Relaxation, scatter
+from verifier.engines.saliency.witness import WitnessFinder
+from verifier.network.operators import Array
+
+
+@dataclass
+class Statistics:
+    """What a search did."""
+
+    nodes: int = 0
+    programs: int = 0
+    iterations: int = 0
+    doubtful: int = 0
+    deepest: int = 0
+    by_propagation: int = 0
+    open_leaves: int = 0
+    first_unknown: list[int] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, float | int | str]:
+        """For an engine's result."""
+        return {
+            "boxes": self.nodes,
+            "linear programs": self.programs,
+            "simplex iterations": self.iterations,
+            "pruned by propagation": self.by_propagation,
+            "depth": self.deepest,
+        }
+
+
+class Search:
+    """Depth-first branch and bound. `run` returns a witness, or None when the query is refuted.
+
+    After `run`: ``complete`` says whether None is a proof.
+    """
+
+    def __init__(self, problem: Problem, deadline: Deadline) -> None:
+        self.problem, self.deadline = problem, deadline
+        self.statistics = Statistics()
+        self.finder = WitnessFinder(problem)
+        self.timed_out = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every subproblem was closed."""
+        return not self.timed_out and self.statistics.open_leaves == 0
+
+    def run(self) -> Array | None:
+        """Search the whole tree until a witness, the end, or the deadline."""
+        root = State.root(self.problem)
+        stack = [(root, 0)]
+        while stack:
+            if self.deadline.passed:
+                self.timed_out = True
+                return None
+            state, start = stack.pop()
+            self.statistics.nodes += 1
+            self.statistics.deepest = max(self.statistics.deepest, state.depth)
+            try:
+                propagate(self.problem, state, start=start)
+            except Infeasible:
+                self.statistics.by_propagation += 1
+                continue
+            if not self.statistics.first_unknown:
+                self.statistics.first_unknown = [int((p == 0).sum()) for p in state.phase]
+            found, branch = self._bound(state)
+            if found is not None:
+                return found
+            if branch is None:
+                continue
+            stack += self._children(state, *branch)
+        return None
+
+    def _bound(self, state: State) -> tuple[Array | None, tuple[int, int, int] | None]:
+        """Solve the LP of every case; a witness, or where to branch (None: closed)."""
+        relaxation = Relaxation(self.problem, state)
+        left = []
+        scores = [np.zeros(n) for n in self.problem.form.sizes]
+        preference = [np.zeros(n) for n in self.problem.form.sizes]
+        for case in state.cases:
+            answer = relaxation.solve(case, self.deadline.left)
+            self.statistics.programs += 1
+            if answer.status is LpStatus.INFEASIBLE:
+                continue
+            left.append(case)
+            if answer.status is LpStatus.DOUBTFUL:
+                self.statistics.doubtful += 1
+                continue
+            if answer.point is None:
+                self.timed_out = True
+                break
+            found = self._try(relaxation, answer.point, case)
+            if found is not None:
+                return found, None
+            self._score(relaxation, answer.point, scores, preference)
+        self.statistics.iterations += relaxation.lp.iterations
+        state.cases = tuple(left)
+        if not left:
+            return None, None
+        for r, phase in enumerate(state.phase):
+            free = np.flatnonzero(phase == 0)
+            if len(free):
+                best = free[np.argmax(scores[r][free])]
+                return None, (r, int(best), 1 if preference[r][best] >= 0 else -1)
+        self.statistics.open_leaves += 1
+        return None, None
+
+    def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:
+        """Look for a witness where the LP's solution points."""
+        found = self.finder.near(point[: self.problem.query.box.size], case, self.deadline.left)
+        if found is not None:
+            return found
+        pattern = []
+        for r, phase in enumerate(relaxation.state.phase):
+            a, s = scatter(relaxation.a[r], point), scatter(relaxation.s[r], point)
+            d = np.where(relaxation.d[r] >= 0, scatter(relaxation.d[r], point) - 0.5, a - s)
+            pattern.append(((phase > 0) | ((phase == 0) & (d > 0))).astype(np.int8))
+        return self.finder.region(tuple(pattern), case, self.deadline.left)
+
+    @staticmethod
+    def _score(relaxation: Relaxation, point: Array, scores: list[Array], preference: list[Array]) -> None:
+        """How far the LP's solution is from a real network at each neuron."""
+        for r, phase in enumerate(relaxation.state.phase):
+            free = phase == 0
+            if not free.any():
+                continue
+            a, s = scatter(relaxation.a[r], point), scatter(relaxation.s[r], point)
+            d = scatter(relaxation.d[r], point, 0.0)
+            blur = np.minimum(a, s) / np.maximum(relaxation.state.z_upper[r] - relaxation.state.z_lower[r], 1e-12)
+            fraction = np.minimum(d, 1 - d)
+            scores[r] += np.where(free, 1e-9 + blur + fraction, 0.0)
+            preference[r] += np.where(free, np.where(relaxation.d[r] >= 0, d - 0.5, a - s), 0.0)
+
+    def _children(self, state: State, r: int, neuron: int, first: int) -> list[tuple[State, int]]:
+        """Both phases; the preferred one is searched first (last in the list)."""
+        children = []
+        for phase in (-first, first):
+            child = state.copy()
+            child.depth += 1
+            try:
+                child.fix(r, np.array([neuron]), phase)
+            except Infeasible:
+                continue
+            children.append((child, r))
+        return children

@@ -1,0 +1,44 @@
+"""The engine: queries about outputs and the gradient map, decided by propagation and certified LPs."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+from typing import ClassVar
+
+from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.saliency.branching import Search
+from verifier.engines.saliency.problem import Problem
+from verifier.events import Listener, ignore
+from verifier.options import Options
+from verifier.properties.query import Query
+from verifier.verdict import Certainty
+
+
+class SaliencyEngine(Engine):
+    """Gradient inversion, phases propagated both ways, branch and bound with certified LPs."""
+
+    name: ClassVar[str] = "saliency"
+    capabilities: ClassVar[Capabilities] = Capabilities(gradient=True)
+    isolated: ClassVar[bool] = False
+
+    def availability(self) -> Availability:
+        if importlib.util.find_spec("highspy") is None:
+            return Availability(False, "install highspy")
+        return Availability(True, f"highspy {metadata.version('highspy')}")
+
+    def solve(
+        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
+    ) -> EngineResult:
+        search = Search(Problem.of(query), deadline)
+        witness = search.run()
+        statistics = search.statistics.as_dict()
+        if witness is not None:
+            return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
+        if search.timed_out:
+            return EngineResult(answer=Answer.TIMEOUT, reason="the deadline passed", statistics=statistics)
+        if not search.complete:
+            reason = f"{search.statistics.open_leaves} linear regions stayed undecided within rounding errors"
+            return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
+        certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
+        return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)

@@ -1,0 +1,173 @@
+"""The question a search answers, and what is known in one of its subproblems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.engines.saliency.form import INPUT, Matrix, ReluForm, relu_form
+from verifier.network.operators import Array
+from verifier.properties.query import Conjunction, Query
+
+Phases = npt.NDArray[np.int8]
+"""1: active (z >= 0), -1: inactive (z <= 0), 0: not yet known."""
+
+UNIT = 2.0**-50
+"""Eight roundings of float64: rounding errors are bounded by ``UNIT · terms · magnitude``."""
+
+
+class Infeasible(Exception):
+    """A subproblem was proved to have no solution."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A query in ReLU form with the magnitudes that bound the rounding errors.
+
+    Attributes:
+        query: the query; its network may contain any supported operator.
+        form: the network's ReLU form.
+    """
+
+    query: Query
+    form: ReluForm
+
+    @staticmethod
+    def of(query: Query) -> Problem:
+        """The problem of a query."""
+        return Problem(query, relu_form(query.network))
+
+    @property
+    def cases(self) -> tuple[Conjunction, ...]:
+        """The disjunction."""
+        return self.query.cases
+
+    @cached_property
+    def terms(self) -> int:
+        """Number of terms in the longest chain of sums, for rounding-error bounds."""
+        return self.form.input_size + sum(self.form.sizes) + 8
+
+    @cached_property
+    def seed(self) -> dict[int, Array]:
+        """Constant part of every h: ``M[out, s]ᵀ c``."""
+        gradient = self.query.gradient
+        assert gradient is not None
+        sizes = dict(enumerate(self.form.sizes)) | {INPUT: self.form.input_size}
+        found = {s: np.zeros(n) for s, n in sizes.items()}
+        for s, m in self.form.output.matrices.items():
+            found[s] = np.asarray(m.T @ gradient.output)
+        return found
+
+    @cached_property
+    def seed_exact(self) -> bool:
+        """Whether `seed` is free of rounding: one output, with coefficient ±1."""
+        gradient = self.query.gradient
+        assert gradient is not None
+        used = np.flatnonzero(gradient.output)
+        return len(used) <= 1 and bool((np.abs(gradient.output[used]) == 1).all())
+
+    @cached_property
+    def parts(self) -> dict[tuple[int, int], tuple[Matrix, Matrix]]:
+        """Positive and negative part of every matrix ``M[r, s]``."""
+        found = {}
+        for r, layer in enumerate(self.form.layers):
+            for s, m in layer.matrices.items():
+                positive = np.maximum(m, 0) if isinstance(m, np.ndarray) else m.maximum(0).tocsr()
+                found[r, s] = (positive, m - positive)
+        return found
+
+    @cached_property
+    def value_padding(self) -> list[Array]:
+        """Bound on the rounding error of any bound on a preactivation computed by substitution."""
+        box = self.query.box
+        magnitude = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper))}
+        found = []
+        for r, layer in enumerate(self.form.layers):
+            total = np.abs(layer.constant)
+            for s, m in layer.matrices.items():
+                total = total + abs(m) @ magnitude[s]
+            magnitude[r] = 2 * total
+            found.append(UNIT * self.terms * total)
+        return found
+
+    @cached_property
+    def gradient_padding(self) -> dict[int, Array]:
+        """Bound on the rounding error of any bound on h_s computed by substitution."""
+        layers = range(len(self.form.layers))
+        magnitude = {s: np.abs(h) for s, h in self.seed.items()}
+        for r in reversed(layers):
+            for s, m in self.form.layers[r].matrices.items():
+                magnitude[s] = magnitude[s] + abs(m).T @ magnitude[r]
+        return {s: UNIT * self.terms * m for s, m in magnitude.items()}
+
+
+@dataclass(eq=False)
+class State:
+    """What is known in a subproblem: bounds of z, h and v for each layer, and the phases.
+
+    Attributes:
+        phase: phases per layer.
+        forced: where a phase is a constraint of its own, not a consequence of the bounds of z.
+        z_lower, z_upper, h_lower, h_upper, v_lower, v_upper: bounds per layer.
+        cases: indices of the cases of the query that are still possible.
+        depth: number of branchings that led here.
+        tuning: slopes and multipliers of the forward bounds by (target layer, layer); never changed in place.
+    """
+
+    phase: list[Phases]
+    forced: list[npt.NDArray[np.bool_]]
+    z_lower: list[Array]
+    z_upper: list[Array]
+    h_lower: list[Array]
+    h_upper: list[Array]
+    v_lower: list[Array]
+    v_upper: list[Array]
+    cases: tuple[int, ...]
+    depth: int = 0
+    tuning: dict[tuple[int, int], Array] = field(default_factory=dict)
+
+    @staticmethod
+    def root(problem: Problem) -> State:
+        """Nothing known yet."""
+        sizes = problem.form.sizes
+
+        def full(value: float) -> list[Array]:
+            return [np.full(n, value) for n in sizes]
+
+        return State(
+            [np.zeros(n, dtype=np.int8) for n in sizes],
+            [np.zeros(n, dtype=bool) for n in sizes],
+            full(-np.inf),
+            full(np.inf),
+            full(-np.inf),
+            full(np.inf),
+            full(-np.inf),
+            full(np.inf),
+            tuple(range(len(problem.cases))),
+        )
+
+    def copy(self) -> State:
+        """An independent copy."""
+        lists = (self.phase, self.forced, self.z_lower, self.z_upper, self.h_lower, self.h_upper)
+        copies = [[a.copy() for a in arrays] for arrays in (*lists, self.v_lower, self.v_upper)]
+        return State(*copies, self.cases, self.depth, dict(self.tuning))  # type: ignore[arg-type]
+
+    @property
+    def unknown(self) -> int:
+        """Number of neurons whose phase is not known."""
+        return sum(int((p == 0).sum()) for p in self.phase)
+
+    def fix(self, layer: int, neurons: Array, phase: int) -> None:
+        """Set phases as constraints.
+
+        Raises:
+            Infeasible: if one of them is already the other.
+        """
+        if (self.phase[layer][neurons] == -phase).any():
+            raise Infeasible
+        fresh = neurons[self.phase[layer][neurons] == 0]
+        self.phase[layer][fresh] = phase
+        self.forced[layer][fresh] = True

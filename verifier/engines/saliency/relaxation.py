@@ -1,0 +1,286 @@
+"""The linear relaxation of a subproblem.
+
+For each ReLU, ``z = a - s`` with ``a`` the positive and ``s`` the negative part, and for each gradient,
+``h = v + w`` with ``v = d h`` passed on and ``w = (1 - d) h`` held back, d the phase:
+
+    0 <= a <= u d          0 <= s <= -l (1 - d)
+    h_lower d <= v <= h_upper d          h_lower (1 - d) <= w <= h_upper (1 - d)
+
+exact for integral d (big-M with the subproblem's own bounds, McCormick), so that a phase is fixed by
+bounds alone. Where h is a constant (last layer), v is h d. Neurons that are dead need no variables. The
+rows ``lower <= g <= upper`` of the gradient box are added only as they are violated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.engines.base import Deadline
+from verifier.engines.saliency.form import INPUT, Matrix
+from verifier.engines.saliency.lp import BoxedLp, LpAnswer, LpStatus, RowBuilder, concatenate
+from verifier.engines.saliency.problem import Problem, State
+from verifier.network.operators import Array
+from verifier.properties.query import Conjunction
+
+NONE = -1
+"""No column."""
+_CUTS_PER_ROUND = 40
+_CUT_TOLERANCE = 1e-9
+
+
+class Relaxation:
+    """The LP of a state, for all its cases.
+
+    Attributes:
+        a, s, d, v: column of each neuron's variables per layer, or NONE.
+        v_scale: coefficient of the v column per layer (h where v is ``h d``).
+    """
+
+    def __init__(self, problem: Problem, state: State) -> None:
+        self.problem, self.state = problem, state
+        box, layers = problem.query.box, len(problem.form.layers)
+        self._lower, self._upper = [box.lower], [box.upper]
+        self._columns = box.size
+        sizes = problem.form.sizes
+        self.a = [np.full(n, NONE) for n in sizes]
+        self.s = [np.full(n, NONE) for n in sizes]
+        self.d = [np.full(n, NONE) for n in sizes]
+        self.v = [np.full(n, NONE) for n in sizes]
+        self.w = [np.full(n, NONE) for n in sizes]
+        self.v_scale = [np.ones(n) for n in sizes]
+        self.rows = RowBuilder()
+        self.has_gradient = problem.query.gradient is not None
+        for r in range(layers):
+            self._forward_columns(r)
+        if self.has_gradient:
+            for r in range(layers):
+                self._gradient_columns(r)
+        self.t = self._new(1, -1e4, 0.0)[0]
+        for r in range(layers):
+            self._forward_rows(r)
+        if self.has_gradient:
+            for r in range(layers):
+                self._gradient_rows(r)
+        self._case_rows: dict[int, tuple[Array, Array]] = {}
+        if problem.query.common is not None:
+            self._conjunction(problem.query.common, with_t=False)
+        for case in state.cases:
+            index = self._conjunction(problem.cases[case], with_t=True)
+            self._case_rows[case] = (index, self.rows.upper[-1].copy() if len(index) else np.zeros(0))
+        self.lower, self.upper = np.concatenate(self._lower), np.concatenate(self._upper)
+        self.matrix = self.rows.matrix(self._columns)
+        cost = np.zeros(self._columns)
+        cost[self.t] = 1.0
+        self.lp = BoxedLp(self.matrix, *self.rows.bounds(), self.lower, self.upper, cost)
+        self._cut = np.zeros(box.size, dtype=bool)
+        if self.has_gradient:
+            self._input_gradient()
+
+    # -- columns -----------------------------------------------------------------------------------------
+    def _new(self, count: int, lower: object, upper: object) -> Array:
+        self._lower.append(np.broadcast_to(np.asarray(lower, dtype=np.float64), count))
+        self._upper.append(np.broadcast_to(np.asarray(upper, dtype=np.float64), count))
+        self._columns += count
+        return np.arange(self._columns - count, self._columns)
+
+    def _forward_columns(self, r: int) -> None:
+        state = self.state
+        phase = state.phase[r]
+        on = np.flatnonzero(phase >= 0)
+        self.a[r][on] = self._new(len(on), np.maximum(state.z_lower[r][on], 0), np.maximum(state.z_upper[r][on], 0))
+        needed = (phase == 0) | ((phase < 0) & state.forced[r])
+        off = np.flatnonzero(needed)
+        high = np.maximum(-state.z_lower[r][off], 0)
+        self.s[r][off] = self._new(len(off), np.maximum(-state.z_upper[r][off], 0), high)
+
+    def _gradient_columns(self, r: int) -> None:
+        state = self.state
+        h_lower, h_upper, phase = state.h_lower[r], state.h_upper[r], state.phase[r]
+        relevant = (h_lower != 0) | (h_upper != 0)
+        free = (phase == 0) & relevant
+        index = np.flatnonzero(free)
+        self.d[r][index] = self._new(len(index), 0.0, 1.0)
+        constant = h_lower == h_upper
+        simple = np.flatnonzero(free & constant)
+        self.v[r][simple] = self.d[r][simple]
+        self.v_scale[r][simple] = h_lower[simple]
+        general = np.flatnonzero((free & ~constant) | ((phase > 0) & relevant))
+        self.v[r][general] = self._new(len(general), state.v_lower[r][general], state.v_upper[r][general])
+        held = np.flatnonzero(free & ~constant)
+        self.w[r][held] = self._new(len(held), np.minimum(h_lower[held], 0), np.maximum(h_upper[held], 0))
+
+    # -- rows --------------------------------------------------------------------------------------------
+    def _affine(self, rows: Array, matrices: dict[int, Matrix], select: Array, sign: float) -> None:
+        """Add ``sign · Σ_s matrices[s][select] @ a_s`` to rows."""
+        for s, m in matrices.items():
+            if s == INPUT:
+                self.rows.block(rows, np.arange(self.problem.form.input_size), sign * m[select])
+            else:
+                live = np.flatnonzero(self.a[s] >= 0)
+                self.rows.block(rows, self.a[s][live], sign * m[select][:, live])
+
+    def _forward_rows(self, r: int) -> None:
+        state, layer = self.state, self.problem.form.layers[r]
+        chosen = np.flatnonzero((self.a[r] >= 0) | (self.s[r] >= 0))
+        rows = self.rows.add(len(chosen), layer.constant[chosen], layer.constant[chosen])
+        on, off = self.a[r][chosen] >= 0, self.s[r][chosen] >= 0
+        self.rows.entries(rows[on], self.a[r][chosen][on], 1.0)
+        self.rows.entries(rows[off], self.s[r][chosen][off], -1.0)
+        self._affine(rows, layer.matrices, chosen, -1.0)
+        low, high = state.z_lower[r], state.z_upper[r]
+        free = np.flatnonzero(state.phase[r] == 0)
+        with_d = free[self.d[r][free] >= 0]
+        rows = self.rows.add(len(with_d), -np.inf, 0.0)
+        self.rows.entries(rows, self.a[r][with_d], 1.0)
+        self.rows.entries(rows, self.d[r][with_d], -high[with_d])
+        rows = self.rows.add(len(with_d), -np.inf, -low[with_d])
+        self.rows.entries(rows, self.s[r][with_d], 1.0)
+        self.rows.entries(rows, self.d[r][with_d], -low[with_d])
+        plain = free[self.d[r][free] < 0]
+        scale = 1 / np.maximum(high[plain], -low[plain])
+        # a/u + s/(-l) <= 1, cleared of fractions; the bound is rounded up
+        bound = np.nextafter(-low[plain] * high[plain] * scale, np.inf) * (1 + 1e-15)
+        rows = self.rows.add(len(plain), -np.inf, bound)
+        self.rows.entries(rows, self.a[r][plain], np.nextafter(-low[plain] * scale, -np.inf))
+        self.rows.entries(rows, self.s[r][plain], np.nextafter(high[plain] * scale, -np.inf))
+
+    def _gradient_rows(self, s: int) -> None:
+        """``h_s = v_s + w_s`` for neurons with a v column of their own, and the McCormick rows."""
+        problem, state = self.problem, self.state
+        own = np.flatnonzero((self.v[s] >= 0) & (self.v[s] != self.d[s]))
+        if not len(own):
+            return
+        pad = problem.gradient_padding[s][own]
+        seed = problem.seed[s][own]
+        rows = self.rows.add(len(own), seed - pad, seed + pad)
+        self.rows.entries(rows, self.v[s][own], 1.0)
+        held = self.w[s][own] >= 0
+        self.rows.entries(rows[held], self.w[s][own][held], 1.0)
+        self._backward(rows, s, own, -1.0)
+        free = own[held]
+        v, w, d = self.v[s][free], self.w[s][free], self.d[s][free]
+        low, high = state.h_lower[s][free], state.h_upper[s][free]
+        for column, sign in ((v, 1.0), (w, -1.0)):
+            # v - h_upper d <= 0 <= v - h_lower d; w - h_upper (1 - d) <= 0 <= w - h_lower (1 - d)
+            above, below = (0.0, 0.0) if sign > 0 else (high, low)
+            rows = self.rows.add(len(free), -np.inf, above)
+            self.rows.entries(rows, column, 1.0)
+            self.rows.entries(rows, d, -sign * high)
+            rows = self.rows.add(len(free), below, np.inf)
+            self.rows.entries(rows, column, 1.0)
+            self.rows.entries(rows, d, -sign * low)
+
+    def _backward(self, rows: Array, s: int, select: Array, sign: float) -> None:
+        """Add ``sign · Σ_r (M[r, s]ᵀ v_r)[select]`` to rows."""
+        for r in self.problem.form.users[s]:
+            live = np.flatnonzero(self.v[r] >= 0)
+            block = self.problem.form.layers[r].matrices[s]
+            picked = block[live][:, select] if isinstance(block, np.ndarray) else block[live].tocsc()[:, select]
+            scaled = picked * (sign * self.v_scale[r][live])[:, None]
+            self.rows.block(rows, self.v[r][live], scaled.T)
+
+    def _conjunction(self, part: Conjunction, *, with_t: bool) -> Array:
+        """Rows of a conjunction, inactive (no upper bound yet) when they belong to a case."""
+        problem = self.problem
+        if not len(part):
+            return np.zeros(0, dtype=np.int64)
+        bound = part.bound.copy()
+        rows = self.rows.add(len(part), -np.inf, 0.0)
+        if part.x_rows is not None:
+            self.rows.block(rows, np.arange(problem.form.input_size), part.x_rows)
+        if part.y_rows is not None:
+            y_rows = sp.csr_array(part.y_rows)
+            output = problem.form.output
+            bound -= y_rows @ output.constant
+            size = np.abs(y_rows) @ np.abs(output.constant)
+            composed = {s: y_rows @ m for s, m in output.matrices.items()}
+            magnitude = sum(
+                (abs(y_rows) @ (abs(m) @ self._magnitude(s)) for s, m in output.matrices.items()), size
+            )
+            bound += 2.0**-50 * (y_rows.shape[1] + 8) * magnitude
+            self._affine(rows, composed, np.arange(len(part)), 1.0)
+        if part.g_rows is not None:
+            self._gradient_conjunction(rows, part, bound)
+        if with_t:
+            self.rows.entries(rows, np.full(len(part), self.t), -1.0)
+        self.rows.upper[-1] = bound
+        return rows
+
+    def _magnitude(self, s: int) -> Array:
+        if s == INPUT:
+            return np.maximum(np.abs(self.problem.query.box.lower), np.abs(self.problem.query.box.upper))
+        return np.where(self.state.phase[s] >= 0, np.maximum(self.state.z_upper[s], 0), 0.0)
+
+    def _gradient_conjunction(self, rows: Array, part: Conjunction, bound: Array) -> None:
+        problem = self.problem
+        g_rows = sp.csr_array(part.g_rows)
+        bound -= g_rows @ problem.seed[INPUT]
+        bound += abs(g_rows) @ (2 * problem.gradient_padding[INPUT])
+        for r in problem.form.users[INPUT]:
+            live = np.flatnonzero(self.v[r] >= 0)
+            m = sp.csr_array(problem.form.layers[r].matrices[INPUT])
+            self.rows.block(rows, self.v[r][live], (g_rows @ m[live].T) @ sp.diags_array(self.v_scale[r][live]))
+
+    # -- the gradient box, lazily ------------------------------------------------------------------------
+    def _input_gradient(self) -> None:
+        blocks, columns = [], []
+        for r in self.problem.form.users[INPUT]:
+            live = np.flatnonzero(self.v[r] >= 0)
+            block = self.problem.form.layers[r].matrices[INPUT][live]
+            if not isinstance(block, np.ndarray):
+                block = block.toarray()
+            blocks.append(block * self.v_scale[r][live][:, None])
+            columns.append(self.v[r][live])
+        self._g_matrix = np.concatenate(blocks).T if blocks else np.zeros((self.problem.form.input_size, 0))
+        self._g_columns = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+
+    def _violated(self, point: Array) -> Array:
+        gradient = self.problem.query.gradient
+        assert gradient is not None
+        g = self.problem.seed[INPUT] + self._g_matrix @ point[self._g_columns]
+        excess = np.maximum(gradient.lower - g, g - gradient.upper)
+        excess[self._cut] = -np.inf
+        worst = np.argsort(-excess)[:_CUTS_PER_ROUND]
+        return worst[excess[worst] > _CUT_TOLERANCE]
+
+    def _add_cuts(self, entries: Array) -> None:
+        gradient = self.problem.query.gradient
+        assert gradient is not None
+        pad = 2 * self.problem.gradient_padding[INPUT][entries]
+        seed = self.problem.seed[INPUT][entries]
+        builder = RowBuilder()
+        rows = builder.add(len(entries), gradient.lower[entries] - seed - pad, gradient.upper[entries] - seed + pad)
+        builder.block(rows, self._g_columns, self._g_matrix[entries])
+        self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())
+        self._cut[entries] = True
+
+    # -- solving -----------------------------------------------------------------------------------------
+    def select(self, case: int) -> None:
+        """Make this case's rows the ones that count."""
+        for other, (rows, bound) in self._case_rows.items():
+            if len(rows):
+                upper = bound if other == case else np.full(len(rows), np.inf)
+                self.lp.bound_rows(rows, np.full(len(rows), -np.inf), upper)
+
+    def solve(self, case: int, seconds: float) -> LpAnswer:
+        """Minimise the case's worst row; OPTIMAL means the relaxation meets the case."""
+        self.select(case)
+        deadline = Deadline.after(seconds)
+        while True:
+            answer = self.lp.solve(deadline.left)
+            if answer.status is not LpStatus.OPTIMAL or not self.has_gradient:
+                return answer
+            assert answer.point is not None
+            violated = self._violated(answer.point)
+            if not len(violated):
+                return answer
+            self._add_cuts(violated)
+
+
+def scatter(columns: Array, point: Array, default: float = 0.0) -> Array:
+    """Values of an array of columns, ``default`` where there is none."""
+    return np.where(columns >= 0, point[np.maximum(columns, 0)], default)
+
+
+__all__ = ["NONE", "Relaxation", "concatenate", "scatter"]
