@@ -1,0 +1,174 @@
+"""``verifier vnncomp run CATEGORY_DIR``: run a benchmark category of VNN-COMP, resumably."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.events import Event
+    from verifier.vnncomp.category import Category, Instance
+    from verifier.vnncomp.journal import Journal
+    from verifier.vnncomp.runner import Executor, Settings
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    from verifier.commands.common import positive
+
+    top = subparsers.add_parser(
+        "vnncomp", help="run a benchmark category of VNN-COMP", description="Benchmark categories of VNN-COMP."
+    )
+    actions = top.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parser = actions.add_parser(
+        "run",
+        help="run a category, or go on with it",
+        description="Run the instances of CATEGORY_DIR/instances.csv, each in its own process with its own time "
+        "limit. Results go to a journal at once: a run that was killed goes on where it was, and no instance "
+        "that has a result is run again.",
+        epilog="exit status: 0 done, 1 a wrong answer or an invalid counterexample, 2 bad usage or input",
+    )
+    parser.add_argument("category", type=Path, metavar="CATEGORY_DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="journal and reports (default ./out/vnncomp/NAME)")
+    parser.add_argument("--fresh", action="store_true", help="forget the journal's results and begin again")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="instances at once (1)")
+    parser.add_argument("--cluster", action="store_true", help="run on a Ray cluster (pwl-verifier[cluster])")
+    parser.add_argument("--address", default="auto", help="of the Ray cluster (auto)")
+    parser.add_argument("--engine", default="auto", help="as for `verifier verify` (auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of an instance (cores / workers)")
+    parser.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each solver process")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument("--cap", type=positive, metavar="S", help="no instance gets more than this")
+    parser.add_argument("--only", metavar="TEXT", help="only instances whose onnx or vnnlib contains this")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N instances, evenly spread, always the same")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+    report = actions.add_parser("report", help="write the reports from a journal again")
+    report.add_argument("category", type=Path, metavar="CATEGORY_DIR")
+    report.add_argument("--out", type=Path, metavar="DIR")
+    report.set_defaults(run=run_report)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from verifier.errors import InputError
+    from verifier.events import ignore
+    from verifier.vnncomp.category import read_category
+    from verifier.vnncomp.journal import Journal
+    from verifier.vnncomp.runner import Settings, run_category
+
+    if args.workers < 1:
+        raise InputError(f"workers must be at least 1, got {args.workers}")
+    category = read_category(args.category)
+    instances = choose(category, args.only, args.sample)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
+    settings = Settings(engine=args.engine, threads=threads, memory=args.memory, seed=args.seed, cap=args.cap)
+    out = args.out or Path("out", "vnncomp", category.name)
+    file = out / "journal.sqlite"
+    if args.fresh:
+        for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
+            (out / name).unlink(missing_ok=True)
+    with Journal(file, category, vars(settings)) as journal:
+        done = len(instances) - len(journal.open_instances(instances))
+        if not args.quiet:
+            what = f"{len(instances)} instances" + (f", {done} of them done before" if done else "")
+            print(f"{category.name}: {what}; journal {file}", file=sys.stderr)
+        executor = _executor(args, category, settings)
+        run_category(category, instances, journal, executor, ignore if args.quiet else Live())
+        return _report(category, journal, out, instances)
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Write csv, counterexamples, summary and plot from a journal."""
+    from verifier.errors import InputError
+    from verifier.vnncomp.category import read_category
+    from verifier.vnncomp.journal import Journal
+
+    category = read_category(args.category)
+    out = args.out or Path("out", "vnncomp", category.name)
+    if not (out / "journal.sqlite").exists():
+        raise InputError("there is no journal", place=str(out), fix="run the category first")
+    with Journal(out / "journal.sqlite", category) as journal:
+        return _report(category, journal, out, list(category.instances))
+
+
+def choose(category: Category, only: str | None, sample: int | None) -> list[Instance]:
+    """The instances that ``--only`` and ``--sample`` leave.
+
+    Raises:
+        InputError: none is left.
+    """
+    from verifier.errors import InputError
+
+    instances = [i for i in category.instances if not only or only in i.onnx or only in i.vnnlib]
+    if sample is not None and 0 < sample < len(instances):
+        instances = [instances[k * len(instances) // sample] for k in range(sample)]
+    if not instances:
+        raise InputError(f"no instance of {category.name} contains {only!r}")
+    return instances
+
+
+def _executor(args: argparse.Namespace, category: Category, settings: Settings) -> Executor:
+    from verifier.vnncomp.runner import LocalExecutor
+
+    if not args.cluster:
+        return LocalExecutor(category, settings, args.workers)
+    from verifier.vnncomp.cluster import RayExecutor
+
+    return RayExecutor(category, settings, args.address)
+
+
+def _report(category: Category, journal: Journal, out: Path, instances: list[Instance]) -> int:
+    from verifier.vnncomp import summary
+
+    records = journal.records()
+    summary.write_csv(out / "results.csv", category, records)
+    summary.write_counterexamples(out / "counterexamples", category, records)
+    found = summary.summarize(category, records, instances)
+    text = summary.in_words(found)
+    (out / "summary.txt").write_text(text + "\n")
+    try:
+        summary.cactus(out / "cactus.png", category, records)
+    except ImportError:
+        print("verifier: no cactus plot: matplotlib is not installed", file=sys.stderr)
+    print(text, flush=True)
+    return 0 if found.is_clean else 1
+
+
+class Live:
+    """Shows instances on standard error as they start and end."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        from verifier.vnncomp.runner import InstanceFinished, InstanceLost, InstanceStarted
+
+        terminal = sys.stderr.isatty()
+        lead = "\r\033[K" if terminal else ""
+        match event:
+            case InstanceStarted(instance=instance):
+                if terminal:
+                    print(f"{lead}        … {_name(instance)}", end="", file=sys.stderr, flush=True)
+            case InstanceLost(instance=instance, reason=reason):
+                print(f"{lead}        lost: {_name(instance)} ({reason})", file=sys.stderr, flush=True)
+            case InstanceFinished(instance=instance, record=record, expected=expected, done=done, total=total):
+                self.counts[record.result] = self.counts.get(record.result, 0) + 1
+                wrong = record.solved and expected in ("sat", "unsat") and record.result != expected
+                bad = f"  !!! WRONG: agreed is {expected}" if wrong else ""
+                if record.witness.startswith("INVALID"):
+                    bad += f"  !!! {record.witness}"
+                so_far = ", ".join(f"{n} {word}" for word, n in sorted(self.counts.items()))
+                print(
+                    f"{lead}{done:5}/{total} {record.result:8}{record.seconds:8.2f} s  {record.engine:10} "
+                    f"{_name(instance)}{bad}  [{so_far}]",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def _name(instance: Instance) -> str:
+    return f"{Path(instance.onnx).name} {Path(instance.vnnlib).name}"

@@ -1,0 +1,1 @@
+"""Benchmark categories in the format of VNN-COMP: single instances, whole categories, reports."""

@@ -1,0 +1,151 @@
+"""One instance: ``python -m verifier.vnncomp.run_instance v1 CATEGORY ONNX VNNLIB OUT TIMEOUT``.
+
+What ``vnncomp_scripts/run_instance.sh`` runs, and what the runner of whole categories runs. The answer is in the
+file OUT; the exit status is 0 also for "unknown", "timeout" and "error". Start-up counts: imports are late.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+MARGIN = 0.5
+"""Seconds of the time limit that are kept for the end: writing the answer, leaving the process."""
+DIE_WITH_PARENT = "VERIFIER_DIE_WITH_PARENT"
+"""Environment variable by which the runner asks that this process does not outlive it."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one instance; always 0, unless the command line itself is wrong (2)."""
+    args = _parser().parse_args(arguments)
+    if os.environ.get(DIE_WITH_PARENT):
+        from verifier.engines.child import die_with_parent
+
+        die_with_parent()
+    from verifier.vnncomp.answer import write_answer
+
+    # what stands if this process is killed at the time limit
+    write_answer(args.out, "timeout")
+    deadline = time.monotonic() - process_age() + args.timeout
+    _leave_at(deadline - MARGIN / 2)
+    details: dict[str, Any] = {"engine": "", "stage": "", "reason": ""}
+    try:
+        result, counterexample = decide(args, deadline - MARGIN, details)
+    except MemoryError:
+        result, counterexample = "error", ""
+        details["reason"] = "out of memory"
+    except Exception as error:
+        result, counterexample = "error", ""
+        details["reason"] = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+    write_answer(args.out, result, counterexample)
+    if args.details is not None:
+        args.details.write_text(json.dumps(details))
+    print(f"{result} {details['reason']}".strip(), flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run_instance", description="Run one VNN-COMP instance.")
+    parser.add_argument("version", choices=["v1"])
+    parser.add_argument("category")
+    parser.add_argument("onnx")
+    parser.add_argument("vnnlib", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("timeout", type=float)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--memory", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--details", type=Path, help="write engine, stage and reason to this JSON file")
+    return parser
+
+
+def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -> tuple[str, str]:
+    """The result and the counterexample's text; fills in the details."""
+    from verifier.vnncomp.category import network_files, resolve
+
+    files = network_files(args.onnx)
+    if len(files) != 1:
+        details["reason"] = f"properties of {len(files)} networks are not supported"
+        return "unknown", ""
+
+    import verifier
+    from verifier.properties.vnnlib import read_text, version
+    from verifier.verdict import Status
+
+    property_file = resolve(args.vnnlib)
+    network = verifier.load(resolve(Path(files[0])))
+    query = verifier.read_vnnlib(property_file, network)
+    left = deadline - time.monotonic()
+    if left <= 0:
+        details["reason"] = "the time was over when the files were read"
+        return "timeout", ""
+    options = verifier.Options(
+        engine=args.engine, timeout=left, threads=args.threads, memory=args.memory, seed=args.seed
+    )
+    verdict = verifier.verify(query, options=options)
+    details.update(
+        engine=verdict.engine,
+        stage=verdict.stage,
+        reason=verdict.reason,
+        certainty=verdict.certainty.value if verdict.certainty else None,
+        times=dict(verdict.times),
+        notes=list(verdict.notes),
+    )
+    if verdict.status is Status.VIOLATED:
+        assert verdict.witness is not None
+        from verifier.network.runtime import RuntimeModel
+        from verifier.vnncomp.answer import counterexample_1, counterexample_2
+        from verifier.vnncomp.witness import harden
+
+        found = harden(query, RuntimeModel(network), verdict.witness.input, args.seed)
+        if found is None:
+            details["reason"] = "a counterexample in exact arithmetic, but none found that onnxruntime confirms"
+            details["exact"] = verdict.witness.input.tolist()
+            return "unknown", ""
+        x, replayed = found
+        details["outside"] = replayed.outside
+        text = read_text(property_file)
+        if version(text) == 1:
+            return "sat", counterexample_1(x, replayed.output)
+        from verifier.properties.vnnlib2 import variables
+
+        return "sat", counterexample_2(x, replayed.output, variables(text))
+    words = {Status.HOLDS: "unsat", Status.UNKNOWN: "unknown", Status.TIMEOUT: "timeout", Status.ERROR: "error"}
+    return words[verdict.status], ""
+
+
+def process_age() -> float:
+    """Seconds since this process was started: the interpreter's own start-up counts as run time."""
+    try:
+        started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return max(0.0, uptime - started / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _leave_at(moment: float) -> None:
+    """A watchdog for engines that overlook their deadline: the file says "timeout" by then."""
+
+    def watch() -> None:
+        time.sleep(max(0.0, moment - time.monotonic()))
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # skips the interpreter's clean-up, which takes time once torch or a solver was loaded
+    os._exit(status)
