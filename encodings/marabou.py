@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.encodings.model import Atom, Disjunction, Indices, Model
+from verifier.encodings.model import Atom, Disjunction, Model
 from verifier.errors import EngineError
 
 
@@ -33,7 +33,6 @@ class MarabouQuery:
 
     Attributes:
         lower, upper: one pair per variable.
-        inputs: the network's input variables.
         equations: linear rows.
         relus: (z, h) pairs with h = max(z, 0).
         disjunctions: each a list of cases, each case a list of equations.
@@ -41,7 +40,6 @@ class MarabouQuery:
 
     lower: list[float]
     upper: list[float]
-    inputs: list[int]
     equations: list[Equation]
     relus: list[tuple[int, int]]
     disjunctions: list[list[list[Equation]]]
@@ -84,8 +82,8 @@ class MarabouQuery:
         for k, (low, high) in enumerate(zip(self.lower, self.upper, strict=True)):
             query.setLowerBound(k, low)
             query.setUpperBound(k, high)
-        for position, k in enumerate(self.inputs):
-            query.markInputVariable(k, position)
+        # inputs are not marked as such: with marks Marabou builds its own network view, which was seen to crash
+        # ("map::at") and to answer a false "unsat" on rows that speak of inputs directly
 
         def core(e: Equation) -> Any:
             kinds = MarabouCore.Equation
@@ -104,11 +102,11 @@ class MarabouQuery:
         return query
 
 
-def marabou_query(model: Model, inputs: Indices) -> MarabouQuery:
+def marabou_query(model: Model) -> MarabouQuery:
     """Render a model; its variables keep their indices."""
     matrix, row_lower, row_upper, _ = model.system()
     lower, upper = model.lower, model.upper
-    result = MarabouQuery(lower.tolist(), upper.tolist(), inputs.tolist(), [], [], [])
+    result = MarabouQuery(lower.tolist(), upper.tolist(), [], [], [])
     writer = _Writer(lower, upper)
     for k in range(matrix.shape[0]):
         start, end = matrix.indptr[k], matrix.indptr[k + 1]
@@ -126,7 +124,7 @@ def marabou_query(model: Model, inputs: Indices) -> MarabouQuery:
 
 
 def _false(query: MarabouQuery, why: str) -> MarabouQuery:
-    return MarabouQuery(query.lower, query.upper, query.inputs, [], [], [], contradiction=why)
+    return MarabouQuery(query.lower, query.upper, [], [], [], contradiction=why)
 
 
 def _add_disjunction(result: MarabouQuery, writer: _Writer, disjunction: Disjunction) -> None:

@@ -14,6 +14,7 @@ from verifier.bounds.bound import Bound
 from verifier.encodings.gradient import encode_gradient
 from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
+from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Query
 
 Pattern = dict[str, npt.NDArray[np.int64]]
@@ -70,8 +71,8 @@ def encode(
     Args:
         values: valid bounds on every node's value over the query's box; exact proofs need rigorous ones.
         gradients: valid bounds on the gradient with respect to every node; needed if the query has a gradient.
-        relax: the query's own rows are widened by this much, relative to their size: for solvers with
-            tolerances, so that a witness on a boundary is not lost.
+        relax: the query's own rows and its gradient box are widened by this much, see `slack`: for solvers
+            with tolerances, so that a witness on a boundary is not lost.
     """
     model = Model()
     forward = encode_forward(model, query.network, values, gradient=query.gradient is not None)
@@ -81,18 +82,17 @@ def encode(
         network = query.network
         backward = encode_gradient(forward, query.gradient.output, gradients)
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x)
-        lower, upper = query.gradient.lower, query.gradient.upper
-        margin = relax * np.maximum(1.0, np.where(np.isfinite(lower), abs(lower), 0.0))
-        model.tighten(g, lower - margin, upper + margin)
+        margin = slack(relax, model.upper[g] - model.lower[g])
+        model.tighten(g, query.gradient.lower - margin, query.gradient.upper + margin)
     output = query.network.output
     y = _distinct(model, forward.values[output], values[output], forward.x)
     if query.common is not None:
-        model.add_atoms(conjunction_atoms(query.common, forward.x, y, g, relax))
+        model.add_atoms(conjunction_atoms(query.common, model, (forward.x, y, g), relax))
     cases: Disjunction | None = None
     if len(query.cases) == 1:
-        model.add_atoms(conjunction_atoms(query.cases[0], forward.x, y, g, relax))
+        model.add_atoms(conjunction_atoms(query.cases[0], model, (forward.x, y, g), relax))
     elif all(len(c) for c in query.cases):
-        cases = Disjunction([conjunction_atoms(c, forward.x, y, g, relax) for c in query.cases], "cases")
+        cases = Disjunction([conjunction_atoms(c, model, (forward.x, y, g), relax) for c in query.cases], "cases")
         model.disjunctions.append(cases)
     return Encoding(query, model, forward, forward.x, y, g, cases)
 
@@ -111,12 +111,20 @@ def _distinct(model: Model, expressions: Expressions, bound: Bound, taken: Indic
     return columns
 
 
+def slack(relax: float, reach: Array) -> Array:
+    """By how much a row is widened whose left side can move by ``reach`` over the variables' bounds.
+
+    ``relax`` in absolute terms, less where the row moves by less than 0.01.
+    """
+    return relax * np.minimum(1.0, 100.0 * reach)
+
+
 def conjunction_atoms(
-    part: Conjunction, x: Indices, y: Indices, g: Indices | None, relax: float
+    part: Conjunction, model: Model, variables: tuple[Indices, Indices, Indices | None], relax: float
 ) -> list[Atom]:
     """The rows of a conjunction over the variables of x, y and g."""
     terms: list[tuple[list[int], list[float]]] = [([], []) for _ in range(len(part))]
-    for rows, columns in ((part.x_rows, x), (part.y_rows, y), (part.g_rows, g)):
+    for rows, columns in zip((part.x_rows, part.y_rows, part.g_rows), variables, strict=True):
         if rows is None:
             continue
         assert columns is not None
@@ -126,9 +134,10 @@ def conjunction_atoms(
             start, end = matrix.indptr[k], matrix.indptr[k + 1]
             names += columns[matrix.indices[start:end]].tolist()
             weights += matrix.data[start:end].tolist()
+    width = model.upper - model.lower
     atoms = []
     for k, (names, weights) in enumerate(terms):
-        bound = float(part.bound[k])
-        bound += relax * max([1.0, abs(bound)] + [abs(w) for w in weights])
+        reach = np.abs(np.array(weights)) @ width[names] if names else np.zeros(())
+        bound = float(part.bound[k] + slack(relax, reach))
         atoms.append(Atom(tuple(names), tuple(weights), -inf, bound, bool(part.strict[k])))
     return atoms

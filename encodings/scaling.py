@@ -3,6 +3,7 @@
 A variable that can move by less than `NARROW` is written ``v = offset + scale · v'`` with v' in [-1, 1], and
 every row and atom is divided by its largest coefficient. Marabou 2.0.0 collapses any variable narrower than
 1e-5 to its lower end (a false "unsat"), and a feasibility tolerance of 1e-7 swallows boxes of width 1e-6.
+A variable that moves by no more than rounding errors becomes a constant.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from verifier.network.operators import Array
 
 NARROW = 1e-4
 """Variables narrower than this are rescaled."""
+
+ROUNDING = 1e-13
+"""Variables narrower than this, relative to max(1, |v|), are constants but for rounding, and become constants."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,10 @@ def rescaled(model: Model, narrow: float = NARROW) -> Rescaled:
     """The model with its narrow variables stretched to [-1, 1]."""
     lower, upper = model.lower, model.upper
     width = upper - lower
-    change = (width > 0) & (width < narrow) & ~model.binary
+    constant = width <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(lower), np.abs(upper)))
+    lower = np.where(constant, lower + width / 2, lower)
+    upper = np.where(constant, lower, upper)
+    change = ~constant & (width < narrow) & ~model.binary
     offset = np.where(change, lower + width / 2, 0.0)
     scale = np.where(change, width / 2, 1.0)
     result = Model(contradiction=model.contradiction)

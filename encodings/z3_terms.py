@@ -42,7 +42,9 @@ class Z3Terms:
         self.choices: dict[int, list[Any]] = {}
         """For each disjunction (by identity) one Boolean term per case."""
         self._declare()
-        defining = set(model.definitions.values())
+        # a definition is inlined, unless its variable is fixed: then its row is a constraint
+        fixed = model.lower == model.upper
+        defining = {row for column, row in model.definitions.items() if not fixed[column]}
         for k in range(self._matrix.shape[0]):
             if k not in defining:
                 self.assertions += self._row(k)

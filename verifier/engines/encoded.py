@@ -27,10 +27,6 @@ RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
 
 
-RELAX = 1e-6
-"""For solvers with tolerances the query's rows are widened by this, so that none can lose a witness on a boundary."""
-
-
 def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: float = 0.0) -> Encoding:
     """The query's encoding with bounds by the method of the options.
 
@@ -54,6 +50,15 @@ def package(name: str, module: str, install: str) -> Availability:
         return Availability(True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Availability(True, "unknown version")
+
+
+def too_narrow(query: Query) -> str:
+    """Why a solver with tolerances should not be asked about a box; "" if it may be."""
+    width = query.box.width
+    narrow = np.flatnonzero((width > 0) & (width < 1e-11 * np.maximum(1.0, np.abs(query.box.lower))))
+    if not narrow.size:
+        return ""
+    return f"input {narrow[0]} has width {width[narrow[0]]:g}: too narrow for a solver with tolerances, ask an exact one"
 
 
 @dataclass(frozen=True, kw_only=True)

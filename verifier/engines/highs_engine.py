@@ -12,13 +12,16 @@ from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.encoded import RELAX, Checker, bounded_encoding, package
+from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
+
+RELAX = 1e-6
+"""The query's rows are widened by up to this, so that HiGHS's tolerances cannot lose a witness on a boundary."""
 
 ROUNDS = 50
 """Linear regions that HiGHS may propose in vain, each then excluded, before the answer is UNKNOWN."""
@@ -59,6 +62,8 @@ class HighsEngine(Engine):
     def solve(
         self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
     ) -> EngineResult:
+        if problem := too_narrow(query):
+            return EngineResult(answer=Answer.UNKNOWN, reason=problem)
         encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
         if encoding.model.contradiction:
             return EngineResult(

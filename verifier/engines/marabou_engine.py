@@ -16,13 +16,16 @@ from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.encoded import RELAX, Checker, bounded_encoding, package
+from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
+
+RELAX = 1e-4
+"""The query's rows are widened by up to this, so that Marabou's tolerances cannot lose a witness on a boundary."""
 
 ROUNDS = 20
 """Linear regions that Marabou may propose in vain, each then excluded, before the answer is UNKNOWN."""
@@ -49,6 +52,8 @@ class MarabouEngine(Engine):
     def solve(
         self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
     ) -> EngineResult:
+        if problem := too_narrow(query):
+            return EngineResult(answer=Answer.UNKNOWN, reason=problem)
         encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
         if encoding.model.contradiction:
             return EngineResult(
@@ -61,7 +66,7 @@ class MarabouEngine(Engine):
             figures["regions excluded"] = excluded
             if deadline.passed:
                 return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
-            answer, solution, why = self._call(encoding, scaled, deadline)
+            answer, solution, why = self._call(scaled, deadline)
             if answer is Answer.UNSAT:
                 return EngineResult(answer=answer, certainty=Certainty.NUMERICAL, statistics=figures)
             if answer is not Answer.SAT:
@@ -97,9 +102,9 @@ class MarabouEngine(Engine):
         except KeyError:
             raise EngineError(f"Marabou ended with the unknown status {status!r}") from None
 
-    def _call(self, encoding: Encoding, scaled: Rescaled, deadline: Deadline) -> tuple[Answer, Array, str]:
+    def _call(self, scaled: Rescaled, deadline: Deadline) -> tuple[Answer, Array, str]:
         """One call of Marabou: the answer, the solution (rescaled variables), and a reason in words."""
-        rendered = marabou_query(scaled.model, encoding.x)
+        rendered = marabou_query(scaled.model)
         nothing = np.zeros(0)
         if rendered.contradiction:
             return Answer.UNSAT, nothing, rendered.contradiction
