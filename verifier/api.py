@@ -17,7 +17,12 @@ from verifier.events import Listener, Note, StageStarted, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
-from verifier.verdict import Certainty, Status, Verdict, Witness
+from verifier.verdict import Status, Verdict, Witness
+
+MOST_REPLAY = 10.0
+"""Seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too."""
+SHORT_SEARCH = 0.3
+"""Seconds of the counterexample search before engines that run their own alongside."""
 
 
 def verify(
@@ -66,7 +71,7 @@ class _Run:
 
     def verdict(self) -> Verdict:
         engines = self._engines()
-        found = self._search()
+        found = self._search(engines)
         if found is None:
             found = self._bounds(engines)
         return self._solve(engines) if found is None else found
@@ -87,11 +92,12 @@ class _Run:
 
     def _replay(self, x: Array) -> Witness:
         from verifier.network.exact import ExactNetwork
-        from verifier.search.replay import replay
+        from verifier.search.replay import confirm
 
         with self._stage("replay"):
             self._exact = self._exact or ExactNetwork(self.query.network)
-            return replay(self.query, x, self._exact)
+            seconds = min(MOST_REPLAY, max(1.0, self.deadline.left / 2))
+            return confirm(self.query, x, self._exact, seconds=seconds)
 
     def _answer(self, status: Status, **fields: Any) -> Verdict:
         times = {**self.times, "total": time.monotonic() - self.began}
@@ -112,14 +118,16 @@ class _Run:
                 engines.append(registry.require(name, self.query))
         return list({engine.name: engine for engine in engines}.values())
 
-    def _search(self) -> Verdict | None:
+    def _search(self, engines: Sequence[Engine]) -> Verdict | None:
+        """A short look for counterexamples, shorter still before an engine of our own, which searches too."""
         if not self.options.prepass:
             return None
-        from verifier.search.prepass import find_witness
+        from verifier.search.prepass import MOST, find_witness
 
+        most = MOST if all(engine.isolated for engine in engines) else SHORT_SEARCH
         with self._stage("search"):
             try:
-                x = find_witness(self.query, self.deadline, self.options.seed, self.listener)
+                x = find_witness(self.query, self.deadline, self.options.seed, self.listener, most)
             except MemoryError:
                 self._note("the counterexample search ran out of memory and was left out")
                 return None

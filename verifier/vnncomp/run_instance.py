@@ -80,6 +80,7 @@ def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -
     import verifier
     from verifier.properties.vnnlib import read_text, version
     from verifier.verdict import Status
+    from verifier.vnncomp.answer import counterexample_1, counterexample_2
 
     property_file = resolve(args.vnnlib)
     network = verifier.load(resolve(Path(files[0])))
@@ -101,24 +102,19 @@ def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -
         notes=list(verdict.notes),
     )
     if verdict.status is Status.VIOLATED:
-        assert verdict.witness is not None
-        from verifier.network.runtime import RuntimeModel
-        from verifier.vnncomp.answer import counterexample_1, counterexample_2
-        from verifier.vnncomp.witness import harden
-
-        found = harden(query, RuntimeModel(network), verdict.witness.input, args.seed)
-        if found is None:
+        witness = verdict.witness
+        assert witness is not None
+        details["remarks"] = list(witness.remarks)
+        if not witness.onnxruntime or witness.runtime_output is None:
             details["reason"] = "a counterexample in exact arithmetic, but none found that onnxruntime confirms"
-            details["exact"] = verdict.witness.input.tolist()
+            details["exact"] = witness.input.tolist()
             return "unknown", ""
-        x, replayed = found
-        details["outside"] = replayed.outside
         text = read_text(property_file)
         if version(text) == 1:
-            return "sat", counterexample_1(x, replayed.output)
+            return "sat", counterexample_1(witness.input, witness.runtime_output)
         from verifier.properties.vnnlib2 import variables
 
-        return "sat", counterexample_2(x, replayed.output, variables(text))
+        return "sat", counterexample_2(witness.input, witness.runtime_output, variables(text))
     words = {Status.HOLDS: "unsat", Status.UNKNOWN: "unknown", Status.TIMEOUT: "timeout", Status.ERROR: "error"}
     return words[verdict.status], ""
 
