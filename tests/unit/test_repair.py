@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.errors import InputError, NetworkError, PropertyError
@@ -119,36 +119,36 @@ def test_a_patch_of_the_last_layer_folds_and_others_say_which_unit_is_in_the_way
         frozen.patched(last, np.ones(3))
 
 
-@given(st.integers(0, 10_000))
+@settings(max_examples=25)
+@given(st.integers(0, 1_000_000))
 def test_the_sweep_finds_the_best_change_of_a_single_weight(seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = feedforward([rng.integers(-2, 3, (3, 2)), rng.integers(-2, 3, (2, 3))], [np.ones(3), np.zeros(2)])
-    targets = rng.integers(0, 2, 4)
+    targets = rng.integers(0, 2, 9)
     spec = Specification(
         tuple(
             Requirement(PointRegion(p), output_class(2, int(t)))
-            for p, t in zip(rng.integers(-2, 3, (4, 2)), targets, strict=True)
+            for p, t in zip(rng.integers(-2, 3, (9, 2)), targets, strict=True)
         )
     )
     points, frozen = key_points(network, spec), FrozenNetwork(network)
     for layer in repairable_layers(network):
         rows = layer_rows(frozen, points, layer)
         met, delta = best_deltas(rows, points.row_start)
-        top = int(met.max())
         for p in range(rows.size):
             column = rows.columns(np.array([p]))[0]
             crossings = [s / c for s, c in zip(rows.slack, column, strict=True) if c != 0] or [0.0]
             tries = np.unique([0.0, *crossings, *(np.diff(np.sort(crossings)) / 2 + np.sort(crossings)[:-1])])
             tries = np.concatenate([tries, [tries.min() - 1, tries.max() + 1]])
             slack = rows.slack - np.outer(tries, column)
-            truth = int(np.logical_and.reduceat(slack >= -1e-12, points.row_start[:-1], axis=1).sum(axis=1).max())
-            assert met[p] <= truth
-            if truth == top or met[p] == top:
-                assert met[p] == truth
-                unit = np.zeros(rows.size)
-                unit[p] = delta[p]
-                reached = points.met(points.slack(frozen.patched(layer, unit)), 1e-9).sum()
-                assert reached >= truth
+            counts = np.logical_and.reduceat(slack >= -1e-12, points.row_start[:-1], axis=1).sum(axis=1)
+            truth = int(counts.max())
+            assert met[p] == truth
+            best = min(abs(d) for d, ok in zip(tries, counts, strict=True) if ok == truth)
+            assert abs(delta[p]) <= best + 1e-7
+            unit = np.zeros(rows.size)
+            unit[p] = delta[p]
+            assert points.met(points.slack(frozen.patched(layer, unit))).sum() == truth
 
 
 def test_greedy_is_monotone_and_stops_when_all_is_met() -> None:
@@ -223,14 +223,14 @@ def test_z3_and_the_sweep_agree_on_one_weight() -> None:
     )
     points, frozen = key_points(network, spec), FrozenNetwork(network)
     layer = repairable_layers(network)[-1]
-    best = best_change(frozen, points, [layer], margin=0.0)
+    best = best_change(frozen, points, [layer])
     assert best is not None
     rows = layer_rows(frozen, points, layer)
     exact = max(solve_max_smt(rows, points.row_start, np.array([p]))[1] for p in range(rows.size))
     assert best.met == exact
     delta, met = solve_max_smt(rows, points.row_start, np.arange(rows.size))
     assert met >= exact
-    assert points.met(points.slack(frozen.patched(layer, delta)), 1e-9).sum() >= met
+    assert points.met(points.slack(frozen.patched(layer, delta))).sum() >= met
 
 
 def test_the_exact_check_sees_what_rounding_hides() -> None:
@@ -239,7 +239,7 @@ def test_the_exact_check_sees_what_rounding_hides() -> None:
     polytope = OutputPolytope([[1.0]], [0.3], "at most 0.3")
     spec = Specification((Requirement(PointRegion([0.1, 0.2]), polytope),))
     assert not check_exactly(FrozenNetwork(network), spec).proved
-    assert check(FrozenNetwork(network), spec, tolerance=1e-9).proved
+    assert check(FrozenNetwork(network), spec).proved
 
 
 def test_exact_and_float_subdivision_count_the_same_key_points() -> None:

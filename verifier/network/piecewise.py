@@ -97,11 +97,13 @@ class PiecewiseLinear(PiecewiseOperator):
         return np.searchsorted(np.asarray(self.breaks), x, side="left").astype(np.int16)
 
     def on_piece(self, x: Array, pattern: npt.NDArray[np.int16]) -> Array:
+        if self.is_relu:
+            return np.where(pattern, x, 0)
         result: Array = np.asarray(self.slopes)[pattern] * x + np.asarray(self.intercepts)[pattern]
         return result
 
     def on_piece_vjp(self, grad: Array, pattern: npt.NDArray[np.int16], shape: Shape) -> Array:
-        return grad * np.asarray(self.slopes)[pattern]
+        return np.where(pattern, grad, 0) if self.is_relu else grad * np.asarray(self.slopes)[pattern]
 
     def slope(self, x: Array) -> Array:
         """The derivative at ``x`` by the gradient convention."""

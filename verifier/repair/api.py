@@ -21,6 +21,9 @@ from verifier.repair.specification import Specification
 
 METHODS = ("greedy", "lp")
 
+MARGIN = 1e-7
+"""What a linear repair first demands beyond the specification, so that it holds without tolerance."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RepairResult:
@@ -108,13 +111,20 @@ def repair(
     listener(Note(seconds=time.perf_counter() - start, text=f"{text}, {before} met"))
     taken: list[Step] = []
     attempts: dict[str, LinearRepair] = {}
+    reduced: dict[str, KeyPoints] = {}
     patched, layer = frozen, ""
     if method == "greedy":
         patched, taken = greedy(frozen, points, chosen, steps=steps, listener=listener)
     else:
         for name in chosen:
-            rows = layer_rows(frozen, points, name)
-            attempts[name] = solve_layer(rows, norm=norm, soft=soft, timeout=timeout, listener=listener)
+            own, _ = points.distinct(frozen, name)
+            rows = layer_rows(frozen, own, name)
+            reduced[name] = own
+            for margin in (MARGIN, 0.0):
+                found = solve_layer(rows, norm=norm, margin=margin, soft=soft, timeout=timeout, listener=listener)
+                if found.status == "feasible":
+                    break
+            attempts[name] = found
             text = f"layer {name!r}: {attempts[name].status}"
             listener(Note(seconds=time.perf_counter() - start, text=text))
         feasible = [n for n in attempts if attempts[n].status == "feasible"]
@@ -137,7 +147,7 @@ def repair(
         total=len(points),
         steps=tuple(taken),
         attempts=attempts,
-        conflicts={n: conflict_names(a, points) for n, a in attempts.items() if a.status == "infeasible"},
+        conflicts={n: conflict_names(a, reduced[n]) for n, a in attempts.items() if a.status == "infeasible"},
         reason=reason,
         check=checked,
         seconds=time.perf_counter() - start,

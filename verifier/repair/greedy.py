@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.events import Listener, Progress, ignore
-from verifier.network.operators import Array
+from verifier.network.operators import Array, Dense
 from verifier.repair.frozen import FrozenNetwork, parameter_label, parameters
 from verifier.repair.keypoints import KeyPoints, LayerRows, layer_rows
 
@@ -56,7 +56,6 @@ def greedy(
     layers: Sequence[str],
     *,
     steps: int = 5,
-    margin: float = 1e-9,
     listener: Listener = ignore,
 ) -> tuple[FrozenNetwork, list[Step]]:
     """Change single weights, each time the best one of the layers, until nothing improves.
@@ -66,7 +65,6 @@ def greedy(
     Args:
         layers: the layers whose weights may change.
         steps: most changes.
-        margin: every row is demanded with this much to spare, so that rounding does not undo it.
 
     Returns:
         the patched network and the steps taken.
@@ -76,7 +74,7 @@ def greedy(
     met = int(points.met(points.slack(frozen)).sum())
     while len(taken) < steps and met < len(points):
         begin = time.perf_counter()
-        best = best_change(frozen, points, layers, margin=margin)
+        best = best_change(frozen, points, layers)
         if best is None or best.met <= met:
             break
         operator = frozen.operator(frozen.network[best.layer])
@@ -109,16 +107,13 @@ def greedy(
     return frozen, taken
 
 
-def best_change(
-    frozen: FrozenNetwork, points: KeyPoints, layers: Sequence[str], *, margin: float = 1e-9
-) -> Candidate | None:
+def best_change(frozen: FrozenNetwork, points: KeyPoints, layers: Sequence[str]) -> Candidate | None:
     """The single-weight change that meets the most key points; among equals the smallest |δ|."""
     best: Candidate | None = None
     for layer in layers:
-        rows = layer_rows(frozen, points, layer)
-        met, delta = best_deltas(rows, points.row_start, margin=margin)
-        order = np.lexsort((np.abs(delta), -met))
-        k = int(order[0])
+        own, weight = points.distinct(frozen, layer)
+        met, delta = best_deltas(layer_rows(frozen, own, layer), own.row_start, weight)
+        k = int(np.lexsort((np.abs(delta), -met))[0])
         found = Candidate(layer, k, float(delta[k]), int(met[k]))
         if best is None or (found.met, -abs(found.delta)) > (best.met, -abs(best.delta)):
             best = found
@@ -126,40 +121,47 @@ def best_change(
 
 
 def best_deltas(
-    rows: LayerRows, row_start: npt.NDArray[np.int64], *, margin: float = 0.0
+    rows: LayerRows, row_start: npt.NDArray[np.int64], weight: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """For every parameter of a layer: the most key points that a change of it alone can meet, and that change.
 
     Args:
         row_start: ``(K + 1,)`` the rows of each key point.
-        margin: demanded of every row beyond its bound.
+        weight: ``(K,)`` how many key points each stands for; one by default.
 
     Returns:
-        counts ``(size,)`` and changes δ ``(size,)``. A parameter that cannot beat the best one found so far is
-        not resolved further: its count is then a lower bound, and below the maximum.
+        counts ``(size,)`` and changes δ ``(size,)``.
     """
-    size, total = rows.size, len(row_start) - 1
-    met, delta = np.zeros(size, dtype=np.int64), np.zeros(size)
-    slack = rows.slack - margin
-    step = max(1, min(size, 40_000_000 // max(1, len(slack))))
-    best = 0
-    for start in range(0, size, step):
-        chosen = np.arange(start, min(start + step, size))
-        columns = rows.columns(chosen)
-        counts, deltas = _sweep_all(columns, slack, row_start, best)
-        met[chosen], delta[chosen] = counts, deltas
-        best = max(best, int(counts.max(initial=0)))
-        if best == total and not np.any(deltas[counts == total]):
-            break
-    return met, delta
+    points = len(row_start) - 1
+    weight = np.ones(points, dtype=np.int64) if weight is None else weight
+    met = np.logical_and.reduceat(rows.slack >= 0, row_start[:-1])
+    order = np.argsort(met, kind="stable")  # unmet key points first
+    unmet = int(points - met.sum())
+    ones = np.ones(points)
+    if isinstance(rows.operator, Dense) and rows.upstream.ndim == 2:
+        upstream = np.ascontiguousarray(rows.upstream.T)
+        inputs = np.concatenate([np.ascontiguousarray(rows.inputs.T), ones[None]])
+        outs, ins = rows.operator.weight.shape
+        pairs = np.array(
+            [(i, j) for i in range(outs) for j in range(ins)] + [(i, ins) for i in range(outs)], dtype=np.int64
+        )
+        return _sweep_all(upstream, inputs, pairs, rows.slack, row_start, weight, order, unmet)
+    counts, deltas = np.zeros(rows.size, dtype=np.int64), np.zeros(rows.size)
+    step = max(1, 40_000_000 // max(1, len(rows.slack)))
+    for start in range(0, rows.size, step):
+        chosen = np.arange(start, min(start + step, rows.size))
+        pairs = np.stack([np.arange(len(chosen)), np.zeros(len(chosen), dtype=np.int64)], axis=1)
+        found = _sweep_all(rows.columns(chosen), ones[None], pairs, rows.slack, row_start, weight, order, unmet)
+        counts[chosen], deltas[chosen] = found
+    return counts, deltas
 
 
 @nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _interval(column, slack, first, last):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
-    """The δ for which ``column[r] * δ <= slack[r]`` for all rows first..last; empty is (1, 0)."""
+def _interval(column, factor, slack, first, last):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
+    """The δ for which ``column[r] * factor * δ <= slack[r]`` for all rows first..last; empty is (1, 0)."""
     low, high = -np.inf, np.inf
     for r in range(first, last):
-        c = column[r]
+        c = column[r] * factor
         if c > 0.0:
             high = min(high, slack[r] / c)
         elif c < 0.0:
@@ -179,45 +181,113 @@ def _nearest_to_zero(low, high):  # type: ignore[no-untyped-def] # pragma: no co
 
 
 @nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _sweep(column, slack, row_start, lows, highs, floor):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The most intervals that one δ lies in, and the δ of smallest absolute value that reaches it."""
-    points = len(row_start) - 1
-    always, n = 0, 0
-    for k in range(points):
-        low, high = _interval(column, slack, row_start[k], row_start[k + 1])
-        if low > high:
-            continue
-        if low == -np.inf and high == np.inf:
-            always += 1
-            continue
-        lows[n], highs[n] = low, high
-        n += 1
-    if always + n < floor:
-        return always, 0.0
+def _sweep(column, factor, slack, row_start, weight, order, unmet, total):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The most intervals that one δ lies in, by weight, and the δ of smallest absolute value that reaches it.
+
+    A change can win at most the key points that are unmet now, so it pays only while it loses fewer: the
+    intervals of met key points matter only where they end near zero. That leaves few to sort.
+    """
+    gain, n = 0, 0
+    lows, highs, sizes = np.empty(unmet), np.empty(unmet), np.empty(unmet, dtype=np.int64)
+    for position in range(unmet):
+        k = order[position]
+        low, high = _interval(column, factor[k], slack, row_start[k], row_start[k + 1])
+        if low <= high:
+            lows[n], highs[n], sizes[n] = low, high, weight[k]
+            gain += weight[k]
+            n += 1
+    met = total
+    for position in range(unmet):
+        met -= weight[order[position]]
     if n == 0:
-        return always, 0.0
-    starts, ends = np.sort(lows[:n]), np.sort(highs[:n])
-    # Any best δ is as good as the largest start s below it, and all of [s, smallest end still to come] is as good.
-    i, j, best, delta = 0, 0, -1, 0.0
-    while i < n:
-        s = starts[i]
-        while i < n and starts[i] == s:
-            i += 1
-        while ends[j] < s:
-            j += 1
-        count = always + i - j
-        if count >= best:
-            candidate = _nearest_to_zero(s, ends[j])
-            if count > best or abs(candidate) < abs(delta):
-                best, delta = count, candidate
+        return met, 0.0
+    best, delta = met, 0.0
+    for side in range(2):
+        # δ > 0 first, then δ < 0 by mirroring
+        sign = 1.0 if side == 0 else -1.0
+        starts, ends, own = np.empty(n), np.empty(n), np.empty(n, dtype=np.int64)
+        m, reach = 0, 0.0
+        for k in range(n):
+            low, high = (lows[k], highs[k]) if side == 0 else (-highs[k], -lows[k])
+            if high >= 0.0:
+                starts[m], ends[m], own[m] = max(low, 0.0), high, sizes[k]
+                reach = max(reach, starts[m])
+                m += 1
+        if m == 0:
+            continue
+        reach += 2e-9 * max(1.0, reach)  # as far inside an interval as a δ may be put
+        # where met key points are lost: only those before the last start of a gain matter
+        losses, lost = np.empty(256), np.empty(256, dtype=np.int64)
+        c = 0
+        for position in range(unmet, len(order)):
+            k = order[position]
+            f = factor[k] * sign
+            high = np.inf
+            for r in range(row_start[k], row_start[k + 1]):
+                coefficient = column[r] * f
+                if coefficient > 0.0 and slack[r] <= reach * coefficient:
+                    high = min(high, slack[r] / coefficient)
+            if high <= reach:
+                if c == len(losses):
+                    if c >= 4096:
+                        # keep the nearest: beyond them more is lost than can be gained
+                        limit = _limit(losses[:c], lost[:c], gain)
+                        if limit < reach:
+                            reach = limit
+                            kept = 0
+                            for q in range(c):
+                                if losses[q] <= reach:
+                                    losses[kept], lost[kept] = losses[q], lost[q]
+                                    kept += 1
+                            c = kept
+                    if 2 * c > len(losses):
+                        grown, counts = np.empty(4 * len(losses)), np.empty(4 * len(losses), dtype=np.int64)
+                        grown[:c], counts[:c] = losses[:c], lost[:c]
+                        losses, lost = grown, counts
+                losses[c], lost[c] = high, weight[k]
+                c += 1
+        by_start, by_end, by_loss = np.argsort(starts[:m]), np.argsort(ends[:m]), np.argsort(losses[:c])
+        i, j, q, now = 0, 0, 0, met
+        while i < m:
+            s = starts[by_start[i]]
+            if s > reach:
+                break
+            while i < m and starts[by_start[i]] == s:
+                now += own[by_start[i]]
+                i += 1
+            while j < m and ends[by_end[j]] < s:
+                now -= own[by_end[j]]
+                j += 1
+            while q < c and losses[by_loss[q]] < s:
+                now -= lost[by_loss[q]]
+                q += 1
+            if now >= best:
+                end = ends[by_end[j]] if j < m else np.inf
+                if q < c:
+                    end = min(end, losses[by_loss[q]])
+                candidate = sign * _nearest_to_zero(s, end)
+                if now > best or abs(candidate) < abs(delta):
+                    best, delta = now, candidate
     return best, delta
 
 
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def _limit(losses, lost, gain):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
+    """The smallest δ by which more than ``gain`` is lost."""
+    order = np.argsort(losses)
+    total = 0
+    for k in order:
+        total += lost[k]
+        if total > gain:
+            return losses[k]
+    return np.inf
+
+
 @nb.njit(cache=True, parallel=True)  # type: ignore[untyped-decorator]
-def _sweep_all(columns, slack, row_start, floor):  # type: ignore[no-untyped-def] # pragma: no cover - compiled
-    size, points = len(columns), len(row_start) - 1
-    counts, deltas = np.zeros(size, dtype=np.int64), np.zeros(size)
-    for p in nb.prange(size):
-        lows, highs = np.empty(points), np.empty(points)
-        counts[p], deltas[p] = _sweep(columns[p], slack, row_start, lows, highs, floor)
+def _sweep_all(upstream, inputs, pairs, slack, row_start, weight, order, unmet):  # type: ignore[no-untyped-def] # pragma: no cover
+    counts, deltas = np.zeros(len(pairs), dtype=np.int64), np.zeros(len(pairs))
+    total = weight.sum()
+    for p in nb.prange(len(pairs)):
+        column, factor = upstream[pairs[p, 0]], inputs[pairs[p, 1]]
+        counts[p], deltas[p] = _sweep(column, factor, slack, row_start, weight, order, unmet, total)
     return counts, deltas

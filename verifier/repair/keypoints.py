@@ -21,6 +21,9 @@ from verifier.repair.specification import LineRegion, PointRegion, PolygonRegion
 
 Pieces = npt.NDArray[np.int16]
 
+ROUNDING = 1e-10
+"""Share of the outputs' size up to which a row's slack counts as rounding error."""
+
 CHUNK = 8192
 """Key points that are evaluated at once; bounds the memory."""
 
@@ -66,15 +69,73 @@ class KeyPoints:
         return {name: pattern[pieces] for name, pattern in self.patterns.items()}
 
     def slack(self, frozen: FrozenNetwork) -> Array:
-        """``bound - rows @ y`` of every row under a frozen network, ``(R,)``; negative where violated."""
+        """``bound - rows @ y`` of every row under a frozen network, ``(R,)``; negative where violated.
+
+        What is within rounding errors of zero (`ROUNDING`) is zero: at a decision boundary two outputs are equal,
+        and float64 says so only up to rounding.
+        """
         outputs = np.concatenate(
             [frozen.forward(self.points[c], self.pattern(c)).reshape(c.stop - c.start, -1) for c in self.chunks()]
         )
-        return self.bound - (self.rows * outputs[self.row_point]).sum(axis=1)
+        return row_slack(self.rows, self.bound, outputs[self.row_point])
 
-    def met(self, slack: Array, tolerance: float = 0.0) -> npt.NDArray[np.bool_]:
+    def met(self, slack: Array) -> npt.NDArray[np.bool_]:
         """Which key points have all their rows met, ``(K,)``."""
-        return np.logical_and.reduceat(slack >= -tolerance, self.row_start[:-1])
+        return np.logical_and.reduceat(slack >= 0, self.row_start[:-1])
+
+    def distinct(self, frozen: FrozenNetwork, layer: str) -> tuple[KeyPoints, npt.NDArray[np.int64]]:
+        """The key points that differ for a change of one layer, and how many key points each stands for.
+
+        Two key points make the same rows if they have the same input and output polytope, and their regions
+        the same pattern behind the layer (anywhere, if a layer before it is patched too).
+        """
+        names = [n.name for n in frozen.network.nodes]
+        behind = names if set(frozen.patches) - {layer} else names[names.index(layer) :]
+        polytope = np.array([id(r.output) for r in self.specification.requirements])
+        keys = [self.points, polytope[self.requirement][:, None]]
+        patterns = [self.patterns[n] for n in behind if n in self.patterns]
+        keys += [p.reshape(len(p), -1)[self.piece] for p in patterns]
+        first, inverse = _distinct(keys)
+        return self.subset(first), np.bincount(inverse)
+
+    def subset(self, chosen: npt.NDArray[np.int64]) -> KeyPoints:
+        """Some of the key points, with their rows."""
+        start = self.row_start
+        counts = np.diff(start)[chosen]
+        row_point = np.repeat(np.arange(len(chosen)), counts)
+        ends = np.cumsum(counts)
+        rows = np.repeat(start[chosen] - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
+        return replace(
+            self,
+            points=self.points[chosen],
+            piece=self.piece[chosen],
+            requirement=self.requirement[chosen],
+            rows=self.rows[rows],
+            bound=self.bound[rows],
+            row_point=row_point,
+        )
+
+
+def row_slack(rows: Array, bound: Array, outputs: Array) -> Array:
+    """``bound - rows @ y`` row by row, with what is within rounding errors of zero set to zero."""
+    slack = bound - (rows * outputs).sum(axis=1)
+    scale = np.abs(bound) + np.abs(rows).sum(axis=1) * np.abs(outputs).max(initial=0.0)
+    return np.where(np.abs(slack) <= ROUNDING * scale, 0.0, slack)
+
+
+def _distinct(keys: list[Array]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of the first of each group of rows that are equal in all keys, and the group of each row."""
+    hashed = np.zeros(len(keys[0]), dtype=np.uint64)
+    multiplier = np.uint64(0x9E3779B97F4A7C15)
+    for key in keys:
+        columns = np.ascontiguousarray(key).view(np.int64) if key.dtype.itemsize == 8 else key
+        for column in columns.T:
+            hashed = (hashed ^ column.astype(np.int64).view(np.uint64)) * multiplier
+            hashed ^= hashed >> np.uint64(29)
+    _, first, inverse = np.unique(hashed, return_index=True, return_inverse=True)
+    if all(np.array_equal(key[first[inverse]], key) for key in keys):
+        return first, inverse
+    return np.arange(len(hashed)), np.arange(len(hashed))  # two different rows had one hash
 
 
 def key_points(network: Network, specification: Specification) -> KeyPoints:
@@ -220,17 +281,15 @@ def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRow
         )
     assert isinstance(operator, AffineOperator)
     starts = points.row_start
-    inputs, slack, upstream = [], [], []
+    inputs, outputs, upstream = [], [], []
     for chunk in points.chunks():
         pattern = points.pattern(chunk)
         values = frozen.values(points.points[chunk], pattern)
         inputs.append(values[node.inputs[0]])
         rows = slice(starts[chunk.start], starts[chunk.stop])
         own = points.row_point[rows] - chunk.start
-        y = values[frozen.network.output].reshape(chunk.stop - chunk.start, -1)
-        slack.append(points.bound[rows] - (points.rows[rows] * y[own]).sum(axis=1))
+        outputs.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
         row_pattern = {name: p[own] for name, p in pattern.items()}
         upstream.append(frozen.gradients(row_pattern, points.rows[rows], stop=layer)[layer])
-    return LayerRows(
-        operator, np.concatenate(upstream), np.concatenate(inputs), points.row_point, np.concatenate(slack)
-    )
+    slack = row_slack(points.rows, points.bound, np.concatenate(outputs)[points.row_point])
+    return LayerRows(operator, np.concatenate(upstream), np.concatenate(inputs), points.row_point, slack)

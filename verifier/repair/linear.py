@@ -22,6 +22,9 @@ from verifier.repair.keypoints import LayerRows
 
 NORMS = ("l1", "linf", "mixed")
 
+TOLERANCE = 1e-9
+"""Feasibility tolerance of the linear program."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearRepair:
@@ -53,7 +56,7 @@ def solve_layer(
     rows: LayerRows,
     *,
     norm: str = "l1",
-    margin: float = 1e-6,
+    margin: float = 0.0,
     soft: float | None = None,
     timeout: float | None = None,
     batch: int = 400,
@@ -63,7 +66,8 @@ def solve_layer(
 
     Args:
         norm: "l1", "linf" or "mixed" (their sum, L∞ weighted by the square root of the number of parameters).
-        margin: every row is demanded with this much to spare (the solver's tolerance is 1e-7).
+        margin: every row is demanded with this much to spare: above the solver's tolerance, so that the rows then
+            hold without any. Rows that hold each other exactly (a decision boundary that must stay) permit none.
         soft: None for hard rows; else the price of one unit of violation of a row: the program minimises
             norm + soft · Σ violations, and always has an answer.
         timeout: seconds.
@@ -83,11 +87,11 @@ def solve_layer(
         status, delta = program.solve(left)
         rounds += 1
         if status == "infeasible":
-            return _conflict(rows, bound, np.flatnonzero(taken), margin, rounds, start)
+            return _conflict(rows, bound, np.flatnonzero(taken), rounds, start)
         if status != "optimal" or delta is None:
             return _unfinished(f"HiGHS answered {status}", taken, rounds, start)
         violation = rows.change(delta) - bound
-        new = np.flatnonzero((violation > 0.1 * margin) & ~taken)
+        new = np.flatnonzero((violation > TOLERANCE) & ~taken)
         listener(
             Progress(
                 seconds=time.perf_counter() - start,
@@ -127,9 +131,7 @@ def _unfinished(reason: str, taken: npt.NDArray[np.bool_], rounds: int, start: f
     return LinearRepair(status="unfinished", reason=reason, rows_used=int(taken.sum()), rounds=rounds, seconds=seconds)
 
 
-def _conflict(
-    rows: LayerRows, bound: Array, taken: npt.NDArray[np.int64], margin: float, rounds: int, start: float
-) -> LinearRepair:
+def _conflict(rows: LayerRows, bound: Array, taken: npt.NDArray[np.int64], rounds: int, start: float) -> LinearRepair:
     """Why some rows cannot hold together: the multipliers of "make the largest violation as small as it can be"."""
     import highspy
 
@@ -157,10 +159,10 @@ def _conflict(
         )
     shortfall = float(solver.getInfo().objective_function_value)
     seconds = time.perf_counter() - start
-    if shortfall <= 2 * margin:
+    if shortfall <= 100 * TOLERANCE:
         return LinearRepair(
             status="unfinished",
-            reason=f"feasible or not is within the margin of {margin:g}: the largest violation can be {shortfall:g}",
+            reason=f"too close to call: the largest violation can be as small as {shortfall:g}",
             rows_used=len(taken),
             rounds=rounds,
             seconds=seconds,
@@ -170,7 +172,7 @@ def _conflict(
     return LinearRepair(
         status="infeasible",
         conflict=weights,
-        shortfall=shortfall - margin,
+        shortfall=shortfall,
         rows_used=len(taken),
         rounds=rounds,
         seconds=seconds,
@@ -190,6 +192,7 @@ class _Program:
         self._highspy: Any = highspy
         self._solver = highspy.Highs()
         self._solver.setOptionValue("output_flag", False)
+        self._solver.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
         self.size, self.soft = size, soft
         self._l1 = 1.0 if norm in ("l1", "mixed") else 0.0
         self._linf = {"l1": 0.0, "linf": 1.0, "mixed": float(np.sqrt(size))}[norm]

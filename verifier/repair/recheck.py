@@ -55,15 +55,15 @@ class Check:
         return self.met == self.total and self.misplaced == 0
 
 
-def check(frozen: FrozenNetwork, specification: Specification, *, tolerance: float = 0.0) -> Check:
+def check(frozen: FrozenNetwork, specification: Specification) -> Check:
     """Check a specification at the vertices of all linear regions, found anew, in float64.
 
-    Args:
-        tolerance: a row counts as met when its slack is at least ``-tolerance``.
+    Slack within rounding errors of zero counts as zero (see `KeyPoints.slack`): a requirement with a margin is
+    proved with the margin less those errors.
     """
     points = key_points(frozen.network, specification)
     slack = points.slack(frozen)
-    met = points.met(slack, tolerance)
+    met = points.met(slack)
     bad = np.unique(points.requirement[~met])
     return Check(
         met=int(met.sum()),
