@@ -70,13 +70,14 @@ class ForwardPass:
 
 
 def encode_forward(
-    model: Model, network: Network, bounds: Mapping[str, Bound], *, gradient: bool
+    model: Model, network: Network, bounds: Mapping[str, Bound], *, gradient: bool, negligible: float = 0.0
 ) -> ForwardPass:
     """Write the forward pass of a network into a model.
 
     Args:
         bounds: valid bounds on the value of every node (padded, see `encodings.padding`).
         gradient: whether derivatives will be added, so that at a kink both neighbours must stay possible.
+        negligible: see `encodings.phases.possible_phases`; 0 for exact proofs.
     """
     box = bounds[network.input]
     x = model.add_variables(box.lower, box.upper)
@@ -89,7 +90,7 @@ def encode_forward(
             result.values[node.name] = _maxpool(result, node, node.operator, gradient)
         else:
             assert isinstance(node.operator, PiecewiseLinear)
-            result.values[node.name] = _elementwise(result, node, node.operator, gradient)
+            result.values[node.name] = _elementwise(result, node, node.operator, gradient, negligible)
     return result
 
 
@@ -169,11 +170,13 @@ def _not_plain(expressions: Expressions) -> Indices:
     return np.flatnonzero(~plain)
 
 
-def _elementwise(state: ForwardPass, node: Node, operator: PiecewiseLinear, gradient: bool) -> Expressions:
+def _elementwise(
+    state: ForwardPass, node: Node, operator: PiecewiseLinear, gradient: bool, negligible: float
+) -> Expressions:
     model, (source,) = state.model, node.inputs
     lower, upper = (end.reshape(-1) for end in (state.bounds[source].lower, state.bounds[source].upper))
     options = [
-        possible_phases(operator, low, high, gradient=gradient)
+        possible_phases(operator, low, high, gradient=gradient, negligible=negligible)
         for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
     ]
     free = np.array([len(p) > 1 for p in options], dtype=bool)

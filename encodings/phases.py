@@ -77,17 +77,23 @@ def _owner(operator: PiecewiseLinear, k: int) -> str:
 
 
 def possible_phases(
-    operator: PiecewiseLinear, lower: float, upper: float, *, gradient: bool
+    operator: PiecewiseLinear, lower: float, upper: float, *, gradient: bool, negligible: float = 0.0
 ) -> tuple[Phase, ...]:
     """The phases that a preactivation in ``[lower, upper]`` can be on, their ends closed where derivatives matter.
 
     A phase that is touched at one end only is kept when derivatives matter (at a kink either neighbour may
     be meant) and dropped otherwise (the value is the same). A preactivation known to be one number is on
     the one phase that the convention gives it.
+
+    Args:
+        negligible: where derivatives do not matter, a phase that is entered by no more than this, relative to
+            max(1, |z|), counts as touched only: 0 for exact proofs, rounding size for solvers with tolerances.
     """
     everything = phases(operator, gradient=gradient)
     if lower == upper:
         return tuple(p for p in everything if p.contains(Fraction(lower)))
     if gradient:
         return tuple(p for p in everything if p.lower <= upper and p.upper >= lower)
-    return tuple(p for p in everything if p.lower < upper and p.upper > lower)
+    margin = negligible * max(1.0, abs(lower), abs(upper))
+    entered = tuple(p for p in everything if upper - p.lower > margin and p.upper - lower > margin)
+    return entered or tuple(p for p in everything if p.contains(Fraction(lower)))

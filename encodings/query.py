@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -16,6 +16,9 @@ from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Mo
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Query
+
+ROUNDING = 1e-12
+"""What solvers with tolerances cannot tell from zero, relative to max(1, |z|)."""
 
 Pattern = dict[str, npt.NDArray[np.int64]]
 """Per activation node the phase index of every unit (`encodings.phases`), or the winner's position in a window."""
@@ -50,10 +53,20 @@ class Encoding:
             result[name] = picked
         return result
 
+    def switches(self, core: Iterable[tuple[str, int]] | None) -> list[Disjunction]:
+        """The disjunctions of the units of a core (all units, if None) that the bounds do not fix.
+
+        A region that was refuted by its core is excluded by asking one of these to choose another case.
+        """
+        if core is None:
+            return [u.disjunction for units in self.forward.units.values() for u in units if u.disjunction is not None]
+        found = [self.forward.units[name][k].disjunction for name, k in core]
+        return [d for d in found if d is not None]
+
     @property
     def free_units(self) -> int:
         """Number of units that the bounds do not fix."""
-        return sum(u.disjunction is not None for units in self.forward.units.values() for u in units)
+        return len(self.switches(None))
 
 
 def encode(
@@ -62,6 +75,7 @@ def encode(
     gradients: Mapping[str, Bound] | None = None,
     *,
     relax: float = 0.0,
+    relax_gradient: float = 0.0,
 ) -> Encoding:
     """Write a query into a new model.
 
@@ -71,18 +85,25 @@ def encode(
     Args:
         values: valid bounds on every node's value over the query's box; exact proofs need rigorous ones.
         gradients: valid bounds on the gradient with respect to every node; needed if the query has a gradient.
-        relax: the query's own rows and its gradient box are widened by this much, see `slack`: for solvers
-            with tolerances, so that a witness on a boundary is not lost.
+        relax: the query's own rows are widened by this much, see `slack`: for solvers with tolerances, so that
+            a witness on a boundary is not lost; 0 for exact proofs.
+        relax_gradient: the same for the gradient box.
     """
     model = Model()
-    forward = encode_forward(model, query.network, values, gradient=query.gradient is not None)
+    forward = encode_forward(
+        model,
+        query.network,
+        values,
+        gradient=query.gradient is not None,
+        negligible=ROUNDING if relax > 0 else 0.0,
+    )
     g: Indices | None = None
     if query.gradient is not None:
         assert gradients is not None, "a query on the gradient needs gradient bounds"
         network = query.network
         backward = encode_gradient(forward, query.gradient.output, gradients)
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x)
-        margin = slack(relax, model.upper[g] - model.lower[g])
+        margin = slack(relax_gradient, model.upper[g] - model.lower[g])
         model.tighten(g, query.gradient.lower - margin, query.gradient.upper + margin)
     output = query.network.output
     y = _distinct(model, forward.values[output], values[output], forward.x)

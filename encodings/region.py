@@ -18,6 +18,7 @@ from verifier.encodings.model import Atom, Model
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Pattern
 from verifier.network.exact import ExactNetwork, Rationals
+from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.query import Conjunction, Query
@@ -26,11 +27,16 @@ from verifier.search.replay import replay
 
 @dataclass(frozen=True)
 class Row:
-    """``coefficients · x <= bound``, or ``<`` if strict; rationals."""
+    """``coefficients · x <= bound``, or ``<`` if strict; rationals.
+
+    Attributes:
+        unit: the unit (node, position) whose phase it belongs to; None for a row of the query.
+    """
 
     coefficients: tuple[Fraction, ...]
     bound: Fraction
     strict: bool = False
+    unit: tuple[str, int] | None = None
 
     @property
     def constant(self) -> bool:
@@ -50,10 +56,12 @@ class RegionAnswer:
     Attributes:
         point: a float64 input that the exact replay confirmed; None if none was found.
         empty: proved in exact arithmetic that the region has no witness at all.
+        core: if empty, units whose phases suffice for that proof; None: all may be needed.
     """
 
     point: Array | None = None
     empty: bool = False
+    core: frozenset[tuple[str, int]] | None = None
 
 
 class Region:
@@ -83,22 +91,20 @@ class Region:
             if isinstance(node.operator, AffineOperator):
                 maps[node.name] = self.exact.affine(node, inputs, maps=True)
             elif isinstance(node.operator, MaxPool):
-                maps[node.name] = self._pooled(node.operator, self.pattern[node.name], inputs[0], node.shape, rows)
+                maps[node.name] = self._pooled(node, node.operator, inputs[0], rows)
             else:
                 assert isinstance(node.operator, PiecewiseLinear)
-                maps[node.name] = self._elementwise(node.operator, self.pattern[node.name], inputs[0], rows)
+                maps[node.name] = self._elementwise(node, node.operator, inputs[0], rows)
         return maps, rows
 
-    def _elementwise(
-        self, operator: PiecewiseLinear, chosen: Array, z: Rationals, rows: list[Row]
-    ) -> Rationals:
+    def _elementwise(self, node: Node, operator: PiecewiseLinear, z: Rationals, rows: list[Row]) -> Rationals:
         options = {p.index: p for p in phases(operator, gradient=self.query.gradient is not None)}
         flat = z.numerators.reshape(len(z.numerators), -1)
-        picked = [options[int(c)] for c in chosen.reshape(-1)]
+        picked = [options[int(c)] for c in self.pattern[node.name].reshape(-1)]
         for k, phase in enumerate(picked):
             for sign, end, strict in ((-1, -phase.lower, phase.lower_open), (1, phase.upper, phase.upper_open)):
                 if end != np.inf:
-                    rows.append(_row(sign * flat[:, k], z.denominator, Fraction(end), strict))
+                    rows.append(_row(sign * flat[:, k], z.denominator, Fraction(end), strict, (node.name, k)))
         shape = z.numerators.shape[1:]
         slopes = Rationals.of(np.array([p.slope for p in picked]).reshape(shape))
         constants = Rationals.of(np.array([p.intercept for p in picked]).reshape(shape))
@@ -107,18 +113,18 @@ class Region:
         last[-1] = constants.numerators
         return (scaled + Rationals(last, constants.denominator)).reduced()
 
-    def _pooled(
-        self, operator: MaxPool, chosen: Array, z: Rationals, shape: tuple[int, ...], rows: list[Row]
-    ) -> Rationals:
+    def _pooled(self, node: Node, operator: MaxPool, z: Rationals, rows: list[Row]) -> Rationals:
+        chosen = self.pattern[node.name].reshape(-1)
         flat = z.numerators.reshape(len(z.numerators), -1)
         windows = operator.windows(z.numerators.shape[1:])
-        winners = windows[np.arange(len(windows)), chosen.reshape(-1)]
-        for window, position, winner in zip(windows, chosen.reshape(-1), winners, strict=True):
+        winners = windows[np.arange(len(windows)), chosen]
+        for k, (window, position, winner) in enumerate(zip(windows, chosen, winners, strict=True)):
             for p, j in enumerate(window):
                 if j >= 0 and p != position:
                     strict = self.query.gradient is not None and p < position
-                    rows.append(_row(flat[:, j] - flat[:, winner], z.denominator, Fraction(0), strict))
-        return Rationals(flat[:, winners].reshape(len(flat), *shape), z.denominator)
+                    lead = flat[:, j] - flat[:, winner]
+                    rows.append(_row(lead, z.denominator, Fraction(0), strict, (node.name, k)))
+        return Rationals(flat[:, winners].reshape(len(flat), *node.shape), z.denominator)
 
     @cached_property
     def gradient(self) -> list[Fraction] | None:
@@ -127,37 +133,59 @@ class Region:
             return None
         return self.exact.gradient_of_pattern(self.pattern, self.query.gradient.output)
 
-    def _systems(self) -> list[list[Row]]:
-        """For each case of the query that is not plainly impossible: all rows over x."""
-        query, g = self.query, self.gradient
-        if query.gradient is not None and g is not None:
-            ends = zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True)
-            if not all((lo == -np.inf or v >= Fraction(lo)) and (hi == np.inf or v <= Fraction(hi)) for v, lo, hi in ends):
-                return []
-        maps, rows = self._maps
-        y = maps[query.network.output]
-        shared = rows + ([] if query.common is None else _conjunction_rows(query.common, y, g))
-        systems = []
-        for case in query.cases:
-            system = shared + _conjunction_rows(case, y, g)
-            if all(row.holds for row in system if row.constant):
-                systems.append([row for row in system if not row.constant])
-        return systems
+    @cached_property
+    def _similar(self) -> bool:
+        """Whether the region's gradient lies in the query's gradient box."""
+        box, g = self.query.gradient, self.gradient
+        if box is None or g is None:
+            return True
+        ends = zip(g, box.lower.tolist(), box.upper.tolist(), strict=True)
+        return all((lo == -np.inf or v >= Fraction(lo)) and (hi == np.inf or v <= Fraction(hi)) for v, lo, hi in ends)
 
     def solve(self, timeout: float = float("inf")) -> RegionAnswer:
         """Find a float64 witness in the region, or prove that there is none (within ``timeout`` seconds each)."""
-        empty = True
-        for system in self._systems():
+        query, (maps, rows) = self.query, self._maps
+        if not self._similar:
+            # all units have a part in the gradient; fewer suffice if the pattern has no region at all
+            answer, _, found = self._exact_point(rows, timeout)
+            return RegionAnswer(empty=True, core=self._with_ancestors(found) if answer == "unsat" else None)
+        y, g = maps[query.network.output], self.gradient
+        shared = rows + ([] if query.common is None else _conjunction_rows(query.common, y, g))
+        empty, core = True, list[Row]()
+        for case in query.cases:
+            system = shared + _conjunction_rows(case, y, g)
             point = self._interior(system)
-            if point is not None and replay(self.query, point, self.exact).exact:
+            if point is not None and replay(query, point, self.exact).exact:
                 return RegionAnswer(point)
-            answer, rational = self._exact_point(system, timeout)
+            answer, rational, found = self._exact_point(system, timeout)
             if rational is not None:
                 rounded = np.array([float(v) for v in rational])
-                if replay(self.query, rounded, self.exact).exact:
+                if replay(query, rounded, self.exact).exact:
                     return RegionAnswer(rounded)
             empty = empty and answer == "unsat"
-        return RegionAnswer(empty=empty)
+            core += found
+        return RegionAnswer(empty=empty, core=self._with_ancestors(core) if empty else None)
+
+    def _with_ancestors(self, core: list[Row]) -> frozenset[tuple[str, int]] | None:
+        """The units whose phases the rows of a core rest on: their own, and all those before them."""
+        network = self.query.network
+        if any(row.unit is None for row in core):
+            return None
+        units = {row.unit for row in core if row.unit is not None}
+        before = {name for node, _ in units for name in self._ancestors(node)}
+        units |= {(name, k) for name in before for k in range(network[name].size)}
+        return frozenset(units)
+
+    def _ancestors(self, name: str) -> set[str]:
+        """The activation nodes that a node is computed from (itself left out)."""
+        network = self.query.network
+        found, stack = set[str](), list(network[name].inputs)
+        while stack:
+            current = stack.pop()
+            if current not in found:
+                found.add(current)
+                stack += network[current].inputs
+        return {n.name for n in network.activations if n.name in found}
 
     def _interior(self, system: list[Row]) -> Array | None:
         """A point far from all rows, by a linear program in float64 over the box stretched to [-1, 1]."""
@@ -193,8 +221,11 @@ class Region:
         solution = np.array(solver.getSolution().col_value)
         return box.clip(center + radius * solution[t])
 
-    def _exact_point(self, system: list[Row], timeout: float) -> tuple[str, list[Fraction] | None]:
-        """"sat" with a rational point, "unsat" or "unknown", by Z3 in exact arithmetic."""
+    def _exact_point(self, system: list[Row], timeout: float) -> tuple[str, list[Fraction] | None, list[Row]]:
+        """"sat" with a rational point, "unsat" with the rows that suffice for it, or "unknown"; by Z3, exactly."""
+        false = [row for row in system if row.constant and not row.holds]
+        if false:
+            return "unsat", None, false[:1]
         import z3
 
         from verifier.encodings.z3_terms import fraction_of, rational
@@ -206,21 +237,25 @@ class Region:
         x = [z3.Real(f"x{k}", context) for k in range(self.query.box.size)]
         for v, low, high in zip(x, self.query.box.lower.tolist(), self.query.box.upper.tolist(), strict=True):
             solver.add(v >= rational(low, context), v <= rational(high, context))
-        for row in system:
+        for k, row in enumerate(system):
+            if row.constant:
+                continue
             total = z3.Sum([rational(a, context) * v for a, v in zip(row.coefficients, x, strict=True) if a])
             bound = rational(row.bound, context)
-            solver.add(total < bound if row.strict else total <= bound)
+            solver.assert_and_track(total < bound if row.strict else total <= bound, z3.Bool(f"r{k}", context))
         answer = str(solver.check())
+        if answer == "unsat":
+            return answer, None, [system[int(str(name)[1:])] for name in solver.unsat_core()]
         if answer != "sat":
-            return answer, None
+            return answer, None, []
         model = solver.model()
-        return answer, [fraction_of(model.eval(v, model_completion=True)) for v in x]
+        return answer, [fraction_of(model.eval(v, model_completion=True)) for v in x], []
 
 
-def _row(column: Array, denominator: int, bound: Fraction, strict: bool) -> Row:
+def _row(column: Array, denominator: int, bound: Fraction, strict: bool, unit: tuple[str, int]) -> Row:
     """``column · (x, 1) / denominator <= bound``."""
     values = [Fraction(int(v), denominator) for v in column]
-    return Row(tuple(values[:-1]), bound - values[-1], strict)
+    return Row(tuple(values[:-1]), bound - values[-1], strict, unit)
 
 
 def _conjunction_rows(part: Conjunction, y: Rationals, g: list[Fraction] | None) -> list[Row]:

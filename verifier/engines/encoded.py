@@ -27,19 +27,22 @@ RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
 
 
-def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: float = 0.0) -> Encoding:
+def bounded_encoding(
+    query: Query, options: Options, *, exact: bool, relax: float = 0.0, relax_gradient: float = 0.0
+) -> Encoding:
     """The query's encoding with bounds by the method of the options.
 
     Args:
         exact: whether the proof is to be exact; then a method without a proved rounding error is replaced
             by CROWN.
+        relax, relax_gradient: see `verifier.encodings.query.encode`.
     """
     method = options.bounds if not exact or options.bounds in RIGOROUS else "crown"
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
-    return encode(query, values, gradients, relax=relax)
+    return encode(query, values, gradients, relax=relax, relax_gradient=relax_gradient)
 
 
 def package(name: str, module: str, install: str) -> Availability:

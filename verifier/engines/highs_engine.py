@@ -9,13 +9,12 @@ import numpy as np
 
 from verifier.encodings.highs import highs_program
 from verifier.encodings.milp import MixedInteger, mixed_integer
-from verifier.encodings.query import Encoding
+from verifier.encodings.model import Atom
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
 from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
-from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
@@ -64,7 +63,7 @@ class HighsEngine(Engine):
     ) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
+        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
         if encoding.model.contradiction:
             return EngineResult(
                 answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
@@ -106,9 +105,10 @@ class HighsEngine(Engine):
             if not found.empty:
                 reason = "HiGHS proposes a point that the exact replay refutes, and its linear region is not refuted"
                 return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
-            if not encoding.free_units:
+            switches = encoding.switches(found.core)
+            if not switches:
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
-            self._exclude(solver, program, encoding, twin, solution)
+            self._exclude(solver, program.exclude(solution, [twin[id(d)] for d in switches]))
             figures["regions excluded"] = int(figures["regions excluded"]) + 1
         reason = f"HiGHS proposed {ROUNDS} linear regions that hold no witness"
         return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
@@ -139,10 +139,7 @@ class HighsEngine(Engine):
         return solver
 
     @staticmethod
-    def _exclude(
-        solver: Any, program: MixedInteger, encoding: Encoding, twin: Mapping[int, Any], solution: Array
-    ) -> None:
-        """Forbid the activation pattern of a solution: its region was refuted in exact arithmetic."""
-        units = [twin[id(d)] for d in encoding.model.disjunctions if d is not encoding.cases]
-        cut = program.exclude(solution, units)
-        solver.addRow(cut.lower, cut.upper, len(cut.columns), np.array(cut.columns, dtype=np.int32), np.array(cut.coefficients))
+    def _exclude(solver: Any, cut: Atom) -> None:
+        """Forbid the phases by which the region of a solution was refuted in exact arithmetic."""
+        columns, weights = np.array(cut.columns, dtype=np.int32), np.array(cut.coefficients)
+        solver.addRow(cut.lower, cut.upper, len(columns), columns, weights)

@@ -24,8 +24,11 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-RELAX = 1e-4
+RELAX = 1e-6
 """The query's rows are widened by up to this, so that Marabou's tolerances cannot lose a witness on a boundary."""
+
+RELAX_GRADIENT = 1e-4
+"""The same for the gradient box: a box of width 0 must not become a variable that Marabou takes for a constant."""
 
 ROUNDS = 20
 """Linear regions that Marabou may propose in vain, each then excluded, before the answer is UNKNOWN."""
@@ -54,7 +57,7 @@ class MarabouEngine(Engine):
     ) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        encoding = bounded_encoding(query, options, exact=False, relax=RELAX)
+        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX_GRADIENT)
         if encoding.model.contradiction:
             return EngineResult(
                 answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
@@ -81,12 +84,13 @@ class MarabouEngine(Engine):
             if not found.empty:
                 reason = "Marabou proposes a point that the exact replay refutes, and its linear region is not refuted"
                 return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
-            if not encoding.free_units:
+            switches = {id(d) for d in encoding.switches(found.core)}
+            if not switches:
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
             others = [
                 list(case)
                 for d, twin in _twins(encoding, scaled)
-                if d is not encoding.cases
+                if id(d) in switches
                 for c, case in enumerate(twin.cases)
                 if c != picked[id(d)]
             ]
