@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from verifier.cli import main
 from verifier.network.graph import feedforward
 from verifier.network.onnx_writer import write_onnx
 
@@ -115,11 +116,24 @@ def test_saliency(files: Path) -> None:
         ((), "COMMAND"),
     ],
 )
-def test_bad_usage_and_bad_files_are_2(files: Path, arguments: tuple[str, ...], words: str) -> None:
-    paths = [files / a if a.endswith((".onnx", ".vnnlib", ".npy")) else a for a in arguments]
-    done = run(*paths, code=2)
-    assert words in done.stderr
+def test_bad_usage_and_bad_files_are_2(
+    files: Path, arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(files / a) if a.endswith((".onnx", ".vnnlib", ".npy")) else a for a in arguments]
+    try:
+        status = main(paths)
+    except SystemExit as leaving:  # argparse
+        status = leaving.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert words in printed.err
+    assert printed.out == ""
+
+
+def test_an_error_from_outside(files: Path) -> None:
+    done = run("verify", files / "net.onnx", files / "broken.vnnlib", code=2)
     assert done.stdout == ""
+    assert done.stderr.startswith("verifier: error: ")
 
 
 def test_doctor_finds_working_engines() -> None:

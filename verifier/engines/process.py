@@ -31,7 +31,7 @@ from verifier.events import Event, Listener, ignore
 from verifier.options import Options
 from verifier.properties.query import Query
 
-GRACE = 1.0
+GRACE = 0.2
 """Seconds past its deadline that a child may use to report a time-out itself before it is killed."""
 POLL = 0.05
 """Seconds between two looks at the clock and at the children's memory."""

@@ -151,6 +151,10 @@ class Journal:
         done = self.records()
         return [instance for instance in instances if instance.number not in done]
 
+    def forget_unsolved(self) -> int:
+        """Open the instances again that ended unsolved (after an improvement, say); how many."""
+        return self._db.execute("DELETE FROM result WHERE result NOT IN ('sat', 'unsat')").rowcount
+
     def close(self) -> None:
         """Close the file and give up the lock."""
         self._db.close()

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     # what stands if this process is killed at the time limit
     write_answer(args.out, "timeout")
     deadline = time.monotonic() - process_age() + args.timeout
-    _leave_at(deadline - MARGIN / 2)
+    _leave_at(deadline - MARGIN / 5)
     details: dict[str, Any] = {"engine": "", "stage": "", "reason": ""}
     try:
         result, counterexample = decide(args, deadline - MARGIN, details)

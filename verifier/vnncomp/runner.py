@@ -153,7 +153,7 @@ def _record(
     try:
         more = json.loads(details.read_text())
     except (OSError, ValueError):
-        more = {}
+        more = {"reason": "the process left at its time limit" if result == "timeout" else ""}
     said = {name: str(more.get(name) or "") for name in ("engine", "stage", "reason")}
     if result in ("sat", "unsat") and seconds > limit:
         said["reason"] = f"{result}, but after the time limit"
@@ -227,9 +227,7 @@ class LocalExecutor(Executor):
         self._running[future] = instance
 
     def wait(self) -> list[tuple[Instance, Record | WorkerLostError]]:
-        done, _ = concurrent.futures.wait(
-            self._running, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED
-        )
+        done, _ = concurrent.futures.wait(self._running, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED)
         return [(self._running.pop(future), future.result()) for future in done]
 
     def close(self) -> None:
