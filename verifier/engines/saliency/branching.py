@@ -39,6 +39,10 @@ class Statistics:
         }
 
 
+SPLIT_CASES = -1
+"""Instead of a layer: branch over the cases of the disjunction."""
+
+
 class Search:
     """Depth-first branch and bound. `run` returns a witness, or None when the query is refuted.
 
@@ -108,6 +112,8 @@ class Search:
         state.cases = tuple(left)
         if not left:
             return None, None
+        if len(left) > 1:
+            return None, (SPLIT_CASES, 0, 0)
         for r, phase in enumerate(state.phase):
             free = np.flatnonzero(phase == 0)
             if len(free):
@@ -143,8 +149,14 @@ class Search:
             preference[r] += np.where(free, np.where(relaxation.d[r] >= 0, d - 0.5, a - s), 0.0)
 
     def _children(self, state: State, r: int, neuron: int, first: int) -> list[tuple[State, int]]:
-        """Both phases; the preferred one is searched first (last in the list)."""
+        """Both phases (or one child per case); the preferred one is searched first (last in the list)."""
         children = []
+        if r == SPLIT_CASES:
+            for case in state.cases:
+                child = state.copy()
+                child.cases = (case,)
+                children.append((child, len(state.phase) - 1))
+            return children
         for phase in (-first, first):
             child = state.copy()
             child.depth += 1

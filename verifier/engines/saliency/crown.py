@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT
-from verifier.engines.saliency.problem import Problem, State
+from verifier.engines.saliency.form import INPUT, Matrix
+from verifier.engines.saliency.problem import UNIT, Problem, State
 from verifier.network.operators import Array
 
 _LARGEST = 1_500_000
@@ -27,7 +27,7 @@ class _Layer:
 
     Attributes:
         index: neurons that can be active or carry a multiplier, ``(k,)``.
-        active, free, forced: masks over these; ``sign`` is +1 (forced active), -1 (forced inactive).
+        active, free, forced: masks over these; ``fresh`` is forced, with no multiplier yet known; ``sign`` is +1 (forced active), -1 (forced inactive).
         matrices: rows ``index`` of M, by source; columns restricted to the source's own ``index``.
     """
 
@@ -35,6 +35,7 @@ class _Layer:
     active: Array
     free: Array
     forced: Array
+    fresh: Array
     sign: Array
     low: Array
     steep: Array
@@ -42,47 +43,124 @@ class _Layer:
     matrices: dict[int, Array]
 
 
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Rows ``Σ_s matrices[s] @ a_s + constant >= 0`` that every solution meets (misclassification, say)."""
+
+    matrices: dict[int, Array]
+    constant: Array
+    padding: Array
+
+
 def preactivation_bounds(
     problem: Problem, state: State, r: int, todo: Array, iterations: int
 ) -> tuple[Array, Array]:
     """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints."""
-    layers = _active_part(problem, state, r)
+    last = r == len(problem.form.layers) - 1
+    known = bool(np.isfinite(state.z_upper[r]).all())
+    conditions = _conditions(problem, state) if last and known and iterations else None
+    own = known and (state.forced[r].any() or conditions is not None)
+    layers = _active_part(problem, state, r + 1 if own else r)
     layer = problem.form.layers[r]
     rows: dict[int, Array] = {}
     for s, m in layer.matrices.items():
-        picked = m[todo]
-        picked = picked if s == INPUT or s not in layers else picked[:, layers[s].index]
-        dense = picked if isinstance(picked, np.ndarray) else picked.toarray()
+        dense = _dense(m[todo] if s == INPUT else m[todo][:, layers[s].index])
         rows[s] = np.concatenate([-dense, dense])
     offset = np.concatenate([-layer.constant[todo], layer.constant[todo]])
     size = len(state.phase[r])
     both = np.concatenate([todo, todo + size])
     tunable = [s for s, part in layers.items() if (part.free | part.forced).any()]
-    rows_total = len(both)
-    if not tunable or rows_total * sum(len(layers[s].index) for s in tunable) > _LARGEST:
-        iterations = 0
-    tuning = {}
+    optimised = bool(tunable) and len(both) * sum(len(layers[s].index) for s in tunable) <= _LARGEST
+    tuning = {s: _start(state, r, s, both, layers[s]) for s in tunable}
+    side = None
+    if conditions is not None and optimised:
+        matrices = {
+            s: _dense(m if s == INPUT else m[:, layers[s].index]) for s, m in conditions.matrices.items()
+        }
+        side = _Side(matrices, conditions.constant, conditions.padding)
+        tuning[_SIDE] = np.zeros((len(both), len(side.constant)))
+        stored = state.tuning.get((r, _SIDE))
+        if stored is not None and stored.shape[1] == len(side.constant):
+            tuning[_SIDE] = np.nan_to_num(stored[both].astype(np.float64))
+    best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0)
+    pad = np.concatenate([problem.value_padding[r][todo]] * 2)
     for s in tunable:
-        part = layers[s]
+        forced = layers[s].forced
+        pad += tuning[s][:, forced] @ problem.value_padding[s][layers[s].index[forced]]
+    if side is not None:
+        pad += tuning[_SIDE] @ side.padding
+    if optimised and iterations:
+        _store(state, r, both, tuning, layers)
+    best = best + offset + pad
+    return -best[: len(todo)], best[len(todo) :]
+
+
+_SIDE = 1_000_000
+"""Key of the multipliers of the side rows."""
+
+
+def _dense(matrix: Matrix) -> Array:
+    return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.todense())
+
+
+def _start(state: State, r: int, s: int, both: Array, part: _Layer) -> Array:
+    """Slopes and multipliers to start with: those of the parent subproblem, CROWN's choice where new."""
+    default = np.where(part.free, (state.z_upper[s][part.index] > -part.low).astype(np.float64), 0.0)
+    stored = state.tuning.get((r, s))
+    if stored is None:
+        return np.broadcast_to(default, (len(both), len(default))).copy()
+    found = stored[np.ix_(both, part.index)].astype(np.float64)
+    new = np.isnan(found) | (part.fresh & (found >= 0))
+    return np.where(new, default, np.where(part.free, np.minimum(found, 1.0), np.abs(found)))
+
+
+def _store(state: State, r: int, both: Array, tuning: dict[int, Array], layers: dict[int, _Layer]) -> None:
+    """Keep the tuning for the children; multipliers with a negative sign, to tell them from slopes."""
+    rows = 2 * len(state.phase[r])
+    for s, values in tuning.items():
+        columns = values.shape[1] if s == _SIDE else len(state.phase[s])
         stored = state.tuning.get((r, s))
-        default = np.where(part.free, (state.z_upper[s][part.index] > -part.low).astype(np.float64), 0.0)
-        if stored is None:
-            tuning[s] = np.broadcast_to(default, (rows_total, len(default))).copy()
+        usable = stored is not None and stored.shape[1] == columns
+        kept = stored.copy() if stored is not None and usable else np.full((rows, columns), np.nan, np.float32)
+        if s == _SIDE:
+            kept[both] = values
         else:
-            tuning[s] = stored[np.ix_(both, part.index)].astype(np.float64)
-            missing = np.isnan(tuning[s])
-            tuning[s] = np.where(missing, default, tuning[s])
-    best, tuning = _optimise(problem, layers, rows, tuning, iterations)
-    if iterations:
-        for s in tunable:
             part = layers[s]
-            stored = state.tuning.get((r, s))
-            fresh = np.full((2 * size, len(state.phase[s])), np.nan, dtype=np.float32) if stored is None else stored.copy()
-            fresh[np.ix_(both, part.index)] = tuning[s]
-            state.tuning[r, s] = fresh
-    best = best + offset
-    pad = problem.value_padding[r][todo]
-    return -best[: len(todo)] - pad, best[len(todo) :] + pad
+            signed = np.where(part.free, values, -np.maximum(values, 1e-30))
+            kept[np.ix_(both, part.index)] = signed
+        state.tuning[r, s] = kept
+
+
+def _conditions(problem: Problem, state: State) -> _Side | None:
+    """The rows over inputs and outputs of the only case left, as side rows; None if there is no such."""
+    parts = [problem.query.common] if problem.query.common is not None else []
+    if len(state.cases) == 1:
+        parts.append(problem.cases[state.cases[0]])
+    parts = [p for p in parts if len(p) and p.g_rows is None]
+    if not parts:
+        return None
+    output = problem.form.output
+    matrices: dict[int, list[Array]] = {s: [] for s in {INPUT, *output.matrices}}
+    constants, paddings = [], []
+    for part in parts:
+        y_rows = np.zeros((len(part), len(output.constant))) if part.y_rows is None else _dense(part.y_rows)
+        for s, blocks in matrices.items():
+            width = problem.form.input_size if s == INPUT else problem.form.sizes[s]
+            block = np.zeros((len(part), width))
+            if s in output.matrices:
+                block -= y_rows @ output.matrices[s]
+            if s == INPUT and part.x_rows is not None:
+                block -= _dense(part.x_rows)
+            blocks.append(block)
+        constants.append(part.bound - y_rows @ output.constant)
+        x_size = np.zeros(len(part)) if part.x_rows is None else np.abs(_dense(part.x_rows)) @ problem.magnitude[INPUT]
+        size = np.abs(y_rows) @ problem.output_magnitude + x_size + np.abs(part.bound)
+        paddings.append(UNIT * problem.terms * size)
+    return _Side(
+        {s: np.concatenate(blocks) for s, blocks in matrices.items()},
+        np.concatenate(constants),
+        np.concatenate(paddings),
+    )
 
 
 def _active_part(problem: Problem, state: State, r: int) -> dict[int, _Layer]:
@@ -97,18 +175,21 @@ def _active_part(problem: Problem, state: State, r: int) -> dict[int, _Layer]:
             steep = np.where(free, high / (high - low), 0.0)
         matrices = {}
         for t, m in problem.form.layers[s].matrices.items():
-            picked = m[index]
-            picked = picked if t == INPUT else picked[:, layers[t].index]
-            matrices[t] = picked if isinstance(picked, np.ndarray) else picked.toarray()
+            matrices[t] = _dense(m[index] if t == INPUT else m[index][:, layers[t].index])
         constant = problem.form.layers[s].constant[index]
         active = chosen > 0
         sign = np.where(active, 1.0, -1.0)
-        layers[s] = _Layer(index, active, free, chosen_forced, sign, low, steep, constant, matrices)
+        layers[s] = _Layer(index, active, free, chosen_forced, chosen_forced, sign, low, steep, constant, matrices)
     return layers
 
 
 def _optimise(
-    problem: Problem, layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], iterations: int
+    problem: Problem,
+    layers: dict[int, _Layer],
+    rows: dict[int, Array],
+    tuning: dict[int, Array],
+    side: _Side | None,
+    iterations: int,
 ) -> tuple[Array, dict[int, Array]]:
     """The least upper bounds found of ``rows @ sources`` (no constant), and the tuning that gave the last."""
     box = problem.query.box
@@ -118,8 +199,18 @@ def _optimise(
     first = {s: np.zeros_like(v) for s, v in tuning.items()}
     second = {s: np.zeros_like(v) for s, v in tuning.items()}
     kept = dict(tuning)
+    row_size = max(float(np.abs(m).mean()) for m in rows.values())
+    side_size = 1.0 if side is None else max(float(np.abs(m).mean()) for m in side.matrices.values()) + 1e-12
+
+    def move(key: int, down: Array, step: int) -> Array:
+        """Adam's step (Kingma, Ba, 2015), unit length, decaying."""
+        first[key] = 0.8 * first[key] + 0.2 * down
+        second[key] = 0.95 * second[key] + 0.05 * down**2
+        size = np.sqrt(second[key] / (1 - 0.95 ** (step + 1))) + 1e-12
+        return np.asarray(0.9**step * first[key] / (1 - 0.8 ** (step + 1)) / size)
+
     for step in range(iterations + 1):
-        total, coefficients, at_input = _substitute(layers, rows, tuning)
+        total, coefficients, at_input = _substitute(layers, rows, tuning, side)
         value = total + at_input @ center + np.abs(at_input) @ radius
         better = value < best
         best = np.where(better, value, best)
@@ -138,23 +229,31 @@ def _optimise(
             if s not in tuning:
                 continue
             down = np.where(part.free, np.minimum(above, 0) * z, np.where(part.forced, part.sign * z, 0.0))
-            first[s] = 0.8 * first[s] + 0.2 * down
-            second[s] = 0.95 * second[s] + 0.05 * down**2
-            unit = np.where(part.free, 0.5, 0.5 * np.abs(above).mean(axis=1, keepdims=True) + 1e-12)
-            rate = unit * 0.9**step
-            move = first[s] / (1 - 0.8 ** (step + 1)) / (np.sqrt(second[s] / (1 - 0.95 ** (step + 1))) + 1e-12)
-            changed = np.maximum(tuning[s] - rate * move, 0.0)
+            scale = np.abs(above).mean(axis=1, keepdims=True)
+            if not above.any():
+                scale = np.full((count, 1), row_size / max(np.abs(m).mean() for m in part.matrices.values()))
+            unit = np.where(part.free, 0.5, 0.5 * scale + 1e-12)
+            changed = np.maximum(tuning[s] - unit * move(s, down, step), 0.0)
             tuning[s] = np.where(part.free, np.minimum(changed, 1.0), np.where(part.forced, changed, 0.0))
+        if side is not None:
+            down = side.constant + sum(values[s] @ m.T for s, m in side.matrices.items())
+            unit = 0.5 * row_size / side_size
+            tuning[_SIDE] = np.maximum(tuning[_SIDE] - unit * move(_SIDE, down, step), 0.0)
     return best, kept
 
 
 def _substitute(
-    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array]
+    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], side: _Side | None
 ) -> tuple[Array, dict[int, Array], Array]:
     """Substitute from the rows down: constant, the coefficients met at each layer, coefficients of the input."""
     pending = dict(rows)
     count = len(next(iter(rows.values())))
     total = np.zeros(count)
+    if side is not None:
+        total += tuning[_SIDE] @ side.constant
+        for s, m in side.matrices.items():
+            product = tuning[_SIDE] @ m
+            pending[s] = pending[s] + product if s in pending else product
     met: dict[int, Array] = {}
     for s in reversed(layers):
         part = layers[s]

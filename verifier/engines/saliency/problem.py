@@ -80,18 +80,27 @@ class Problem:
         return found
 
     @cached_property
-    def value_padding(self) -> list[Array]:
-        """Bound on the rounding error of any bound on a preactivation computed by substitution."""
+    def magnitude(self) -> dict[int, Array]:
+        """Upper bound of all path sums behind each source's value: ``|M| ... |M| |x| + |b| ...``."""
         box = self.query.box
-        magnitude = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper))}
-        found = []
+        found = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper))}
         for r, layer in enumerate(self.form.layers):
             total = np.abs(layer.constant)
             for s, m in layer.matrices.items():
-                total = total + abs(m) @ magnitude[s]
-            magnitude[r] = 2 * total
-            found.append(UNIT * self.terms * total)
+                total = total + abs(m) @ found[s]
+            found[r] = 2 * total
         return found
+
+    @cached_property
+    def output_magnitude(self) -> Array:
+        """The same for the outputs."""
+        output = self.form.output
+        return np.abs(output.constant) + sum(abs(m) @ self.magnitude[s] for s, m in output.matrices.items())
+
+    @cached_property
+    def value_padding(self) -> list[Array]:
+        """Bound on the rounding error of any bound on a preactivation computed by substitution."""
+        return [UNIT * self.terms * self.magnitude[r] for r in range(len(self.form.layers))]
 
     @cached_property
     def gradient_padding(self) -> dict[int, Array]:
