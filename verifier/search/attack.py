@@ -146,6 +146,81 @@ def sharpest_corners(query: Query, x: Array) -> Array:
     return np.concatenate(found)
 
 
+def diversify(query: Query, x: Array, rng: np.random.Generator, steps: int = 5) -> Array:
+    """Spread points over what the outputs can do: each climbs a random combination of outputs for a few steps.
+
+    Points that start far apart in the input often climb to the same optimum; points whose outputs differ do not
+    (output diversified initialisation: Tashiro, Song, Ermon, *Diversity can be Transferred*, NeurIPS 2020).
+    """
+    network, box = query.network, query.box
+    weights = rng.uniform(-1.0, 1.0, (len(x), network.output_size))
+    for _ in range(steps):
+        slope = network.backward(network.values(x), weights)[network.input].reshape(len(x), -1)
+        x = box.clip(x + 0.5 * box.width * np.sign(slope))
+    return x
+
+
+def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 25) -> Iterator[Array]:
+    """Climb the worst row's margin from one point by linear programs in a shrinking box around it.
+
+    Where several rows compete, or the box's faces do, gradient steps stall short of the best point; the linear
+    program weighs all rows at once. For networks of few inputs and outputs. Yields each better point.
+    """
+    from scipy.optimize import linprog
+
+    network, box, margins = query.network, query.box, Margins.of(query)
+    free = box.width > 0
+    radius = 0.1
+    y = network.forward(x[None]).reshape(1, -1)
+    best = margins.slack(case, x[None], y)[0].min(initial=np.inf)
+    for _ in range(steps):
+        if deadline.passed or radius < 1e-7 or not np.isfinite(best):
+            return
+        slack = margins.slack(case, x[None], y)[0]
+        slopes = _row_slopes(margins, case, _jacobian(network, x))
+        low = np.maximum(box.lower - x, -radius * box.width)
+        high = np.minimum(box.upper - x, radius * box.width)
+        rows = np.isfinite(slack)
+        # maximise t with slack + slopes @ d >= t
+        matrix = np.hstack([-slopes[rows][:, free], np.ones((int(rows.sum()), 1))])
+        limits = [*zip(low[free], high[free], strict=True), (None, None)]
+        cost = np.zeros(int(free.sum()) + 1)
+        cost[-1] = -1.0
+        solved = linprog(cost, A_ub=matrix, b_ub=slack[rows], bounds=limits)
+        if solved.status != 0:
+            return
+        candidate = x.copy()
+        candidate[free] += solved.x[:-1]
+        candidate = box.clip(candidate)
+        reached = network.forward(candidate[None]).reshape(1, -1)
+        margin = margins.slack(case, candidate[None], reached)[0].min()
+        if margin > best:
+            x, y, best = candidate, reached, margin
+            yield x
+        else:
+            radius /= 3
+
+
+def _jacobian(network: Network, x: Array) -> Array:
+    """All outputs' gradients at one point: ``(m, n)``."""
+    count = network.output_size
+    values = network.values(np.repeat(x[None], count, axis=0))
+    return np.asarray(network.backward(values, np.eye(count))[network.input].reshape(count, -1))
+
+
+def _row_slopes(margins: Margins, case: int, jacobian: Array) -> Array:
+    """How each row's slack grows with the input: ``(rows, n)``."""
+    found = []
+    for part in margins.parts[case]:
+        rows = np.zeros((len(part), jacobian.shape[1]))
+        if part.y_rows is not None:
+            rows -= part.y_rows @ jacobian
+        if part.x_rows is not None:
+            rows -= part.x_rows.toarray() if hasattr(part.x_rows, "toarray") else part.x_rows
+        found.append(rows)
+    return np.concatenate(found)
+
+
 def pgd(
     query: Query,
     x: Array,

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from verifier.engines.base import Deadline
 from verifier.events import Listener, Progress, ignore
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.properties.query import Query
-from verifier.search.attack import Margins, batch_size, pgd, sharpest_corners, starts
+from verifier.search.attack import Margins, batch_size, diversify, pgd, polish, sharpest_corners, starts
 from verifier.search.replay import replay
 
-SHARE, MOST = 0.15, 6.0
+if TYPE_CHECKING:
+    from verifier.search.lines import LineHits
+
+SHARE, MOST = 0.15, 3.0
 """The search takes at most this share of the time that is left, and at most so many seconds."""
+MANY = 40_000
+"""Random points in one round, for small networks."""
 LINES = 48
 """Lines restricted at once."""
 
@@ -45,16 +52,19 @@ class _Search:
         self.rng = np.random.default_rng(seed)
         self.margins = Margins.of(query)
         self.batch = batch_size(query.network)
+        self.small = self.batch >= 256 and query.box.size <= 32
+        """Whether points are cheap and linear programs over all inputs small."""
         self.began = time.monotonic()
-        self.tried = 0
         self.points = 0
         self.exact: ExactNetwork | None = None
+        self.line_seconds = 0.0
+        """What one line took last; 0 before the first."""
         self.pool: list[tuple[float, Array]] = []
         """Points with their margins (values only), the best kept: where lines go to."""
 
     def run(self) -> Array | None:
         """The stages in turn, attacks and lines alternating until the time is over."""
-        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack]
+        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack, self._polish]
         if self.query.gradient is not None:
             stages.append(self._lines)
         for round_number in range(10_000):
@@ -73,47 +83,103 @@ class _Search:
 
     # -- stages ------------------------------------------------------------------------------------------
     def _samples(self, round_number: int) -> Array | None:
-        """The anchor, corners, random points; the sharpest corners (FGSM) in the first round."""
-        x = starts(self.query, self.batch if round_number else max(4, self.batch), self.rng)
+        """First the anchor, corners and the sharpest corners (FGSM); later many random points, if they are cheap."""
         if round_number == 0:
-            x = np.concatenate([x, sharpest_corners(self.query, x[:2])])
-        return self._try(x)
+            x = starts(self.query, max(4, self.batch), self.rng)
+            return self._try(np.concatenate([x, sharpest_corners(self.query, x[:2])]))
+        if not self.small:
+            return None
+        best, points = np.empty(0), np.empty((0, self.query.box.size))
+        for _ in range(MANY // self.batch):
+            if self.deadline.passed:
+                return None
+            x = self._random(self.batch)
+            margin = self._margins(x).max(axis=1)
+            self.points += len(x)
+            found = self._check(x[margin >= 0])
+            if found is not None:
+                return found
+            best, points = np.concatenate([best, margin]), np.concatenate([points, x])
+            order = np.argsort(-best)[: self.batch // 2]
+            best, points = best[order], points[order]
+        return self._climb(points, round_number, first=0.03, last=0.001, softness=0.5)
 
     def _attack(self, round_number: int) -> Array | None:
-        """Projected gradient ascent from the best points so far and from random ones."""
-        count = max(1, self.batch // 2)
-        best = [x for _, x in self.pool[: count // 2]] if round_number % 2 == 0 else []
-        fresh = self.query.box.sample(max(1, count - len(best)), self.rng)
-        x = np.concatenate([np.array(best).reshape(-1, self.query.box.size), fresh])
+        """Projected gradient ascent from the best points so far, from random and from diversified ones."""
+        count = max(2, self.batch // 2)
+        best = np.array([x for _, x in self.pool[: count // 4]]).reshape(-1, self.query.box.size)
+        fresh = self.query.box.sample(max(2, count - len(best)), self.rng)
+        half = len(fresh) // 2
+        spread = diversify(self.query, fresh[:half], self.rng, steps=3 + 2 * (round_number % 3))
+        x = np.concatenate([best, spread, fresh[half:]])
+        return self._climb(x, round_number, softness=(0.0, 0.5, 2.0)[round_number % 3])
+
+    def _climb(self, x: Array, round_number: int, **how: float) -> Array | None:
+        """Projected gradient ascent from these points; every point that meets the condition is replayed."""
         cases = self._cases(x, round_number)
-        softness = (0.0, 0.5, 2.0)[round_number % 3]
+        top, reached = np.full(len(x), -np.inf), x
         for points, margin in pgd(
-            self.query, x, cases, steps=20 + 10 * (round_number % 3), softness=softness, deadline=self.deadline
+            self.query, x, cases, steps=20 + 10 * (round_number % 3), deadline=self.deadline, **how  # type: ignore[arg-type]
         ):
             self.points += len(points)
             met = np.flatnonzero(margin >= 0)
             found = self._check(points[met][np.argsort(-margin[met])])
             if found is not None:
                 return found
-            self._remember(points, margin)
+            better = margin > top
+            top, reached = np.where(better, margin, top), np.where(better[:, None], points, reached)
+        self._remember(reached, top)
+        return None
+
+    def _polish(self, round_number: int) -> Array | None:
+        """Linear programs from the best few points, where rows compete for few inputs."""
+        if not self.small or round_number == 0:
+            return None
+        for _, start in list(self.pool[:6]):
+            case = int(self._margins(start[None])[0].argmax())
+            last = None
+            for last in polish(self.query, start, case, self.deadline):
+                found = self._check(last[None])
+                if found is not None:
+                    return found
+            if last is not None:
+                self._remember(last[None], self._margins(last[None]).max(axis=1))
         return None
 
     def _lines(self, round_number: int) -> Array | None:
         """Exact lines from the anchor to the pool, then from near misses in all directions."""
-        from verifier.search.lines import along_lines
-
-        query, count = self.query, LINES
-        ends = [x for _, x in self.pool[: count // 2]]
-        target = np.concatenate([np.array(ends).reshape(-1, query.box.size), starts(query, count, self.rng)])
-        hits = along_lines(query, query.box.clip(query.start)[None], target[:count])
+        query, count = self.query, self._affordable()
+        ends = np.array([x for _, x in self.pool[: max(1, count // 2)]]).reshape(-1, query.box.size)
+        target = np.concatenate([ends, starts(query, count, self.rng)])[:count]
+        hits = self._along(query.box.clip(query.start)[None], target) if count else None
         for _ in range(20):
+            if hits is None:
+                return None
             found = self._check(hits.candidates)
-            if found is not None or self.deadline.passed or not len(hits.near):
+            count = self._affordable()
+            if found is not None or self.deadline.passed or not len(hits.near) or not count:
                 return found
             # hit and run: the most promising misses, each along random directions to the box's boundary
             origin = hits.near[self.rng.integers(0, min(6, len(hits.near)), size=count)]
-            hits = along_lines(query, *self._chords(origin))
+            hits = self._along(*self._chords(origin))
         return None
+
+    def _affordable(self) -> int:
+        """How many lines to restrict next: about a fifth of the time that is left, and none if one takes it all."""
+        if self.line_seconds == 0:
+            return LINES if self.query.network.neurons < 1000 else 1
+        left = self.deadline.left
+        if self.line_seconds > left:
+            return 0
+        return int(np.clip(left / 5 / self.line_seconds, 1, LINES))
+
+    def _along(self, origin: Array, ends: Array) -> LineHits:
+        from verifier.search.lines import along_lines
+
+        began = time.monotonic()
+        hits = along_lines(self.query, origin, ends, pieces=int(np.clip(4 * self.batch, 16, 2048)))
+        self.line_seconds = (time.monotonic() - began) / len(ends)
+        return hits
 
     def _chords(self, origin: Array) -> tuple[Array, Array]:
         """The chord of the box through each point in a random direction: its two ends."""
@@ -128,8 +194,16 @@ class _Search:
         ahead, behind = np.where(np.isfinite(ahead), ahead, 0.0), np.where(np.isfinite(behind), behind, 0.0)
         return box.clip(origin + behind * direction), box.clip(origin + ahead * direction)
 
+    def _random(self, count: int) -> Array:
+        """Random points, half of them on random faces of the box, where witnesses like to sit."""
+        box = self.query.box
+        x = box.sample(count, self.rng)
+        roll = self.rng.random(x.shape)
+        roll[: count // 2] = 1.0
+        return np.where(roll < 0.2, box.lower, np.where(roll < 0.4, box.upper, x))
+
     # -- points ------------------------------------------------------------------------------------------
-    def _cases(self, x: Array, round_number: int) -> np.ndarray:
+    def _cases(self, x: Array, round_number: int) -> npt.NDArray[np.int64]:
         """A case for each point: mostly the one it is nearest to, else taken in turn."""
         count = len(self.query.cases)
         if count == 1:
@@ -155,8 +229,14 @@ class _Search:
         return None
 
     def _remember(self, x: Array, margin: Array) -> None:
-        """Keep the best points, for the next attacks and lines."""
-        for k in np.argsort(-margin)[:8]:
+        """Keep the best points that are not close to a better one, for the next attacks and lines."""
+        width = np.maximum(self.query.box.width, 1e-300)
+        for k in np.argsort(-margin)[:16]:
+            if any(m >= margin[k] and (np.abs(x[k] - p) <= 0.02 * width).all() for m, p in self.pool):
+                continue
+            self.pool = [
+                (m, p) for m, p in self.pool if m > margin[k] or (np.abs(x[k] - p) > 0.02 * width).any()
+            ]
             self.pool.append((float(margin[k]), x[k].copy()))
         self.pool.sort(key=lambda entry: -entry[0])
         del self.pool[64:]
