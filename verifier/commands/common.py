@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,8 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="wall-clock seconds (60)")
     group.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each solver process")
-    group.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one engine (1)")
+    cores = os.cpu_count() or 1
+    group.add_argument("--threads", type=int, default=cores, metavar="N", help=f"threads of one engine ({cores})")
     group.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     group.add_argument("--bounds", default="crown", help="bounds for the encodings: interval, crown, alpha-crown")
     group.add_argument("--no-prepass", action="store_true", help="leave out the counterexample search")

@@ -176,12 +176,19 @@ def _checked(record: Record, folder: Path, instance: Instance) -> Record:
         query = read_vnnlib(resolve(folder / instance.vnnlib), load(model))
         x, _ = read_counterexample(record.counterexample)
         found = check(query, RuntimeModel(model), x)
-    except VerifierError as error:
-        return replace(record, witness=f"INVALID: {error}")
+    except Exception as error:  # a check that cannot be made has not been passed
+        return replace(record, witness=f"INVALID: {type(error).__name__}: {error}")
     if not found.valid:
         problem = "the condition does not hold" if not found.condition else f"outside the box by {found.outside:.1e}"
         return replace(record, witness=f"INVALID: {problem}")
     return replace(record, witness="valid" if found.outside == 0 else f"outside by {found.outside:.1e}")
+
+
+def failure(instance: Instance, error: BaseException) -> Record:
+    """The record of an instance that could not be run at all."""
+    return Record(
+        number=instance.number, result="error", seconds=0.0, reason=f"not run: {type(error).__name__}: {error}"
+    )
 
 
 class Executor(ABC):
@@ -228,7 +235,11 @@ class LocalExecutor(Executor):
 
     def wait(self) -> list[tuple[Instance, Record | WorkerLostError]]:
         done, _ = concurrent.futures.wait(self._running, timeout=1.0, return_when=concurrent.futures.FIRST_COMPLETED)
-        return [(self._running.pop(future), future.result()) for future in done]
+        ended: list[tuple[Instance, Record | WorkerLostError]] = []
+        for future in done:
+            instance, error = self._running.pop(future), future.exception()
+            ended.append((instance, future.result() if error is None else failure(instance, error)))
+        return ended
 
     def close(self) -> None:
         while self._running:
@@ -261,36 +272,41 @@ def run_category(
     total, done = len(instances), len(instances) - len(waiting)
     lost: dict[int, int] = {}
     running = 0
+
+    def finish(instance: Instance, record: Record) -> None:
+        nonlocal done
+        journal.finished(record)
+        done += 1
+        expected = category.expected(instance)
+        listener(
+            InstanceFinished(
+                seconds=now(), instance=instance, record=record, expected=expected, done=done, total=total
+            )
+        )
     try:
         while waiting or running:
             while waiting and executor.free > 0:
                 instance = waiting.popleft()
                 journal.started(instance.number)
                 listener(InstanceStarted(seconds=now(), instance=instance))
-                executor.submit(instance)
-                running += 1
+                try:
+                    executor.submit(instance)
+                except (OSError, VerifierError) as error:
+                    finish(instance, failure(instance, error))
+                else:
+                    running += 1
             for instance, outcome in executor.wait():
                 running -= 1
-                if isinstance(outcome, WorkerLostError):
-                    lost[instance.number] = lost.get(instance.number, 0) + 1
-                    listener(InstanceLost(seconds=now(), instance=instance, reason=str(outcome)))
-                    if lost[instance.number] < ATTEMPTS:
-                        waiting.append(instance)
-                        continue
+                if isinstance(outcome, Record):
+                    finish(instance, outcome)
+                    continue
+                lost[instance.number] = lost.get(instance.number, 0) + 1
+                listener(InstanceLost(seconds=now(), instance=instance, reason=str(outcome)))
+                if lost[instance.number] < ATTEMPTS:
+                    waiting.append(instance)
+                else:
                     reason = f"the worker was lost {ATTEMPTS} times: {outcome}"
-                    outcome = Record(number=instance.number, result="error", seconds=0.0, reason=reason)
-                journal.finished(outcome)
-                done += 1
-                listener(
-                    InstanceFinished(
-                        seconds=now(),
-                        instance=instance,
-                        record=outcome,
-                        expected=category.expected(instance),
-                        done=done,
-                        total=total,
-                    )
-                )
+                    finish(instance, Record(number=instance.number, result="error", seconds=0.0, reason=reason))
     finally:
         executor.close()
     wanted = {instance.number for instance in instances}
