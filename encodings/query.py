@@ -63,6 +63,17 @@ class Encoding:
         found = [self.forward.units[name][k].disjunction for name, k in core]
         return [d for d in found if d is not None]
 
+    def other_regions(self, pattern: Pattern) -> Disjunction | None:
+        """The disjunction that at least one free unit is on another phase than in a pattern; None if none is free."""
+        cases: list[list[Atom]] = []
+        for name, units in self.forward.units.items():
+            for unit, index in zip(units, pattern[name].reshape(-1).tolist(), strict=True):
+                if unit.disjunction is None:
+                    continue
+                indices = [p.index for p in unit.phases] if isinstance(unit, Unit) else list(unit.positions)
+                cases += [case for case, i in zip(unit.disjunction.cases, indices, strict=True) if i != index]
+        return Disjunction(cases, "another linear region") if cases else None
+
     @property
     def free_units(self) -> int:
         """Number of units that the bounds do not fix."""

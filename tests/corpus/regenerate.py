@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import VERDICTS, cases
-from oracle import decide
+from corpus_cases import VERDICTS, cases
+from corpus_oracle import decide
 
 
 def main() -> None:

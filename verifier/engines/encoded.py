@@ -27,6 +27,10 @@ RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
 
 
+REGIONS = 10
+"""Linear regions in which an exact solver may find rational solutions only, before the answer is UNKNOWN."""
+
+
 def bounded_encoding(
     query: Query, options: Options, *, exact: bool, relax: float = 0.0, relax_gradient: float = 0.0
 ) -> Encoding:
@@ -95,14 +99,17 @@ def solve_exactly(
         figures: dict[str, float | int | str] = {"decided by": "bounds"}
         return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
     checker = Checker(query)
-    figures = {"free units": encoding.free_units}
-    for strict in (False, True):
+    figures = {"free units": encoding.free_units, "regions passed over": 0}
+    strict, passed_over = False, 0
+    while passed_over <= REGIONS:
         if deadline.passed:
             return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
         reply = ask(encoding, strict)
-        figures |= {"kinks": "convention" if strict else "closed", **reply.figures}
-        if reply.answer is Answer.UNSAT:
+        figures |= {"kinks": "convention" if strict else "closed", "regions passed over": passed_over, **reply.figures}
+        if reply.answer is Answer.UNSAT and not passed_over:
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
+        if reply.answer is Answer.UNSAT:
+            break
         if reply.answer is not Answer.SAT:
             answer = Answer.TIMEOUT if reply.answer is Answer.UNKNOWN and deadline.passed else reply.answer
             return EngineResult(answer=answer, reason=reply.reason, statistics=figures)
@@ -110,7 +117,15 @@ def solve_exactly(
         point = checker.near(reply.x, deadline)
         if point is not None:
             return EngineResult(answer=Answer.SAT, x=point, statistics=figures)
-    reason = "there is an exact rational solution, but no float64 point that the replay confirms was found near it"
+        if strict:
+            # a true solution, but no float64 number: other regions may have one (never again UNSAT after this)
+            passed_over += 1
+            others = encoding.other_regions(checker.pattern_at(reply.x))
+            if others is None:
+                break
+            encoding.model.disjunctions.append(others)
+        strict = True
+    reason = "there is an exact rational solution, but no float64 point that the replay confirms was found"
     return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
 
 

@@ -4,7 +4,7 @@ Families of networks (up to 12 piecewise-linear units): dense, convolutional, ot
 (LeakyReLU, |x|, Clip), MaxPool, residual. Kinds of queries: rows over outputs and inputs in DNF, robustness,
 saliency robustness. Traits: zero weights, dead units, duplicated units, kinks exactly on x̂, ties of outputs,
 thresholds that are met exactly on the boundary, boxes of width 1e-6. The verdicts in ``verdicts.json`` come
-from `oracle.decide`, run once by ``python tests/corpus/regenerate.py``.
+from `corpus_oracle.decide`, run once by ``python tests/corpus/regenerate.py``.
 """
 
 from __future__ import annotations
