@@ -315,6 +315,19 @@ def test_version_2_not_equal_is_two_strict_cases(tmp_path: Path) -> None:
     assert query.common.strict.tolist() == [False, False]
 
 
+def test_version_2_types_keep_their_names() -> None:
+    pytest.importorskip("vnnlib")
+    from verifier.properties.vnnlib2 import variables
+
+    body = BOX2 + "(assert (<= Y[0,0] Y[0,1]))"
+    for name in ("float32", "real"):
+        found = variables(HEADER.replace("float32", name) + body)
+        assert [(v.name, v.kind, v.type_name, v.shape) for v in found] == [
+            ("X", "input", name, (1, 2)),
+            ("Y", "output", name, (1, 2)),
+        ]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -90,7 +90,8 @@ def variables_of(tree: Any, place: str) -> tuple[Variable, ...]:
     return tuple(result)
 
 
-_TYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
+_TYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "Real": "real", "Unknown": "real"}
+"""Names in counterexample files, by the package's own; a tensor declared ``real`` is "Unknown" to the package."""
 
 
 def _tree(text: str, place: str) -> Any:

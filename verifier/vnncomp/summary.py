@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.vnncomp.answer import write_answer
 from verifier.vnncomp.category import Category, Instance
 from verifier.vnncomp.journal import Record
 
@@ -125,15 +125,19 @@ def write_csv(file: Path, category: Category, records: Mapping[int, Record]) -> 
 
 
 def write_counterexamples(folder: Path, category: Category, records: Mapping[int, Record]) -> int:
-    """One result file for each sat instance, named as in the competition; how many."""
+    """One gzipped file for each sat instance, named as the competition's scoring expects; how many.
+
+    Returns:
+        the number of files ``NET_PROPERTY.counterexample.gz``, which hold the assignment alone.
+    """
     count = 0
     for instance in category.instances:
         record = records.get(instance.number)
         if record is not None and record.result == "sat":
             folder.mkdir(parents=True, exist_ok=True)
-            stems = [Path(name).name.removesuffix(".onnx") for name in (instance.onnx,)]
-            name = f"{stems[0]}_{Path(instance.vnnlib).name.removesuffix('.vnnlib')}.counterexample"
-            write_answer(folder / name, "sat", record.counterexample)
+            net, prop = (Path(name.removesuffix(".gz")).stem for name in (instance.onnx, instance.vnnlib))
+            packed = gzip.compress(record.counterexample.encode(), mtime=0)
+            (folder / f"{net}_{prop}.counterexample.gz").write_bytes(packed)
             count += 1
     return count
 
