@@ -119,12 +119,12 @@ class _Run:
         return list({engine.name: engine for engine in engines}.values())
 
     def _search(self, engines: Sequence[Engine]) -> Verdict | None:
-        """A short look for counterexamples, shorter still before an engine of our own, which searches too."""
+        """A look for counterexamples before the engines; a short one if they search themselves."""
         if not self.options.prepass:
             return None
         from verifier.search.prepass import MOST, find_witness
 
-        most = MOST if all(engine.isolated for engine in engines) else SHORT_SEARCH
+        most = SHORT_SEARCH if all(engine.searches for engine in engines) else MOST
         with self._stage("search"):
             try:
                 x = find_witness(self.query, self.deadline, self.options.seed, self.listener, most)

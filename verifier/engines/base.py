@@ -103,6 +103,8 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities]
     isolated: ClassVar[bool] = True
     """Whether it must run in a child process (foreign solvers); our own engines run in-process."""
+    searches: ClassVar[bool] = False
+    """Whether it looks for counterexamples itself, alongside its proof: the search before it is then short."""
 
     @abstractmethod
     def availability(self) -> Availability:
