@@ -95,6 +95,68 @@ def cell_bits(offsets: Any, loops: Any, bits: Any) -> Any:
 
 
 @njit(cache=True)
+def place_crossings(
+    found: Any, where: Any, start: Any, end: Any, scale: float, weight: Any, offset: Any, anchor: Any
+) -> int:
+    """Decide where on a segment vertices are made for the functions that cross on it.
+
+    Of crossings that rounding errors cannot tell apart the best-conditioned one (whose place is the least
+    uncertain) decides, and the others are moved to it.
+
+    Args:
+        found: ``(m,)`` the functions that cross.
+        where: ``(m,)`` their places in (0, 1); overwritten with the places decided.
+        start, end: ``(n,)`` all functions' values at the segment's ends.
+        scale: the larger tolerance scale of the two ends.
+        anchor: is filled with one index into ``where`` for every vertex, in increasing order of place.
+
+    Returns:
+        the number of vertices.
+    """
+    m = found.shape[0]
+    if m == 0:
+        return 0
+    order = np.argsort(where, kind="mergesort") if m > 1 else np.zeros(m, np.int64)
+    blur = np.empty(m)
+    for k in range(m):
+        j = found[k]
+        blur[k] = (weight[j] * scale + offset[j]) / abs(end[j] - start[j])
+    count = 0
+    i = 0
+    while i < m:
+        last = i + 1
+        reach = where[order[i]] + blur[order[i]]
+        while last < m and where[order[last]] - blur[order[last]] <= reach:
+            reach = max(reach, where[order[last]] + blur[order[last]])
+            last += 1
+        if last == i + 1:
+            anchor[count] = order[i]
+            count += 1
+        else:
+            group = order[i:last]
+            sharpest = np.argsort(blur[group], kind="mergesort")
+            chosen = np.empty(len(group), np.int64)
+            size = 0
+            for s in sharpest:
+                k = group[s]
+                nearest = -1
+                for c in range(size):
+                    gap = abs(where[chosen[c]] - where[k])
+                    if gap <= blur[k] and (nearest < 0 or gap < abs(where[nearest] - where[k])):
+                        nearest = chosen[c]
+                if nearest < 0:
+                    chosen[size] = k
+                    size += 1
+                else:
+                    where[k] = where[nearest]
+            for c in np.argsort(where[chosen[:size]], kind="mergesort"):
+                anchor[count] = chosen[c]
+                count += 1
+        i = last
+    return count
+
+
+@njit(cache=True)
 def cut_segments(
     cells: Any, place: Any, values: Any, scale: Any, weight: Any, offset: Any, positive: Any, negative: Any
 ) -> tuple[Any, ...]:
@@ -138,6 +200,7 @@ def cut_segments(
     sides = np.zeros((out.shape[0], words), np.uint64)
     found = np.empty(n, np.int64)
     where = np.empty(n)
+    anchor = np.empty(n, np.int64)
     bits_p = np.empty((1, words), np.uint64)
     bits_q = np.empty((1, words), np.uint64)
     used, made = count, 0
@@ -152,30 +215,24 @@ def cut_segments(
                 found[m] = j
                 where[m] = values[a, j] / (values[a, j] - values[b, j])
                 m += 1
-        order = np.argsort(where[:m], kind="mergesort") if m > 1 else np.zeros(m, np.int64)
+        wide = max(scale[a], scale[b])
+        places = place_crossings(found[:m], where[:m], values[a], values[b], wide, weight, offset, anchor)
         previous = a
         bits_p[0] = positive[a]
         bits_q[0] = negative[a]
-        i = 0
-        while i < m:
-            x0 = where[order[i]]
+        for i in range(places):
+            x0 = where[anchor[i]]
             t = place[a] + x0 * (place[b] - place[a])
             if not (new_place[previous] < t < place[b]):
-                i += 1
                 continue
             v = used
             new_place[v] = t
-            new_scale[v] = max(scale[a], scale[b])
+            new_scale[v] = wide
             for j in range(n):
                 new_values[v, j] = (1.0 - x0) * values[a, j] + x0 * values[b, j]
-            new_values[v, found[order[i]]] = 0.0
-            i += 1
-            while i < m:
-                j = found[order[i]]
-                if abs(new_values[v, j]) > weight[j] * new_scale[v] + offset[j]:
-                    break
-                new_values[v, j] = 0.0
-                i += 1
+            for k in range(m):
+                if where[k] == x0:
+                    new_values[v, found[k]] = 0.0
             start[used - count], end[used - count], alpha[used - count] = a, b, x0
             used += 1
             out[made, 0], out[made, 1], parents[made] = previous, v, c

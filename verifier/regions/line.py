@@ -218,17 +218,21 @@ def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
     batch, _ = network.batch(x)
     if not np.isfinite(batch).all():
         raise InputError(f"{name} contains infinity")
-    return batch.reshape(len(batch), -1)
+    return batch.reshape(len(batch), network.input_size)
 
 
 def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
     count = len(starts)
-    inputs = np.stack([starts, ends], axis=1).reshape(2 * count, -1)
+    if not count:
+        nothing, output = np.empty(0), np.empty((0, network.output_size))
+        patterns = Patterns(network, (), 0)
+        return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
+    inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
     walk = Subdivision(network, cells, inputs).finish()
-    last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]]) if count else np.empty(0, bool)
+    last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]])
     # the vertices in the order of the lines: every piece's start, and the end of every line's last piece
-    position = np.arange(cells.count) + np.concatenate([[0], np.cumsum(last)[:-1]]) if count else np.empty(0, int)
+    position = np.arange(cells.count) + np.concatenate([[0], np.cumsum(last)[:-1]])
     order = np.empty(cells.count + count, np.int64)
     order[position] = cells.ends[:, 0]
     order[position[last] + 1] = cells.ends[last, 1]

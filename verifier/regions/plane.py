@@ -158,6 +158,9 @@ def plane(
             raise InputError("a plane needs origin, u and v", fix="or give the polygon's corners as inputs")
         parts = [_vector(network, x, n) for x, n in ((origin, "origin"), (u, "u"), (v, "v"))]
         where = Plane(*parts)
+        lengths = np.linalg.norm(where.u) * np.linalg.norm(where.v)
+        if not lengths or 1 - abs(where.u @ where.v) / lengths <= 1e-15:
+            raise InputError("u and v are parallel or zero", fix="they must span a plane; use line otherwise")
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float) if polygon is None else polygon
     corners = convex_polygon(corners)
     count = len(corners)
