@@ -12,25 +12,40 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 
-__all__ = ["Bound", "Method", "NetworkBounds", "bounds", "gradient_bounds"]
+__all__ = ["Backend", "Bound", "Method", "NetworkBounds", "bounds", "gradient_bounds"]
 
 Method = Literal["interval", "crown", "alpha-crown"]
+Backend = Literal["own", "lirpa"]
 
 
-def bounds(network: Network, box: Box, method: Method = "crown") -> NetworkBounds:
+def bounds(
+    network: Network, box: Box, method: Method = "crown", *, backend: Backend = "own", iterations: int = 20
+) -> NetworkBounds:
     """Bounds on every node's value over a box of inputs; never wider than interval arithmetic.
 
     Args:
-        method: "interval" is always at hand.
+        method: "interval"; "crown" (linear bound propagation); "alpha-crown" (the same with optimised slopes,
+            through auto_LiRPA).
+        backend: "own" uses this package's kernel for "crown", whose rounding errors are bounded by proof;
+            "lirpa" uses auto_LiRPA, a second implementation without that proof.
+        iterations: optimisation steps of "alpha-crown".
 
     Returns:
         Bounds by node name, each in the node's shape: ``bounds(network, box)["relu_1"].lower``.
 
     Raises:
-        InputError: for a box that does not fit the network, or an unknown method.
+        InputError: for a box that does not fit the network, or an unknown method or backend.
+        EngineError: if auto_LiRPA is needed and not installed.
     """
-    _check(network, box, method)
-    return interval_bounds(network, box)
+    _check(network, box, method, backend)
+    if method == "interval":
+        return interval_bounds(network, box)
+    if method == "alpha-crown" or backend == "lirpa":
+        from verifier.bounds.lirpa import lirpa_bounds
+
+        own = _crown(network, box) if backend == "own" else None
+        return lirpa_bounds(network, box, method, known=own, iterations=iterations)
+    return _crown(network, box)
 
 
 def gradient_bounds(
@@ -39,6 +54,8 @@ def gradient_bounds(
     output: int | Array,
     values: NetworkBounds | None = None,
     method: Method = "crown",
+    *,
+    backend: Backend = "own",
 ) -> NetworkBounds:
     """Bounds on the gradient of an output with respect to every node's value, over a box of inputs.
 
@@ -48,15 +65,36 @@ def gradient_bounds(
     Args:
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value over the box, if at hand; else computed by ``method``.
+        method: "interval" or "crown"; "alpha-crown" is "crown" with ``values`` from α-CROWN (on the backward
+            graph itself there are no slopes to optimise, see `verifier.bounds.jacobian`).
+        backend: as for `bounds`.
+
+    Raises:
+        InputError, EngineError: as `bounds`.
     """
-    _check(network, box, method)
-    values = bounds(network, box, method) if values is None else values
+    _check(network, box, method, backend)
+    values = bounds(network, box, method, backend=backend) if values is None else values
     if method == "interval":
         return interval_gradient_bounds(network, output, values)
+    if backend == "lirpa":
+        from verifier.bounds.lirpa import lirpa_gradient_bounds
+
+        return lirpa_gradient_bounds(network, output, values)
     return jacobian_bounds(network, output, values)
 
 
-def _check(network: Network, box: Box, method: str) -> None:
+def _crown(network: Network, box: Box) -> NetworkBounds:
+    """CROWN where linear bounds can improve on intervals; elsewhere intervals of what was found before."""
+    from verifier.bounds.crown import crown_bounds
+
+    wanted = {network.output, *(n.inputs[0] for n in network.activations)}
+    wanted |= {n.name for n in network.nodes if len(n.inputs) > 1}
+    return interval_bounds(network, box, known=crown_bounds(network, box, sorted(wanted)), method="crown")
+
+
+def _check(network: Network, box: Box, method: str, backend: str) -> None:
+    if backend not in get_args(Backend):
+        raise InputError(f"unknown backend {backend!r}", fix=f"one of {', '.join(get_args(Backend))}")
     if method not in get_args(Method):
         raise InputError(f"unknown bounding method {method!r}", fix=f"one of {', '.join(get_args(Method))}")
     if box.size != network.input_size:

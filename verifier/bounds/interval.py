@@ -15,6 +15,7 @@ gradients) are correctly rounded, so one step outwards to the neighbouring float
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from weakref import WeakKeyDictionary
@@ -48,14 +49,21 @@ FLOOR = 1e-150
 
 
 # -- public ------------------------------------------------------------------------------------------------
-def interval_bounds(network: Network, box: Box) -> NetworkBounds:
+def interval_bounds(
+    network: Network, box: Box, *, known: NetworkBounds | None = None, method: str = "interval"
+) -> NetworkBounds:
     """Interval bounds on every node's value over a box of inputs.
+
+    Args:
+        known: sound bounds on some nodes, intersected on the way (so that all later nodes profit).
+        method: what the result is called.
 
     Raises:
         InputError: if the box does not fit the network's input.
     """
-    values = interval_values(network, box.lower[None], box.upper[None])
-    return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in values.items()}, "interval")
+    pairs = None if known is None else {name: (b.lower[None], b.upper[None]) for name, b in known.items()}
+    values = interval_values(network, box.lower[None], box.upper[None], known=pairs)
+    return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in values.items()}, method)
 
 
 def interval_gradient_bounds(
@@ -75,11 +83,14 @@ def interval_gradient_bounds(
     return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in gradients.items()}, "interval")
 
 
-def interval_values(network: Network, lower: Array, upper: Array) -> dict[str, Pair]:
+def interval_values(
+    network: Network, lower: Array, upper: Array, *, known: Mapping[str, Pair] | None = None
+) -> dict[str, Pair]:
     """Interval bounds on every node's value for a batch of boxes.
 
     Args:
         lower, upper: ``(batch, n)`` or ``(batch, *input_shape)``.
+        known: sound bounds on some nodes, ``(batch, *shape)``, intersected on the way.
 
     Returns:
         ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
@@ -89,7 +100,11 @@ def interval_values(network: Network, lower: Array, upper: Array) -> dict[str, P
     shape = (len(lower), *network.input_shape)
     computed: dict[str, Pair] = {network.input: (lower.reshape(shape), upper.reshape(shape))}
     for node in network.nodes[1:]:
-        computed[node.name] = forward(node, [computed[i] for i in node.inputs])
+        found = forward(node, [computed[i] for i in node.inputs])
+        if known is not None and node.name in known:
+            low, high = np.maximum(found[0], known[node.name][0]), np.minimum(found[1], known[node.name][1])
+            found = np.minimum(low, high), np.maximum(low, high)  # two sound bounds can cross by rounding only
+        computed[node.name] = found
     return computed
 
 
@@ -203,18 +218,25 @@ def magnitude(operator: AffineOperator) -> AffineOperator:
         changed = operator
         if isinstance(operator, Sum):
             changed = Sum((1,) * len(operator.signs))
+        elif isinstance(operator, Dense) and operator.sparse_weight is not None:
+            sparse = operator.sparse_weight.copy()
+            sparse.data = _floored(sparse.data)
+            changed = Dense(sparse, operator.bias)  # type: ignore[arg-type]
         elif operator.coefficients is not None:
-            weights = getattr(operator, operator.coefficients)
-            size = np.where(weights == 0, 0.0, np.maximum(np.abs(weights), FLOOR))
+            size = _floored(getattr(operator, operator.coefficients))
             changed = replace(operator, **{operator.coefficients: size})  # type: ignore[arg-type]
         _magnitudes[operator] = changed
     return _magnitudes[operator]
 
 
+def _floored(weights: Array) -> Array:
+    return np.where(weights == 0, 0.0, np.maximum(np.abs(weights), FLOOR))
+
+
 def terms(operator: AffineOperator, transposed: bool) -> int:
     """The largest number of products summed for one entry of ``W x`` (or of ``Wᵀ x``)."""
     if isinstance(operator, Dense):
-        return int(operator.weight.shape[0 if transposed else 1])
+        return operator.weight_shape[0 if transposed else 1]
     if isinstance(operator, Conv):
         out, per_group, height, width = operator.weight.shape
         return int((out // operator.groups if transposed else per_group) * height * width)

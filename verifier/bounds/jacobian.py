@@ -257,9 +257,7 @@ class _Jacobian:
                 if chord is not None:
                     rows[node.name], shift = chord.apply(rows[node.inputs[0]])
                     total = total + shift
-                elif node.inputs[0] == nodes[index].name and isinstance(node.operator, Dense) and first.shape[1:] == (
-                    node.operator.weight.shape[1],
-                ):
+                elif isinstance(node.operator, Dense) and node.inputs[0] == nodes[index].name and _is_plain(node):
                     rows[node.name] = node.operator.weight.T[units][None, None]
                 else:
                     rows[node.name] = self._linear(node, rows)
@@ -282,6 +280,11 @@ class _Jacobian:
             full = np.zeros((*lead, *shape)) if part is None else np.broadcast_to(part, (*lead, *shape))
             inputs.append(full.reshape(prod(lead), *shape))
         return node.operator.linear(*inputs).reshape(*lead, *node.shape)
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether a dense layer's linear part is its weight matrix, held as an array."""
+    return isinstance(node.operator, Dense) and len(node.shape) == 1 and node.operator.sparse_weight is None
 
 
 def _passed_on(node: Node, kind: int, phase: Slopes | Winners | None) -> tuple[int, bool]:
