@@ -119,12 +119,15 @@ class _Run:
         return list({engine.name: engine for engine in engines}.values())
 
     def _search(self, engines: Sequence[Engine]) -> Verdict | None:
-        """A look for counterexamples before the engines; a short one if they search themselves."""
+        """A look for counterexamples before the engines; short for small networks, whose proofs are short too,
+        and before engines that search themselves."""
         if not self.options.prepass:
             return None
         from verifier.search.prepass import MOST, find_witness
 
-        most = SHORT_SEARCH if all(engine.searches for engine in engines) else MOST
+        most = min(MOST, 1.0 + self.query.network.neurons / 50)
+        if all(engine.searches for engine in engines):
+            most = SHORT_SEARCH
         with self._stage("search"):
             try:
                 x = find_witness(self.query, self.deadline, self.options.seed, self.listener, most)

@@ -129,7 +129,8 @@ def choose(query: Query, options: Options) -> Choice:
         if limit is not None and query.network.neurons > limit:
             refusals[rule.engine] = f"{rule.engine}: {query.network.neurons} neurons, hopeless above {limit}"
             continue
-        size = f"{query.box.size} inputs, {query.network.neurons} neurons, {len(query.cases)} cases"
+        cases = "1 case" if len(query.cases) == 1 else f"{len(query.cases)} cases"
+        size = f"{query.box.size} inputs, {query.network.neurons} neurons, {cases}"
         passed = f"; passed over: {'; '.join(refusals.values())}" if refusals else ""
         return Choice(engine, f"auto picked {engine.name} ({size}): {rule.why}{passed}")
     raise EngineError("no installed engine can take this query", fix="; ".join(refusals.values()))
