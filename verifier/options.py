@@ -8,6 +8,10 @@ from pathlib import Path
 from verifier.errors import InputError
 
 
+BOUNDS = ("interval", "crown", "alpha-crown")
+"""Bound methods."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How a query is to be decided.
@@ -41,3 +45,5 @@ class Options:
             raise InputError(f"memory must be positive, got {self.memory}")
         if self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.bounds not in BOUNDS:
+            raise InputError(f"there are no bounds {self.bounds!r}", fix=f"one of {', '.join(BOUNDS)}")

@@ -13,7 +13,7 @@ import verifier
 from verifier.engines import registry
 from verifier.engines.base import Availability
 from verifier.errors import EngineError, InputError
-from verifier.events import Event, StageStarted
+from verifier.events import Event, Progress, StageStarted
 from verifier.network.graph import feedforward
 from verifier.properties.query import Query
 from verifier.verdict import Certainty, Status
@@ -189,3 +189,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, verifier; print(sorted(set(sys.modules) & {'numpy', 'torch', 'onnx', 'scipy', 'z3'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_bounds_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(InputError, match="zonotope"):
+        verifier.verify(query(True), "right", 20, bounds="zonotope")
+
+
+def test_progress_is_told_while_a_child_works() -> None:
+    seen: list[Event] = []
+    verifier.verify(query(False), "hangs", 2.5, prepass=False, listener=seen.append)
+    assert [event.done for event in seen if isinstance(event, Progress)][:2] == [1, 2]

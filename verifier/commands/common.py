@@ -15,7 +15,7 @@ import numpy as np
 from verifier.errors import InputError
 from verifier.events import Event, Listener, Note, Progress, StageStarted, ignore
 from verifier.network.operators import Array
-from verifier.options import Options
+from verifier.options import BOUNDS, Options
 from verifier.verdict import Certainty, Status, Verdict, Witness
 
 EXIT = {Status.HOLDS: 0, Status.VIOLATED: 1, Status.UNKNOWN: 3, Status.TIMEOUT: 4, Status.ERROR: 5}
@@ -44,7 +44,7 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     cores = os.cpu_count() or 1
     group.add_argument("--threads", type=int, default=cores, metavar="N", help=f"threads of one engine ({cores})")
     group.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
-    group.add_argument("--bounds", default="crown", help="bounds for the encodings: interval, crown, alpha-crown")
+    group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
     group.add_argument("--no-prepass", action="store_true", help="leave out the counterexample search")
     group.add_argument("--compare", action="store_true", help="let all engines finish and compare their answers")
     group.add_argument("--keep", type=Path, metavar="DIR", help="keep the query of a failed solver call here")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from verifier.engines.base import Answer, Deadline, Engine, EngineResult
 from verifier.engines.process import ChildProcess, run
-from verifier.events import Listener, StageStarted, ignore
+from verifier.events import Listener, Progress, StageStarted, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -94,7 +94,17 @@ def solve_by(
                 outcomes[k] = outcome(engines[k], results[k])
             return not options.compare and any(o.decided for o in outcomes.values())
 
-        run(children, until=enough)
+        told = 0
+
+        def tick() -> None:
+            nonlocal told
+            seconds = time.monotonic() - began
+            if int(seconds) > told:
+                told = int(seconds)
+                left = None if deadline.at is None else int(deadline.left)
+                listener(Progress(seconds=seconds, stage="solve", done=told, unit="seconds", left=left))
+
+        run(children, until=enough, tick=tick)
     return tuple(outcomes.values())
 
 
