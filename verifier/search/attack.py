@@ -58,6 +58,8 @@ class Margins:
     def ascent(self, x: Array, cases: Cases, softness: float = 0.0) -> tuple[Array, Array]:
         """Margin of each point's own case, and the direction in which it grows fastest: ``(batch,)``, ``(batch, n)``.
 
+        Where the margin is locally constant (all units on the way are off), a direction that may wake it up.
+
         Args:
             cases: index of the case of each point.
             softness: 0 follows the worst row alone; above 0, every row counts with weight
@@ -89,8 +91,13 @@ class Margins:
                     seed[chosen] -= (part.y_rows.T @ weight.T).T
                 if part.x_rows is not None:
                     direct[chosen] -= (part.x_rows.T @ weight.T).T
-        slope = network.backward(values, seed)[network.input].reshape(len(x), -1)
-        return margin, slope + direct
+        slope = direct + network.backward(values, seed)[network.input].reshape(len(x), -1)
+        stuck = ~slope.any(axis=1) & seed.any(axis=1)
+        if stuck.any():
+            # every path is switched off here: point to where the network with all its units on would climb
+            awake = {name: np.abs(value[stuck]) for name, value in values.items()}
+            slope[stuck] = network.backward(awake, seed[stuck])[network.input].reshape(int(stuck.sum()), -1)
+        return margin, slope
 
 
 def _values_only(part: Conjunction, x: Array, y: Array) -> Array:
@@ -125,7 +132,7 @@ def starts(query: Query, count: int, rng: np.random.Generator) -> Array:
     found = [query.box.clip(query.start)[None], box.center[None]]
     if len(free) <= 6:
         corners = np.repeat(box.lower[None], 2 ** len(free), axis=0)
-        choice = np.array(list(product((False, True), repeat=len(free))), dtype=bool).reshape(-1, len(free))
+        choice = np.array(list(product((False, True), repeat=len(free))), dtype=bool).reshape(len(corners), len(free))
         corners[:, free] = np.where(choice, box.upper[free], box.lower[free])
     else:
         corners = np.where(rng.random((count // 4 + 1, box.size)) < 0.5, box.lower, box.upper)

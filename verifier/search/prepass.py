@@ -20,7 +20,7 @@ from verifier.search.replay import replay
 if TYPE_CHECKING:
     from verifier.search.lines import LineHits
 
-SHARE, MOST = 0.15, 3.0
+SHARE, MOST = 0.15, 4.0
 """The search takes at most this share of the time that is left, and at most so many seconds."""
 MANY = 40_000
 """Random points in one round, for small networks."""
@@ -57,6 +57,8 @@ class _Search:
         self.began = time.monotonic()
         self.points = 0
         self.exact: ExactNetwork | None = None
+        self.polished: set[bytes] = set()
+        """Points from which, or to which, linear programs have climbed."""
         self.line_seconds = 0.0
         """What one line took last; 0 before the first."""
         self.pool: list[tuple[float, Array]] = []
@@ -64,9 +66,7 @@ class _Search:
 
     def run(self) -> Array | None:
         """The stages in turn, attacks and lines alternating until the time is over."""
-        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack, self._polish]
-        if self.query.gradient is not None:
-            stages.append(self._lines)
+        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack, self._polish, self._lines]
         for round_number in range(10_000):
             for stage in stages:
                 if self.deadline.passed:
@@ -74,6 +74,8 @@ class _Search:
                 found = stage(round_number)
                 if found is not None:
                     return found
+            if not self.query.box.width.any():
+                return None
             self.listener(
                 Progress(
                     seconds=time.monotonic() - self.began, stage="search", done=self.points, unit="points"
@@ -135,7 +137,9 @@ class _Search:
         """Linear programs from the best few points, where rows compete for few inputs."""
         if not self.small or round_number == 0:
             return None
-        for _, start in list(self.pool[:6]):
+        fresh = [x for _, x in self.pool[:12] if x.tobytes() not in self.polished]
+        for start in fresh[:4]:
+            self.polished.add(start.tobytes())
             case = int(self._margins(start[None])[0].argmax())
             last = None
             for last in polish(self.query, start, case, self.deadline):
@@ -143,16 +147,19 @@ class _Search:
                 if found is not None:
                     return found
             if last is not None:
+                self.polished.add(last.tobytes())
                 self._remember(last[None], self._margins(last[None]).max(axis=1))
         return None
 
     def _lines(self, round_number: int) -> Array | None:
         """Exact lines from the anchor to the pool, then from near misses in all directions."""
         query, count = self.query, self._affordable()
+        if query.gradient is None and (round_number == 0 or query.network.neurons > 2000):
+            return None  # the outputs have slopes to follow: lines come after them, and where they are cheap
         ends = np.array([x for _, x in self.pool[: max(1, count // 2)]]).reshape(-1, query.box.size)
         target = np.concatenate([ends, starts(query, count, self.rng)])[:count]
         hits = self._along(query.box.clip(query.start)[None], target) if count else None
-        for _ in range(20):
+        for _ in range(20 if query.gradient is not None else 1):
             if hits is None:
                 return None
             found = self._check(hits.candidates)
