@@ -83,6 +83,8 @@ def test_failures_never_hold(engine: str, status: Status, tmp_path: Path) -> Non
     assert kept.box.lower.tolist() == query(False).box.lower.tolist()
     text = (verdict.reproducer.parent / "property.vnnlib").read_text()
     assert "X_1" in text
+    assert "(assert" in (verdict.reproducer.parent / "query.smt2").read_text()
+    assert verifier.load(verdict.reproducer.parent / "network.onnx").input_size == 2
 
 
 def test_a_hanging_engine_is_a_timeout() -> None:

@@ -6,13 +6,16 @@ import hashlib
 import pickle
 from pathlib import Path
 
-from verifier.errors import VerifierError
+from verifier.errors import EngineError, VerifierError
 from verifier.options import Options
 from verifier.properties.query import Query
 
+MOST_NEURONS = 1000
+"""SMT-LIB text is written for networks up to this size."""
+
 
 def save(folder: Path, engine: str, query: Query, options: Options, reason: str) -> Path:
-    """Write ``query.pickle`` and, where the query can be said in them, ``property.vnnlib`` and ``network.onnx``.
+    """Write ``query.pickle`` and, where the query can be said in them, VNN-LIB, ONNX and SMT-LIB 2 text.
 
     Args:
         folder: where reproducers are kept; a folder named after the engine and the content is made in it.
@@ -26,17 +29,32 @@ def save(folder: Path, engine: str, query: Query, options: Options, reason: str)
     place.mkdir(parents=True, exist_ok=True)
     (place / "query.pickle").write_bytes(data)
     lines = [f"engine: {engine}", f"what happened: {reason}", f"network: {query.network.source or 'built in Python'}"]
-    try:
-        from verifier.properties import vnnlib1
-
-        (place / "property.vnnlib").write_text(vnnlib1.write(query))
-    except VerifierError as error:
-        lines.append(f"no property.vnnlib: {error}")
-    try:
-        from verifier.network.onnx_writer import write_onnx
-
-        write_onnx(query.network, place / "network.onnx", "float64")
-    except (ImportError, VerifierError) as error:
-        lines.append(f"no network.onnx: {error}")
+    for name, write in (("property.vnnlib", _vnnlib), ("network.onnx", _onnx), ("query.smt2", _smtlib)):
+        try:
+            write(place / name, query, options)
+        except (ImportError, VerifierError) as error:
+            lines.append(f"no {name}: {error}")
     (place / "README.txt").write_text("\n".join(lines) + "\n")
     return place / "query.pickle"
+
+
+def _vnnlib(file: Path, query: Query, options: Options) -> None:
+    from verifier.properties.vnnlib1 import write
+
+    file.write_text(write(query))
+
+
+def _onnx(file: Path, query: Query, options: Options) -> None:
+    from verifier.network.onnx_writer import write_onnx
+
+    write_onnx(query.network, file, "float64")
+
+
+def _smtlib(file: Path, query: Query, options: Options) -> None:
+    from verifier.encodings.smtlib import script
+    from verifier.engines.encoded import bounded_encoding
+
+    if query.network.neurons > MOST_NEURONS:
+        raise EngineError(f"{query.network.neurons} neurons, and text is written for at most {MOST_NEURONS}")
+    encoding = bounded_encoding(query, options, exact=True)
+    file.write_text(script(encoding.model, strict=False, comment=query.description))
