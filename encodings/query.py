@@ -146,9 +146,9 @@ def _distinct(model: Model, expressions: Expressions, bound: Bound, taken: Indic
 def slack(relax: float, reach: Array) -> Array:
     """By how much a row is widened whose left side can move by ``reach`` over the variables' bounds.
 
-    ``relax`` in absolute terms, less where the row moves by less than 0.01.
+    ``relax`` in absolute terms, less where the row moves by less than 0.1.
     """
-    return relax * np.minimum(1.0, 100.0 * reach)
+    return relax * np.minimum(1.0, 10.0 * reach)
 
 
 def conjunction_atoms(

@@ -24,13 +24,12 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-RELAX = 1e-6
-"""The query's rows are widened by up to this, so that Marabou's tolerances cannot lose a witness on a boundary."""
+RELAX = 1e-3
+"""The query's rows and gradient box are widened by up to this. Marabou takes variables narrower than 1e-5 for
+constants also where it has found them narrow itself; a witness on a boundary must leave room for that. What it
+then finds beside the query is refuted by exact arithmetic."""
 
-RELAX_GRADIENT = 1e-4
-"""The same for the gradient box: a box of width 0 must not become a variable that Marabou takes for a constant."""
-
-ROUNDS = 20
+ROUNDS = 50
 """Linear regions that Marabou may propose in vain, each then excluded, before the answer is UNKNOWN."""
 
 
@@ -57,7 +56,7 @@ class MarabouEngine(Engine):
     ) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX_GRADIENT)
+        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
         if encoding.model.contradiction:
             return EngineResult(
                 answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
