@@ -66,9 +66,7 @@ def interval_bounds(
     return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in values.items()}, method)
 
 
-def interval_gradient_bounds(
-    network: Network, output: int | Array, values: NetworkBounds
-) -> NetworkBounds:
+def interval_gradient_bounds(network: Network, output: int | Array, values: NetworkBounds) -> NetworkBounds:
     """Interval bounds on the gradient of an output with respect to every node's value.
 
     At a breakpoint that a preactivation can reach, both neighbouring slopes are admitted (the closed superset

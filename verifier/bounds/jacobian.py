@@ -66,9 +66,7 @@ def jacobian_bounds(network: Network, output: int | Array, values: NetworkBounds
     return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in found.items()}, "crown")
 
 
-def jacobian(
-    network: Network, weights: Array, possible: Phases, *, everything: bool = True
-) -> dict[str, Pair]:
+def jacobian(network: Network, weights: Array, possible: Phases, *, everything: bool = True) -> dict[str, Pair]:
     """CROWN bounds on every node's gradient for a batch of boxes, given the phases possible on each.
 
     Args:
