@@ -1,0 +1,1 @@
+"""Attention robustness: exhaustive maps of where the label and the saliency map hold."""

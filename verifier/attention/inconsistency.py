@@ -1,0 +1,145 @@
+"""Attention inconsistency: how far a saliency map is from where the perturbation should have moved it.
+
+For an image x₀ and perturbation parameters θ (Munakata et al., NFM 2023, Section 3),
+
+    AI(θ) = Σ_j dist( filter(∂f_j/∂x at g(θ)), g̃(θ, filter(∂f_j/∂x at x₀)) ),
+
+where j runs over all classes (or the label only), g is the perturbed image, g̃ the expected movement of the
+map, ``filter`` the identity, the absolute value or a 3 × 3 mean, and ``dist`` L1 or L2 over the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from verifier.encodings.perturbations import Perturbed, box_mean
+from verifier.errors import InputError
+from verifier.network.operators import Array
+
+FILTERS = ("identity", "absolute", "mean3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inconsistency:
+    """What "the same attention" means.
+
+    Attributes:
+        filter: "identity", "absolute" (|·| of every entry) or "mean3" (mean over 3 × 3 pixels, 0 outside).
+        norm: 2 (Euclidean) or 1 (sum of absolute differences), over all pixels and channels of one map.
+        classes: "all" (the paper's sum over all classes) or "label" (the label's map only).
+    """
+
+    filter: Literal["identity", "absolute", "mean3"] = "identity"
+    norm: Literal[1, 2] = 2
+    classes: Literal["all", "label"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.filter not in FILTERS:
+            raise InputError(f"unknown filter {self.filter!r}", fix=f"one of {', '.join(FILTERS)}")
+        if self.norm not in (1, 2):
+            raise InputError(f"the norm must be 1 or 2, got {self.norm}")
+        if self.classes not in ("all", "label"):
+            raise InputError(f"classes must be 'all' or 'label', got {self.classes!r}")
+
+    def outputs(self, perturbed: Perturbed, label: int) -> tuple[int, ...]:
+        """The classes whose maps count."""
+        return tuple(range(perturbed.network.output_size)) if self.classes == "all" else (label,)
+
+    def filtered(self, maps: Array) -> Array:
+        """The filter applied to maps ``(…, channels, H, W)``."""
+        if self.filter == "absolute":
+            return np.abs(maps)
+        return box_mean(maps, 3) if self.filter == "mean3" else maps
+
+    def linear_part(self, shape: tuple[int, ...]) -> sp.csr_array:
+        """The filter's linear part (all but the absolute value) as a matrix over flattened maps of this shape."""
+        size = int(np.prod(shape))
+        if self.filter != "mean3":
+            return sp.csr_array(sp.eye_array(size))
+        units = np.eye(shape[-2] * shape[-1]).reshape(-1, *shape[-2:])
+        plane = sp.csr_array(box_mean(units, 3).reshape(len(units), -1).T)
+        return sp.csr_array(sp.kron(sp.eye_array(size // plane.shape[0]), plane))
+
+    def maps(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
+        """The filtered saliency maps at parameters ``(batch, d)``: ``(batch, classes, channels, H, W)``."""
+        points = np.atleast_2d(np.asarray(theta, dtype=np.float64))
+        maps = [
+            perturbed.network.gradient(points, j, wrt=perturbed.pixels).reshape(-1, *perturbed.image.shape)
+            for j in self.outputs(perturbed, label)
+        ]
+        return self.filtered(np.stack(maps, axis=1))
+
+    def expected(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
+        """The expected maps at parameters ``(batch, d)``: ``(batch, classes, channels, H, W)``."""
+        points = np.atleast_2d(np.asarray(theta, dtype=np.float64))
+        start = self.reference(perturbed, label)
+        total = np.broadcast_to(start, (len(points), *start.shape)).copy()
+        for i, perturbation in enumerate(perturbed.perturbations):
+            path = perturbation.map_path(start)
+            if path is not None:
+                total += path(points[:, i])
+        return total
+
+    def reference(self, perturbed: Perturbed, label: int) -> Array:
+        """The filtered maps of the unperturbed image: ``(classes, channels, H, W)``."""
+        x = perturbed.image.reshape(1, -1)
+        maps = [perturbed.original.gradient(x, j).reshape(perturbed.image.shape) for j in self.outputs(perturbed, label)]
+        return self.filtered(np.stack(maps))
+
+    def __call__(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
+        """AI at parameters ``(batch, d)``: ``(batch,)``, straight from the definition."""
+        difference = self.maps(perturbed, theta, label) - self.expected(perturbed, theta, label)
+        flat = difference.reshape(*difference.shape[:2], -1)
+        distance = np.abs(flat).sum(axis=2) if self.norm == 1 else np.sqrt((flat**2).sum(axis=2))
+        return np.asarray(distance.sum(axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedMap:
+    """The expected maps as a piecewise-linear function of the parameters.
+
+    E(θ) = base + Σ_i θ_i slopes[i] + Σ_k relu(θ_{axes[k]} − breaks[k]) bends[k]; arrays are ``(…, R, C)`` with one
+    row per entry of the map and one column per class.
+    """
+
+    base: Array
+    slopes: Array
+    bends: Array
+    axes: npt.NDArray[np.int64]
+    breaks: Array
+
+    @property
+    def moving(self) -> bool:
+        """Whether it depends on θ at all."""
+        return bool(np.any(self.slopes)) or bool(np.any(self.bends))
+
+
+def expected_map(perturbed: Perturbed, settings: Inconsistency, label: int) -> ExpectedMap:
+    """The expected maps; breakpoints are those of the image's own path, in the order of the network's hinges."""
+    start = settings.reference(perturbed, label)
+    classes = len(start)
+
+    def columns(maps: Array) -> Array:
+        return np.ascontiguousarray(np.moveaxis(maps.reshape(*maps.shape[: maps.ndim - 4], classes, start[0].size), -2, -1))
+
+    base, slopes, bends = start.copy(), [], []
+    for perturbation, image_path in zip(perturbed.perturbations, perturbed.paths, strict=True):
+        path = perturbation.map_path(start)
+        if path is None:
+            slopes.append(np.zeros_like(start))
+            bends.append(np.zeros((len(image_path.breaks), *start.shape)))
+            continue
+        if not np.array_equal(path.breaks, image_path.breaks):
+            raise InputError(f"{perturbation.label}: the map's path bends at other parameters than the image's")
+        constant, slope, bend = path.hinges()
+        base = base + constant
+        slopes.append(slope)
+        bends.append(np.asarray(bend).reshape(len(path.breaks), *start.shape))
+    axes = np.repeat(np.arange(perturbed.dimension), [len(p.breaks) for p in perturbed.paths])
+    breaks = np.concatenate([p.breaks for p in perturbed.paths]) if len(axes) else np.zeros(0)
+    return ExpectedMap(columns(base), columns(np.stack(slopes)), columns(np.concatenate(bends)), axes, breaks)

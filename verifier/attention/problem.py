@@ -1,0 +1,122 @@
+"""An attention problem made ready for the traversal: normal form, expected map, and a small basis for the maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.attention.inconsistency import ExpectedMap, Inconsistency, expected_map
+from verifier.encodings.perturbations import Perturbed
+from verifier.network.operators import Array
+from verifier.properties.sets import Box
+from verifier.regions.relu_form import ReluForm, relu_form
+from verifier.regions.traversal_kernels import Expected
+from verifier.regions.traversal_net import TraversalNet, traversal_net
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a traversal needs.
+
+    Attributes:
+        tnet: the network over Θ scaled to the unit cube.
+        expected: the expected map over the unit cube.
+        box: Θ; with an idle second parameter in [0, 1] if there is only one.
+        origin: θ = 0 (or the nearest point of Θ), in the unit cube.
+    """
+
+    tnet: TraversalNet
+    expected: Expected
+    box: Box
+    origin: Array
+
+
+def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: bool = True) -> Problem:
+    """Prepare a traversal.
+
+    Args:
+        idle: give a single parameter an idle companion, so that its regions are rectangles of a square.
+    """
+    form = relu_form(perturbed.network, [perturbed.pixels])
+    box = perturbed.box
+    if box.size == 1 and idle:
+        form, box = _with_idle(form), Box(np.append(box.lower, 0.0), np.append(box.upper, 1.0))
+    pixels = form.linear[perturbed.pixels]
+    rows = settings.linear_part(perturbed.image.shape)
+    wanted = expected_map(perturbed, settings, label)
+    if settings.norm == 2 and settings.filter != "absolute":
+        rows, wanted = _reduced(form, pixels, rows, wanted)
+    seeds = np.eye(perturbed.network.output_size)[list(settings.outputs(perturbed, label))]
+    seeds, wanted = _padded(seeds, wanted)
+    tnet = traversal_net(form, box, pixels, seeds, rows)
+    origin = (np.clip(0.0, box.lower, box.upper) - box.lower) / box.width
+    return Problem(tnet, _scaled(wanted, settings, box, form, tnet), box, origin)
+
+
+def _padded(seeds: Array, wanted: ExpectedMap) -> tuple[Array, ExpectedMap]:
+    """Classes filled up with empty ones to a multiple of four, which vector instructions take at a time."""
+    more = -len(seeds) % 4
+
+    def wider(maps: Array) -> Array:
+        return np.concatenate([maps, np.zeros((*maps.shape[:-1], more))], axis=-1)
+
+    wanted = replace(wanted, base=wider(wanted.base), slopes=wider(wanted.slopes), bends=wider(wanted.bends))
+    return np.concatenate([seeds, np.zeros((more, seeds.shape[1]))]), wanted
+
+
+def _with_idle(form: ReluForm) -> ReluForm:
+    """The same network with one more input that it ignores."""
+    layers = [replace(form.layers[0], bias=np.zeros(2))]
+    for layer in form.layers[1:]:
+        blocks = dict(layer.blocks)
+        if 0 in blocks:
+            blocks[0] = sp.csr_array(sp.hstack([blocks[0], sp.csr_array((layer.size, 1))]))
+        layers.append(replace(layer, blocks=blocks))
+    return replace(form, layers=tuple(layers))
+
+
+def _reduced(
+    form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap
+) -> tuple[sp.csr_array, ExpectedMap]:
+    """Coordinates of the maps in an orthonormal basis of all maps that can occur, if that is much smaller.
+
+    A dense first layer of k units has gradients in a k-dimensional space; Euclidean distances only see it
+    and the span of the expected maps.
+    """
+    columns = [
+        (rows @ layer.blocks[pixels].T).toarray() for layer in form.layers[pixels + 1 :] if pixels in layer.blocks
+    ]
+    if sum(c.shape[1] for c in columns) > 0.3 * rows.shape[0]:
+        return rows, wanted
+    expected = [wanted.base, *wanted.slopes, *wanted.bends]
+    spanned = np.concatenate([*columns, *expected], axis=1)
+    if spanned.shape[1] > 0.6 * rows.shape[0]:
+        return rows, wanted
+    basis, _ = np.linalg.qr(spanned)
+    small = ExpectedMap(
+        basis.T @ wanted.base, basis.T @ wanted.slopes, basis.T @ wanted.bends, wanted.axes, wanted.breaks
+    )
+    return sp.csr_array(sp.csr_array(basis.T) @ rows), small
+
+
+def _scaled(wanted: ExpectedMap, settings: Inconsistency, box: Box, form: ReluForm, tnet: TraversalNet) -> Expected:
+    """The expected map over the unit cube: θ = lower + width · t."""
+    d, lower, width = box.size, box.lower, box.width
+    slopes = np.zeros((d, *wanted.base.shape))
+    slopes[: len(wanted.slopes)] = wanted.slopes
+    axes = wanted.axes
+    hinges = next((k for k, layer in enumerate(form.layers) if layer.name == "hinges"), None)
+    units = np.zeros(0, dtype=np.int64) if hinges is None else tnet.position[hinges - 1]
+    return Expected(
+        base=wanted.base + np.tensordot(lower, slopes, axes=1),
+        moves=slopes * width[:, None, None],
+        bends=wanted.bends * width[axes][:, None, None],
+        units=units,
+        axes=axes,
+        offsets=(wanted.breaks - lower[axes]) / width[axes],
+        moving=wanted.moving,
+        norm=settings.norm,
+        absolute=settings.filter == "absolute",
+    )

@@ -1,0 +1,198 @@
+"""Traversal of the linear regions of a network over a box of one or two parameters, region by region.
+
+`Regions` walks by `verifier.regions.traversal_plane` and hands the regions out in chunks, so that a map of
+any size needs the memory of its seen-set and one chunk. (More parameters: `verifier.regions.traversal_lp`.)
+A box of one parameter is walked as a square with an idle second parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.network.operators import Array
+from verifier.regions import traversal_plane as kernels
+from verifier.regions.traversal_kernels import Expected
+from verifier.regions.traversal_net import TraversalNet, new_state
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegionChunk:
+    """Some regions of a walk, in flat arrays; parameters are scaled to the unit square.
+
+    Attributes:
+        keys: ``(P,)`` hash of each region's active units.
+        offsets: ``(P + 1,)``; region i has the vertices ``offsets[i]`` to ``offsets[i + 1]``.
+        vertices: ``(V, 2)``, counter-clockwise.
+        neighbours: ``(V,)`` key of the region across the edge that starts at each vertex; 0 at the border
+            of the square and across edges too short to be crossed.
+        areas: ``(P,)``.
+        low, high: ``(P,)`` bounds on the inconsistency's range over the region: `high` is its maximum, `low` at
+            most its minimum (equal to it where the expected map stands still).
+        attention: ``(P,)`` 0: inconsistency <= delta everywhere, 1: nowhere, 2: mixed.
+        label: ``(P,)`` the same for "the label's output is the largest".
+        label_area: ``(P,)`` area of the part where the label's output is the largest.
+        winner: ``(P,)`` the largest output at the region's center.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    offsets: npt.NDArray[np.int64]
+    vertices: Array
+    neighbours: npt.NDArray[np.uint64]
+    areas: Array
+    low: Array
+    high: Array
+    attention: npt.NDArray[np.int8]
+    label: npt.NDArray[np.int8]
+    label_area: Array
+    winner: npt.NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def joined(chunks: list[RegionChunk]) -> RegionChunk:
+    """All regions of several chunks as one."""
+    ends = np.cumsum([0] + [len(c.vertices) for c in chunks])
+    parts = [c.offsets[:-1] + e for c, e in zip(chunks, ends[:-1], strict=True)]
+    names = [n for n in RegionChunk.__dataclass_fields__ if n != "offsets"]
+    arrays = {n: np.concatenate([getattr(c, n) for c in chunks]) for n in names}
+    return RegionChunk(offsets=np.concatenate([*parts, ends[-1:]]), **arrays)
+
+
+class Regions:
+    """A walk over all regions of the unit square.
+
+    Args:
+        tnet: the network.
+        expected: the expected saliency map.
+        delta: bound on the inconsistency.
+        label: output that should be the largest.
+        start: where the walk begins, in [0, 1]²; the region there is the first.
+    """
+
+    def __init__(
+        self, tnet: TraversalNet, expected: Expected, delta: float, label: int, start: Array, *, chunk: int = 20_000
+    ) -> None:
+        self.tnet, self.expected, self.delta, self.label, self.chunk = tnet, expected, delta, label, chunk
+        self.state = new_state(tnet.net, expected)
+        units = tnet.units
+        self.counters = np.zeros(16, dtype=np.int64)
+        self.aliases: dict[int, int] = {}
+        self._walk = kernels.Walk(
+            counters=self.counters,
+            frames=np.zeros((4096, 4), dtype=np.int64),
+            edges=np.zeros((16384, 4)),
+            edge_keys=np.zeros(16384, dtype=np.uint64),
+            edge_flips=np.zeros((16384, 2), dtype=np.int64),
+            flips=np.zeros(8 * units + 65536, dtype=np.int64),
+            jumps=np.zeros((16384, 4)),
+            jump_keys=np.zeros(16384, dtype=np.uint64),
+            pending=np.zeros(units, dtype=np.int64),
+            pending_flag=np.zeros(units, dtype=np.uint8),
+            seen=np.zeros(1 << 16, dtype=np.uint64),
+            aliases=np.zeros((1024, 2), dtype=np.uint64),
+            polygon=np.zeros((kernels.MOST_VERTICES, 2)),
+            labels=np.zeros(kernels.MOST_VERTICES, dtype=np.int64),
+            scratch=np.zeros((kernels.MOST_VERTICES, 2)),
+            scratch_labels=np.zeros(kernels.MOST_VERTICES, dtype=np.int64),
+            near=np.zeros(units + kernels.MOST_VERTICES, dtype=np.int64),
+            toggles=np.zeros(2 * units, dtype=np.int64),
+            scan=tnet.scan,
+        )
+        self.begin_at(start)
+
+    def begin_at(self, point: Array, toward: Array | None = None) -> None:
+        """Put a point on the list of places from which the walk (also) starts, unless its region is known."""
+        rng = np.random.default_rng(0)
+        inside = 0.25 + 0.5 * rng.random(2) if toward is None else toward
+        direction = inside - point
+        norm = np.linalg.norm(direction)
+        direction = direction / norm if norm > 0 else np.array([0.6, 0.8])
+        k = self.counters[kernels.JUMPS]
+        self._walk.jumps[k] = [*point, *direction]
+        self._walk.jump_keys[k] = np.uint64(1)
+        self.counters[kernels.JUMPS] += 1
+
+    def __iter__(self) -> Iterator[RegionChunk]:
+        """The remaining regions, chunk by chunk."""
+        cells = self._room()
+        while True:
+            status = kernels.walk_plane(
+                self.tnet.net, self.expected, self.state, self._walk, cells, self.delta, self.label
+            )
+            if status == kernels.GROW:
+                self._grow()
+            elif status == kernels.REHASH:
+                old = self._walk.seen
+                self._walk = self._walk._replace(seen=np.zeros(4 * len(old), dtype=np.uint64))
+                kernels.rehash(self._walk, old)
+            else:
+                if cells.counts[0]:
+                    yield self._taken(cells)
+                if status == kernels.DONE:
+                    return
+                cells = self._room()
+
+    def _room(self) -> kernels.Cells:
+        m, v = self.chunk, 6 * self.chunk + 2 * kernels.MOST_VERTICES
+        return kernels.Cells(
+            counts=np.zeros(2, dtype=np.int64),
+            keys=np.zeros(m, dtype=np.uint64),
+            offsets=np.zeros(m + 1, dtype=np.int64),
+            vertices=np.zeros((v, 2)),
+            neighbours=np.zeros(v, dtype=np.uint64),
+            areas=np.zeros(m),
+            low=np.zeros(m),
+            high=np.zeros(m),
+            attention=np.zeros(m, dtype=np.int8),
+            label=np.zeros(m, dtype=np.int8),
+            label_area=np.zeros(m),
+            winner=np.zeros(m, dtype=np.int16),
+        )
+
+    def _taken(self, cells: kernels.Cells) -> RegionChunk:
+        p, v = (int(c) for c in cells.counts)
+        walk = self._walk
+        count = int(self.counters[kernels.ALIASES])
+        self.aliases.update(zip(walk.aliases[:count, 0].tolist(), walk.aliases[:count, 1].tolist(), strict=True))
+        self.counters[kernels.ALIASES] = 0
+        return RegionChunk(
+            keys=cells.keys[:p].copy(),
+            offsets=cells.offsets[: p + 1].copy(),
+            vertices=cells.vertices[:v].copy(),
+            neighbours=cells.neighbours[:v].copy(),
+            areas=cells.areas[:p].copy(),
+            low=cells.low[:p].copy(),
+            high=cells.high[:p].copy(),
+            attention=cells.attention[:p].copy(),
+            label=cells.label[:p].copy(),
+            label_area=cells.label_area[:p].copy(),
+            winner=cells.winner[:p].copy(),
+        )
+
+    def _grow(self) -> None:
+        """Double every stack that is more than a quarter full."""
+        walk, used = self._walk, self.counters
+        slack = kernels.MOST_VERTICES
+        sizes = {
+            "frames": used[kernels.DEPTH] + 2,
+            "edges": used[kernels.EDGES] + slack,
+            "edge_keys": used[kernels.EDGES] + slack,
+            "edge_flips": used[kernels.EDGES] + slack,
+            "flips": used[kernels.FLIPS] + 4 * self.tnet.units,
+            "jumps": used[kernels.JUMPS] + slack,
+            "jump_keys": used[kernels.JUMPS] + slack,
+            "aliases": used[kernels.ALIASES] + 2,
+        }
+        changes = {}
+        for name, need in sizes.items():
+            old = getattr(walk, name)
+            if need > len(old) / 2:
+                new = np.zeros((max(2 * len(old), 2 * int(need)), *old.shape[1:]), dtype=old.dtype)
+                new[: len(old)] = old
+                changes[name] = new
+        self._walk = walk._replace(**changes)

@@ -1,0 +1,498 @@
+"""Compiled walk over all linear regions of a network with two parameters, each in [0, 1].
+
+`walk_plane` visits region after region by crossing edges, depth first, and keeps one `State`
+(`verifier.regions.traversal_kernels`) up to date. A crossing that would change too much (a unit high up in
+the network) is put aside and later begun afresh from the point where the edge was met. Regions are known
+by a 64-bit hash of their active units. No linear program is needed: a region is the polygon that its
+units' half-planes leave of the square.
+
+The walk can be interrupted at any time: it returns when its output is full, and goes on when called again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from verifier.regions.traversal_kernels import inconsistency, start_region, step_region
+
+Array = Any
+
+ON_LINE = 1e-12
+"""A vertex this close to a line (the square has side 1) counts as on it."""
+SAME_LINE = 1e-11
+"""A unit whose zero set is this close to both ends of an edge has its zero set along the edge."""
+SHORT = 1e-10
+"""Edges shorter than this are not crossed."""
+MOST_VERTICES = 1024
+
+DONE, FULL, GROW, REHASH = 0, 1, 2, 3
+ROBUST, NEVER, MIXED = 0, 1, 2
+(DEPTH, EDGES, FLIPS, JUMPS, PENDING, VISITED, ALIASES, STEPS, STARTS, SLIVERS, CORNERS, SWITCHED) = range(12)
+REFRESH = 20_000
+"""Steps after which the state is computed afresh, so that rounding does not pile up."""
+
+
+class Walk(NamedTuple):
+    """What the walk remembers between calls: its stack, the crossings put aside, the regions seen."""
+
+    counters: Array
+    frames: Array
+    edges: Array
+    edge_keys: Array
+    edge_flips: Array
+    flips: Array
+    jumps: Array
+    jump_keys: Array
+    pending: Array
+    pending_flag: Array
+    seen: Array
+    aliases: Array
+    polygon: Array
+    labels: Array
+    scratch: Array
+    scratch_labels: Array
+    near: Array
+    toggles: Array
+    scan: Array
+
+
+class Cells(NamedTuple):
+    """Output: one entry per region, and one per vertex of a region (polygons counter-clockwise)."""
+
+    counts: Array
+    keys: Array
+    offsets: Array
+    vertices: Array
+    neighbours: Array
+    areas: Array
+    low: Array
+    high: Array
+    attention: Array
+    label: Array
+    label_area: Array
+    winner: Array
+
+
+@nb.njit(cache=True)
+def clip(polygon, labels, n, a, b, c, label, out, out_labels):  # type: ignore[no-untyped-def]
+    """Keep what of a convex polygon satisfies a + b x + c y >= 0 (normalised); returns its size, -1: all of it."""
+    worst = 0.0
+    for i in range(n):
+        worst = min(worst, a + b * polygon[i, 0] + c * polygon[i, 1])
+    if worst >= -ON_LINE:
+        return -1
+    m = 0
+    for i in range(n):
+        k = i + 1 if i + 1 < n else 0
+        here = a + b * polygon[i, 0] + c * polygon[i, 1]
+        there = a + b * polygon[k, 0] + c * polygon[k, 1]
+        if here >= -ON_LINE:
+            out[m, 0], out[m, 1] = polygon[i, 0], polygon[i, 1]
+            out_labels[m] = label if here <= ON_LINE and there < -ON_LINE else labels[i]
+            m += 1
+        if (here > ON_LINE and there < -ON_LINE) or (here < -ON_LINE and there > ON_LINE):
+            s = here / (here - there)
+            out[m, 0] = polygon[i, 0] + s * (polygon[k, 0] - polygon[i, 0])
+            out[m, 1] = polygon[i, 1] + s * (polygon[k, 1] - polygon[i, 1])
+            out_labels[m] = label if here > 0 else labels[i]
+            m += 1
+    if m < 3:
+        return 0
+    for i in range(m):
+        polygon[i, 0], polygon[i, 1], labels[i] = out[i, 0], out[i, 1], out_labels[i]
+    return m
+
+
+@nb.njit(cache=True)
+def _clip_unit(Z, bits, polygon, labels, n, u, work, work_labels):  # type: ignore[no-untyped-def]
+    """Clip the present polygon by a unit's half-plane; its size, 0 if nothing is left."""
+    a, b, c = Z[0, u], Z[1, u], Z[2, u]
+    size = np.sqrt(b * b + c * c)
+    if size == 0.0:
+        return n
+    sign = 1.0 / size if bits[u] else -1.0 / size
+    m = clip(polygon, labels, n, a * sign, b * sign, c * sign, u, work, work_labels)
+    return n if m < 0 else m
+
+
+@nb.njit(cache=True)
+def _circle(polygon, n):  # type: ignore[no-untyped-def]
+    x = y = r = 0.0
+    for i in range(n):
+        x += polygon[i, 0] / n
+        y += polygon[i, 1] / n
+    for i in range(n):
+        r = max(r, (polygon[i, 0] - x) ** 2 + (polygon[i, 1] - y) ** 2)
+    return x, y, r
+
+
+@nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _any_near(Z, first, last, x, y, r):  # type: ignore[no-untyped-def]
+    """Whether a unit in the range may vanish within the circle (compiled to vector instructions)."""
+    found = 0
+    for u in range(first, last):
+        b, c = Z[1, u], Z[2, u]
+        value = Z[0, u] + b * x + c * y
+        found |= value * value <= (b * b + c * c) * r
+    return found != 0
+
+
+@nb.njit(cache=True)
+def region_polygon(state, walk, old_n):  # type: ignore[no-untyped-def]
+    """The present region as ``walk.polygon``; units that come near it in ``walk.near``. Sizes of both."""
+    polygon, labels, near, scan = walk.polygon, walk.labels, walk.near, walk.scan
+    work, work_labels, Z, bits = walk.scratch, walk.scratch_labels, state.Z, state.bits
+    seeds = 0
+    for i in range(old_n):
+        if labels[i] >= 0:
+            near[seeds] = labels[i]
+            seeds += 1
+    polygon[0, 0], polygon[0, 1], polygon[1, 0], polygon[1, 1] = 0.0, 0.0, 1.0, 0.0
+    polygon[2, 0], polygon[2, 1], polygon[3, 0], polygon[3, 1] = 1.0, 1.0, 0.0, 1.0
+    for i in range(4):
+        labels[i] = -1 - i
+    n = 4
+    for k in range(seeds):
+        n = _clip_unit(Z, bits, polygon, labels, n, near[k], work, work_labels)
+        if n == 0:
+            return 0, 0
+    x, y, r = _circle(polygon, n)
+    r = r * 1.000001 + 1e-20
+    found = 0
+    for s in range(len(scan)):
+        for first in range(scan[s, 0], scan[s, 1], 64):
+            last = min(first + 64, scan[s, 1])
+            if not _any_near(Z, first, last, x, y, r):
+                continue
+            for u in range(first, last):
+                b, c = Z[1, u], Z[2, u]
+                size = b * b + c * c
+                value = Z[0, u] + b * x + c * y
+                if size == 0.0 or value * value > size * r:
+                    continue
+                near[found] = u
+                found += 1
+                m = _clip_unit(Z, bits, polygon, labels, n, u, work, work_labels)
+                if m == 0:
+                    return 0, 0
+                n = m
+                x, y, r = _circle(polygon, n)
+                r = r * 1.000001 + 1e-20
+    return n, found
+
+
+@nb.njit(cache=True)
+def _grade(net, expected, state, walk, n, delta, cells, k):  # type: ignore[no-untyped-def]
+    """Inconsistency of region k: bounds on its range, and whether it is <= delta everywhere, nowhere, or mixed."""
+    t, slope = np.empty(2), np.empty(2)
+    if not expected.moving:
+        value = inconsistency(net, expected, state, t, slope)
+        cells.low[k] = cells.high[k] = value
+        cells.attention[k] = ROBUST if value <= delta else NEVER
+        return
+    polygon = walk.polygon
+    high, best = 0.0, np.inf
+    for i in range(n):
+        t[0], t[1] = polygon[i, 0], polygon[i, 1]
+        value = inconsistency(net, expected, state, t, slope)
+        high, best = max(high, value), min(best, value)
+    t[0], t[1], _ = _circle(polygon, n)
+    value = inconsistency(net, expected, state, t, slope)
+    best = min(best, value)
+    low = np.inf
+    for i in range(n):
+        low = min(low, value + slope[0] * (polygon[i, 0] - t[0]) + slope[1] * (polygon[i, 1] - t[1]))
+    cells.low[k], cells.high[k] = max(low, 0.0), high
+    if high <= delta:
+        cells.attention[k] = ROBUST
+    elif low > delta:
+        cells.attention[k] = NEVER
+    elif best <= delta:
+        cells.attention[k] = MIXED
+    else:
+        cells.attention[k] = MIXED if below_somewhere(net, expected, state, walk, n, delta) else NEVER
+
+
+@nb.njit(cache=True)
+def below_somewhere(net, expected, state, walk, n, delta):  # type: ignore[no-untyped-def]
+    """Whether the (convex) inconsistency is <= delta somewhere in the region.
+
+    Centers of gravity: where it is above delta at the center, the half-plane in which the subgradient
+    allows <= delta is kept; nothing left proves "nowhere". Ends with "somewhere" when what is left is a speck.
+    """
+    work, work_labels = np.empty((n + 64, 2)), np.empty(n + 64, np.int64)
+    body, body_labels = np.empty((n + 64, 2)), np.empty(n + 64, np.int64)
+    for i in range(n):
+        body[i, 0], body[i, 1], body_labels[i] = walk.polygon[i, 0], walk.polygon[i, 1], 0
+    t, slope = np.empty(2), np.empty(2)
+    for _ in range(60):
+        t[0], t[1], r = _circle(body, n)
+        if r < 1e-20:
+            return True
+        value = inconsistency(net, expected, state, t, slope)
+        if value <= delta:
+            return True
+        size = np.sqrt(slope[0] ** 2 + slope[1] ** 2)
+        if size == 0.0:
+            return False
+        a = (delta - value + slope[0] * t[0] + slope[1] * t[1]) / size
+        m = clip(body, body_labels, n, a, -slope[0] / size, -slope[1] / size, 0, work, work_labels)
+        if m == 0:
+            return False
+        if m > 0:
+            n = m
+    return True
+
+
+@nb.njit(cache=True)
+def _label(net, state, walk, n, label, cells, k):  # type: ignore[no-untyped-def]
+    """Where in region k output ``label`` is above all others; the winner at its center."""
+    first = net.start[len(net.relu) - 1]
+    outputs = net.start[len(net.relu)] - first
+    polygon = walk.polygon
+    x, y, _ = _circle(polygon, n)
+    winner, top = 0, -np.inf
+    for j in range(outputs):
+        value = state.Z[0, first + j] + state.Z[1, first + j] * x + state.Z[2, first + j] * y
+        if value > top:
+            winner, top = j, value
+    cells.winner[k] = winner
+    body, labels = np.empty((n + outputs + 4, 2)), np.empty(n + outputs + 4, np.int64)
+    work, work_labels = np.empty((n + outputs + 4, 2)), np.empty(n + outputs + 4, np.int64)
+    for i in range(n):
+        body[i, 0], body[i, 1] = polygon[i, 0], polygon[i, 1]
+    least, m, size = np.inf, n, n
+    for j in range(outputs):
+        if j == label:
+            continue
+        a = state.Z[0, first + label] - state.Z[0, first + j]
+        b = state.Z[1, first + label] - state.Z[1, first + j]
+        c = state.Z[2, first + label] - state.Z[2, first + j]
+        for i in range(n):
+            least = min(least, a + b * polygon[i, 0] + c * polygon[i, 1])
+        scale = np.sqrt(b * b + c * c)
+        if size == 0:
+            continue
+        if scale < 1e-300:
+            if a <= 0:
+                size = 0
+            continue
+        m = clip(body, labels, size, a / scale, b / scale, c / scale, 0, work, work_labels)
+        if m >= 0:
+            size = m
+    if least > 0:
+        cells.label[k], cells.label_area[k] = ROBUST, cells.areas[k]
+    else:
+        cells.label_area[k] = _area(body, size)
+        cells.label[k] = NEVER if size == 0 else MIXED
+
+
+@nb.njit(cache=True)
+def _area(polygon, n):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(1, n - 1):
+        ax, ay = polygon[i, 0] - polygon[0, 0], polygon[i, 1] - polygon[0, 1]
+        bx, by = polygon[i + 1, 0] - polygon[0, 0], polygon[i + 1, 1] - polygon[0, 1]
+        total += ax * by - ay * bx
+    return total / 2.0
+
+
+@nb.njit(cache=True)
+def rehash(walk, old):  # type: ignore[no-untyped-def]
+    """Put all keys of an old table into ``walk.seen``."""
+    for key in old:
+        if key != 0:
+            mark_seen(walk.seen, key)
+
+
+@nb.njit(cache=True)
+def is_seen(seen, key):  # type: ignore[no-untyped-def]
+    """Whether a region's key is in the set of those seen."""
+    mask = np.uint64(len(seen) - 1)
+    slot = (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20) & mask
+    while seen[slot] != 0:
+        if seen[slot] == key:
+            return True
+        slot = (slot + np.uint64(1)) & mask
+    return False
+
+
+@nb.njit(cache=True)
+def mark_seen(seen, key):  # type: ignore[no-untyped-def]
+    """Put a region's key into the set."""
+    mask = np.uint64(len(seen) - 1)
+    slot = (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20) & mask
+    while seen[slot] != 0:
+        slot = (slot + np.uint64(1)) & mask
+    seen[slot] = key
+
+
+@nb.njit(cache=True)
+def _visit(net, expected, state, walk, old_n, delta, label, cells):  # type: ignore[no-untyped-def]
+    """Record the present region and open a frame for its edges on the stack; returns the polygon's size."""
+    counters, polygon = walk.counters, walk.polygon
+    n, near = region_polygon(state, walk, old_n)
+    top = counters[DEPTH]
+    walk.frames[top, 0], walk.frames[top, 1] = counters[EDGES], counters[FLIPS]
+    counters[DEPTH] = top + 1
+    if n == 0:
+        counters[SLIVERS] += 1
+        return 0
+    k, first = cells.counts[0], cells.counts[1]
+    cells.keys[k] = state.key[0]
+    cells.areas[k] = _area(polygon, n)
+    costs = np.empty(n)
+    begin = counters[EDGES]
+    for i in range(n):
+        j = i + 1 if i + 1 < n else 0
+        cells.vertices[first + i, 0], cells.vertices[first + i, 1] = polygon[i, 0], polygon[i, 1]
+        cells.neighbours[first + i] = 0
+        if walk.labels[i] < 0:
+            continue
+        dx, dy = polygon[j, 0] - polygon[i, 0], polygon[j, 1] - polygon[i, 1]
+        length = np.sqrt(dx * dx + dy * dy)
+        if length < SHORT:
+            continue
+        key, cost, flips = state.key[0], 0.0, counters[FLIPS]
+        for q in range(near):
+            u = walk.near[q]
+            a, b, c = state.Z[0, u], state.Z[1, u], state.Z[2, u]
+            reach = SAME_LINE * np.sqrt(b * b + c * c) + net.noise[u]
+            if (
+                abs(a + b * polygon[i, 0] + c * polygon[i, 1]) <= reach
+                and abs(a + b * polygon[j, 0] + c * polygon[j, 1]) <= reach
+            ):
+                walk.flips[flips] = u
+                flips += 1
+                key ^= net.hash[u]
+                cost += net.work[u]
+        cells.neighbours[first + i] = key
+        if is_seen(walk.seen, key) or flips == counters[FLIPS]:
+            continue
+        if cost > net.fresh_work:
+            q = counters[JUMPS]
+            walk.jumps[q, 0] = polygon[i, 0] + dx / 2
+            walk.jumps[q, 1] = polygon[i, 1] + dy / 2
+            walk.jumps[q, 2], walk.jumps[q, 3] = dy / length, -dx / length
+            walk.jump_keys[q] = key
+            counters[JUMPS] = q + 1
+            continue
+        e = counters[EDGES]
+        while e > begin and costs[e - 1 - begin] < cost:
+            walk.edges[e] = walk.edges[e - 1]
+            walk.edge_keys[e] = walk.edge_keys[e - 1]
+            walk.edge_flips[e] = walk.edge_flips[e - 1]
+            costs[e - begin] = costs[e - 1 - begin]
+            e -= 1
+        walk.edges[e, 0], walk.edges[e, 1] = polygon[i, 0] + dx / 2, polygon[i, 1] + dy / 2
+        walk.edges[e, 2], walk.edges[e, 3] = dy / length, -dx / length
+        walk.edge_keys[e] = key
+        walk.edge_flips[e, 0], walk.edge_flips[e, 1] = counters[FLIPS], flips
+        costs[e - begin] = cost
+        counters[EDGES] += 1
+        counters[FLIPS] = flips
+    _grade(net, expected, state, walk, n, delta, cells, k)
+    _label(net, state, walk, n, label, cells, k)
+    cells.counts[0], cells.counts[1] = k + 1, first + n
+    cells.offsets[k + 1] = first + n
+    return n
+
+
+@nb.njit(cache=True)
+def _toggle(walk, u):  # type: ignore[no-untyped-def]
+    """Change the parity of unit u among the changes still to be made."""
+    flag = walk.pending_flag[u]
+    if flag & 2 == 0:
+        walk.pending[walk.counters[PENDING]] = u
+        walk.counters[PENDING] += 1
+    walk.pending_flag[u] = (flag ^ 1) | 2
+
+
+@nb.njit(cache=True)
+def _forget(walk):  # type: ignore[no-untyped-def]
+    for q in range(walk.counters[PENDING]):
+        walk.pending_flag[walk.pending[q]] = 0
+    walk.counters[PENDING] = 0
+
+
+@nb.njit(cache=True)
+def walk_plane(net, expected, state, walk, cells, delta, label):  # type: ignore[no-untyped-def]
+    """Go on with the walk until it is DONE, the output is FULL, or a buffer must GROW (or be REHASHed)."""
+    counters = walk.counters
+    at, into = np.empty(2), np.empty(2)
+    while True:
+        if cells.counts[0] >= len(cells.areas) or cells.counts[1] + MOST_VERTICES > len(cells.vertices):
+            return FULL
+        room = min(len(walk.edges) - counters[EDGES], len(walk.jumps) - counters[JUMPS]) - MOST_VERTICES
+        room = min(room, len(walk.frames) - counters[DEPTH] - 2, len(walk.aliases) - counters[ALIASES] - 2)
+        if room < 0 or counters[FLIPS] + 4 * len(net.layer) > len(walk.flips):
+            return GROW
+        if 2 * counters[VISITED] > len(walk.seen):
+            return REHASH
+        top = counters[DEPTH] - 1
+        if top < 0:
+            if counters[JUMPS] == 0:
+                return DONE
+            counters[JUMPS] -= 1
+            q = counters[JUMPS]
+            predicted = walk.jump_keys[q]
+            if is_seen(walk.seen, predicted):
+                continue
+            at[0], at[1], into[0], into[1] = walk.jumps[q, 0], walk.jumps[q, 1], walk.jumps[q, 2], walk.jumps[q, 3]
+            _forget(walk)
+            counters[EDGES] = counters[FLIPS] = 0
+            start_region(net, expected, state, at, into, False)
+            counters[STARTS] += 1
+        else:
+            if counters[EDGES] == walk.frames[top, 0]:
+                for f in range(walk.frames[top, 2], walk.frames[top, 3]):
+                    _toggle(walk, walk.flips[f])
+                counters[FLIPS] = walk.frames[top, 1]
+                counters[DEPTH] = top
+                continue
+            counters[EDGES] -= 1
+            e = counters[EDGES]
+            predicted = walk.edge_keys[e]
+            if is_seen(walk.seen, predicted):
+                continue
+            count = 0
+            for q in range(counters[PENDING]):
+                if walk.pending_flag[walk.pending[q]] & 1:
+                    walk.toggles[count] = walk.pending[q]
+                    count += 1
+            for f in range(walk.edge_flips[e, 0], walk.edge_flips[e, 1]):
+                walk.toggles[count] = walk.flips[f]
+                count += 1
+            at[0], at[1], into[0], into[1] = walk.edges[e, 0], walk.edges[e, 1], walk.edges[e, 2], walk.edges[e, 3]
+            changed = step_region(net, expected, state, walk.toggles, count, at, into)
+            for q in range(changed):
+                _toggle(walk, state.changed[q])
+            counters[STEPS] += 1
+            counters[SWITCHED] += changed
+            if counters[STEPS] % REFRESH == 0:
+                start_region(net, expected, state, at, into, True)
+        key = state.key[0]
+        if key != predicted:
+            walk.aliases[counters[ALIASES], 0] = predicted
+            walk.aliases[counters[ALIASES], 1] = key
+            counters[ALIASES] += 1
+            mark_seen(walk.seen, predicted)
+            counters[VISITED] += 1
+            if is_seen(walk.seen, key):
+                continue
+        mark_seen(walk.seen, key)
+        counters[VISITED] += 1
+        begin = counters[FLIPS]
+        for q in range(counters[PENDING]):
+            u = walk.pending[q]
+            if walk.pending_flag[u] & 1:
+                walk.flips[counters[FLIPS]] = u
+                counters[FLIPS] += 1
+        end = counters[FLIPS]
+        _forget(walk)
+        counters[CORNERS] = _visit(net, expected, state, walk, counters[CORNERS], delta, label, cells)
+        top = counters[DEPTH] - 1
+        walk.frames[top, 1], walk.frames[top, 2], walk.frames[top, 3] = begin, begin, end
