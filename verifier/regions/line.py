@@ -21,6 +21,7 @@ from verifier.errors import InputError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.cells import Index, Segments
+from verifier.regions.chain import ChainLevels, chain
 from verifier.regions.patterns import Patterns
 from verifier.regions.subdivision import Subdivision
 
@@ -227,6 +228,14 @@ def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
+    dense = chain(network)
+    if dense is not None:
+        trace = dense.trace(starts, ends)
+        tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
+        patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
+        return LineRestrictions(
+            network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns
+        )
     inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
     walk = Subdivision(network, cells, inputs).finish()

@@ -1,0 +1,189 @@
+"""Lines through fully connected networks: the whole walk in one compiled call (`verifier.regions.chain_kernels`).
+
+It answers what the general walk (`verifier.regions.subdivision`) answers, by the same rules, for the networks on
+which most lines are drawn: affine layers with ReLU, LeakyReLU or absolute value between them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from verifier.network.graph import Network
+from verifier.network.operators import Array, Dense, Reshape, Scale
+from verifier.network.piecewise import PiecewiseLinear
+from verifier.regions import chain_kernels
+from verifier.regions.cells import Index
+from verifier.regions.rounding import MARGIN, UNIT, Slack
+from verifier.regions.subdivision import Level
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A fully connected network in flat arrays.
+
+    Attributes:
+        first_weight: ``(inputs, n)`` transposed weight of the first layer; first_bias ``(n,)``.
+        sizes: ``(layers,)`` number of values of each affine layer.
+        weights, biases: of all layers but the first, weights transposed, flat.
+        slack_weight, slack_offset: tolerance factors of all hidden layers, flat.
+        means: ``(layers - 1, 2)`` their root mean squares.
+        slopes: ``(layers - 1, 2)`` slopes below and above zero.
+        nodes: names of the piecewise-linear nodes.
+        output: tolerance factors of the output, root mean squares replaced by the largest.
+    """
+
+    first_weight: Array
+    first_bias: Array
+    sizes: Index
+    weights: Array
+    biases: Array
+    slack_weight: Array
+    slack_offset: Array
+    means: Array
+    slopes: Array
+    nodes: tuple[str, ...]
+    output: tuple[float, float]
+
+    def trace(self, starts: Array, ends: Array) -> Trace:
+        """The breakpoints of the lines from starts to ends ``(lines, n)``."""
+        count, n = starts.shape
+        inputs = np.empty((count, 2, n))
+        inputs[:, 0], inputs[:, 1] = starts, ends
+        inputs = inputs.reshape(2 * count, n)
+        largest = np.maximum(inputs.max(axis=1), -inputs.min(axis=1))
+        reach = MARGIN * UNIT * (np.sqrt(np.einsum("ij,ij->i", inputs, inputs)) + largest)
+        firsts = inputs @ self.first_weight
+        firsts += self.first_bias
+        return Trace(
+            *chain_kernels.trace(
+                firsts,
+                reach,
+                self.sizes,
+                self.weights,
+                self.biases,
+                self.slack_weight,
+                self.slack_offset,
+                self.means,
+                self.slopes,
+                MARGIN * UNIT,
+            )
+        )
+
+
+class Trace(NamedTuple):
+    """What `chain_kernels.trace` found: see there."""
+
+    t: Array
+    values: Array
+    scale: Array
+    point: Index
+    offsets: Index
+    born: Index
+    starts: Index
+    neurons: Index
+    initial: Array
+
+
+class ChainLevels(Sequence[Level]):
+    """The levels of a trace, computed when they are first asked for."""
+
+    def __init__(self, chain: Chain, trace: Trace) -> None:
+        self._chain, self._trace = chain, trace
+        self._levels: list[Level] | None = None
+
+    def _all(self) -> list[Level]:
+        if self._levels is None:
+            first, levels = 0, []
+            trace = self._trace
+            for k, name in enumerate(self._chain.nodes):
+                size = int(self._chain.sizes[k])
+                parents, sides = chain_kernels.level_of(
+                    k + 1, first, size, trace.point, trace.offsets, *trace[5:8], trace.initial
+                )
+                levels.append(Level(name, parents, sides=sides))
+                first += size
+            self._levels = levels
+        return self._levels
+
+    def __len__(self) -> int:
+        return len(self._chain.nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> Level: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Level]: ...
+    def __getitem__(self, index: int | slice) -> Level | list[Level]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Level]:
+        return iter(self._all())
+
+
+_chains: weakref.WeakKeyDictionary[Network, Chain | None] = weakref.WeakKeyDictionary()
+
+
+def chain(network: Network) -> Chain | None:
+    """The network as a chain, or None if it is not one (kept as long as the network lives)."""
+    if network not in _chains:
+        _chains[network] = _chain(network)
+    return _chains[network]
+
+
+def _chain(network: Network) -> Chain | None:
+    layers: list[tuple[Array, Array]] = []
+    pending: tuple[Array, Array] | None = None
+    kinks: list[PiecewiseLinear] = []
+    names: list[str] = []
+    previous = network.input
+    size = network.input_size
+    scale, shift = np.ones(size), np.zeros(size)
+    for node in network.nodes[1:]:
+        if node.inputs != (previous,):
+            return None
+        previous = node.name
+        operator = node.operator
+        if isinstance(operator, Reshape):
+            continue
+        if isinstance(operator, Scale):
+            factor, more = operator.scale.reshape(-1), operator.shift.reshape(-1)
+            if pending is None:
+                scale, shift = scale * factor, shift * factor + more
+            else:
+                pending = (pending[0] * factor[:, None], pending[1] * factor + more)
+        elif isinstance(operator, Dense) and len(node.shape) == 1 and operator.sparse_weight is None:
+            if pending is not None:
+                return None
+            pending = (operator.weight * scale, operator.bias + operator.weight @ shift)
+        elif isinstance(operator, PiecewiseLinear) and operator.breaks == (0.0,) and not any(operator.intercepts):
+            if pending is None:
+                return None
+            layers.append(pending)
+            kinks.append(operator)
+            names.append(node.name)
+            pending, scale, shift = None, np.ones(node.size), np.zeros(node.size)
+        else:
+            return None
+    if pending is None or not kinks or previous != network.output:
+        return None
+    layers.append(pending)
+    slacks = [Slack(np.linalg.norm(w, axis=1), MARGIN * UNIT * np.abs(b)) for w, b in layers]
+    slopes = np.array([k.slopes for k in kinks])
+    steep = np.abs(slopes).max(axis=1)
+    return Chain(
+        np.ascontiguousarray(layers[0][0].T),
+        layers[0][1],
+        np.array([len(b) for _, b in layers]),
+        np.concatenate([np.ascontiguousarray(w.T).reshape(-1) for w, _ in layers[1:]]),
+        np.concatenate([b for _, b in layers[1:]]),
+        np.concatenate([s.weight for s in slacks[:-1]]),
+        np.concatenate([s.offset for s in slacks[:-1]]),
+        np.array([s.mean for s in slacks[:-1]]) * steep[:, None],
+        slopes,
+        tuple(names),
+        (float(slacks[-1].weight.max()), float(slacks[-1].offset.max())),
+    )

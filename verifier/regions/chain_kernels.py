@@ -1,0 +1,357 @@
+"""Compiled kernel for lines through fully connected networks with one kink per neuron.
+
+A line is taken through all layers before the next one, so that its points stay in the cache. Two observations save
+most of the work:
+
+* The next layer's values at a point that the layer before has just made need no matrix product: between two older
+  points they run straight towards a target, and at each crossing the target moves by one column of the weights
+  (a rank-one update). Only the older points go through the product.
+* Neurons that are zero at all points of a block are left out of the block's product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from verifier.regions.kernels import _grown, _grown1, place_crossings
+
+BLOCK = 128
+"""Points whose common zero neurons are left out of the matrix product."""
+
+
+@njit(cache=True)
+def _product(hidden: Any, weight: Any, bias: Any, result: Any) -> None:
+    """``result = hidden @ weight + bias`` without the columns of hidden that are zero throughout a block."""
+    rows, inputs = hidden.shape
+    outputs = weight.shape[1]
+    if rows < 16:
+        np.dot(hidden, weight, result)
+    else:
+        kept = np.empty(inputs, np.int64)
+        used = np.empty(inputs, np.bool_)
+        for first in range(0, rows, BLOCK):
+            last = min(rows, first + BLOCK)
+            used[:] = False
+            for i in range(first, last):
+                for j in range(inputs):
+                    used[j] |= hidden[i, j] != 0.0
+            count = 0
+            for j in range(inputs):
+                if used[j]:
+                    kept[count] = j
+                    count += 1
+            if 10 * count > 9 * inputs:
+                np.dot(hidden[first:last], weight, result[first:last])
+                continue
+            small = np.empty((count, outputs))
+            for k in range(count):
+                small[k] = weight[kept[k]]
+            narrow = np.empty((last - first, count))
+            for i in range(first, last):
+                for k in range(count):
+                    narrow[i - first, k] = hidden[i, kept[k]]
+            np.dot(narrow, small, result[first:last])
+    for i in range(rows):
+        for j in range(outputs):
+            result[i, j] += bias[j]
+
+
+@njit(cache=True)
+def trace(
+    firsts: Any,
+    reach: Any,
+    sizes: Any,
+    weights: Any,
+    biases: Any,
+    slack_weight: Any,
+    slack_offset: Any,
+    means: Any,
+    slopes: Any,
+    unit: float,
+) -> tuple[Any, ...]:
+    """Take lines through a network of affine layers with one kink at zero per neuron between them.
+
+    Args:
+        firsts: ``(2 · lines, sizes[0])`` first preactivations at every line's start and end.
+        reach: ``(2 · lines,)`` their tolerance scales.
+        sizes: ``(layers,)`` number of values of each affine layer.
+        weights: all transposed weights but the first layer's, flat; biases likewise.
+        slack_weight, slack_offset: tolerance factors of all hidden layers, flat.
+        means: ``(layers - 1, 2)`` their root mean squares.
+        slopes: ``(layers - 1, 2)`` slope below and above zero.
+        unit: rounding per unit of a layer's input norm.
+
+    Returns:
+        ``(t, values, scale, point, offsets, born, starts, neurons, initial)``: parameters, outputs, output
+        tolerance scales and point numbers along the lines; line offsets; for each point number the layer (from 1)
+        that made it (0: an end) and where its crossing neurons begin in ``neurons``; and for each line which hidden
+        neurons are positive on its first piece.
+    """
+    lines = firsts.shape[0] // 2
+    layers = sizes.shape[0]
+    hidden_total = 0
+    for k in range(layers - 1):
+        hidden_total += sizes[k]
+    widest = 0
+    for k in range(layers):
+        widest = max(widest, sizes[k])
+    outputs = sizes[layers - 1]
+    out_t = np.empty(64 + 8 * lines)
+    out_scale = np.empty(64 + 8 * lines)
+    out_point = np.empty(64 + 8 * lines, np.int64)
+    out_values = np.empty((64 + 8 * lines, outputs))
+    offsets = np.zeros(lines + 1, np.int64)
+    born = np.empty(64 + 8 * lines, np.int64)
+    starts = np.zeros(65 + 8 * lines, np.int64)
+    neurons = np.empty(64 + 8 * lines, np.int64)
+    initial = np.zeros((lines, hidden_total), np.bool_)
+    total, points, events = 0, 0, 0
+
+    room = 256
+    values = np.empty(room * widest)
+    hidden = np.empty(room * widest)
+    product = np.empty(room * widest)
+    t, new_t = np.empty(room), np.empty(room)
+    scale, new_scale = np.empty(room), np.empty(room)
+    point, new_point = np.empty(room, np.int64), np.empty(room, np.int64)
+    sign, old_sign = np.empty(widest, np.int8), np.empty(widest, np.int8)
+    found = np.empty(widest, np.int64)
+    where = np.empty(widest)
+    anchor = np.empty(widest, np.int64)
+    current, target = np.empty(widest), np.empty(widest)
+    tracked = np.empty(widest, np.bool_)
+    # crossings of the layer at hand: piece by piece, place by place
+    places = np.empty(256)  # share of the piece
+    place_piece = np.empty(256, np.int64)
+    place_first = np.empty(257, np.int64)
+    crossing = np.empty(256, np.int64)
+
+    for line in range(lines):
+        count = 2
+        t[0], t[1] = 0.0, 1.0
+        scale[0], scale[1] = reach[2 * line], reach[2 * line + 1]
+        for e in range(2):
+            if points + 1 >= born.shape[0]:
+                born = _grown1(born, points)
+                starts = _grown1(starts, points + 1)
+            born[points] = 0
+            point[e] = points
+            points += 1
+            starts[points] = events
+        for j in range(sizes[0]):
+            values[j] = firsts[2 * line, j]
+            values[sizes[0] + j] = firsts[2 * line + 1, j]
+        at_weight, at_bias, at_hidden = 0, 0, 0
+        for layer in range(layers - 1):
+            n, m = sizes[layer], sizes[layer + 1]
+            z = values[: count * n].reshape(count, n)
+            h = hidden[: count * n].reshape(count, n)
+            w = slack_weight[at_hidden : at_hidden + n]
+            o = slack_offset[at_hidden : at_hidden + n]
+            begins = initial[line, at_hidden : at_hidden + n]
+            low, high = slopes[layer, 0], slopes[layer, 1]
+            tracked[:n] = False
+            made, crossed = 0, 0
+            place_first[0] = 0
+            for i in range(count):
+                s = scale[i]
+                flips = 0
+                norm = 0.0
+                for j in range(n):
+                    x = z[i, j]
+                    tolerance = w[j] * s + o[j]
+                    sign[j] = np.int8(x > tolerance) - np.int8(x < -tolerance)
+                    y = x * high if x > 0.0 else x * low
+                    h[i, j] = y
+                    norm += y * y
+                if i > 0:
+                    for j in range(n):
+                        flips += sign[j] * old_sign[j] < 0
+                for j in range(n):
+                    begins[j] |= (sign[j] > 0) & (not tracked[j])
+                new_scale[i] = unit * np.sqrt(norm) + means[layer, 0] * s + means[layer, 1]
+                if flips > 0:
+                    while crossed + flips + made + 2 > crossing.shape[0]:
+                        crossing = _grown1(crossing, crossed)
+                        places = _grown1(places, made)
+                        place_piece = _grown1(place_piece, made)
+                        place_first = _grown1(place_first, made + 1)
+                    c = 0
+                    for j in range(n):
+                        if sign[j] * old_sign[j] < 0:
+                            found[c] = j
+                            where[c] = z[i - 1, j] / (z[i - 1, j] - z[i, j])
+                            c += 1
+                    number = 1
+                    anchor[0] = 0
+                    if c > 1:
+                        wide = max(scale[i - 1], s)
+                        number = place_crossings(found[:c], where[:c], z[i - 1], z[i], wide, w, o, anchor)
+                    previous = t[i - 1]
+                    for k in range(number):
+                        x = where[anchor[k]]
+                        here = t[i - 1] + x * (t[i] - t[i - 1])
+                        if not (previous < here < t[i]):
+                            continue
+                        previous = here
+                        for q in range(c):
+                            if where[q] == x:
+                                j = found[q]
+                                crossing[crossed] = j
+                                crossed += 1
+                                if not tracked[j]:
+                                    tracked[j] = True
+                                    begins[j] = old_sign[j] > 0
+                        places[made] = x
+                        place_piece[made] = i - 1
+                        made += 1
+                        place_first[made] = crossed
+                sign, old_sign = old_sign, sign
+            weight = weights[at_weight : at_weight + n * m].reshape(n, m)
+            bias = biases[at_bias : at_bias + m]
+            if (count + made) > room:
+                while (count + made) > room:
+                    room *= 2
+                bigger = np.empty(room * widest)
+                bigger[: count * n] = hidden[: count * n]
+                hidden = bigger
+                h = hidden[: count * n].reshape(count, n)
+                kept = values
+                values = np.empty(room * widest)
+                values[: count * n] = kept[: count * n]
+                z = values[: count * n].reshape(count, n)
+                product = np.empty(room * widest)
+                t, new_t = _enlarged(t, room), np.empty(room)
+                scale, new_scale = np.empty(room), _enlarged(new_scale, room)
+                point, new_point = _enlarged(point, room), np.empty(room, np.int64)
+            result = product[: count * m].reshape(count, m)
+            _product(h, weight, bias, result)
+            # the values of the next layer at the old and the new points, written where h was
+            after = hidden[: (count + made) * m].reshape(count + made, m)
+            g = 0
+            row = 0
+            for i in range(count):
+                after[row] = result[i]
+                new_t[row], scale[row], new_point[row] = t[i], new_scale[i], point[i]
+                row += 1
+                if g == made or place_piece[g] != i:
+                    continue
+                last = g
+                while last < made and place_piece[last] == i:
+                    last += 1
+                for k in range(m):
+                    current[k] = result[i, k]
+                    target[k] = result[i + 1, k]
+                for q in range(place_first[g], place_first[last]):
+                    j = crossing[q]
+                    end = z[i + 1, j]
+                    step = (high - low) * abs(end)
+                    for k in range(m):
+                        target[k] -= step * weight[j, k]
+                done = 0.0
+                wide = max(new_scale[i], new_scale[i + 1])
+                for p in range(g, last):
+                    share = (places[p] - done) / (1.0 - done)
+                    done = places[p]
+                    for k in range(m):
+                        current[k] += share * (target[k] - current[k])
+                        after[row, k] = current[k]
+                    new_t[row] = t[i] + places[p] * (t[i + 1] - t[i])
+                    scale[row] = wide
+                    if points + 1 >= born.shape[0]:
+                        born = _grown1(born, points)
+                        starts = _grown1(starts, points + 1)
+                    size = place_first[p + 1] - place_first[p]
+                    while events + size > neurons.shape[0]:
+                        neurons = _grown1(neurons, events)
+                    for q in range(place_first[p], place_first[p + 1]):
+                        j = crossing[q]
+                        step = (high - low) * abs(z[i + 1, j])
+                        for k in range(m):
+                            target[k] += step * weight[j, k]
+                        neurons[events] = j
+                        events += 1
+                    born[points] = layer + 1
+                    new_point[row] = points
+                    points += 1
+                    starts[points] = events
+                    row += 1
+                g = last
+            count = row
+            values, hidden = hidden, values
+            t, new_t = new_t, t
+            point, new_point = new_point, point
+            at_weight += n * m
+            at_bias += m
+            at_hidden += n
+        while total + count > out_t.shape[0]:
+            out_t = _grown1(out_t, total)
+            out_scale = _grown1(out_scale, total)
+            out_point = _grown1(out_point, total)
+            out_values = _grown(out_values, total)
+        out_t[total : total + count] = t[:count]
+        out_scale[total : total + count] = scale[:count]
+        out_point[total : total + count] = point[:count]
+        out_values[total : total + count] = values[: count * outputs].reshape(count, outputs)
+        total += count
+        offsets[line + 1] = total
+    return (
+        out_t[:total],
+        out_values[:total],
+        out_scale[:total],
+        out_point[:total],
+        offsets,
+        born[:points],
+        starts[: points + 1],
+        neurons[:events],
+        initial,
+    )
+
+
+@njit(cache=True)
+def _enlarged(array: Any, room: int) -> Any:
+    new = np.empty(room, array.dtype)
+    new[: array.shape[0]] = array
+    return new
+
+
+@njit(cache=True)
+def level_of(
+    layer: int, first: int, size: int, point: Any, offsets: Any, born: Any, starts: Any, neurons: Any, initial: Any
+) -> tuple[Any, Any]:
+    """Parents and packed sides of the pieces right after a layer (from 1) has cut them.
+
+    Args:
+        first, size: the layer's neurons in ``initial``.
+    """
+    words = (size + 63) // 64
+    count = 0
+    for i in range(point.shape[0]):
+        count += born[point[i]] <= layer
+    count -= offsets.shape[0] - 1
+    parents = np.empty(count, np.int64)
+    sides = np.zeros((count, words), np.uint64)
+    state = np.empty(words, np.uint64)
+    made, parent = 0, -1
+    for line in range(offsets.shape[0] - 1):
+        state[:] = np.uint64(0)
+        for j in range(size):
+            if initial[line, first + j]:
+                state[j >> 6] |= np.uint64(1) << np.uint64(j & 63)
+        for i in range(offsets[line], offsets[line + 1] - 1):
+            p = point[i]
+            if born[p] > layer:
+                continue
+            if born[p] < layer:
+                parent += 1
+            else:
+                for q in range(starts[p], starts[p + 1]):
+                    j = neurons[q]
+                    state[j >> 6] ^= np.uint64(1) << np.uint64(j & 63)
+            parents[made] = parent
+            sides[made] = state
+            made += 1
+    return parents, sides
