@@ -171,27 +171,61 @@ def test_bad_categories_are_errors(category: Path) -> None:
     assert "none.onnx" in str(reason)
 
 
-def test_time_limits_hold_for_engines_that_hang(category: Path, tmp_path: Path) -> None:
-    """The limit is the instance's own; the answer is a time-out, never unsat."""
-    from verifier.vnncomp.category import read_category
-    from verifier.vnncomp.runner import Settings, run_process
-
-    (category / "instances.csv").write_text("onnx/net.onnx,vnnlib/holds.vnnlib,2.5\n")
-    found = read_category(category)
-    hanging = tmp_path / "site"
-    hanging.mkdir()
-    (hanging / "sitecustomize.py").write_text(
+@pytest.fixture
+def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes ``--engine hangs`` known to every Python started from here; the file where it leaves its ids."""
+    site, pids = tmp_path / "site", tmp_path / "pids"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
         f"import sys\nsys.path.append({str(ENGINES)!r})\n"
         "import verifier.engines.registry as r\nr.ENGINES = {**r.ENGINES, 'hangs': 'misbehaving:Hangs'}\n"
     )
-    sys.path.insert(0, str(hanging))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("MISBEHAVING_PIDS", str(pids))
+    return pids
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is dead, or a zombie that its new parent has yet to collect."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_time_limits_hold_for_engines_that_hang(category: Path, hanging: Path) -> None:
+    """The limit is the instance's own; the answer is a time-out, never unsat."""
+    (category / "instances.csv").write_text("onnx/net.onnx,vnnlib/holds.vnnlib,8\n")
+    vnncomp(category, "--engine", "hangs")
+    ((result, seconds),) = table(category, "SELECT result, seconds FROM result")
+    assert result == "timeout"
+    assert 7 < float(str(seconds)) < 8.5
+    assert all(gone(int(pid)) for pid in hanging.read_text().split())
+
+
+def test_an_interrupted_run_leaves_no_process(category: Path, hanging: Path) -> None:
+    words = [sys.executable, "-m", "verifier.cli", "vnncomp", "run", str(category), "--engine", "hangs"]
+    (category / "instances.csv").write_text("onnx/net.onnx,vnnlib/holds.vnnlib,500\n")
+    runner = subprocess.Popen([*words, "--out", str(category / "out")], stderr=subprocess.PIPE, text=True)
     try:
-        began = time.monotonic()
-        record = run_process("tiny", category, found.instances[0], Settings(engine="hangs"))
-        assert time.monotonic() - began < 6
+        for _ in range(1200):
+            if hanging.exists() and len(hanging.read_text().split()) == 2:
+                break
+            time.sleep(0.05)
+        runner.send_signal(signal.SIGINT)
+        _, stderr = runner.communicate(timeout=30)
     finally:
-        sys.path.remove(str(hanging))
-    assert record.result == "timeout", record
+        runner.kill()
+        runner.wait()
+    assert runner.returncode == 130
+    assert "Traceback" not in stderr
+    assert all(gone(int(pid)) for pid in hanging.read_text().split())
+    assert table(category, "SELECT COUNT(*) FROM result") == [(0,)]
 
 
 # -- the competition's scripts ---------------------------------------------------------------------------

@@ -73,6 +73,7 @@ class ChildProcess:
         self.result: EngineResult | None = None
         self.folder = Path(tempfile.mkdtemp(prefix=f"verifier-{engine.name}-"))
         self._buffer = bytearray()
+        self._killed = False
         self._log = self.folder / "log"
         try:
             self._start()
@@ -190,9 +191,11 @@ class ChildProcess:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the child's whole process group. Harmless when it has ended."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill the child and all that it has started. Harmless when it has ended."""
+        if self._killed:
+            return
+        self._killed = True
+        kill_tree(self.process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5.0)
 
@@ -273,14 +276,31 @@ def solve_in_child(
 
 def resident_gib(pid: int) -> float:
     """Resident memory of a process and its descendants, in GiB; 0 where /proc does not exist."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, stack = 0, [pid]
+    total = 0
+    for process in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total / 2**30
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, directly and indirectly; none where /proc does not exist."""
+    found, stack = [], [pid]
     while stack:
         process = stack.pop()
-        try:
-            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * page
+        with contextlib.suppress(OSError, ValueError):
             for task in Path(f"/proc/{process}/task").iterdir():
-                stack += [int(p) for p in (task / "children").read_text().split()]
-        except (OSError, ValueError, IndexError):
-            continue
-    return total / 2**30
+                children = [int(p) for p in (task / "children").read_text().split()]
+                found += children
+                stack += children
+    return found
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process that leads its own group, the group, and all descendants in other groups."""
+    others = descendants(pid)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    for other in others:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(other, signal.SIGKILL)

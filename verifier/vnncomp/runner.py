@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from verifier.engines.process import kill_tree
 from verifier.errors import InputError, VerifierError
 from verifier.events import Event, Listener, ignore
 from verifier.vnncomp.answer import read_answer, read_counterexample
@@ -117,8 +117,7 @@ def run_process(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)
             process.wait()
             if processes is not None:
                 processes.discard(process.pid)
@@ -244,8 +243,7 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         while self._running:
             for pid in list(self._processes):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+                kill_tree(pid)
             for future in [f for f in self._running if f.done() or f.cancel()]:
                 del self._running[future]
             time.sleep(0.02)
