@@ -67,6 +67,10 @@ class RepairResult:
         return {"weights": len(self.changes), "l1": float(sizes.sum()), "linf": float(sizes.max())}
 
 
+NEGLIGIBLE = 1e-9
+"""Changes smaller than this share of the largest are left out: they are the solver's rounding errors."""
+
+
 def repair(
     network: Network | FrozenNetwork,
     specification: Specification,
@@ -132,7 +136,9 @@ def repair(
             layer = min(feasible, key=lambda n: attempts[n].objective)
             delta = attempts[layer].delta
             assert delta is not None
-            patched = frozen.patched(layer, np.where(np.abs(delta) > 1e-12, delta, 0.0))
+            patched = frozen.patched(
+                layer, np.where(np.abs(delta) > NEGLIGIBLE * np.abs(delta).max(initial=0.0), delta, 0.0)
+            )
     checked = check(patched, specification)
     after = int(points.met(points.slack(patched)).sum())
     status, reason = _status(method, before, after, checked, attempts)

@@ -89,7 +89,7 @@ def misplaced(network: Network, pieces: PiecesRegion, tolerance: float = 1e-7) -
     inside = pieces.embed(pieces.centroids)
     for start in range(0, len(pieces.vertices), chunk):
         own = owner[start : start + chunk]
-        pattern = {k: p[own] for k, p in network.pattern(inside[own]).items()}
+        pattern = network.pattern(inside[own])
         x = pieces.embed(pieces.vertices[start : start + chunk])
         true, values = network.values(x), FrozenNetwork(network).values(x, pattern)
         wrong = np.zeros(len(x), dtype=bool)

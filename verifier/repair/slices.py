@@ -90,7 +90,7 @@ def specification_of_map(
         margin: how far the class's output must be ahead.
 
     Raises:
-        PropertyError: if a relabelling names a class that does not exist, or changes nothing.
+        PropertyError: if a relabelling names a class that does not exist, or all of them change nothing.
     """
     classes = class_map(restriction, best)
     pieces = _Pieces(
@@ -116,10 +116,10 @@ def specification_of_map(
             changed = changed[parents]
         hit = inside if relabel.old is None else inside & (pieces.labels == relabel.old)
         hit &= pieces.labels != relabel.new
-        if not hit.any():
-            raise PropertyError("changes nothing: there is nothing of that class in the area", place=place)
         pieces.labels[hit] = relabel.new
         changed |= hit
+    if relabels and not changed.any():
+        raise PropertyError("the relabellings change nothing: there is nothing of the old classes in their areas")
     patterns = restriction.pattern(pieces.regions)
     requirements = []
     for label in range(outputs):
