@@ -135,7 +135,9 @@ def _unfinished(reason: str, taken: npt.NDArray[np.bool_], rounds: int, start: f
     return LinearRepair(status="unfinished", reason=reason, rows_used=int(taken.sum()), rounds=rounds, seconds=seconds)
 
 
-def _conflict(rows: LayerRows, bound: Array, taken: npt.NDArray[np.int64], rounds: int, start: float) -> LinearRepair:
+def _conflict(
+    rows: LayerRows, bound: Array, taken: npt.NDArray[np.int64], margin: float, rounds: int, start: float
+) -> LinearRepair:
     """Why some rows cannot hold together: the multipliers of "make the largest violation as small as it can be"."""
     import highspy
 
