@@ -151,6 +151,8 @@ def relu_of(disjunction: Disjunction) -> tuple[int, int] | None:
     if len(disjunction.cases) != 2 or any(len(case) < 2 for case in disjunction.cases):
         return None
     (below, zero, *_), (above, same, *_) = disjunction.cases
+    if not below.columns or not zero.columns:
+        return None
     z, h = below.columns[0], zero.columns[0]
     fits = (
         (below.columns, below.coefficients, below.lower, below.upper) == ((z,), (1.0,), -inf, 0.0)

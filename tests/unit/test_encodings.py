@@ -262,7 +262,7 @@ def test_rescaling_keeps_the_solutions(seed: int) -> None:
     model.add_atoms([Atom(tuple(v.tolist()), tuple(weights.tolist()), total - 1e-9, total + 1e-9)])
     model.disjunctions.append(Disjunction([[Atom((0,), (1.0,), float(point[0]), np.inf)], [Atom((1,), (1.0,), 5.0, 6.0)]]))
     scaled = rescaled(model)
-    moved = (point - scaled.offset) / scaled.scale
+    moved = np.where(scaled.scale == 0, 0.0, (point - scaled.offset) / np.where(scaled.scale == 0, 1.0, scaled.scale))
     assert (moved >= scaled.model.lower - 1e-6).all()
     assert (moved <= scaled.model.upper + 1e-6).all()
     width = scaled.model.upper - scaled.model.lower
