@@ -21,8 +21,9 @@ from verifier.verdict import Status, Verdict, Witness
 
 MOST_REPLAY = 10.0
 """Seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too."""
-SHORT_SEARCH = 0.3
-"""Seconds of the counterexample search before engines that run their own alongside."""
+SHORT_SEARCH, LONG_SEARCH = 0.3, 6.0
+"""Seconds of the counterexample search before bounds and before engines; those that search themselves get no
+second one."""
 
 
 def verify(
@@ -71,9 +72,13 @@ class _Run:
 
     def verdict(self) -> Verdict:
         engines = self._engines()
-        found = self._search(engines)
+        found = self._search(SHORT_SEARCH, self.options.seed)
         if found is None:
             found = self._bounds(engines)
+        if found is None and not all(engine.searches for engine in engines):
+            # longer for larger networks, whose proofs take longer too
+            most = min(LONG_SEARCH, 0.7 + self.query.network.neurons / 50)
+            found = self._search(most, self.options.seed + 1)
         return self._solve(engines) if found is None else found
 
     # -- helpers -----------------------------------------------------------------------------------------
@@ -118,19 +123,15 @@ class _Run:
                 engines.append(registry.require(name, self.query))
         return list({engine.name: engine for engine in engines}.values())
 
-    def _search(self, engines: Sequence[Engine]) -> Verdict | None:
-        """A look for counterexamples before the engines; short for small networks, whose proofs are short too,
-        and before engines that search themselves."""
-        if not self.options.prepass:
+    def _search(self, most: float, seed: int) -> Verdict | None:
+        """A look for counterexamples, for at most so many seconds."""
+        if not self.options.prepass or self.deadline.passed:
             return None
-        from verifier.search.prepass import MOST, find_witness
+        from verifier.search.prepass import find_witness
 
-        most = min(MOST, 1.0 + self.query.network.neurons / 50)
-        if all(engine.searches for engine in engines):
-            most = SHORT_SEARCH
         with self._stage("search"):
             try:
-                x = find_witness(self.query, self.deadline, self.options.seed, self.listener, most)
+                x = find_witness(self.query, self.deadline, seed, self.listener, most)
             except MemoryError:
                 self._note("the counterexample search ran out of memory and was left out")
                 return None

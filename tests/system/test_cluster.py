@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from verifier.errors import InputError
 from verifier.network.graph import feedforward
 from verifier.network.onnx_writer import write_onnx
 from verifier.vnncomp.category import read_category
@@ -96,3 +97,11 @@ def test_a_killed_node_loses_nothing_and_nothing_runs_twice(tmp_path: Path, monk
     assert len({record.worker for record in records.values()}) == 2
     assert all(record.seconds >= 2 for record in records.values())
     assert 1 <= len(lost) <= 2
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    from verifier.vnncomp.cluster import RayExecutor
+
+    (tmp_path / "instances.csv").write_text("net.onnx,p.vnnlib,60\n")
+    with pytest.raises(InputError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        RayExecutor(read_category(tmp_path), Settings(), "127.0.0.1:1")

@@ -7,6 +7,7 @@ need no common file system, only this package.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,6 @@ from verifier.vnncomp.runner import Executor, Settings, WorkerLostError, run_pro
 
 def _run_files(category: str, instance: Instance, files: dict[str, bytes], settings: Settings) -> tuple[Record, str]:
     """On a worker: write the instance's files, run it, and say where it ran."""
-    import socket
-
     import ray
 
     with tempfile.TemporaryDirectory(prefix="verifier-cluster-") as place:
@@ -52,6 +51,7 @@ class RayExecutor(Executor):
         self.category, self.settings = category, settings
         self._own = not ray.is_initialized()
         if self._own:
+            _reach(address)
             try:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -101,3 +101,14 @@ class RayExecutor(Executor):
         self._running.clear()
         if self._own:
             self.ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Fail at once, with the address, where Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster at {address}: {error}", fix="start one: ray start --head") from None
