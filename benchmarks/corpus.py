@@ -1,6 +1,6 @@
 """Every engine on the whole corpus of tiny queries with exactly known verdicts: agree, unknown, wrong.
 
-    python benchmarks/corpus.py [ENGINE ...]        writes benchmarks/results/corpus.md
+python benchmarks/corpus.py [ENGINE ...]        writes benchmarks/results/corpus.md
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "tests" / "corpus")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "corpus"))
 
 from common import RESULTS, machine, table
 from corpus_cases import COUNT, cases
@@ -79,7 +79,18 @@ def main() -> None:
         rows.append(run(engine))
         print(rows[-1], flush=True)
     truth = Counter(c.verdict for c in cases())
-    header = ["engine", "agree: unsat", "agree: sat", "unknown", "timeout", "error", "not taken", "wrong", "median s", "worst s"]
+    header = [
+        "engine",
+        "agree: unsat",
+        "agree: sat",
+        "unknown",
+        "timeout",
+        "error",
+        "not taken",
+        "wrong",
+        "median s",
+        "worst s",
+    ]
     text = (
         "# The corpus: tiny queries with verdicts known by exact enumeration\n\n"
         f"{COUNT} queries ({truth['unsat']} unsat, {truth['sat']} sat; up to 12 piecewise-linear units; "

@@ -21,9 +21,7 @@ from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Input
 
 
-def encode_gradient(
-    forward: ForwardPass, output: Array, bounds: Mapping[str, Bound]
-) -> dict[str, Expressions]:
+def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bound]) -> dict[str, Expressions]:
     """Write the backward pass of ``output · y`` into the model of a forward pass.
 
     Args:
@@ -62,7 +60,8 @@ def encode_gradient(
 def _is_unit(expressions: Expressions) -> bool:
     """Whether at most one expression is not zero, and that one is ±1: a matrix times it is one of its columns."""
     values = expressions.constant
-    return not expressions.matrix.nnz and np.count_nonzero(values) <= 1 and bool(np.isin(values, (-1, 0, 1)).all())
+    signs = bool(np.isin(values, (-1, 0, 1)).all())
+    return signs and expressions.matrix.nnz == 0 and int(np.count_nonzero(values)) <= 1
 
 
 def _not_variables(expressions: Expressions) -> npt.NDArray[np.int64]:
@@ -94,9 +93,7 @@ def _hull(forward: ForwardPass, expressions: Expressions) -> Bound:
     return Bound(low - slack, high + slack)
 
 
-def _through_units(
-    forward: ForwardPass, node: Node, dh: Expressions, bound: Bound
-) -> tuple[Expressions, Expressions]:
+def _through_units(forward: ForwardPass, node: Node, dh: Expressions, bound: Bound) -> tuple[Expressions, Expressions]:
     """dh (as variables where needed) and what an elementwise node passes back."""
     model = forward.model
     units = [u for u in forward.units[node.name] if isinstance(u, Unit)]
@@ -112,9 +109,7 @@ def _through_units(
     low, high = (_ends(dh, bound, end) for end in ("lower", "upper"))
     columns = np.full(len(units), -1)
     rows = np.flatnonzero(free)
-    ends = [
-        [p.derivative * end for p in units[k].phases for end in (low[k], high[k])] for k in rows.tolist()
-    ]
+    ends = [[p.derivative * end for p in units[k].phases for end in (low[k], high[k])] for k in rows.tolist()]
     if len(rows):
         # a product with a slope other than 0 and ±1 is rounded: one step outwards
         lows = np.array([min(e) for e in ends])

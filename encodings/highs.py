@@ -29,4 +29,3 @@ def highs_program(model: Model, cost: Array | None = None) -> Any:
     kinds = highspy.HighsVarType
     program.integrality_ = [kinds.kInteger if b else kinds.kContinuous for b in model.binary.tolist()]
     return program
-

@@ -117,9 +117,8 @@ def marabou_query(model: Model) -> MarabouQuery:
         result.equations.extend(written)
     for disjunction in model.disjunctions:
         _add_disjunction(result, writer, disjunction)
-        if not result.disjunctions[-1:] == [[]]:
-            continue
-        return _false(result, f"no case of {disjunction.label or 'a disjunction'} can hold")
+        if result.disjunctions[-1:] == [[]]:
+            return _false(result, f"no case of {disjunction.label or 'a disjunction'} can hold")
     return result
 
 
@@ -172,9 +171,7 @@ class _Writer:
 
     def equations(self, atom: Atom) -> list[Equation] | None:
         """The atom's equations; none if it always holds, None if it cannot hold."""
-        kept = [
-            (c, a) for c, a in zip(atom.columns, atom.coefficients, strict=True) if not self.fixed[c] and a != 0.0
-        ]
+        kept = [(c, a) for c, a in zip(atom.columns, atom.coefficients, strict=True) if not self.fixed[c] and a != 0.0]
         shift = sum(
             a * float(self.value[c]) for c, a in zip(atom.columns, atom.coefficients, strict=True) if self.fixed[c]
         )

@@ -69,7 +69,9 @@ def _choose(model: Model, disjunction: Disjunction, lower: Array, upper: Array) 
     cases = disjunction.cases
     boxes = [_case_box(case, lower, upper) for case in cases]
     count = len(cases)
-    columns = model.add_variables(np.zeros(1 if count == 2 else count), np.ones(1 if count == 2 else count), binary=True)
+    columns = model.add_variables(
+        np.zeros(1 if count == 2 else count), np.ones(1 if count == 2 else count), binary=True
+    )
     if count != 2:
         model.add_atoms([Atom(tuple(columns.tolist()), (1.0,) * count, 1.0, 1.0)])
     rows = []

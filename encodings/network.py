@@ -98,7 +98,9 @@ def _affine(state: ForwardPass, node: Node, operator: AffineOperator) -> Express
     shapes = [state.network[i].shape for i in node.inputs]
     constant = operator.constant()
     flat = (
-        np.zeros(node.size) if constant is None else np.broadcast_to(constant, node.shape).astype(np.float64).reshape(-1)
+        np.zeros(node.size)
+        if constant is None
+        else np.broadcast_to(constant, node.shape).astype(np.float64).reshape(-1)
     )
     matrices = operator.matrices(*shapes)
     if not selects(matrices):
@@ -124,9 +126,7 @@ def combine(
     return Expressions(_clean(total), np.asarray(constant))
 
 
-def as_variables(
-    model: Model, expressions: Expressions, bound: Bound, rows: Indices | None = None
-) -> Expressions:
+def as_variables(model: Model, expressions: Expressions, bound: Bound, rows: Indices | None = None) -> Expressions:
     """The same expressions with new variables defined for some of them.
 
     Args:
@@ -180,15 +180,11 @@ def _elementwise(
         for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
     ]
     free = np.array([len(p) > 1 for p in options], dtype=bool)
-    slope, intercept = (
-        np.where(free, 0.0, [getattr(p[0], name) for p in options]) for name in ("slope", "intercept")
-    )
+    slope, intercept = (np.where(free, 0.0, [getattr(p[0], name) for p in options]) for name in ("slope", "intercept"))
     z = state.values[source]
     plain = np.array([z.variable(k) >= 0 for k in range(len(z))], dtype=bool)
     scaled = ~np.isin(slope, (-1.0, 0.0, 1.0)) | ((slope != 0) & (intercept != 0))
-    z = state.values[source] = as_variables(
-        model, z, state.bounds[source], np.flatnonzero((free | scaled) & ~plain)
-    )
+    z = state.values[source] = as_variables(model, z, state.bounds[source], np.flatnonzero((free | scaled) & ~plain))
     value = state.bounds[node.name]
     h = np.full(node.size, -1)
     h[free] = model.add_variables(value.lower.reshape(-1)[free], value.upper.reshape(-1)[free])
@@ -201,9 +197,7 @@ def _elementwise(
         model.disjunctions.append(disjunction)
         units.append(Unit(possible, disjunction))
     fixed = sp.diags_array(slope) @ z.widened(model.size)
-    return Expressions(
-        _clean(fixed + Expressions.of_variables(h).widened(model.size)), slope * z.constant + intercept
-    )
+    return Expressions(_clean(fixed + Expressions.of_variables(h).widened(model.size)), slope * z.constant + intercept)
 
 
 def _value_atoms(z: int, h: int, phase: Phase) -> list[Atom]:
@@ -252,9 +246,7 @@ def _maxpool(state: ForwardPass, node: Node, operator: MaxPool, gradient: bool) 
     winners = np.array([contenders[k][0][1] for k in single.tolist()], dtype=np.int64)
     pick = sp.csr_array((np.ones(len(single)), (single, winners)), shape=(node.size, len(z)))
     fixed = pick @ z.widened(model.size)
-    return Expressions(
-        _clean(fixed + Expressions.of_variables(h).widened(model.size)), np.asarray(pick @ z.constant)
-    )
+    return Expressions(_clean(fixed + Expressions.of_variables(h).widened(model.size)), np.asarray(pick @ z.constant))
 
 
 def _contenders(

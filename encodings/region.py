@@ -121,7 +121,7 @@ class Region:
         for k, (window, position, winner) in enumerate(zip(windows, chosen, winners, strict=True)):
             for p, j in enumerate(window):
                 if j >= 0 and p != position:
-                    strict = self.query.gradient is not None and p < position
+                    strict = self.query.gradient is not None and p < int(position)
                     lead = flat[:, j] - flat[:, winner]
                     rows.append(_row(lead, z.denominator, Fraction(0), strict, (node.name, k)))
         return Rationals(flat[:, winners].reshape(len(flat), *node.shape), z.denominator)
@@ -222,7 +222,7 @@ class Region:
         return box.clip(center + radius * solution[t])
 
     def _exact_point(self, system: list[Row], timeout: float) -> tuple[str, list[Fraction] | None, list[Row]]:
-        """"sat" with a rational point, "unsat" with the rows that suffice for it, or "unknown"; by Z3, exactly."""
+        """ "sat" with a rational point, "unsat" with the rows that suffice for it, or "unknown"; by Z3, exactly."""
         false = [row for row in system if row.constant and not row.holds]
         if false:
             return "unsat", None, false[:1]

@@ -1,9 +1,9 @@
 """Rescaling of narrow variables, for solvers that work with absolute tolerances.
 
 A variable that can move by less than `NARROW` is written ``v = offset + scale · v'`` with v' in [-1, 1], and
-every row and atom is divided by its largest coefficient; constants move to the right-hand side. Marabou 2.0.0 collapses any variable narrower than
-1e-5 to its lower end (a false "unsat"), and a feasibility tolerance of 1e-7 swallows boxes of width 1e-6.
-A variable that moves by no more than rounding errors becomes a constant.
+every row and atom is divided by its largest coefficient; constants move to the right-hand side. Marabou 2.0.0
+collapses any variable narrower than 1e-5 to its lower end (a false "unsat"), and a feasibility tolerance of
+1e-7 swallows boxes of width 1e-6. A variable that moves by no more than rounding errors becomes a constant.
 """
 
 from __future__ import annotations

@@ -77,8 +77,7 @@ def _choice(disjunction: Disjunction, k: int, strict: bool) -> list[str]:
 
 def _atom(atom: Atom, strict: bool) -> list[str]:
     parts = [
-        f"v{c}" if a == 1.0 else f"(* {number(a)} v{c})"
-        for c, a in zip(atom.columns, atom.coefficients, strict=True)
+        f"v{c}" if a == 1.0 else f"(* {number(a)} v{c})" for c, a in zip(atom.columns, atom.coefficients, strict=True)
     ]
     total = "0.0" if not parts else parts[0] if len(parts) == 1 else f"(+ {' '.join(parts)})"
     if atom.lower == atom.upper:

@@ -138,7 +138,9 @@ class _Generator:
         def activate() -> None:
             operator: PiecewiseLinear = relu()
             if family == "elementwise":
-                operator = (leaky_relu(0.25), leaky_relu(0.1), absolute(), clip(-0.5, 1.0), clip(0.0, 6.0))[rng.integers(5)]
+                operator = (leaky_relu(0.25), leaky_relu(0.1), absolute(), clip(-0.5, 1.0), clip(0.0, 6.0))[
+                    rng.integers(5)
+                ]
             builder.add(operator)
 
         def add_dense(outputs: int, kink: bool) -> None:
@@ -232,13 +234,19 @@ class _Generator:
         flipped = np.argmax(network.forward(samples).reshape(len(samples), -1), axis=1) != label
         found = np.unique(distance[flipped]) if flipped.any() else np.unique(distance)
         chosen = float(found[0] if self.rng.random() < 0.7 else self.rng.choice(found))
-        return float(max(0.0, chosen * self.rng.choice([1.0, 1.0, 1.0, 0.5, 1.5]) - self.rng.choice([0.0, 0.0, 2**-20])))
+        return float(
+            max(0.0, chosen * self.rng.choice([1.0, 1.0, 1.0, 0.5, 1.5]) - self.rng.choice([0.0, 0.0, 2**-20]))
+        )
 
     def values_query(self, network: Network, point: Array, epsilon: float) -> Query:
         """Rows over outputs and inputs, thresholds often the exact maximum over corners and samples."""
         rng = self.rng
         box = Box.around(point, epsilon)
-        corners = np.array(list(itertools.product(*zip(box.lower, box.upper, strict=True)))) if box.size <= 9 else box.sample(64, rng)
+        corners = (
+            np.array(list(itertools.product(*zip(box.lower, box.upper, strict=True))))
+            if box.size <= 9
+            else box.sample(64, rng)
+        )
         points = np.concatenate([np.unique(corners, axis=0), box.sample(200, rng), point[None]])
         outputs = network.forward(points).reshape(len(points), -1)
         found = []
@@ -249,9 +257,7 @@ class _Generator:
             reached = outputs @ y_rows.T + points @ x_rows.T
             bound = reached.min(axis=0)
             shift = np.abs(reached.max(axis=0) - bound) * rng.choice([0.0, 0.0, 0.1, -0.05, -0.2], size=rows)
-            found.append(
-                Conjunction(x_rows=x_rows, y_rows=y_rows, bound=bound + shift, strict=rng.random(rows) < 0.25)
-            )
+            found.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=bound + shift, strict=rng.random(rows) < 0.25))
         common = None
         if rng.random() < 0.4:
             row = np.round(rng.normal(size=(1, box.size)) * 2) / 2

@@ -15,7 +15,7 @@ import numpy as np
 import z3
 
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
+from verifier.network.operators import Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.query import Conjunction, Query
 
@@ -82,7 +82,9 @@ class _Oracle:
                 return True
         return False
 
-    def options(self, operator: Any, z: list[Entry], unit: int, shape: tuple[int, ...]) -> Iterator[tuple[list[Any], Entry]]:
+    def options(
+        self, operator: Any, z: list[Entry], unit: int, shape: tuple[int, ...]
+    ) -> Iterator[tuple[list[Any], Entry]]:
         """The phases of a unit: what must hold for x, and the unit's value there."""
         if isinstance(operator, MaxPool):
             window = [int(j) for j in operator.windows(shape)[unit] if j >= 0]
@@ -114,14 +116,19 @@ class _Oracle:
             yield [term == _number(Fraction(b))], entry
 
     def term(self, entry: Entry) -> Any:
-        return z3.Sum([_number(a) * v for a, v in zip(entry.linear, self.x, strict=True) if a] + [_number(entry.constant)])
+        return z3.Sum(
+            [_number(a) * v for a, v in zip(entry.linear, self.x, strict=True) if a] + [_number(entry.constant)]
+        )
 
     def leaf(self, values: Values) -> bool:
         query, outputs = self.query, values[self.network.output]
         g: Vector | None = None
         if query.gradient is not None:
             weights = [Fraction(w) for w in query.gradient.output.tolist()]
-            g = [sum((w * o.derivative[j] for w, o in zip(weights, outputs, strict=True)), Fraction(0)) for j in range(self.n)]
+            g = [
+                sum((w * o.derivative[j] for w, o in zip(weights, outputs, strict=True)), Fraction(0))
+                for j in range(self.n)
+            ]
             for v, low, high in zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True):
                 if (low > -np.inf and v < Fraction(low)) or (high < np.inf and v > Fraction(high)):
                     return False
@@ -143,7 +150,9 @@ class _Oracle:
             if part.x_rows is not None:
                 total += [_number(Fraction(float(a))) * v for a, v in zip(part.x_rows[k], self.x, strict=True)]
             if part.y_rows is not None:
-                total += [_number(Fraction(float(a))) * self.term(o) for a, o in zip(part.y_rows[k], outputs, strict=True)]
+                total += [
+                    _number(Fraction(float(a))) * self.term(o) for a, o in zip(part.y_rows[k], outputs, strict=True)
+                ]
             if part.g_rows is not None and g is not None:
                 total += [_number(Fraction(float(a)) * v) for a, v in zip(part.g_rows[k], g, strict=True)]
             bound, strict = _number(Fraction(float(part.bound[k]))), bool(part.strict[k]) and not self.closed
@@ -169,7 +178,10 @@ def _affine(node: Node, inputs: list[list[Entry]], network: Network, n: int) -> 
     if isinstance(operator, Reshape):
         return inputs[0]
     if isinstance(operator, Sum):
-        return [_combine([(Fraction(s), e) for s, e in zip(operator.signs, parts, strict=True)], Fraction(0), n) for parts in zip(*inputs, strict=True)]
+        return [
+            _combine([(Fraction(s), e) for s, e in zip(operator.signs, parts, strict=True)], Fraction(0), n)
+            for parts in zip(*inputs, strict=True)
+        ]
     if isinstance(operator, Dense):
         return [
             _combine([(Fraction(float(w)), e) for w, e in zip(row, inputs[0], strict=True)], Fraction(float(b)), n)
@@ -178,15 +190,17 @@ def _affine(node: Node, inputs: list[list[Entry]], network: Network, n: int) -> 
     assert isinstance(operator, Conv)
     _, height, width = network[node.inputs[0]].shape
     out_channels, out_height, out_width = node.shape
-    result = []
-    for o in range(out_channels):
-        for i in range(out_height):
-            for j in range(out_width):
-                result.append(_combine(list(_taps(operator, o, i, j, inputs[0], height, width)), Fraction(float(operator.bias[o])), n))
-    return result
+    return [
+        _combine(list(_taps(operator, o, i, j, inputs[0], height, width)), Fraction(float(operator.bias[o])), n)
+        for o in range(out_channels)
+        for i in range(out_height)
+        for j in range(out_width)
+    ]
 
 
-def _taps(operator: Conv, o: int, i: int, j: int, inputs: list[Entry], height: int, width: int) -> Iterator[tuple[Fraction, Entry]]:
+def _taps(
+    operator: Conv, o: int, i: int, j: int, inputs: list[Entry], height: int, width: int
+) -> Iterator[tuple[Fraction, Entry]]:
     for c in range(operator.weight.shape[1]):
         for a in range(operator.weight.shape[2]):
             for b in range(operator.weight.shape[3]):

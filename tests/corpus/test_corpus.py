@@ -73,7 +73,9 @@ def test_no_sampled_point_contradicts_a_stored_verdict() -> None:
     rng, found = np.random.default_rng(0), 0
     for case in cases()[::3]:
         query = case.query
-        points = np.concatenate([query.box.sample(50, rng), query.box.lower[None], query.box.upper[None], query.start[None]])
+        points = np.concatenate(
+            [query.box.sample(50, rng), query.box.lower[None], query.box.upper[None], query.start[None]]
+        )
         for x in points[query.holds(points)][:1]:
             if replay(query, x).exact:
                 found += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def _installed(request: pytest.FixtureRequest) -> None:
 
 def random_network(sizes: list[int], seed: int) -> Network:
     rng = np.random.default_rng(seed)
-    pairs = list(zip(sizes, sizes[1:], strict=False))
+    pairs = list(itertools.pairwise(sizes))
     return feedforward(
         [rng.normal(size=(b, a)) / np.sqrt(a) for a, b in pairs], [rng.normal(size=b) * 0.3 for _, b in pairs]
     )
@@ -84,7 +85,13 @@ def test_the_published_bandit_network(engine: Engine, shared_data: Path) -> None
     state = torch.load(shared_data / "bandit" / "BanditNet.pth", map_location="cpu", weights_only=True)
     weights = [v.numpy() for k, v in state.items() if "weight" in k]
     network = feedforward(weights, [v.numpy() for k, v in state.items() if "bias" in k])
-    for delta, expected in ((0.5, Answer.UNSAT), (0.75, Answer.UNSAT), (1.0, Answer.UNSAT), (1.25, Answer.SAT), (1.5, Answer.SAT)):
+    for delta, expected in (
+        (0.5, Answer.UNSAT),
+        (0.75, Answer.UNSAT),
+        (1.0, Answer.UNSAT),
+        (1.25, Answer.SAT),
+        (1.5, Answer.SAT),
+    ):
         query = saliency_robustness(network, [1, 1, 0, 1, 1], 1.0, delta)
         answer, certainty = ask(engine, query)
         assert answer is expected
@@ -107,7 +114,9 @@ def test_a_witness_only_on_the_boundary_is_not_lost(engine: Engine) -> None:
     best = float(network.forward([1.0, 1.0])[0])
     box = Box(np.zeros(2), np.ones(2))
     for threshold, expected in ((best, Answer.SAT), (best + 0.01, Answer.UNSAT)):
-        query = Query(network=network, box=box, cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-threshold])),))
+        query = Query(
+            network=network, box=box, cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-threshold])),)
+        )
         assert ask(engine, query)[0] is expected
 
 
@@ -115,9 +124,7 @@ def test_a_witness_only_on_the_boundary_is_not_lost(engine: Engine) -> None:
 def test_strict_rows_are_strict(engine: Engine) -> None:
     """x < 1 with x >= 1 has no solution, though it has one when closed."""
     network = feedforward([[[1.0]], [[1.0]]], [[0.0], [0.0]])
-    row = Conjunction(
-        y_rows=np.array([[1.0], [-1.0]]), bound=np.array([1.0, -1.0]), strict=np.array([True, False])
-    )
+    row = Conjunction(y_rows=np.array([[1.0], [-1.0]]), bound=np.array([1.0, -1.0]), strict=np.array([True, False]))
     query = Query(network=network, box=Box(np.zeros(1), np.full(1, 2.0)), cases=(row,))
     answer, _ = ask(engine, query)
     assert answer in ((Answer.UNSAT,) if engine.name in EXACT else (Answer.UNSAT, Answer.UNKNOWN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -143,7 +144,11 @@ def test_a_slope_that_only_the_breakpoint_has_is_never_lost() -> None:
     assert [p.derivative for p in possible_phases(absolute(), 0.0, 0.0, gradient=True)] == [0.0]
 
 
-@given(st.fractions(-3, 3), st.sampled_from([relu(), leaky_relu(0.1), absolute(), clip(-0.5, 1.0), clip(0.0, 6.0)]), st.booleans())
+@given(
+    st.fractions(-3, 3),
+    st.sampled_from([relu(), leaky_relu(0.1), absolute(), clip(-0.5, 1.0), clip(0.0, 6.0)]),
+    st.booleans(),
+)
 def test_every_preactivation_is_on_exactly_one_phase(z: Fraction, operator: object, gradient: bool) -> None:
     from verifier.network.piecewise import PiecewiseLinear
 
@@ -193,7 +198,7 @@ def small_queries(count: int) -> list[Query]:
         rng = np.random.default_rng(seed)
         sizes = [3, 4, 3, 2]
         network = feedforward(
-            [np.round(rng.normal(size=(b, a)) * 4) / 4 for a, b in zip(sizes, sizes[1:], strict=False)],
+            [np.round(rng.normal(size=(b, a)) * 4) / 4 for a, b in itertools.pairwise(sizes)],
             [np.round(rng.normal(size=b) * 4) / 4 for b in sizes[1:]],
         )
         found.append(saliency_robustness(network, rng.random(3), 1.0, float(rng.choice([0.5, 1.0, 4.0]))))
@@ -260,7 +265,9 @@ def test_rescaling_keeps_the_solutions(seed: int) -> None:
     weights = rng.normal(size=4)
     total = float(weights @ point)
     model.add_atoms([Atom(tuple(v.tolist()), tuple(weights.tolist()), total - 1e-9, total + 1e-9)])
-    model.disjunctions.append(Disjunction([[Atom((0,), (1.0,), float(point[0]), np.inf)], [Atom((1,), (1.0,), 5.0, 6.0)]]))
+    model.disjunctions.append(
+        Disjunction([[Atom((0,), (1.0,), float(point[0]), np.inf)], [Atom((1,), (1.0,), 5.0, 6.0)]])
+    )
     scaled = rescaled(model)
     moved = np.where(scaled.scale == 0, 0.0, (point - scaled.offset) / np.where(scaled.scale == 0, 1.0, scaled.scale))
     assert (moved >= scaled.model.lower - 1e-6).all()

@@ -65,7 +65,9 @@ def too_narrow(query: Query) -> str:
     narrow = np.flatnonzero((width > 0) & (width < 1e-11 * np.maximum(1.0, np.abs(query.box.lower))))
     if not narrow.size:
         return ""
-    return f"input {narrow[0]} has width {width[narrow[0]]:g}: too narrow for a solver with tolerances, ask an exact one"
+    return (
+        f"input {narrow[0]} has width {width[narrow[0]]:g}: too narrow for a solver with tolerances, ask an exact one"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,16 +58,12 @@ class HighsEngine(Engine):
     def availability(self) -> Availability:
         return package("highspy", "highspy", "pip install highspy")
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
         encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
         if encoding.model.contradiction:
-            return EngineResult(
-                answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
-            )
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"})
         scaled = rescaled(encoding.model)
         program = mixed_integer(scaled.model)
         # the reduction keeps the order of the disjunctions: a rescaled one answers for the encoding's own

@@ -51,16 +51,12 @@ class MarabouEngine(Engine):
     def availability(self) -> Availability:
         return package("maraboupy", "maraboupy", "pip install maraboupy==2.0.0 (Python 3.8 to 3.11, Linux x86_64)")
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
         encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
         if encoding.model.contradiction:
-            return EngineResult(
-                answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"}
-            )
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"})
         scaled = rescaled(encoding.model)
         checker = Checker(query)
         figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions excluded": 0}

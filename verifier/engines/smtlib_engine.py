@@ -37,9 +37,7 @@ class SmtLibEngine(Engine):
         "timeout": Answer.TIMEOUT,
     }
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         def ask(encoding: Encoding, strict: bool) -> Reply:
             text = script(encoding.model, strict=strict, comment=query.description)
             names = [f"v{c}" for c in encoding.x.tolist()]

@@ -30,9 +30,7 @@ class Z3Engine(Engine):
     def availability(self) -> Availability:
         return package("z3-solver", "z3", "pip install z3-solver")
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         def ask(encoding: Encoding, strict: bool) -> Reply:
             return self._ask(encoding, strict, options, deadline)
 
