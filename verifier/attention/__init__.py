@@ -1,1 +1,7 @@
 """Attention robustness: exhaustive maps of where the label and the saliency map hold."""
+
+from verifier.attention.inconsistency import Inconsistency
+from verifier.attention.maps import attention_map
+from verifier.attention.region_map import RegionMap, Summary, Table
+
+__all__ = ["Inconsistency", "RegionMap", "Summary", "Table", "attention_map"]

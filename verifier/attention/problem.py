@@ -25,12 +25,14 @@ class Problem:
         expected: the expected map over the unit cube.
         box: Θ; with an idle second parameter in [0, 1] if there is only one.
         origin: θ = 0 (or the nearest point of Θ), in the unit cube.
+        idle: whether the second parameter is an idle companion of the only one.
     """
 
     tnet: TraversalNet
     expected: Expected
     box: Box
     origin: Array
+    idle: bool = False
 
 
 def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: bool = True) -> Problem:
@@ -41,7 +43,8 @@ def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: 
     """
     form = relu_form(perturbed.network, [perturbed.pixels])
     box = perturbed.box
-    if box.size == 1 and idle:
+    idle = idle and box.size == 1
+    if idle:
         form, box = _with_idle(form), Box(np.append(box.lower, 0.0), np.append(box.upper, 1.0))
     pixels = form.linear[perturbed.pixels]
     rows = settings.linear_part(perturbed.image.shape)
@@ -52,7 +55,7 @@ def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: 
     seeds, wanted = _padded(seeds, wanted)
     tnet = traversal_net(form, box, pixels, seeds, rows)
     origin = (np.clip(0.0, box.lower, box.upper) - box.lower) / box.width
-    return Problem(tnet, _scaled(wanted, settings, box, form, tnet), box, origin)
+    return Problem(tnet, _scaled(wanted, settings, box, form, tnet), box, origin, idle)
 
 
 def _padded(seeds: Array, wanted: ExpectedMap) -> tuple[Array, ExpectedMap]:

@@ -1,0 +1,215 @@
+"""What an attention map is made of, and what can be read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+
+from verifier.attention.inconsistency import Inconsistency
+from verifier.encodings.perturbations import Perturbed
+from verifier.errors import InputError
+from verifier.network.operators import Array
+
+ROBUST, NEVER, MIXED = 0, 1, 2
+Aspect = Literal["attention", "label"]
+NAMES: Mapping[str, tuple[str, str, str]] = {"label": ("CR", "MR", "CB"), "attention": ("AR", "IR", "AB")}
+"""Munakata et al.'s region kinds: robust, never, boundary (holds in a part of the region)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Table:
+    """The regions of a map, one entry each; parameters in their own units.
+
+    Attributes:
+        volumes: ``(P,)`` length, area or volume in Θ.
+        centers: ``(P, d)`` a point inside.
+        low, high: ``(P,)`` bounds on the range of the inconsistency; `high` is its maximum, `low` at most its
+            minimum (equal to it where the expected map stands still).
+        attention, label: ``(P,)`` 0 holds everywhere, 1 nowhere, 2 in a part.
+        label_volumes: ``(P,)`` volume of the part where the label holds.
+        winner: ``(P,)`` predicted class at the center.
+        edges: ``(E, 2)`` pairs of neighbouring regions.
+        touches_border: ``(P,)`` whether a face lies on the border of Θ.
+        farthest: ``(P, d)`` the vertex that is farthest from θ = 0, measured in widths of Θ.
+        vertices, offsets: ``(V, d)`` and ``(P + 1,)`` the polygons (counter-clockwise) or intervals of maps of
+            one or two parameters; None for more.
+    """
+
+    volumes: Array
+    centers: Array
+    low: Array
+    high: Array
+    attention: npt.NDArray[np.int8]
+    label: npt.NDArray[np.int8]
+    label_volumes: Array
+    winner: npt.NDArray[np.int16]
+    edges: npt.NDArray[np.int64]
+    touches_border: npt.NDArray[np.bool_]
+    farthest: Array
+    vertices: Array | None = None
+    offsets: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.volumes)
+
+    def polygon(self, region: int) -> Array:
+        """The vertices of one region, ``(k, d)``; InputError for maps of three and more parameters."""
+        if self.vertices is None or self.offsets is None:
+            raise InputError("maps of three and more parameters do not hold polygons")
+        return self.vertices[self.offsets[region] : self.offsets[region + 1]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Summary:
+    """Totals over all regions that were visited.
+
+    Attributes:
+        regions: how many.
+        volumes: by kind (CR, MR, CB, AR, IR, AB), as shares of Θ.
+        counts: regions by kind.
+        label_share: share of Θ where the label holds (boundary regions counted exactly).
+        covered: share of Θ that was visited; 1 within rounding for a complete map.
+        smallest, largest: of the inconsistency over all regions.
+        near_delta: regions whose inconsistency comes within 1e-7 of delta somewhere at its ends (relative to
+            delta): their kind hangs on rounding.
+    """
+
+    regions: int
+    volumes: Mapping[str, float]
+    counts: Mapping[str, int]
+    label_share: float
+    covered: float
+    smallest: float
+    largest: float
+    near_delta: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegionMap:
+    """Where in Θ the label holds and the saliency map moves as expected.
+
+    Attributes:
+        perturbed: network, image and perturbations.
+        settings: how inconsistency is measured.
+        delta: what inconsistency is still consistent.
+        label: the label that should hold.
+        method: "exhaustive" or "gbs" (boundary only).
+        complete: whether the walk ended by itself (for "exhaustive": every region was visited).
+        reason: why not, if not.
+        summary: totals.
+        table: the regions; None if there were more than could be kept (`attention_map`'s ``keep``).
+        origin: index of the region at θ = 0 in the table.
+        raster: ``(n, n, 2)`` for streamed maps of two parameters: share of volume per tile that is AR and CR.
+        seconds: wall-clock time.
+    """
+
+    perturbed: Perturbed
+    settings: Inconsistency
+    delta: float
+    label: int
+    method: str
+    complete: bool
+    reason: str
+    summary: Summary
+    table: Table | None
+    origin: int = 0
+    raster: Array | None = None
+    seconds: float = 0.0
+    statistics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def robust(self) -> Mapping[str, bool | None]:
+        """The paper's verdicts: whether *all* of Θ is CR, and AR; None if the map is not complete."""
+        s = self.summary
+        found = {"label": s.counts["MR"] + s.counts["CB"], "attention": s.counts["IR"] + s.counts["AB"]}
+        whole = self.complete and self.method == "exhaustive"
+        return {k: False if n else (True if whole else None) for k, n in found.items()}
+
+    def _kept(self) -> Table:
+        if self.table is None:
+            raise InputError("the map was streamed and does not hold its regions", fix="raise keep=")
+        return self.table
+
+    def component(self, aspect: Aspect) -> npt.NDArray[np.bool_]:
+        """The regions that hold everywhere and are connected, through such regions, to the one at θ = 0."""
+        t = self._kept()
+        good = getattr(t, aspect) == ROBUST
+        return self._reached(good, self.origin)
+
+    def outermost(self, aspect: Aspect) -> npt.NDArray[np.bool_]:
+        """The outermost boundary of the origin's component (Definition 3).
+
+        The regions that do not hold everywhere, share a face with the origin's component, and are connected,
+        through regions that do not hold everywhere, to the border of Θ. What is left out surrounds nothing but
+        enclaves: islands inside the component. If no such boundary exists, the component reaches the border
+        of Θ all around.
+        """
+        t = self._kept()
+        inside = self.component(aspect)
+        beside = np.zeros(len(t), dtype=bool)
+        for a, b in (t.edges.T, t.edges.T[::-1]):
+            beside[b[inside[a]]] = True
+        bad = getattr(t, aspect) != ROBUST
+        parts = self._components(bad)
+        open_parts = np.unique(parts[bad & t.touches_border])
+        return np.asarray(beside & bad & np.isin(parts, open_parts))
+
+    def enclaves(self, aspect: Aspect) -> int:
+        """How many islands of regions that do not hold everywhere lie inside the origin's component."""
+        t = self._kept()
+        inside = self.component(aspect)
+        beside = np.zeros(len(t), dtype=bool)
+        for a, b in (t.edges.T, t.edges.T[::-1]):
+            beside[b[inside[a]]] = True
+        bad = getattr(t, aspect) != ROBUST
+        parts = self._components(bad)
+        return int(len(np.setdiff1d(parts[bad & beside], parts[bad & t.touches_border])))
+
+    def farthest(self, aspect: Aspect) -> tuple[Array, float] | None:
+        """The parameters, connected to θ = 0 through regions that hold everywhere, that are farthest from it.
+
+        Returns:
+            the point ``(d,)`` and its distance, in widths of Θ; None if not even the region at θ = 0 holds.
+        """
+        t = self._kept()
+        inside = np.flatnonzero(self.component(aspect))
+        if not len(inside):
+            return None
+        width = self.perturbed.box.width
+        distance = np.linalg.norm(t.farthest[inside] / width, axis=1)
+        best = int(np.argmax(distance))
+        return t.farthest[inside[best]], float(distance[best])
+
+    def minimum(self, region: int) -> tuple[Array, float]:
+        """The exact minimum of the inconsistency over a region, and where it is taken."""
+        from verifier.attention.extrema import minimum
+
+        return minimum(self, region)
+
+    @cached_property
+    def _graph(self) -> sp.csr_array:
+        t = self._kept()
+        a, b = t.edges.T if len(t.edges) else (np.zeros(0, dtype=np.int64),) * 2
+        return sp.csr_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(len(t), len(t)))
+
+    def _components(self, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Component number of every region in the subgraph of the chosen ones; -1 for the others."""
+        pick = np.flatnonzero(among)
+        numbers = np.full(len(among), -1, dtype=np.int64)
+        if len(pick):
+            _, found = connected_components(self._graph[pick][:, pick], directed=False)
+            numbers[pick] = found
+        return numbers
+
+    def _reached(self, among: npt.NDArray[np.bool_], start: int) -> npt.NDArray[np.bool_]:
+        if not among[start]:
+            return np.zeros(len(among), dtype=bool)
+        numbers = self._components(among)
+        return np.asarray(numbers == numbers[start])
