@@ -11,6 +11,7 @@ from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation, scatter
+from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
 from verifier.network.operators import Array
 
@@ -89,9 +90,7 @@ class Search:
     def _bound(self, state: State) -> tuple[Array | None, tuple[int, int, int] | None]:
         """Solve the LP of every case; a witness, or where to branch (None: closed)."""
         relaxation = Relaxation(self.problem, state)
-        left = []
-        scores = [np.zeros(n) for n in self.problem.form.sizes]
-        preference = [np.zeros(n) for n in self.problem.form.sizes]
+        left, point = [], None
         for case in state.cases:
             answer = relaxation.solve(case, self.deadline.left)
             self.statistics.programs += 1
@@ -101,26 +100,25 @@ class Search:
             if answer.status is LpStatus.DOUBTFUL:
                 self.statistics.doubtful += 1
                 continue
-            if answer.point is None:
+            point = answer.point
+            if point is None:
                 self.timed_out = True
                 break
-            found = self._try(relaxation, answer.point, case)
+            found = self._try(relaxation, point, case)
             if found is not None:
                 return found, None
-            self._score(relaxation, answer.point, scores, preference)
         self.statistics.iterations += relaxation.lp.iterations
         state.cases = tuple(left)
         if not left:
             return None, None
+        if point is not None:
+            state.basis = relaxation.basis()
         if len(left) > 1:
             return None, (SPLIT_CASES, 0, 0)
-        for r, phase in enumerate(state.phase):
-            free = np.flatnonzero(phase == 0)
-            if len(free):
-                best = free[np.argmax(scores[r][free])]
-                return None, (r, int(best), 1 if preference[r][best] >= 0 else -1)
-        self.statistics.open_leaves += 1
-        return None, None
+        branch = choose_branch(relaxation, point)
+        if branch is None:
+            self.statistics.open_leaves += 1
+        return None, branch
 
     def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:
         """Look for a witness where the LP's solution points."""
@@ -133,20 +131,6 @@ class Search:
             d = np.where(relaxation.d[r] >= 0, scatter(relaxation.d[r], point) - 0.5, a - s)
             pattern.append(((phase > 0) | ((phase == 0) & (d > 0))).astype(np.int8))
         return self.finder.region(tuple(pattern), case, self.deadline.left)
-
-    @staticmethod
-    def _score(relaxation: Relaxation, point: Array, scores: list[Array], preference: list[Array]) -> None:
-        """How far the LP's solution is from a real network at each neuron."""
-        for r, phase in enumerate(relaxation.state.phase):
-            free = phase == 0
-            if not free.any():
-                continue
-            a, s = scatter(relaxation.a[r], point), scatter(relaxation.s[r], point)
-            d = scatter(relaxation.d[r], point, 0.0)
-            blur = np.minimum(a, s) / np.maximum(relaxation.state.z_upper[r] - relaxation.state.z_lower[r], 1e-12)
-            fraction = np.minimum(d, 1 - d)
-            scores[r] += np.where(free, 1e-9 + blur + fraction, 0.0)
-            preference[r] += np.where(free, np.where(relaxation.d[r] >= 0, d - 0.5, a - s), 0.0)
 
     def _children(self, state: State, r: int, neuron: int, first: int) -> list[tuple[State, int]]:
         """Both phases (or one child per case); the preferred one is searched first (last in the list)."""

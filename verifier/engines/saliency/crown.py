@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT, Matrix
-from verifier.engines.saliency.problem import UNIT, Problem, State
+from verifier.engines.saliency.form import INPUT, dense
+from verifier.engines.saliency.problem import Problem, State
+from verifier.engines.saliency.siderows import SideRows, side_rows
 from verifier.network.operators import Array
 
 _LARGEST = 1_500_000
@@ -43,29 +44,20 @@ class _Layer:
     matrices: dict[int, Array]
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """Rows ``Σ_s matrices[s] @ a_s + constant >= 0`` that every solution meets (misclassification, say)."""
-
-    matrices: dict[int, Array]
-    constant: Array
-    padding: Array
-
-
 def preactivation_bounds(
     problem: Problem, state: State, r: int, todo: Array, iterations: int
 ) -> tuple[Array, Array]:
     """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints."""
     last = r == len(problem.form.layers) - 1
     known = bool(np.isfinite(state.z_upper[r]).all())
-    conditions = _conditions(problem, state) if last and known and iterations else None
+    conditions = side_rows(problem, state) if last and known and iterations else None
     own = known and (state.forced[r].any() or conditions is not None)
     layers = _active_part(problem, state, r + 1 if own else r)
     layer = problem.form.layers[r]
     rows: dict[int, Array] = {}
     for s, m in layer.matrices.items():
-        dense = _dense(m[todo] if s == INPUT else m[todo][:, layers[s].index])
-        rows[s] = np.concatenate([-dense, dense])
+        wanted = dense(m[todo] if s == INPUT else m[todo][:, layers[s].index])
+        rows[s] = np.concatenate([-wanted, wanted])
     offset = np.concatenate([-layer.constant[todo], layer.constant[todo]])
     size = len(state.phase[r])
     both = np.concatenate([todo, todo + size])
@@ -74,14 +66,13 @@ def preactivation_bounds(
     tuning = {s: _start(state, r, s, both, layers[s]) for s in tunable}
     side = None
     if conditions is not None and optimised:
-        matrices = {
-            s: _dense(m if s == INPUT else m[:, layers[s].index]) for s, m in conditions.matrices.items()
-        }
-        side = _Side(matrices, conditions.constant, conditions.padding)
+        matrices = {s: m if s == INPUT else m[:, layers[s].index] for s, m in conditions.matrices.items()}
+        side = SideRows(conditions.keys, matrices, conditions.constant, conditions.padding)
         tuning[_SIDE] = np.zeros((len(both), len(side.constant)))
         stored = state.tuning.get((r, _SIDE))
-        if stored is not None and stored.shape[1] == len(side.constant):
-            tuning[_SIDE] = np.nan_to_num(stored[both].astype(np.float64))
+        if stored is not None and state.side_keys is not None:
+            _, mine, theirs = np.intersect1d(side.keys, state.side_keys, return_indices=True)
+            tuning[_SIDE][:, mine] = np.nan_to_num(stored[np.ix_(both, theirs)].astype(np.float64))
     best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0)
     pad = np.concatenate([problem.value_padding[r][todo]] * 2)
     for s in tunable:
@@ -91,16 +82,14 @@ def preactivation_bounds(
         pad += tuning[_SIDE] @ side.padding
     if optimised and iterations:
         _store(state, r, both, tuning, layers)
+        if side is not None:
+            state.side_keys = side.keys
     best = best + offset + pad
     return -best[: len(todo)], best[len(todo) :]
 
 
 _SIDE = 1_000_000
 """Key of the multipliers of the side rows."""
-
-
-def _dense(matrix: Matrix) -> Array:
-    return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.todense())
 
 
 def _start(state: State, r: int, s: int, both: Array, part: _Layer) -> Array:
@@ -121,6 +110,7 @@ def _store(state: State, r: int, both: Array, tuning: dict[int, Array], layers: 
         columns = values.shape[1] if s == _SIDE else len(state.phase[s])
         stored = state.tuning.get((r, s))
         usable = stored is not None and stored.shape[1] == columns
+        usable = usable and s != _SIDE
         kept = stored.copy() if stored is not None and usable else np.full((rows, columns), np.nan, np.float32)
         if s == _SIDE:
             kept[both] = values
@@ -129,38 +119,6 @@ def _store(state: State, r: int, both: Array, tuning: dict[int, Array], layers: 
             signed = np.where(part.free, values, -np.maximum(values, 1e-30))
             kept[np.ix_(both, part.index)] = signed
         state.tuning[r, s] = kept
-
-
-def _conditions(problem: Problem, state: State) -> _Side | None:
-    """The rows over inputs and outputs of the only case left, as side rows; None if there is no such."""
-    parts = [problem.query.common] if problem.query.common is not None else []
-    if len(state.cases) == 1:
-        parts.append(problem.cases[state.cases[0]])
-    parts = [p for p in parts if len(p) and p.g_rows is None]
-    if not parts:
-        return None
-    output = problem.form.output
-    matrices: dict[int, list[Array]] = {s: [] for s in {INPUT, *output.matrices}}
-    constants, paddings = [], []
-    for part in parts:
-        y_rows = np.zeros((len(part), len(output.constant))) if part.y_rows is None else _dense(part.y_rows)
-        for s, blocks in matrices.items():
-            width = problem.form.input_size if s == INPUT else problem.form.sizes[s]
-            block = np.zeros((len(part), width))
-            if s in output.matrices:
-                block -= y_rows @ output.matrices[s]
-            if s == INPUT and part.x_rows is not None:
-                block -= _dense(part.x_rows)
-            blocks.append(block)
-        constants.append(part.bound - y_rows @ output.constant)
-        x_size = np.zeros(len(part)) if part.x_rows is None else np.abs(_dense(part.x_rows)) @ problem.magnitude[INPUT]
-        size = np.abs(y_rows) @ problem.output_magnitude + x_size + np.abs(part.bound)
-        paddings.append(UNIT * problem.terms * size)
-    return _Side(
-        {s: np.concatenate(blocks) for s, blocks in matrices.items()},
-        np.concatenate(constants),
-        np.concatenate(paddings),
-    )
 
 
 def _active_part(problem: Problem, state: State, r: int) -> dict[int, _Layer]:
@@ -175,7 +133,7 @@ def _active_part(problem: Problem, state: State, r: int) -> dict[int, _Layer]:
             steep = np.where(free, high / (high - low), 0.0)
         matrices = {}
         for t, m in problem.form.layers[s].matrices.items():
-            matrices[t] = _dense(m[index] if t == INPUT else m[index][:, layers[t].index])
+            matrices[t] = dense(m[index] if t == INPUT else m[index][:, layers[t].index])
         constant = problem.form.layers[s].constant[index]
         active = chosen > 0
         sign = np.where(active, 1.0, -1.0)
@@ -188,7 +146,7 @@ def _optimise(
     layers: dict[int, _Layer],
     rows: dict[int, Array],
     tuning: dict[int, Array],
-    side: _Side | None,
+    side: SideRows | None,
     iterations: int,
 ) -> tuple[Array, dict[int, Array]]:
     """The least upper bounds found of ``rows @ sources`` (no constant), and the tuning that gave the last."""
@@ -200,7 +158,10 @@ def _optimise(
     second = {s: np.zeros_like(v) for s, v in tuning.items()}
     kept = dict(tuning)
     row_size = max(float(np.abs(m).mean()) for m in rows.values())
-    side_size = 1.0 if side is None else max(float(np.abs(m).mean()) for m in side.matrices.values()) + 1e-12
+    side_unit = np.zeros(0)
+    if side is not None:
+        sizes = [np.abs(m).mean(axis=1) for m in side.matrices.values()]
+        side_unit = 0.5 * row_size / (np.max(sizes, axis=0) + 1e-12)
 
     def move(key: int, down: Array, step: int) -> Array:
         """Adam's step (Kingma, Ba, 2015), unit length, decaying."""
@@ -237,13 +198,12 @@ def _optimise(
             tuning[s] = np.where(part.free, np.minimum(changed, 1.0), np.where(part.forced, changed, 0.0))
         if side is not None:
             down = side.constant + sum(values[s] @ m.T for s, m in side.matrices.items())
-            unit = 0.5 * row_size / side_size
-            tuning[_SIDE] = np.maximum(tuning[_SIDE] - unit * move(_SIDE, down, step), 0.0)
+            tuning[_SIDE] = np.maximum(tuning[_SIDE] - side_unit * move(_SIDE, down, step), 0.0)
     return best, kept
 
 
 def _substitute(
-    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], side: _Side | None
+    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], side: SideRows | None
 ) -> tuple[Array, dict[int, Array], Array]:
     """Substitute from the rows down: constant, the coefficients met at each layer, coefficients of the input."""
     pending = dict(rows)

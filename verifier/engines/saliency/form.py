@@ -129,6 +129,11 @@ def _tidy(matrix: Matrix) -> Matrix:
     return np.asarray(matrix.todense()) if matrix.nnz > _DENSE_ABOVE * total else sp.csr_array(matrix)
 
 
+def dense(matrix: Matrix) -> Array:
+    """The matrix as a dense array."""
+    return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.todense())
+
+
 def _selects(matrix: Matrix) -> bool:
     """Whether a matrix has at most one entry per row, ±1: composing with it rounds nothing."""
     if isinstance(matrix, np.ndarray):

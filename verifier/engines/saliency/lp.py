@@ -53,10 +53,16 @@ class RowBuilder:
         self.data: list[Array] = []
         self.lower: list[Array] = []
         self.upper: list[Array] = []
+        self.keys: list[Array] = []
         self.count = 0
 
-    def add(self, count: int, lower: Any, upper: Any) -> Array:
-        """Reserve ``count`` rows with these bounds and return their indices."""
+    def add(self, count: int, lower: Any, upper: Any, keys: Any = -1) -> Array:
+        """Reserve ``count`` rows with these bounds and return their indices.
+
+        Args:
+            keys: what the rows are, the same in related LPs; -1 for nothing in particular.
+        """
+        self.keys.append(np.broadcast_to(np.asarray(keys, dtype=np.int64), count))
         self.lower.append(np.broadcast_to(np.asarray(lower, dtype=np.float64), count))
         self.upper.append(np.broadcast_to(np.asarray(upper, dtype=np.float64), count))
         self.count += count
@@ -139,6 +145,46 @@ class BoxedLp:
         self.row_lower[rows], self.row_upper[rows] = lower, upper
         for row, low, high in zip(rows.tolist(), lower.tolist(), upper.tolist(), strict=True):
             self.solver.changeRowBounds(row, low, high)
+
+    def bound_columns(self, columns: Array, lower: Array, upper: Array) -> None:
+        """New bounds of some columns."""
+        self.lower[columns], self.upper[columns] = lower, upper
+        self.solver.changeColsBounds(len(columns), columns.astype(np.int32), lower, upper)
+
+    def basis(self) -> tuple[Array, Array]:
+        """Status of columns and rows in the last basis, as integers."""
+        basis = self.solver.getBasis()
+        columns = np.fromiter((int(s) for s in basis.col_status), dtype=np.int8, count=len(self.lower))
+        rows = np.fromiter((int(s) for s in basis.row_status), dtype=np.int8, count=self.matrix.shape[0])
+        return columns, rows
+
+    def start_from(self, columns: Array, rows: Array) -> None:
+        """Start the next solve from this basis, repaired where it does not fit."""
+        import highspy
+
+        kinds = {int(k): k for k in highspy.HighsBasisStatus.__members__.values()}
+        basis = highspy.HighsBasis()
+        basis.col_status = [kinds[s] for s in columns.tolist()]
+        basis.row_status = [kinds[s] for s in rows.tolist()]
+        basis.valid = basis.alien = True
+        self.solver.setBasis(basis)
+
+    def trial(self, iterations: int) -> tuple[LpStatus, float]:
+        """Solve with few iterations; the objective is a dual bound only by the solver's word."""
+        import highspy
+
+        self.solver.setOptionValue("simplex_iteration_limit", iterations)
+        self.solver.run()
+        self.solver.setOptionValue("simplex_iteration_limit", 2**31 - 1)
+        status = self.solver.getModelStatus()
+        self.iterations += self.solver.getInfo().simplex_iteration_count
+        if status == highspy.HighsModelStatus.kInfeasible:
+            _, exists, ray = self.solver.getDualRay()
+            if exists and self.refuted_by(np.asarray(ray, dtype=np.float64)):
+                return LpStatus.INFEASIBLE, np.inf
+            return LpStatus.DOUBTFUL, np.inf
+        found = status in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kIterationLimit)
+        return LpStatus.OPTIMAL, self.solver.getInfo().objective_function_value if found else -np.inf
 
     def add_rows(self, rows: sp.csr_array, lower: Array, upper: Array) -> None:
         """Append rows (cuts)."""

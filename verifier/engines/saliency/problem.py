@@ -121,9 +121,12 @@ class State:
         phase: phases per layer.
         forced: where a phase is a constraint of its own, not a consequence of the bounds of z.
         z_lower, z_upper, h_lower, h_upper, v_lower, v_upper: bounds per layer.
+        g_lower, g_upper: bounds of the input gradient.
         cases: indices of the cases of the query that are still possible.
         depth: number of branchings that led here.
         tuning: slopes and multipliers of the forward bounds by (target layer, layer); never changed in place.
+        side_keys: what the side rows are that the last layer's multipliers belong to.
+        basis: keys and status of columns and rows in the parent's LP, where the next one starts.
     """
 
     phase: list[Phases]
@@ -134,9 +137,13 @@ class State:
     h_upper: list[Array]
     v_lower: list[Array]
     v_upper: list[Array]
+    g_lower: Array
+    g_upper: Array
     cases: tuple[int, ...]
     depth: int = 0
     tuning: dict[tuple[int, int], Array] = field(default_factory=dict)
+    side_keys: Array | None = None
+    basis: tuple[Array, Array, Array, Array] | None = None
 
     @staticmethod
     def root(problem: Problem) -> State:
@@ -155,6 +162,8 @@ class State:
             full(np.inf),
             full(-np.inf),
             full(np.inf),
+            np.full(problem.form.input_size, -np.inf),
+            np.full(problem.form.input_size, np.inf),
             tuple(range(len(problem.cases))),
         )
 
@@ -162,7 +171,7 @@ class State:
         """An independent copy."""
         lists = (self.phase, self.forced, self.z_lower, self.z_upper, self.h_lower, self.h_upper)
         copies = [[a.copy() for a in arrays] for arrays in (*lists, self.v_lower, self.v_upper)]
-        return State(*copies, self.cases, self.depth, dict(self.tuning))  # type: ignore[arg-type]
+        return State(*copies, self.g_lower, self.g_upper, self.cases, self.depth, dict(self.tuning), self.side_keys, self.basis)  # type: ignore[arg-type]
 
     @property
     def unknown(self) -> int:

@@ -88,6 +88,7 @@ def backward(problem: Problem, state: State) -> None:
     low, high = _gradient_interval(problem, state, INPUT)
     if (low > gradient.upper).any() or (high < gradient.lower).any():
         raise Infeasible
+    state.g_lower, state.g_upper = low, high
     target = (np.maximum(gradient.lower - pad, low), np.minimum(gradient.upper + pad, high))
     informative = (target[0] > low) | (target[1] < high)
     _invert(problem, state, INPUT, np.flatnonzero(informative), *target)

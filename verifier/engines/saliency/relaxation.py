@@ -25,6 +25,10 @@ from verifier.properties.query import Conjunction
 
 NONE = -1
 """No column."""
+BASIC = 1
+"""HiGHS's number for a basic variable."""
+_KIND, _LAYER = 1 << 40, 1 << 24
+"""Strides of the keys by which the columns and rows of related LPs are matched."""
 _CUTS_PER_ROUND = 40
 _CUT_TOLERANCE = 1e-9
 
@@ -42,6 +46,7 @@ class Relaxation:
         box, layers = problem.query.box, len(problem.form.layers)
         self._lower, self._upper = [box.lower], [box.upper]
         self._columns = box.size
+        self._keys = [np.arange(box.size)]
         sizes = problem.form.sizes
         self.a = [np.full(n, NONE) for n in sizes]
         self.s = [np.full(n, NONE) for n in sizes]
@@ -56,12 +61,14 @@ class Relaxation:
         if self.has_gradient:
             for r in range(layers):
                 self._gradient_columns(r)
-        self.t = self._new(1, -1e4, 0.0)[0]
+        self.t = self._new(1, -1e4, 0.0, _KIND)[0]
         for r in range(layers):
             self._forward_rows(r)
         if self.has_gradient:
             for r in range(layers):
                 self._gradient_rows(r)
+        if self.has_gradient:
+            self._identity_row()
         self._case_rows: dict[int, tuple[Array, Array]] = {}
         if problem.query.common is not None:
             self._conjunction(problem.query.common, with_t=False)
@@ -77,8 +84,28 @@ class Relaxation:
         if self.has_gradient:
             self._input_gradient()
 
+        if state.basis is not None:
+            self._warm_start(*state.basis)
+
+    def _warm_start(
+        self, column_keys: Array, column_status: Array, row_keys: Array, row_status: Array
+    ) -> None:
+        """Start from a related LP's basis; new columns at a bound, new rows basic."""
+        cuts = row_keys[(row_keys // _KIND == 10) & (row_status != BASIC)] % _LAYER
+        if self.has_gradient and len(cuts):
+            self._add_cuts(cuts)
+        columns = _match(np.concatenate(self._keys), column_keys, column_status, 0)
+        rows = _match(np.concatenate(self.rows.keys), row_keys, row_status, BASIC)
+        self.lp.start_from(columns, rows)
+
+    def basis(self) -> tuple[Array, Array, Array, Array]:
+        """Keys and status of columns and rows, for the LPs of children."""
+        columns, rows = self.lp.basis()
+        return np.concatenate(self._keys), columns, np.concatenate(self.rows.keys), rows
+
     # -- columns -----------------------------------------------------------------------------------------
-    def _new(self, count: int, lower: object, upper: object) -> Array:
+    def _new(self, count: int, lower: object, upper: object, keys: object) -> Array:
+        self._keys.append(np.broadcast_to(np.asarray(keys, dtype=np.int64), count))
         self._lower.append(np.broadcast_to(np.asarray(lower, dtype=np.float64), count))
         self._upper.append(np.broadcast_to(np.asarray(upper, dtype=np.float64), count))
         self._columns += count
@@ -88,11 +115,12 @@ class Relaxation:
         state = self.state
         phase = state.phase[r]
         on = np.flatnonzero(phase >= 0)
-        self.a[r][on] = self._new(len(on), np.maximum(state.z_lower[r][on], 0), np.maximum(state.z_upper[r][on], 0))
+        low, high = np.maximum(state.z_lower[r][on], 0), np.maximum(state.z_upper[r][on], 0)
+        self.a[r][on] = self._new(len(on), low, high, _key(2, r, on))
         needed = (phase == 0) | ((phase < 0) & state.forced[r])
         off = np.flatnonzero(needed)
         high = np.maximum(-state.z_lower[r][off], 0)
-        self.s[r][off] = self._new(len(off), np.maximum(-state.z_upper[r][off], 0), high)
+        self.s[r][off] = self._new(len(off), np.maximum(-state.z_upper[r][off], 0), high, _key(3, r, off))
 
     def _gradient_columns(self, r: int) -> None:
         state = self.state
@@ -100,15 +128,17 @@ class Relaxation:
         relevant = (h_lower != 0) | (h_upper != 0)
         free = (phase == 0) & relevant
         index = np.flatnonzero(free)
-        self.d[r][index] = self._new(len(index), 0.0, 1.0)
+        self.d[r][index] = self._new(len(index), 0.0, 1.0, _key(4, r, index))
         constant = h_lower == h_upper
         simple = np.flatnonzero(free & constant)
         self.v[r][simple] = self.d[r][simple]
         self.v_scale[r][simple] = h_lower[simple]
         general = np.flatnonzero((free & ~constant) | ((phase > 0) & relevant))
-        self.v[r][general] = self._new(len(general), state.v_lower[r][general], state.v_upper[r][general])
+        low, high = state.v_lower[r][general], state.v_upper[r][general]
+        self.v[r][general] = self._new(len(general), low, high, _key(5, r, general))
         held = np.flatnonzero(free & ~constant)
-        self.w[r][held] = self._new(len(held), np.minimum(h_lower[held], 0), np.maximum(h_upper[held], 0))
+        low, high = np.minimum(h_lower[held], 0), np.maximum(h_upper[held], 0)
+        self.w[r][held] = self._new(len(held), low, high, _key(6, r, held))
 
     # -- rows --------------------------------------------------------------------------------------------
     def _affine(self, rows: Array, matrices: dict[int, Matrix], select: Array, sign: float) -> None:
@@ -123,7 +153,7 @@ class Relaxation:
     def _forward_rows(self, r: int) -> None:
         state, layer = self.state, self.problem.form.layers[r]
         chosen = np.flatnonzero((self.a[r] >= 0) | (self.s[r] >= 0))
-        rows = self.rows.add(len(chosen), layer.constant[chosen], layer.constant[chosen])
+        rows = self.rows.add(len(chosen), layer.constant[chosen], layer.constant[chosen], _key(1, r, chosen))
         on, off = self.a[r][chosen] >= 0, self.s[r][chosen] >= 0
         self.rows.entries(rows[on], self.a[r][chosen][on], 1.0)
         self.rows.entries(rows[off], self.s[r][chosen][off], -1.0)
@@ -131,17 +161,17 @@ class Relaxation:
         low, high = state.z_lower[r], state.z_upper[r]
         free = np.flatnonzero(state.phase[r] == 0)
         with_d = free[self.d[r][free] >= 0]
-        rows = self.rows.add(len(with_d), -np.inf, 0.0)
+        rows = self.rows.add(len(with_d), -np.inf, 0.0, _key(2, r, with_d))
         self.rows.entries(rows, self.a[r][with_d], 1.0)
         self.rows.entries(rows, self.d[r][with_d], -high[with_d])
-        rows = self.rows.add(len(with_d), -np.inf, -low[with_d])
+        rows = self.rows.add(len(with_d), -np.inf, -low[with_d], _key(3, r, with_d))
         self.rows.entries(rows, self.s[r][with_d], 1.0)
         self.rows.entries(rows, self.d[r][with_d], -low[with_d])
         plain = free[self.d[r][free] < 0]
         scale = 1 / np.maximum(high[plain], -low[plain])
         # a/u + s/(-l) <= 1, cleared of fractions; the bound is rounded up
         bound = np.nextafter(-low[plain] * high[plain] * scale, np.inf) * (1 + 1e-15)
-        rows = self.rows.add(len(plain), -np.inf, bound)
+        rows = self.rows.add(len(plain), -np.inf, bound, _key(2, r, plain))
         self.rows.entries(rows, self.a[r][plain], np.nextafter(-low[plain] * scale, -np.inf))
         self.rows.entries(rows, self.s[r][plain], np.nextafter(high[plain] * scale, -np.inf))
 
@@ -153,7 +183,7 @@ class Relaxation:
             return
         pad = problem.gradient_padding[s][own]
         seed = problem.seed[s][own]
-        rows = self.rows.add(len(own), seed - pad, seed + pad)
+        rows = self.rows.add(len(own), seed - pad, seed + pad, _key(4, s, own))
         self.rows.entries(rows, self.v[s][own], 1.0)
         held = self.w[s][own] >= 0
         self.rows.entries(rows[held], self.w[s][own][held], 1.0)
@@ -161,15 +191,47 @@ class Relaxation:
         free = own[held]
         v, w, d = self.v[s][free], self.w[s][free], self.d[s][free]
         low, high = state.h_lower[s][free], state.h_upper[s][free]
-        for column, sign in ((v, 1.0), (w, -1.0)):
+        for kind, column, sign in ((5, v, 1.0), (7, w, -1.0)):
             # v - h_upper d <= 0 <= v - h_lower d; w - h_upper (1 - d) <= 0 <= w - h_lower (1 - d)
             above, below = (0.0, 0.0) if sign > 0 else (high, low)
-            rows = self.rows.add(len(free), -np.inf, above)
+            rows = self.rows.add(len(free), -np.inf, above, _key(kind, s, free))
             self.rows.entries(rows, column, 1.0)
             self.rows.entries(rows, d, -sign * high)
-            rows = self.rows.add(len(free), below, np.inf)
+            rows = self.rows.add(len(free), below, np.inf, _key(kind + 1, s, free))
             self.rows.entries(rows, column, 1.0)
             self.rows.entries(rows, d, -sign * low)
+
+    def _identity_row(self) -> None:
+        """Euler's identity: a ReLU network is linear in (x, biases) on each region, so with ξ = x - x0
+
+            c · y = g · ξ + Σ_r v_r · (b_r + M[r, input] x0) + c · (b_out + M[out, input] x0)
+
+        and since g lies in the gradient box, ``g · ξ`` is its middle times ξ up to radius times |ξ|.
+        """
+        problem, state = self.problem, self.state
+        gradient, box, form = problem.query.gradient, problem.query.box, problem.form
+        assert gradient is not None
+        lower, upper = np.maximum(gradient.lower, state.g_lower), np.minimum(gradient.upper, state.g_upper)
+        middle, radius = (lower + upper) / 2, np.maximum(upper - lower, 0) / 2
+        x0, reach = box.center, box.width / 2
+        free = float(radius @ reach)
+        used = {s: m.T @ gradient.output for s, m in form.output.matrices.items()}
+        rows = self.rows.add(1, 0.0, 0.0, _key(11, 0, np.zeros(1, dtype=np.int64)))
+        size = float(np.abs(gradient.output) @ problem.output_magnitude) + float(np.abs(middle) @ np.abs(x0))
+        direct = used.pop(INPUT, np.zeros(box.size))
+        constant = float((direct - middle) @ x0)
+        self.rows.block(rows, np.arange(box.size), (direct - middle)[None])
+        for s, row in used.items():
+            live = np.flatnonzero(self.a[s] >= 0)
+            self.rows.block(rows, self.a[s][live], row[live][None])
+        for r, layer in enumerate(form.layers):
+            bias = layer.constant + (layer.matrices[INPUT] @ x0 if INPUT in layer.matrices else 0.0)
+            live = np.flatnonzero(self.v[r] >= 0)
+            self.rows.block(rows, self.v[r][live], -(bias * self.v_scale[r])[live][None])
+            held = np.maximum(np.abs(state.v_lower[r]), np.abs(state.v_upper[r]))
+            size += float((np.abs(layer.constant) + problem.magnitude[r]) @ held)
+        slack = free + 2.0**-48 * problem.terms * (size + free + abs(constant))
+        self.rows.lower[-1], self.rows.upper[-1] = np.array([constant - slack]), np.array([constant + slack])
 
     def _backward(self, rows: Array, s: int, select: Array, sign: float) -> None:
         """Add ``sign · Σ_r (M[r, s]ᵀ v_r)[select]`` to rows."""
@@ -186,7 +248,7 @@ class Relaxation:
         if not len(part):
             return np.zeros(0, dtype=np.int64)
         bound = part.bound.copy()
-        rows = self.rows.add(len(part), -np.inf, 0.0)
+        rows = self.rows.add(len(part), -np.inf, 0.0, _key(9, 0, np.arange(len(part))))
         if part.x_rows is not None:
             self.rows.block(rows, np.arange(problem.form.input_size), part.x_rows)
         if part.y_rows is not None:
@@ -250,8 +312,9 @@ class Relaxation:
         pad = 2 * self.problem.gradient_padding[INPUT][entries]
         seed = self.problem.seed[INPUT][entries]
         builder = RowBuilder()
-        rows = builder.add(len(entries), gradient.lower[entries] - seed - pad, gradient.upper[entries] - seed + pad)
+        rows = builder.add(len(entries), gradient.lower[entries] - seed - pad, gradient.upper[entries] - seed + pad, _key(10, 0, entries))
         builder.block(rows, self._g_columns, self._g_matrix[entries])
+        self.rows.keys += builder.keys
         self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())
         self._cut[entries] = True
 
@@ -276,6 +339,18 @@ class Relaxation:
             if not len(violated):
                 return answer
             self._add_cuts(violated)
+
+
+def _key(kind: int, layer: int, neurons: Array) -> Array:
+    return kind * _KIND + layer * _LAYER + neurons
+
+
+def _match(keys: Array, known: Array, status: Array, default: int) -> Array:
+    """Status by key; the default for keys that are not known."""
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)
+    found = known[order[place]] == keys
+    return np.where(found & (keys >= 0), status[order[place]], default)
 
 
 def scatter(columns: Array, point: Array, default: float = 0.0) -> Array:
