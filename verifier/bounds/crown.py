@@ -386,7 +386,9 @@ class Crown:
     def _start_units(self, node: Node, units: Units, pending: dict[str, Array], constant: Array) -> None:
         """Unit rows, taken through the node's own affine operator without a matrix product."""
         if isinstance(node.operator, AffineOperator) and len(node.inputs) == 1:
-            if isinstance(node.operator, Dense) and len(node.shape) == 1:
+            dense = isinstance(node.operator, Dense) and len(node.shape) == 1 and node.operator.sparse_weight is None
+            if dense:
+                assert isinstance(node.operator, Dense)
                 picked = node.operator.weight[units.entries]
             else:
                 picked = self.matrix(node)[units.entries].toarray()
@@ -457,6 +459,8 @@ def _absolute(operator: AffineOperator) -> AffineOperator:
         return Sum(tuple(1 for _ in operator.signs))
     if operator.coefficients is None:
         return operator
+    if isinstance(operator, Dense) and operator.sparse_weight is not None:
+        return Dense(abs(operator.sparse_weight), operator.bias)  # type: ignore[arg-type]
     changes = {operator.coefficients: np.abs(getattr(operator, operator.coefficients))}
     return replace(operator, **changes)  # type: ignore[arg-type]
 
