@@ -47,7 +47,7 @@ from verifier.network.operators import (
     Sum,
 )
 
-CHUNK = 1 << 22
+CHUNK = 1 << 21
 """Numbers in one working array: rows are taken in chunks so that none grows beyond this."""
 
 CONSTANT, INDEPENDENT, GENERAL = 0, 1, 2
@@ -211,7 +211,8 @@ class _Jacobian:
         operator = node.operator
         size = terms(operator, False) if isinstance(operator, AffineOperator) else 2
         self.roundings += size + 8
-        self.row_cost = max(self.row_cost, node.size * (size if isinstance(operator, Conv) else 1))
+        columns = node.size // len(operator.weight) * size if isinstance(operator, Conv) else 0
+        self.row_cost = max(self.row_cost, node.size, columns)
         source = _passed_on(node, kind, phase)
         for name, part, extra in zip(node.inputs, self._parts(node, gradient), spread, strict=True):
             self.kinds.setdefault(name, []).append(source)

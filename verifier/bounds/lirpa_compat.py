@@ -41,7 +41,7 @@ def load() -> types.ModuleType:
     if not available()[0]:
         raise EngineError("auto_LiRPA is not installed", fix=INSTALL)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(record=True):  # it resets the filters on import
             _restore_numpy()
             _restore_opset()
             _restore_node_attributes()
