@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.problem import Problem, problem
-from verifier.attention.region_map import MIXED, NAMES, RegionMap, Summary, Table
+from verifier.attention.region_map import MIXED, NAMES, Aspect, RegionMap, Summary, Table
 from verifier.encodings.perturbations import Perturbation, Perturbed, perturbed
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
@@ -36,6 +36,7 @@ def attention_map(
     label: int | None = None,
     clip: bool = True,
     method: str = "exhaustive",
+    aspect: Aspect = "attention",
     keep: int = 3_000_000,
     timeout: float | None = None,
     listener: Listener = ignore,
@@ -53,6 +54,7 @@ def attention_map(
         label: the label that should hold; the network's own at the image by default.
         clip: clip pixels to [0, 1].
         method: "exhaustive", or "gbs": only what is needed to find the boundary around θ = 0.
+        aspect: whose boundary "gbs" follows: "attention" or "label".
         keep: with more regions than this, the map is streamed: totals and a picture are kept, no regions.
         timeout: seconds after which the walk stops; the map then says what it covers.
         listener: hears `Progress` with the share of Θ done (in 1/1000).
@@ -65,26 +67,28 @@ def attention_map(
         raise InputError(f"delta must be a finite number >= 0, got {delta}")
     if method not in ("exhaustive", "gbs"):
         raise InputError(f"unknown method {method!r}", fix="'exhaustive' or 'gbs'")
+    if aspect not in NAMES:
+        raise InputError(f"unknown aspect {aspect!r}", fix="'attention' or 'label'")
     layer = perturbed(network, image, perturbations, clip=clip)
     if label is None:
         label = int(np.argmax(network.forward(layer.image.reshape(1, -1))[0]))
     if not 0 <= label < network.output_size:
         raise InputError(f"label {label} does not exist", fix=f"labels are 0 to {network.output_size - 1}")
     began = time.monotonic()
-    work = _Work(layer, settings, float(delta), label, keep, began, timeout, listener)
-    if layer.dimension > 2:
-        from verifier.attention.maps_lp import lp_map
-
-        return lp_map(work, method)
+    run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener)
     if method == "gbs":
         from verifier.attention.boundary import boundary_map
 
-        return boundary_map(work)
-    return _plane_map(work)
+        return boundary_map(run, aspect)
+    if layer.dimension > 2:
+        from verifier.attention.maps_lp import lp_map
+
+        return lp_map(run)
+    return _plane_map(run)
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
+class MapRun:
     """The arguments of one map, checked."""
 
     perturbed: Perturbed
@@ -98,6 +102,7 @@ class _Work:
 
     @property
     def late(self) -> bool:
+        """Whether the time is up."""
         return self.timeout is not None and time.monotonic() - self.began > self.timeout
 
     def heard(self, regions: int, share: float) -> None:
@@ -110,6 +115,7 @@ class _Work:
     def result(
         self, totals: Totals, method: str, reason: str, table: Table | None, **more: object
     ) -> RegionMap:
+        """The finished map."""
         return RegionMap(
             perturbed=self.perturbed,
             settings=self.settings,
@@ -171,35 +177,35 @@ class Totals:
         )
 
 
-def _plane_map(work: _Work) -> RegionMap:
+def _plane_map(run: MapRun) -> RegionMap:
     """The exhaustive map of one or two parameters."""
     from verifier.regions.traversal import Regions
 
-    prepared = problem(work.perturbed, work.settings, work.label)
-    regions = Regions(prepared.tnet, prepared.expected, work.delta, work.label, prepared.origin)
-    totals, chunks, reason = Totals(work.delta), [], ""
+    prepared = problem(run.perturbed, run.settings, run.label)
+    regions = Regions(prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin)
+    totals, chunks, reason = Totals(run.delta), [], ""
     raster = np.zeros((RASTER, RASTER, 3))
     for chunk in regions:
         totals.add(chunk.areas, chunk.low, chunk.high, chunk.attention, chunk.label, chunk.label_area)
         _paint(raster, chunk)
-        if totals.regions <= work.keep:
+        if totals.regions <= run.keep:
             chunks.append(chunk)
         else:
             chunks.clear()
-        work.heard(totals.regions, totals.covered)
-        if work.late:
-            reason = f"stopped after {work.timeout:g} s"
+        run.heard(totals.regions, totals.covered)
+        if run.late:
+            reason = f"stopped after {run.timeout:g} s"
             break
     if not reason and abs(totals.covered - 1.0) > 1e-9:
         reason = f"the regions found cover {totals.covered:.12g} of Θ"
     table = plane_table(prepared, chunks, regions.aliases) if chunks else None
-    return work.result(
+    return run.result(
         totals,
         "exhaustive",
         reason,
         table,
         raster=raster[..., 1:] / np.maximum(raster[..., :1], 1e-300) if table is None else None,
-        statistics={"neurons": work.perturbed.network.neurons, "aliases": len(regions.aliases)},
+        statistics={"neurons": run.perturbed.network.neurons, "aliases": len(regions.aliases)},
     )
 
 

@@ -107,7 +107,10 @@ class RegionMap:
         table: the regions; None if there were more than could be kept (`attention_map`'s ``keep``).
         origin: index of the region at θ = 0 in the table.
         raster: ``(n, n, 2)`` for streamed maps of two parameters: share of volume per tile that is AR and CR.
+        boundary: for "gbs", by aspect: the opened regions of the robust part around θ = 0, and those on its
+            outermost boundary, as masks over the table.
         seconds: wall-clock time.
+        statistics: figures worth showing.
     """
 
     perturbed: Perturbed
@@ -121,6 +124,7 @@ class RegionMap:
     table: Table | None
     origin: int = 0
     raster: Array | None = None
+    boundary: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = field(default_factory=dict)
     seconds: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
 
@@ -140,6 +144,8 @@ class RegionMap:
     def component(self, aspect: Aspect) -> npt.NDArray[np.bool_]:
         """The regions that hold everywhere and are connected, through such regions, to the one at θ = 0."""
         t = self._kept()
+        if self.method == "gbs":
+            return self._followed(aspect)[0]
         good = getattr(t, aspect) == ROBUST
         return self._reached(good, self.origin)
 
@@ -152,6 +158,8 @@ class RegionMap:
         of Θ all around.
         """
         t = self._kept()
+        if self.method == "gbs":
+            return self._followed(aspect)[1]
         inside = self.component(aspect)
         beside = np.zeros(len(t), dtype=bool)
         for a, b in (t.edges.T, t.edges.T[::-1]):
@@ -160,6 +168,11 @@ class RegionMap:
         parts = self._components(bad)
         open_parts = np.unique(parts[bad & t.touches_border])
         return np.asarray(beside & bad & np.isin(parts, open_parts))
+
+    def _followed(self, aspect: Aspect) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        if aspect not in self.boundary:
+            raise InputError(f"this map followed the boundary of {', '.join(self.boundary)} only")
+        return self.boundary[aspect]
 
     def enclaves(self, aspect: Aspect) -> int:
         """How many islands of regions that do not hold everywhere lie inside the origin's component."""

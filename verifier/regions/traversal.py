@@ -72,6 +72,7 @@ class Regions:
         delta: bound on the inconsistency.
         label: output that should be the largest.
         start: where the walk begins, in [0, 1]²; the region there is the first.
+        chunk: regions handed out at a time.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Regions:
         units = tnet.units
         self.counters = np.zeros(16, dtype=np.int64)
         self.aliases: dict[int, int] = {}
-        self._walk = kernels.Walk(
+        self.walk = kernels.Walk(
             counters=self.counters,
             frames=np.zeros((4096, 4), dtype=np.int64),
             edges=np.zeros((16384, 4)),
@@ -113,31 +114,32 @@ class Regions:
         norm = np.linalg.norm(direction)
         direction = direction / norm if norm > 0 else np.array([0.6, 0.8])
         k = self.counters[kernels.JUMPS]
-        self._walk.jumps[k] = [*point, *direction]
-        self._walk.jump_keys[k] = np.uint64(1)
+        self.walk.jumps[k] = [*point, *direction]
+        self.walk.jump_keys[k] = np.uint64(1)
         self.counters[kernels.JUMPS] += 1
 
     def __iter__(self) -> Iterator[RegionChunk]:
         """The remaining regions, chunk by chunk."""
-        cells = self._room()
+        cells = self.room()
         while True:
             status = kernels.walk_plane(
-                self.tnet.net, self.expected, self.state, self._walk, cells, self.delta, self.label
+                self.tnet.net, self.expected, self.state, self.walk, cells, self.delta, self.label
             )
             if status == kernels.GROW:
                 self._grow()
             elif status == kernels.REHASH:
-                old = self._walk.seen
-                self._walk = self._walk._replace(seen=np.zeros(4 * len(old), dtype=np.uint64))
-                kernels.rehash(self._walk, old)
+                old = self.walk.seen
+                self.walk = self.walk._replace(seen=np.zeros(4 * len(old), dtype=np.uint64))
+                kernels.rehash(self.walk, old)
             else:
                 if cells.counts[0]:
                     yield self._taken(cells)
                 if status == kernels.DONE:
                     return
-                cells = self._room()
+                cells = self.room()
 
-    def _room(self) -> kernels.Cells:
+    def room(self) -> kernels.Cells:
+        """Empty output for one chunk."""
         m, v = self.chunk, 6 * self.chunk + 2 * kernels.MOST_VERTICES
         return kernels.Cells(
             counts=np.zeros(2, dtype=np.int64),
@@ -156,7 +158,7 @@ class Regions:
 
     def _taken(self, cells: kernels.Cells) -> RegionChunk:
         p, v = (int(c) for c in cells.counts)
-        walk = self._walk
+        walk = self.walk
         count = int(self.counters[kernels.ALIASES])
         self.aliases.update(zip(walk.aliases[:count, 0].tolist(), walk.aliases[:count, 1].tolist(), strict=True))
         self.counters[kernels.ALIASES] = 0
@@ -176,7 +178,7 @@ class Regions:
 
     def _grow(self) -> None:
         """Double every stack that is more than a quarter full."""
-        walk, used = self._walk, self.counters
+        walk, used = self.walk, self.counters
         slack = kernels.MOST_VERTICES
         sizes = {
             "frames": used[kernels.DEPTH] + 2,
@@ -195,4 +197,4 @@ class Regions:
                 new = np.zeros((max(2 * len(old), 2 * int(need)), *old.shape[1:]), dtype=old.dtype)
                 new[: len(old)] = old
                 changes[name] = new
-        self._walk = walk._replace(**changes)
+        self.walk = walk._replace(**changes)

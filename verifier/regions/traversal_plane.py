@@ -331,7 +331,7 @@ def mark_seen(seen, key):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True)
-def _visit(net, expected, state, walk, old_n, delta, label, cells):  # type: ignore[no-untyped-def]
+def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: ignore[no-untyped-def]
     """Record the present region and open a frame for its edges on the stack; returns the polygon's size."""
     counters, polygon = walk.counters, walk.polygon
     n, near = region_polygon(state, walk, old_n)
@@ -493,6 +493,6 @@ def walk_plane(net, expected, state, walk, cells, delta, label):  # type: ignore
                 counters[FLIPS] += 1
         end = counters[FLIPS]
         _forget(walk)
-        counters[CORNERS] = _visit(net, expected, state, walk, counters[CORNERS], delta, label, cells)
+        counters[CORNERS] = visit(net, expected, state, walk, counters[CORNERS], delta, label, cells)
         top = counters[DEPTH] - 1
         walk.frames[top, 1], walk.frames[top, 2], walk.frames[top, 3] = begin, begin, end

@@ -1,0 +1,180 @@
+"""Geometric boundary search (GBS): the outermost boundary around θ = 0 without visiting everything.
+
+After Munakata et al. (NFM 2023, Algorithms 1–3), in our words:
+
+1. *Approach*: from θ = 0 go straight, from region to region, to the border of Θ.
+2. *Follow*: where the way leaves the robust part, follow the boundary: open all neighbours of every region that
+   has a neighbour of the other kind (robust or not). The border of Θ counts as the beginning of "not robust".
+3. *Escape*: a boundary that was followed all around may belong to an enclave, an island inside the robust part.
+   The way goes on behind it; what counts in the end is the last place where it leaves the robust part for
+   good (at the border of Θ at the latest): that boundary is the outermost one.
+
+Regions far from the boundary and from the way are never opened. The result's table holds what was opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.attention.maps import MapRun, Totals
+from verifier.attention.maps_lp import cell_table, count_cells, explorer, inward
+from verifier.attention.region_map import Aspect, RegionMap
+from verifier.network.operators import Array
+from verifier.regions.traversal_cells import Cell, exit_point
+
+
+class TimeUp(Exception):
+    """The time limit was reached."""
+
+
+class _Search:
+    """The regions opened so far and what is known of them."""
+
+    def __init__(self, run: MapRun, aspect: Aspect) -> None:
+        self.run, self.aspect = run, aspect
+        self.opens, self.prepared = explorer(run)
+        self.cells: dict[int, Cell] = {}
+        self.aliases: dict[int, int] = {}
+        self.thin: set[int] = set()
+        self.expanded: set[int] = set()
+
+    def open(self, at: Array, into: Array, foreseen: int = 0) -> int | None:
+        """Open (or recognise) a region; its key, None for a sliver."""
+        if foreseen in self.cells:
+            return foreseen
+        if foreseen in self.aliases:
+            return self.aliases[foreseen]
+        if foreseen in self.thin:
+            return None
+        if self.run.late:
+            raise TimeUp
+        found = self.opens.open(at, into, self.cells)
+        if found is None:
+            self.thin.add(foreseen)
+            return None
+        key = found.key if isinstance(found, Cell) else found
+        if isinstance(found, Cell):
+            self.cells[key] = found
+        if foreseen and key != foreseen:
+            self.aliases[foreseen] = key
+        return key
+
+    def robust(self, key: int) -> bool:
+        return bool(getattr(self.cells[key], self.aspect) == 0)
+
+    def opened_neighbours(self, key: int) -> Iterable[int]:
+        for face in self.cells[key].faces:
+            other = face.key if face.key in self.cells else self.aliases.get(face.key)
+            if other is not None and other in self.cells:
+                yield other
+
+    def expand(self, key: int) -> list[int]:
+        """Open all neighbours of a region."""
+        self.expanded.add(key)
+        keys = [self.open(f.at, f.into, f.key) for f in self.cells[key].faces]
+        return [k for k in keys if k is not None]
+
+    def way(self) -> list[int]:
+        """Approach: the regions on a straight way from θ = 0 to the border of Θ."""
+        point = self.prepared.origin
+        direction, keys = inward(point), []
+        for _ in range(1_000_000):
+            key = self.open(point, direction)
+            if key is not None and (not keys or keys[-1] != key):
+                keys.append(key)
+            from_here = point + 1e-12 * direction
+            point = exit_point(self.opens.tnet, self.opens.state, from_here, direction)
+            if np.any((point <= 0) & (direction < 0)) or np.any((point >= 1) & (direction > 0)):
+                break
+        return keys
+
+    def follow(self, start: Iterable[int]) -> set[int]:
+        """Follow a boundary from regions beside it; everything that was opened beside it."""
+        todo, seen = list(start), set(start)
+        while todo:
+            key = todo.pop()
+            if key not in self.cells or not self._beside(key):
+                continue
+            around = self.expand(key) if key not in self.expanded else list(self.opened_neighbours(key))
+            for other in around:
+                # a neighbour that was looked at before may lie beside the boundary only now
+                for candidate in (other, *self.opened_neighbours(other)):
+                    if candidate not in seen and self._beside(candidate):
+                        seen.add(candidate)
+                        todo.append(candidate)
+        return seen
+
+    def _beside(self, key: int) -> bool:
+        """Whether a region has an opened neighbour of the other kind, or is robust and at the border of Θ."""
+        kind = self.robust(key)
+        if kind and self.cells[key].touches_border:
+            return True
+        return any(self.robust(other) != kind for other in self.opened_neighbours(key))
+
+    def connected(self, start: int) -> set[int]:
+        """The opened robust regions that are connected with one through opened robust regions."""
+        found, stack = {start}, [start]
+        while stack:
+            for other in self.opened_neighbours(stack.pop()):
+                if other not in found and self.robust(other):
+                    found.add(other)
+                    stack.append(other)
+        return found
+
+
+def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
+    """The map of the regions along the outermost boundary of one aspect."""
+    search, reason = _Search(run, aspect), ""
+    inside: set[int] = set()
+    outermost: set[int] = set()
+    origin = 0
+    try:
+        way = search.way()
+        origin = way[0]
+        if search.robust(origin):
+            inside, outermost = _outermost(search, way)
+    except TimeUp:
+        reason = f"stopped after {run.timeout:g} s"
+    cells = dict(search.cells)
+    totals = Totals(run.delta)
+    count_cells(totals, list(cells.values()))
+    order = {key: k for k, key in enumerate(cells)}
+
+    def mask(keys: set[int]) -> npt.NDArray[np.bool_]:
+        result = np.zeros(len(cells), dtype=bool)
+        result[[order[k] for k in keys]] = True
+        return result
+
+    return run.result(
+        totals,
+        "gbs",
+        reason,
+        cell_table(search.prepared, cells, search.aliases),
+        origin=order.get(origin, 0),
+        boundary={aspect: (mask(inside), mask(outermost))},
+        statistics={"expanded": len(search.expanded), "linear programs": getattr(search.opens, "programs", 0)},
+    )
+
+
+def _outermost(search: _Search, way: list[int]) -> tuple[set[int], set[int]]:
+    """The opened regions of the robust part around θ = 0, and those beside it on its outermost boundary."""
+    inside = search.connected(way[0])
+    curve: set[int] = set()
+    last_inside = 0
+    for k, key in enumerate(way):
+        if key in inside:
+            last_inside = k
+            leaves = k + 1 == len(way) or not search.robust(way[k + 1])
+            if leaves:
+                curve = search.follow([key, *way[k + 1 : k + 2]])
+                inside = search.connected(way[0])
+    if last_inside + 1 == len(way):
+        curve = search.follow([way[-1]])
+        inside = search.connected(way[0])
+    beside = {
+        other for key in inside for other in search.opened_neighbours(key) if not search.robust(other)
+    }
+    return inside, beside & curve

@@ -1,0 +1,120 @@
+"""Maps of three and more parameters, region by region, by linear programs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from verifier.attention.maps import MapRun, Totals
+from verifier.attention.problem import Problem, problem
+from verifier.attention.region_map import RegionMap, Table
+from verifier.network.operators import Array
+from verifier.regions.traversal_cells import Cell, PolygonExplorer
+from verifier.regions.traversal_lp import LPExplorer
+
+
+def explorer(run: MapRun) -> tuple[LPExplorer | PolygonExplorer, Problem]:
+    """What opens regions for this map: polygons for one and two parameters, linear programs for more."""
+    prepared = problem(run.perturbed, run.settings, run.label)
+    kind = PolygonExplorer if len(prepared.tnet.width) == 2 else LPExplorer
+    return kind(prepared.tnet, prepared.expected, run.delta, run.label), prepared
+
+
+def lp_map(run: MapRun) -> RegionMap:
+    """The exhaustive map, breadth first from θ = 0."""
+    opens, prepared = explorer(run)
+    cells: dict[int, Cell] = {}
+    aliases: dict[int, int] = {}
+    thin: set[int] = set()
+    queue = deque([(prepared.origin, inward(prepared.origin), 0)])
+    totals, reason, heard = Totals(run.delta), "", 0
+    while queue:
+        at, into, foreseen = queue.popleft()
+        if foreseen in cells or foreseen in aliases or foreseen in thin:
+            continue
+        found = opens.open(at, into, cells)
+        if found is None:
+            thin.add(foreseen)
+            continue
+        key = found.key if isinstance(found, Cell) else found
+        if foreseen and key != foreseen:
+            aliases[foreseen] = key
+        if not isinstance(found, Cell):
+            continue
+        cells[key] = found
+        count_cells(totals, [found])
+        queue.extend((f.at, f.into, f.key) for f in found.faces if f.key not in cells)
+        if len(cells) - heard >= 100:
+            heard = len(cells)
+            run.heard(heard, totals.covered)
+        if run.late:
+            reason = f"stopped after {run.timeout:g} s"
+            break
+    if not reason and abs(totals.covered - 1.0) > 1e-6:
+        reason = f"the regions found cover {totals.covered:.9g} of Θ"
+    return run.result(
+        totals,
+        "exhaustive",
+        reason,
+        cell_table(prepared, cells, aliases),
+        statistics={"linear programs": getattr(opens, "programs", 0), "thin": len(thin)},
+    )
+
+
+def inward(origin: Array) -> Array:
+    """A direction from a point of the cube into it, in general position."""
+    target = 0.25 + 0.5 * np.random.default_rng(0).random(len(origin))
+    step = target - origin
+    return np.asarray(step / np.linalg.norm(step))
+
+
+def count_cells(totals: Totals, cells: list[Cell]) -> None:
+    """Add cells to the totals."""
+
+    def column(name: str) -> Array:
+        return np.array([getattr(c, name) for c in cells])
+
+    totals.add(*(column(n) for n in ("volume", "low", "high", "attention", "label", "label_volume")))
+
+
+def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[int, int]) -> Table:
+    """The cells as a table, in the order in which they were found."""
+    d = len(prepared.tnet.width)
+    lower, width = prepared.box.lower, prepared.box.width
+    scale = float(np.prod(width))
+    number = {key: k for k, key in enumerate(cells)}
+    found = list(cells.values())
+    pairs = set()
+    for k, cell in enumerate(found):
+        for face in cell.faces:
+            other = number.get(face.key, number.get(aliases.get(face.key, 0)))
+            if other is not None and other != k:
+                pairs.add((min(k, other), max(k, other)))
+    vertices = [lower + c.vertices * width for c in found]
+    farthest = [v[int(np.argmax(np.linalg.norm(v / width, axis=1)))] for v in vertices]
+    real = 1 if prepared.idle else d
+    flat: Array | None = None
+    offsets = None
+    if prepared.idle:
+        flat = np.concatenate([[[v[:, 0].min()], [v[:, 0].max()]] for v in vertices])
+        offsets = 2 * np.arange(len(found) + 1)
+    elif d == 2:
+        flat = np.concatenate(vertices)
+        offsets = np.cumsum([0] + [len(v) for v in vertices])
+    return Table(
+        volumes=np.array([c.volume for c in found]) * scale,
+        centers=np.stack([v.mean(axis=0) for v in vertices])[:, :real],
+        low=np.array([c.low for c in found]),
+        high=np.array([c.high for c in found]),
+        attention=np.array([c.attention for c in found], dtype=np.int8),
+        label=np.array([c.label for c in found], dtype=np.int8),
+        label_volumes=np.array([c.label_volume for c in found]) * scale,
+        winner=np.array([c.winner for c in found], dtype=np.int16),
+        edges=np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2),
+        touches_border=np.array([c.touches_border for c in found]),
+        farthest=np.stack(farthest)[:, :real],
+        vertices=flat,
+        offsets=offsets,
+    )
