@@ -71,6 +71,7 @@ def _multiply(cur: Array, nxt: Array, rows: int, live: Any, count: int, weight: 
 def _backward(
     cur: Array, nxt: Array, constant: Array, rows: int, layer: int, flat: Array, offsets: Any, biases: Array,
     starts: Any, is_relu: Any, lower_slope: Array, upper_slope: Array, upper_intercept: Array, live: Any, counts: Any,
+    cost: Array,
 ) -> Array:
     """Rows over the outputs of hidden layer ``layer`` (in ``cur``) taken back to the input; returns where they are."""
     for k in range(layer, -1, -1):
@@ -90,6 +91,8 @@ def _backward(
                     a = row[i]
                     if a < 0.0:
                         total += a * up_intercept[i]
+                        if cost.size > 0:
+                            cost[first + i] -= a * up_intercept[i]
                         a *= up_slope[i]
                     else:
                         a *= low_slope[i]
@@ -117,7 +120,7 @@ def _least(row: Array, middle: Array, radius: Array) -> float:
 def bound_boxes(
     low: Array, high: Array, pre_low: Array, pre_high: Array, outputs: Array, output_bias: Array, x_rows: Array, wanted: Any,
     flat: Array, offsets: Any, biases: Array, starts: Any, is_relu: Any, errors: Array, interval_errors: Array,
-    output_errors: Array, lower: Array, slopes: Array, empty: Any,
+    output_errors: Array, lower: Array, slopes: Array, empty: Any, unit: Any, unit_lines: Array,
 ) -> None:
     """Bounds for boxes ``low, high (B, n)``; everything else by reference.
 
@@ -133,6 +136,8 @@ def bound_boxes(
             interval bounds, and of the rows.
         lower, slopes: results ``(B, S)`` and ``(B, S, n)`` (the linear function below each row, without constant).
         empty: ``(B,)`` set where the bounds contradict each other.
+        unit, unit_lines: ``(B,)`` the open unit whose relaxation costs the rows most, over all hidden units (-1:
+            none is open), and ``(B, 2, n + 1)`` a linear function below it and one below its negative, constant last.
     """
     layers = is_relu.size
     inputs = low.shape[1]
@@ -144,6 +149,7 @@ def bound_boxes(
     constant = np.empty(most)
     picked = np.empty(most, dtype=np.int64)
     total = starts[layers]
+    cost, no_cost = np.zeros(total), np.zeros(0)
     lower_slope, upper_slope, upper_intercept = np.ones(total), np.ones(total), np.zeros(total)
     live = np.empty(total, dtype=np.int64)
     counts = np.zeros(layers, dtype=np.int64)
@@ -194,7 +200,7 @@ def bound_boxes(
                     ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
             found = _backward(
                 ping, pong, constant, 2 * open_units, k - 1, flat, offsets, biases, starts, is_relu,
-                lower_slope, upper_slope, upper_intercept, live, counts,
+                lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
             )
             for p in range(open_units):
                 i = first + picked[p]
@@ -223,9 +229,10 @@ def bound_boxes(
                 for j in range(outputs.shape[1]):
                     ping[rows, j] = outputs[s, j]
                 rows += 1
+        cost[:] = 0.0
         found = _backward(
             ping, pong, constant, rows, layers - 1, flat, offsets, biases, starts, is_relu,
-            lower_slope, upper_slope, upper_intercept, live, counts,
+            lower_slope, upper_slope, upper_intercept, live, counts, cost,
         )
         for p in range(rows):
             s = picked[p]
@@ -234,3 +241,24 @@ def bound_boxes(
             lower[box, s] = _least(found[p], middle, radius) + constant[p] - output_errors[s]
             for j in range(inputs):
                 slopes[box, s, j] = found[p, j]
+        unit[box] = -1
+        greatest, layer = 0.0, 0
+        for k in range(layers):
+            for i in range(starts[k], starts[k + 1]):
+                if is_relu[k] and z_low[i] < 0.0 and z_high[i] > 0.0 and cost[i] > greatest:
+                    greatest, unit[box], layer = cost[i], i, k
+        if unit[box] < 0:
+            continue
+        i = unit[box] - starts[layer]
+        weight = flat[offsets[layer] : offsets[layer + 1]].reshape(starts[layer + 1] - starts[layer], -1)
+        constant[0], constant[1] = biases[unit[box]], -biases[unit[box]]
+        for j in range(weight.shape[1]):
+            ping[0, j], ping[1, j] = weight[i, j], -weight[i, j]
+        found = _backward(
+            ping, pong, constant, 2, layer - 1, flat, offsets, biases, starts, is_relu,
+            lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
+        )
+        for p in range(2):
+            for j in range(inputs):
+                unit_lines[box, p, j] = found[p, j]
+            unit_lines[box, p, inputs] = constant[p] - errors[unit[box]]

@@ -1,0 +1,57 @@
+"""The native engine: branch and bound on CROWN bounds, by inputs or by ReLUs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from verifier.bounds.crown import Crown
+from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.native.bounding import ChainBounds, GraphBounds, dense_chain
+from verifier.engines.native.conditions import Conditions
+from verifier.engines.native.input_split import InputSplit
+from verifier.engines.native.tree import SearchTree
+from verifier.events import Listener, ignore
+from verifier.options import Options
+from verifier.properties.query import Query
+
+LOW_DIMENSION = 12
+"""Up to this many inputs that vary, boxes are split; above, ReLUs."""
+
+
+class NativeEngine(Engine):
+    """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
+
+    name: ClassVar[str] = "native"
+    capabilities: ClassVar[Capabilities] = Capabilities(gradient=False)
+    isolated: ClassVar[bool] = False
+
+    def __init__(self, keep_tree: bool = False) -> None:
+        self.keep_tree = keep_tree
+
+    def availability(self) -> Availability:
+        return Availability(True, "built in")
+
+    def solve(
+        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
+    ) -> EngineResult:
+        reason = self.rejects(query.network, query)
+        if reason:
+            return EngineResult(answer=Answer.ERROR, reason=f"the native engine does not take {reason}")
+        conditions = Conditions.of(query)
+        for case in range(conditions.cases):
+            if not len(conditions.members(case)):
+                return EngineResult(answer=Answer.SAT, x=query.start)
+        for x in (query.start, query.box.center):
+            if query.holds(x[None])[0]:
+                return EngineResult(answer=Answer.SAT, x=x)
+        crown = Crown(query.network, query.box)
+        layers = dense_chain(query.network)
+        varying = int(np.count_nonzero(query.box.width))
+        if layers is not None:
+            bounds: ChainBounds | GraphBounds = ChainBounds(crown, conditions, layers, options.threads)
+        else:
+            bounds = GraphBounds(crown, conditions)
+        tree = SearchTree() if self.keep_tree else None
+        return InputSplit(query, conditions, bounds, tree).run(deadline, listener)
