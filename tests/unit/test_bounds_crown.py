@@ -207,6 +207,21 @@ def test_fixing_phases_narrows_and_keeps_the_gradients_of_that_pattern():
         assert (high - low).sum() < (before[1] - before[0]).sum()
 
 
+@pytest.mark.parametrize("make", NETWORKS)
+def test_leaving_out_what_is_decided_keeps_the_bounds_of_output_and_input_gradient(make):
+    rng = np.random.default_rng(12)
+    network = make(rng)
+    box = Box.around(rng.random(network.input_size), 0.1, domain=None)
+    full, quick = bounds(network, box), bounds(network, box, everything=False)
+    full_gradient = gradient_bounds(network, box, 0, values=full)[network.input]
+    quick_gradient = gradient_bounds(network, box, 0, everything=False)[network.input]
+    np.testing.assert_allclose(quick[network.output].lower, full[network.output].lower, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(quick_gradient.lower, full_gradient.lower, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(quick_gradient.upper, full_gradient.upper, rtol=1e-9, atol=1e-9)
+    for name, points in network.values(box.sample(50, rng)).items():
+        assert quick[name].contains(points, 1e-11 * (1 + np.abs(points).max())).all()
+
+
 @lirpa_installed
 @pytest.mark.parametrize("make", [dense, mixed, plain_convolutional])
 def test_auto_lirpa_and_our_kernels_agree_on_gradients(make):

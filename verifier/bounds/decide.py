@@ -37,7 +37,7 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
     from verifier.bounds import Method, bounds, gradient_bounds
 
     network, chosen = query.network, cast(Method, method)
-    values = bounds(network, query.box, method=chosen)
+    values = bounds(network, query.box, method=chosen, everything=False)
     output = values[network.output]
     y = (output.lower.reshape(-1), output.upper.reshape(-1))
     x = (query.box.lower, query.box.upper)
@@ -45,7 +45,9 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
     if _all_impossible(query, x, y, None):
         return _refutation(values.method)
     if query.gradient is not None:
-        gradients = gradient_bounds(network, query.box, query.gradient.output, values=values, method=chosen)
+        gradients = gradient_bounds(
+            network, query.box, query.gradient.output, values=values, method=chosen, everything=False
+        )
         bound = gradients[network.input]
         g = (bound.lower.reshape(-1), bound.upper.reshape(-1))
         scale = SLACK * (1.0 + np.maximum(np.abs(g[0]), np.abs(g[1])))

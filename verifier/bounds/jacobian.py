@@ -54,15 +54,19 @@ CONSTANT, INDEPENDENT, GENERAL = 0, 1, 2
 """What the entries of a node's gradient depend on: nothing; each on a phase of its own; anything."""
 
 
-def jacobian_bounds(network: Network, output: int | Array, values: NetworkBounds) -> NetworkBounds:
+def jacobian_bounds(
+    network: Network, output: int | Array, values: NetworkBounds, *, everything: bool = True
+) -> NetworkBounds:
     """CROWN bounds on the gradient of an output with respect to every node's value; see the module.
 
     Args:
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value that hold on the input set, from any method.
+        everything: as for `jacobian`.
     """
     pairs = {name: (bound.lower[None], bound.upper[None]) for name, bound in values.items()}
-    found = jacobian(network, network.output_weights(output)[None], phases(network, pairs))
+    weights = network.output_weights(output)[None]
+    found = jacobian(network, weights, phases(network, pairs), everything=everything)
     return NetworkBounds({name: Bound(low[0], high[0]) for name, (low, high) in found.items()}, "crown")
 
 
