@@ -4,7 +4,9 @@ After Munakata et al. (NFM 2023, Algorithms 1–3), in our words:
 
 1. *Approach*: from θ = 0 go straight, from region to region, to the border of Θ.
 2. *Follow*: where the way leaves the robust part, follow the boundary: open all neighbours of every region that
-   has a neighbour of the other kind (robust or not). The border of Θ counts as the beginning of "not robust".
+   meets a region of the other kind (robust or not), in a face or in a vertex only: many lines can meet in one
+   vertex, where whole pixels of translation bring pixels to 0 and 1 together. The border of Θ counts as the
+   beginning of "not robust".
 3. *Escape*: a boundary that was followed all around may belong to an enclave, an island inside the robust part.
    The way goes on behind it; what counts in the end is the last place where it leaves the robust part for
    good (at the border of Θ at the latest): that boundary is the outermost one.
@@ -40,6 +42,7 @@ class _Search:
         self.aliases: dict[int, int] = {}
         self.thin: set[int] = set()
         self.expanded: set[int] = set()
+        self.corners: dict[tuple[float, ...], set[int]] = {}
 
     def open(self, at: Array, into: Array, foreseen: int = 0) -> int | None:
         """Open (or recognise) a region; its key, None for a sliver."""
@@ -58,9 +61,22 @@ class _Search:
         key = found.key if isinstance(found, Cell) else found
         if isinstance(found, Cell):
             self.cells[key] = found
+            for corner in self._corners(found):
+                self.corners.setdefault(corner, set()).add(key)
         if foreseen and key != foreseen:
             self.aliases[foreseen] = key
         return key
+
+    @staticmethod
+    def _corners(cell: Cell) -> list[tuple[float, ...]]:
+        return [tuple(v) for v in np.round(cell.vertices, 8).tolist()]
+
+    def meeting(self, key: int) -> set[int]:
+        """The opened regions that share a face or a vertex with one."""
+        found = set(self.opened_neighbours(key))
+        for corner in self._corners(self.cells[key]):
+            found |= self.corners[corner]
+        return found - {key}
 
     def robust(self, key: int) -> bool:
         return bool(getattr(self.cells[key], self.aspect) == 0)
@@ -71,11 +87,11 @@ class _Search:
             if other is not None and other in self.cells:
                 yield other
 
-    def expand(self, key: int) -> list[int]:
+    def expand(self, key: int) -> None:
         """Open all neighbours of a region."""
         self.expanded.add(key)
-        keys = [self.open(f.at, f.into, f.key) for f in self.cells[key].faces]
-        return [k for k in keys if k is not None]
+        for face in self.cells[key].faces:
+            self.open(face.at, face.into, face.key)
 
     def way(self) -> list[int]:
         """Approach: the regions on a straight way from θ = 0 to the border of Θ."""
@@ -98,9 +114,10 @@ class _Search:
             key = todo.pop()
             if key not in self.cells or not self._beside(key):
                 continue
-            around = self.expand(key) if key not in self.expanded else list(self.opened_neighbours(key))
-            for other in around:
-                # a neighbour that was looked at before may lie beside the boundary only now
+            if key not in self.expanded:
+                self.expand(key)
+            for other in self.meeting(key):
+                # what was opened before may lie beside the boundary only now
                 for candidate in (other, *self.opened_neighbours(other)):
                     if candidate not in seen and self._beside(candidate):
                         seen.add(candidate)
@@ -108,11 +125,13 @@ class _Search:
         return seen
 
     def _beside(self, key: int) -> bool:
-        """Whether a region has an opened neighbour of the other kind, or is robust and at the border of Θ."""
+        """Whether a region meets an opened one of the other kind, or is robust and meets the border of Θ."""
         kind = self.robust(key)
-        if kind and self.cells[key].touches_border:
-            return True
-        return any(self.robust(other) != kind for other in self.opened_neighbours(key))
+        if kind:
+            vertices = self.cells[key].vertices
+            if bool(((vertices < 1e-9) | (vertices > 1 - 1e-9)).any()):
+                return True
+        return any(self.robust(other) != kind for other in self.meeting(key))
 
     def connected(self, start: int) -> set[int]:
         """The opened robust regions that are connected with one through opened robust regions."""
