@@ -103,7 +103,8 @@ def in_words(summary: Summary) -> str:
         lines += [f"    {text}" for text in summary.new]
     if summary.category.tools:
         lines.append("  published (all instances, on the competition's machines, start-up included):")
-        for tool in sorted(summary.category.tools, key=lambda t: (-t.solved, t.seconds)):
+        solving = [tool for tool in summary.category.tools if tool.solved]
+        for tool in sorted(solving, key=lambda t: (-t.solved, t.seconds)):
             wrong = f", {tool.wrong} WRONG" if tool.wrong else ""
             lines.append(
                 f"    {tool.name:28} {tool.solved:4} solved ({tool.unsat} unsat, {tool.sat} sat)"
