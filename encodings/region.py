@@ -7,22 +7,28 @@ convention's open ends. An interior point is looked for first (it survives round
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from verifier.encodings.highs import highs_program
-from verifier.encodings.model import Atom, Model
+from verifier.encodings.model import Model
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Pattern
+from verifier.encodings.smtlib import number
 from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.query import Conjunction, Query
 from verifier.search.replay import replay
+
+MAX_ENTRIES = 200_000
+"""Systems with more coefficients are not given to the exact solver: it would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Region:
         return all((lo == -np.inf or v >= Fraction(lo)) and (hi == np.inf or v <= Fraction(hi)) for v, lo, hi in ends)
 
     def solve(self, timeout: float = float("inf")) -> RegionAnswer:
-        """Find a float64 witness in the region, or prove that there is none (within ``timeout`` seconds each)."""
+        """Find a float64 witness in the region, or prove that there is none (in about ``timeout`` seconds)."""
         query, (maps, rows) = self.query, self._maps
         if not self._similar:
             # all units have a part in the gradient; fewer suffice if the pattern has no region at all
@@ -151,13 +157,15 @@ class Region:
             return RegionAnswer(empty=True, core=self._with_ancestors(found) if answer == "unsat" else None)
         y, g = maps[query.network.output], self.gradient
         shared = rows + ([] if query.common is None else _conjunction_rows(query.common, y, g))
-        empty, core = True, list[Row]()
-        for case in query.cases:
-            system = shared + _conjunction_rows(case, y, g)
+        systems = [shared + _conjunction_rows(case, y, g) for case in query.cases]
+        for system in systems:
             point = self._interior(system)
             if point is not None and replay(query, point, self.exact).exact:
                 return RegionAnswer(point)
-            answer, rational, found = self._exact_point(system, timeout)
+        end = time.monotonic() + timeout
+        empty, core = True, list[Row]()
+        for system in systems:
+            answer, rational, found = self._exact_point(system, end - time.monotonic())
             if rational is not None:
                 rounded = np.array([float(v) for v in rational])
                 if replay(query, rounded, self.exact).exact:
@@ -193,22 +201,17 @@ class Region:
 
         box = self.query.box
         center, radius = box.center, box.width / 2
-        exact_center, exact_radius = ([Fraction(v) for v in a.tolist()] for a in (center, radius))
+        matrix = np.array([[float(a) for a in row.coefficients] for row in system]).reshape(len(system), box.size)
+        room = np.array([float(row.bound) for row in system]) - matrix @ center
+        matrix = matrix * radius
+        size = np.abs(matrix).max(axis=1, initial=0.0)
+        kept = np.flatnonzero(size)
         model = Model()
-        t = model.add_variables(np.where(radius > 0, -1.0, 0.0), np.where(radius > 0, 1.0, 0.0))
+        model.add_variables(np.where(radius > 0, -1.0, 0.0), np.where(radius > 0, 1.0, 0.0))
         slack = int(model.add_variables(np.array([-1.0]), np.array([1.0]))[0])
-        atoms = []
-        for row in system:
-            weights = [a * r for a, r in zip(row.coefficients, exact_radius, strict=True)]
-            size = max(map(abs, weights))
-            if size == 0:
-                continue
-            bound = (row.bound - sum(a * c for a, c in zip(row.coefficients, exact_center, strict=True))) / size
-            kept = [(int(t[j]), float(w / size)) for j, w in enumerate(weights) if w]
-            atoms.append(
-                Atom((*(c for c, _ in kept), slack), (*(w for _, w in kept), 1.0), -np.inf, min(float(bound), 1e6))
-            )
-        model.add_atoms(atoms)
+        scaled = np.hstack([matrix[kept] / size[kept, None], np.ones((len(kept), 1))])
+        bound = np.minimum(room[kept] / size[kept], 1e6)
+        model.add_rows(sp.csr_array(scaled), np.full(len(kept), -np.inf), bound)
         solver = highspy.Highs()
         solver.setOptionValue("output_flag", False)
         solver.setOptionValue("threads", 1)
@@ -219,36 +222,40 @@ class Region:
         if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             return None
         solution = np.array(solver.getSolution().col_value)
-        return box.clip(center + radius * solution[t])
+        return box.clip(center + radius * solution[:slack])
 
     def _exact_point(self, system: list[Row], timeout: float) -> tuple[str, list[Fraction] | None, list[Row]]:
         """ "sat" with a rational point, "unsat" with the rows that suffice for it, or "unknown"; by Z3, exactly."""
         false = [row for row in system if row.constant and not row.holds]
         if false:
             return "unsat", None, false[:1]
+        if timeout <= 0 or sum(len(row.coefficients) for row in system) > MAX_ENTRIES:
+            return "unknown", None, []
         import z3
 
-        from verifier.encodings.z3_terms import fraction_of, rational
+        from verifier.encodings.z3_terms import fraction_of
 
+        box = self.query.box
+        lines = ["(set-option :produce-unsat-cores true)"]
+        for k, (low, high) in enumerate(zip(box.lower.tolist(), box.upper.tolist(), strict=True)):
+            lines += [f"(declare-const x{k} Real)", f"(assert (and (>= x{k} {number(low)}) (<= x{k} {number(high)})))"]
+        for k, row in enumerate(system):
+            if not row.constant:
+                total = " ".join(f"(* {number(a)} x{j})" for j, a in enumerate(row.coefficients) if a)
+                sign = "<" if row.strict else "<="
+                lines.append(f"(assert (! ({sign} (+ 0.0 {total}) {number(row.bound)}) :named r{k}))")
         context = z3.Context()
         solver = z3.SolverFor("QF_LRA", ctx=context)
         if timeout < float("inf"):
             solver.set("timeout", max(1, int(timeout * 1000)))
-        x = [z3.Real(f"x{k}", context) for k in range(self.query.box.size)]
-        for v, low, high in zip(x, self.query.box.lower.tolist(), self.query.box.upper.tolist(), strict=True):
-            solver.add(v >= rational(low, context), v <= rational(high, context))
-        for k, row in enumerate(system):
-            if row.constant:
-                continue
-            total = z3.Sum([rational(a, context) * v for a, v in zip(row.coefficients, x, strict=True) if a])
-            bound = rational(row.bound, context)
-            solver.assert_and_track(total < bound if row.strict else total <= bound, z3.Bool(f"r{k}", context))
+        solver.from_string("\n".join(lines))
         answer = str(solver.check())
         if answer == "unsat":
             return answer, None, [system[int(str(name)[1:])] for name in solver.unsat_core()]
         if answer != "sat":
             return answer, None, []
         model = solver.model()
+        x = [z3.Real(f"x{k}", context) for k in range(box.size)]
         return answer, [fraction_of(model.eval(v, model_completion=True)) for v in x], []
 
 
