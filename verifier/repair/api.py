@@ -14,7 +14,7 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.repair.frozen import FrozenNetwork, parameter_label, repairable_layers
 from verifier.repair.greedy import Step, greedy
-from verifier.repair.keypoints import KeyPoints, key_points, layer_rows
+from verifier.repair.keypoints import KeyPoints, LayerRows, key_points, layer_rows
 from verifier.repair.linear import LinearRepair, solve_layer
 from verifier.repair.recheck import Check, check
 from verifier.repair.specification import Specification
@@ -22,7 +22,7 @@ from verifier.repair.specification import Specification
 METHODS = ("greedy", "lp")
 
 MARGIN = 1e-7
-"""What a linear repair first demands beyond the specification, so that it holds without tolerance."""
+"""What a linear repair demands beyond the specification, so that it holds without tolerance."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,11 +124,7 @@ def repair(
             own, _ = points.distinct(frozen, name)
             rows = layer_rows(frozen, own, name)
             reduced[name] = own
-            for margin in (MARGIN, 0.0):
-                found = solve_layer(rows, norm=norm, margin=margin, soft=soft, timeout=timeout, listener=listener)
-                if found.status == "feasible":
-                    break
-            attempts[name] = found
+            attempts[name] = _solve(rows, norm, soft, timeout, listener)
             text = f"layer {name!r}: {attempts[name].status}"
             listener(Note(seconds=time.perf_counter() - start, text=text))
         feasible = [n for n in attempts if attempts[n].status == "feasible"]
@@ -158,6 +154,17 @@ def repair(
         check=checked,
         seconds=time.perf_counter() - start,
     )
+
+
+def _solve(rows: LayerRows, norm: str, soft: float | None, timeout: float | None, listener: Listener) -> LinearRepair:
+    """With a margin, if there is room for one; else (rows of two classes that share a border have none) without."""
+    start = time.perf_counter()
+    part = None if timeout is None else timeout / 3
+    found = solve_layer(rows, norm=norm, margin=MARGIN, explain=False, soft=soft, timeout=part, listener=listener)
+    if found.status == "feasible":
+        return found
+    left = None if timeout is None else timeout - (time.perf_counter() - start)
+    return solve_layer(rows, norm=norm, soft=soft, timeout=left, listener=listener)
 
 
 def _status(

@@ -60,6 +60,7 @@ def solve_layer(
     *,
     norm: str = "l1",
     margin: float = 0.0,
+    explain: bool = True,
     soft: float | None = None,
     timeout: float | None = None,
     batch: int | None = None,
@@ -69,8 +70,10 @@ def solve_layer(
 
     Args:
         norm: "l1", "linf" or "mixed" (their sum, L∞ weighted by the square root of the number of parameters).
-        margin: every row is demanded with this much to spare: above the solver's tolerance, so that the rows then
-            hold without any. Rows that hold each other exactly (a decision boundary that must stay) permit none.
+        margin: what every row is demanded to have to spare: above the solver's tolerance, so that the rows then
+            hold without any. Rows that are met now need keep no more than half of what they have (none on a
+            decision boundary that must stay).
+        explain: whether an infeasible program is taken apart to find the rows that conflict.
         soft: None for hard rows; else the price of one unit of violation of a row: the program minimises
             norm + soft · Σ violations, and always has an answer.
         timeout: seconds.
@@ -81,7 +84,7 @@ def solve_layer(
     start = time.perf_counter()
     batch = batch or (1000 if rows.size > INTERIOR_POINT_ABOVE else 400)
     program = _Program(rows.size, norm, soft)
-    bound = rows.slack - margin
+    bound = rows.slack - np.where(rows.slack < 0.0, margin, np.minimum(margin, rows.slack / 2))
     taken = np.zeros(len(bound), dtype=bool)
     rounds = 0
     while True:
@@ -90,8 +93,10 @@ def solve_layer(
             return _unfinished("the time limit was reached", taken, rounds, start)
         status, delta = program.solve(left)
         rounds += 1
+        if status == "infeasible" and not explain:
+            return LinearRepair(status="infeasible", rounds=rounds, seconds=time.perf_counter() - start)
         if status == "infeasible":
-            return _conflict(rows, bound, np.flatnonzero(taken), margin, rounds, start)
+            return _conflict(rows, bound, np.flatnonzero(taken), margin, rounds, start, left)
         if status != "optimal" or delta is None:
             return _unfinished(f"HiGHS answered {status}", taken, rounds, start)
         violation = rows.change(delta) - bound
@@ -136,7 +141,13 @@ def _unfinished(reason: str, taken: npt.NDArray[np.bool_], rounds: int, start: f
 
 
 def _conflict(
-    rows: LayerRows, bound: Array, taken: npt.NDArray[np.int64], margin: float, rounds: int, start: float
+    rows: LayerRows,
+    bound: Array,
+    taken: npt.NDArray[np.int64],
+    margin: float,
+    rounds: int,
+    start: float,
+    left: float | None,
 ) -> LinearRepair:
     """Why some rows cannot hold together: the multipliers of "make the largest violation as small as it can be"."""
     import highspy
@@ -144,6 +155,8 @@ def _conflict(
     size = rows.size
     solver = highspy.Highs()
     solver.setOptionValue("output_flag", False)
+    if left is not None:
+        solver.setOptionValue("time_limit", max(1.0, left))
     infinity = highspy.kHighsInf
     for _ in range(size):
         solver.addVar(-infinity, infinity)
@@ -241,6 +254,7 @@ class _Program:
 
     def solve(self, timeout: float | None) -> tuple[str, Array | None]:
         """("optimal", Δ), or another status in words and None."""
+        began = time.perf_counter()
         if timeout is not None:
             self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + timeout))
         known = self._highspy.HighsModelStatus
@@ -249,6 +263,9 @@ class _Program:
             # the simplex method got lost: start again, by the other method
             self._solver.clearSolver()
             self._use_interior_point()
+            if timeout is not None:
+                left = max(1.0, timeout - (time.perf_counter() - began))
+                self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + left))
             self._solver.run()
         status = self._solver.getModelStatus()
         if status == known.kInfeasible:
