@@ -1,0 +1,187 @@
+"""``verifier repair MODEL SPECIFICATION``: change a few weights so that a network is right on whole regions."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.repair import RepairResult, Specification
+
+STATUS = {"repaired": 0, "infeasible": 1, "improved": 3, "unchanged": 3, "unfinished": 4}
+"""Exit status by what the repair did; 2 is bad usage or input."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    from verifier.commands.common import positive
+
+    parser = subparsers.add_parser(
+        "repair",
+        help="the smallest weight change that makes a network right on lines and polygons",
+        description="Change a few weights of one layer so that the network meets a specification on whole polygons, "
+        "lines and points, and prove it on all linear regions. The specification is a JSON file: see --example.",
+        epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met, 4 unfinished",
+    )
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json")
+    parser.add_argument("--example", action="store_true", help="print an example of a specification and stop")
+    parser.add_argument("--method", choices=("lp", "greedy"), default="lp", help="lp (default) or greedy")
+    parser.add_argument("--layer", action="append", metavar="NAME", help="layer that may change (repeat; the last)")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="greedy: most weights that may change (5)")
+    parser.add_argument("--norm", choices=("l1", "linf", "mixed"), default="l1", help="lp: what is kept small (l1)")
+    parser.add_argument("--soft", type=positive, metavar="PRICE", help="lp: price of one unit of violation")
+    parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="lp: seconds for each layer (60)")
+    parser.add_argument("--exact", action="store_true", help="check again in rational arithmetic (small cases)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the network, the report and pictures here")
+    parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+
+
+EXAMPLE = {
+    "requirements": [
+        {
+            "name": "this triangle should be class 2",
+            "region": {"origin": [0, 0], "u": [1, 0], "v": [0, 1], "polygon": [[0, 0], [1, 0], [0, 1]]},
+            "class": 2,
+            "margin": 0.01,
+        },
+        {"name": "output 0 stays below 4 on a line", "region": {"line": [[0, 0], [1, 1]]},
+         "output": {"rows": [[1, 0, 0]], "bound": [4]}},
+        {"name": "a point", "region": {"point": [0.5, 0.5]}, "class": 0},
+    ],
+    "domain": {"lower": [0, 0], "upper": [1, 1]},
+}  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    if args.example:
+        print(json.dumps(EXAMPLE, indent=2))
+        return 0
+    import verifier
+    from verifier.commands.common import progress_listener
+    from verifier.errors import InputError
+    from verifier.repair import check_exactly, repair
+
+    if args.model is None or args.specification is None:
+        raise InputError("MODEL and SPECIFICATION are needed", fix="verifier repair MODEL SPECIFICATION, or --example")
+    network = verifier.load(args.model)
+    specification = read_specification(args.specification, network)
+    result = repair(
+        network,
+        specification,
+        method=args.method,
+        layers=args.layer,
+        steps=args.steps,
+        norm=args.norm,
+        soft=args.soft,
+        timeout=args.timeout,
+        listener=progress_listener(args),
+    )
+    exact = check_exactly(result.frozen, specification) if args.exact else None
+    record = as_record(result, specification)
+    if exact is not None:
+        record["exact check"] = {"met": exact.met, "total": exact.total, "worst slack": exact.worst}
+    print(json.dumps(record, indent=2) if args.json else in_words(record))
+    if args.out is not None:
+        write(result, specification, record, args.out)
+    return STATUS[result.status]
+
+
+def read_specification(path: Path, network: Any) -> Specification:
+    """A specification from a JSON file.
+
+    Raises:
+        InputError, PropertyError: naming the file and the requirement.
+    """
+    from verifier.errors import InputError, PropertyError
+    from verifier.repair import specification_from_dict
+
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}", place=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", place=str(path)) from None
+    try:
+        return specification_from_dict(data, network)
+    except PropertyError as error:
+        raise PropertyError(error.problem, place=f"{path}: {error.place}", fix=error.fix) from None
+
+
+def as_record(result: RepairResult, specification: Specification) -> dict[str, Any]:
+    """The report as plain data."""
+    return {
+        "status": result.status,
+        "reason": result.reason,
+        "method": result.method,
+        "requirements": len(specification.requirements),
+        "key points": result.total,
+        "met before": result.met_before,
+        "met after": result.met_after,
+        "worst slack": result.check.worst,
+        "changes": dict(result.changes),
+        "norms": dict(result.norms),
+        "violated": list(result.check.violated),
+        "conflicts": {layer: list(names) for layer, names in result.conflicts.items()},
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = [
+        f"{record['status'].upper()}" + (f": {record['reason']}" if record["reason"] else ""),
+        f"  key points met: {record['met before']:,} before, {record['met after']:,} after, of "
+        f"{record['key points']:,}; worst slack {record['worst slack']:.3g}",
+    ]
+    if "exact check" in record:
+        exact = record["exact check"]
+        lines.append(f"  in rational arithmetic: {exact['met']:,} of {exact['total']:,} met")
+    if record["changes"]:
+        norms = record["norms"]
+        lines.append(
+            f"  {norms['weights']:.0f} weights changed; sum of changes {norms['l1']:.4g}, largest {norms['linf']:.4g}"
+        )
+        largest = sorted(record["changes"].items(), key=lambda item: -abs(item[1]))[:10]
+        lines += [f"    {name}: {delta:+.6g}" for name, delta in largest]
+        if len(record["changes"]) > 10:
+            lines.append(f"    … and {len(record['changes']) - 10} more (--json names all)")
+    lines += [f"  still violated: {name}" for name in record["violated"][:10]]
+    for layer, names in record["conflicts"].items():
+        lines.append(f"  cannot hold together (layer {layer}): {'; '.join(names[:8])}")
+    lines.append(f"  {record['seconds']:.2f} s")
+    return "\n".join(lines)
+
+
+def write(result: RepairResult, specification: Specification, record: dict[str, Any], folder: Path) -> None:
+    """The repaired network as ONNX, the report, and pictures of every polygon and of the greedy steps."""
+    import verifier
+    from verifier.errors import NetworkError
+    from verifier.regions import plane
+    from verifier.repair import PolygonRegion
+    from verifier.repair.export import write_frozen_onnx
+    from verifier.repair.slices import frozen_restriction
+    from verifier.report.repair import before_and_after, met_curves
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(record, indent=2))
+    try:
+        verifier.write_onnx(result.frozen.fold(), folder / "repaired.onnx")
+    except NetworkError:  # a unit depends on the patched layer: both channels are written
+        write_frozen_onnx(result.frozen, folder / "repaired.onnx")
+    if result.steps:
+        shares = [k / result.total for k in (result.met_before, *(s.met for s in result.steps))]
+        met_curves({result.method: shares}).savefig(folder / "met.png", dpi=120)
+    rows: list[Any] = []
+    for k, requirement in enumerate(specification.requirements):
+        region = requirement.region
+        if isinstance(region, PolygonRegion) and result.frozen.network.output_size > 1 and len(rows) < 6:
+            before = plane(result.frozen.network, region.origin, region.u, region.v, region.polygon)
+            rows.append((specification.label(k), before, frozen_restriction(result.frozen, before)))
+    if rows:
+        before_and_after(rows).savefig(folder / "classes.png", dpi=120)

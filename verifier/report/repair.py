@@ -1,0 +1,103 @@
+"""Pictures of repairs: class maps before and after, and how many constraints were met after each change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from verifier.network.operators import Array
+from verifier.regions.classes import ClassMap, class_map
+from verifier.regions.plane import PlaneRestriction
+
+COLOURS = (
+    "#f2efe6", "#8fb8de", "#f6c28b", "#2f6690", "#d1603d", "#7a9e7e", "#b49fcc", "#e4b363", "#5c4b51", "#8cbeb2",
+)  # fmt: skip
+"""One colour per class, from the eleventh on again from the first."""
+
+
+def before_and_after(
+    rows: Sequence[tuple[str, PlaneRestriction, PlaneRestriction]],
+    *,
+    best: str = "max",
+    polar: bool = False,
+    names: Sequence[str] | None = None,
+) -> Any:
+    """Class maps side by side, one row for each slice (the patching paper's Figures 5 to 7).
+
+    Args:
+        rows: title, the restriction before, and after the repair (`verifier.repair.slices.frozen_restriction`).
+        best: "max", or "min" where the smallest output is the class.
+        polar: whether plane coordinates are a distance and an angle (ACAS Xu).
+        names: names of the classes; their numbers by default.
+
+    Returns:
+        a matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(9.5, 4.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    used: set[int] = set()
+    for line, (title, before, after) in zip(axes, rows, strict=True):
+        for ax, word, restriction in zip(line, ("before", "after"), (before, after), strict=True):
+            classes = class_map(restriction, best)
+            draw_classes(ax, classes, polar=polar)
+            ax.set_title(f"{title}, {word}", fontsize=11)
+            used |= set(np.unique(classes.labels).tolist())
+    patches = [
+        Patch(facecolor=COLOURS[k % len(COLOURS)], edgecolor="#777777", label=names[k] if names else f"class {k}")
+        for k in sorted(used)
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), frameon=False)
+    return figure
+
+
+def draw_classes(ax: Any, classes: ClassMap, *, polar: bool = False) -> None:
+    """Draw a class map on matplotlib axes."""
+    from matplotlib.collections import PolyCollection
+
+    polygons = [_cartesian(p) for p in classes.polygons] if polar else classes.polygons
+    colours = [COLOURS[k % len(COLOURS)] for k in classes.labels]
+    ax.add_collection(PolyCollection(polygons, facecolors=colours, edgecolors=colours, linewidths=0.3))
+    everything = np.concatenate(polygons)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    pad = 0.02 * (high - low)
+    ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
+    ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+    ax.set_aspect("equal" if polar else "auto")
+    if polar:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for side in ax.spines.values():
+            side.set_visible(False)
+        ax.plot(0, 0, marker=(3, 0, 0), color="black", markersize=7)
+
+
+def _cartesian(polygon: Array, step: float = np.pi / 90) -> Array:
+    """Corners (distance, angle) to points on the page, the angle counted from straight up; edges follow the arcs."""
+    following = np.roll(polygon, -1, axis=0)
+    count = np.maximum(1, np.ceil(np.abs(following[:, 1] - polygon[:, 1]) / step).astype(int))
+    which = np.repeat(np.arange(len(polygon)), count)
+    share = np.concatenate([np.arange(c) / c for c in count])[:, None]
+    dense = polygon[which] + share * (following[which] - polygon[which])
+    return np.stack([-dense[:, 0] * np.sin(dense[:, 1]), dense[:, 0] * np.cos(dense[:, 1])], axis=1)
+
+
+def met_curves(curves: Mapping[str, Sequence[float]]) -> Any:
+    """Constraints met (share, 0 to 1) after 0, 1, 2 … weight changes (the patching paper's Figure 4)."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    ax = figure.subplots()
+    for (name, shares), colour in zip(curves.items(), COLOURS[3:] * len(curves), strict=False):
+        ax.plot(range(len(shares)), 100 * np.asarray(shares), marker="o", label=name, color=colour)
+    ax.set_xlabel("weights changed")
+    ax.set_ylabel("key points met (%)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return figure
