@@ -1,0 +1,135 @@
+"""``verifier attention MODEL --image x.npy --perturb brightness:0:0.2 …``: maps of attention robustness."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.encodings.perturbations import Perturbation
+
+SYNTAX = """perturbations (NAME:LOW:HIGH, options as ,KEY=VALUE):
+  brightness:0:0.2                       adds the parameter to every pixel
+  patch:0:0.2,top=4,left=4,height=3,width=3[,value=1]    a rectangle (blended towards VALUE, if given)
+  translation:0:1,down=0,right=1         pixels
+  contrast:-0.2:0.2[,pivot=0.5]   blur:0:1[,size=3]
+  rotation:-5:5[,poses=11]  (degrees)    zoom:-0.1:0.1[,poses=11]   shear:-0.1:0.1[,poses=11]
+
+exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or input; 3 the map is incomplete"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    from verifier.commands.common import positive
+
+    parser = subparsers.add_parser(
+        "attention",
+        help="for which perturbations does the label hold and the map move as expected?",
+        description="Maps every linear region of the perturbation parameters (Munakata et al., NFM 2023).",
+        epilog=SYNTAX,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help=".npy (H, W) or (C, H, W), in [0, 1]")
+    parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
+    parser.add_argument("--delta", type=float, default=3.0, help="largest consistent inconsistency (3)")
+    parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"))
+    parser.add_argument("--norm", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
+    parser.add_argument("--label", type=int, help="the label to keep (default: the network's own)")
+    parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
+    parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"))
+    parser.add_argument("--aspect", default="attention", choices=("attention", "label"), help="for --method gbs")
+    parser.add_argument("--keep", type=int, default=3_000_000, help="more regions than this are streamed (3000000)")
+    parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
+    parser.add_argument("--out", type=Path, action="append", default=[], metavar="FILE",
+                        help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="totals as JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+
+
+def perturbation_of(text: str) -> Perturbation:
+    """The perturbation that ``NAME:LOW:HIGH,KEY=VALUE…`` says.
+
+    Raises:
+        InputError: naming what is wrong.
+    """
+    from verifier.encodings import perturbations as known
+    from verifier.errors import InputError
+
+    kinds = {
+        k.__name__.lower(): k
+        for k in (
+            known.Brightness, known.Patch, known.Translation, known.Contrast, known.Blur, known.Rotation,
+            known.Zoom, known.Shear,
+        )
+    }  # fmt: skip
+    head, *options = text.split(",")
+    name, *ends = head.split(":")
+    if name.lower() not in kinds:
+        raise InputError(f"unknown perturbation {name!r}", fix=f"one of {', '.join(kinds)}")
+    if len(ends) != 2:
+        raise InputError(f"perturbation {text!r} needs a range", fix=f"write {name}:LOW:HIGH")
+    kind = kinds[name.lower()]
+    fields: dict[str, Any] = {}
+    try:
+        fields = {"low": float(ends[0]), "high": float(ends[1])}
+        for option in options:
+            key, _, value = option.partition("=")
+            if key not in kind.__dataclass_fields__:
+                raise InputError(f"{name} has no option {key!r}")
+            number = float(value)
+            fields[key] = int(number) if key not in ("value", "pivot") and number.is_integer() else number
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"perturbation {text!r}: {error}") from None
+    try:
+        return kind(**fields)
+    except TypeError:
+        raise InputError(f"{name} lacks an option", fix="a patch needs top= and left=") from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import json
+
+    import verifier
+    from verifier.attention import Inconsistency, attention_map
+    from verifier.commands.common import progress_listener, read_array
+    from verifier.report.attention import as_json, summary_rows, write
+
+    perturbations = [perturbation_of(text) for text in args.perturb]
+    settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes)
+    network = verifier.load(args.model)
+    image = read_array(args.image)
+    if image.ndim == 1 and len(network.input_shape) == 1:
+        side = round(image.size**0.5)
+        image = image.reshape(side, side) if side * side == image.size else image
+    m = attention_map(
+        network,
+        image,
+        perturbations,
+        args.delta,
+        settings=settings,
+        label=args.label,
+        clip=not args.no_clip,
+        method=args.method,
+        aspect=args.aspect,
+        keep=args.keep,
+        timeout=args.timeout,
+        listener=progress_listener(args),
+    )
+    write(m, args.out)
+    if args.json:
+        print(json.dumps(as_json(m), indent=1))
+    else:
+        rows = summary_rows(m)
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            print(f"{name:<{width}}  {text}")
+    if False in m.robust.values():
+        return 1
+    return 0 if None not in m.robust.values() else 3

@@ -1,0 +1,307 @@
+"""Pictures and files of an attention map: Θ maps, saliency maps, an HTML page, csv and json of the regions."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verifier.attention.region_map import NAMES, Aspect, RegionMap
+from verifier.errors import InputError
+from verifier.network.operators import Array
+
+COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
+"""Of regions that hold everywhere, nowhere, in a part."""
+TITLES = {"label": "label (CR green, MR grey, CB orange)", "attention": "attention (AR green, IR grey, AB orange)"}
+
+
+def chosen_parameters(m: RegionMap) -> Array:
+    """Parameters worth a picture: θ = 0, the farthest points of both components, and the far corner of Θ."""
+    box = m.perturbed.box
+    points = [np.clip(np.zeros(box.size), box.lower, box.upper)]
+    if m.table is not None:
+        for aspect in ("attention", "label"):
+            far = m.farthest(aspect)  # type: ignore[arg-type]
+            if far is not None:
+                points.append(far[0])
+    points.append(np.where(np.abs(box.lower) > np.abs(box.upper), box.lower, box.upper))
+    distinct: list[Array] = []
+    for p in points:
+        if all(np.abs(p - q).max() > 1e-9 for q in distinct):
+            distinct.append(p)
+    return np.stack(distinct)
+
+
+def map_figure(m: RegionMap, chosen: Array | None = None) -> Any:
+    """The Θ maps of label and attention side by side, the outermost boundary drawn dark.
+
+    Two parameters: the plane; one: bands, with the inconsistency as steps; more: the regions' centers over the
+    first two parameters. Chosen parameters are marked with their numbers.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
+    for k, aspect in enumerate(("label", "attention")):
+        axes = figure.add_subplot(1, 2, k + 1)
+        axes.set_title(TITLES[aspect])
+        _draw(axes, m, aspect)  # type: ignore[arg-type]
+        box = m.perturbed.box
+        axes.set_xlim(box.lower[0], box.upper[0])
+        axes.set_xlabel(m.perturbed.labels[0])
+        if box.size > 1:
+            axes.set_ylim(box.lower[1], box.upper[1])
+            axes.set_ylabel(m.perturbed.labels[1])
+            for number, point in enumerate(chosen):
+                axes.plot(*point[:2], "o", color="black", markersize=4, clip_on=False)
+                axes.annotate(str(number), point[:2], xytext=(4, 4), textcoords="offset points")
+    return figure
+
+
+def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
+    from matplotlib.collections import PolyCollection
+
+    t = m.table
+    if t is None:
+        assert m.raster is not None
+        box = m.perturbed.box
+        shares = m.raster[..., 0 if aspect == "attention" else 1].T
+        extent = (box.lower[0], box.upper[0], box.lower[1], box.upper[1])
+        axes.imshow(shares, origin="lower", extent=extent, aspect="auto", cmap="Greens", vmin=0, vmax=1)
+        return
+    kinds = getattr(t, aspect)
+    outer = m.outermost(aspect) if m.method == "exhaustive" or aspect in m.boundary else np.zeros(len(t), dtype=bool)
+    if t.vertices is None:
+        axes.scatter(t.centers[:, 0], t.centers[:, 1], s=4, c=[COLORS[k] for k in kinds])
+        return
+    if m.perturbed.dimension == 1:
+        for i in range(len(t)):
+            low, high = t.polygon(i)[:, 0]
+            axes.axvspan(low, high, color=COLORS[kinds[i]], alpha=0.8, linewidth=0)
+            axes.plot([low, high], [t.high[i], t.high[i]], color="black", linewidth=1)
+        axes.axhline(m.delta, color="red", linewidth=0.8, linestyle="--")
+        axes.set_ylabel("inconsistency (largest on the region)")
+        return
+    polygons = [t.polygon(i) for i in range(len(t))]
+    fine = len(t) > 20_000
+    axes.add_collection(
+        PolyCollection(
+            polygons,
+            facecolors=[COLORS[k] for k in kinds],
+            edgecolors=[COLORS[k] for k in kinds] if fine else "white",
+            linewidths=0.3,
+            rasterized=True,
+        )
+    )
+    chosen = [polygons[i] for i in np.flatnonzero(outer)]
+    axes.add_collection(PolyCollection(chosen, facecolors="none", edgecolors="#b2182b", linewidths=0.9))
+
+
+def image_figure(m: RegionMap, chosen: Array | None = None) -> Any:
+    """For each chosen θ: the perturbed image, the label's saliency map there, the expected map, their difference."""
+    from matplotlib.figure import Figure
+
+    chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
+    images = m.perturbed.images(chosen)
+    which = list(m.settings.outputs(m.perturbed, m.label)).index(m.label)
+    actual = m.settings.maps(m.perturbed, chosen, m.label)[:, which]
+    expected = m.settings.expected(m.perturbed, chosen, m.label)[:, which]
+    value = m.settings(m.perturbed, chosen, m.label)
+    winner = m.perturbed.network.forward(chosen).reshape(len(chosen), -1).argmax(axis=1)
+    figure = Figure(figsize=(9, 2.3 * len(chosen)), layout="constrained")
+    top = max(float(np.abs(actual).max()), float(np.abs(expected).max()), 1e-12)
+    for row in range(len(chosen)):
+        panels = (("image", images[row]), ("map", actual[row]), ("expected", expected[row]))
+        for column, (name, picture) in enumerate((*panels, ("difference", actual[row] - expected[row]))):
+            axes = figure.add_subplot(len(chosen), 4, 4 * row + column + 1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if name == "image":
+                shown = np.clip(np.moveaxis(picture, 0, -1), 0, 1)
+                axes.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
+                text = ", ".join(f"{n} {v:.3g}" for n, v in zip(m.perturbed.labels, chosen[row], strict=True))
+                axes.set_title(f"{row}: {text}", fontsize=8)
+                axes.set_ylabel(f"class {winner[row]}", fontsize=8)
+            else:
+                axes.imshow(picture.sum(axis=0), cmap="seismic", vmin=-top, vmax=top)
+                axes.set_title(f"inconsistency {value[row]:.3g}" if name == "difference" else name, fontsize=8)
+    return figure
+
+
+def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
+    """What a map says, as pairs of words and figures."""
+    s = m.summary
+    rows = [
+        ("network", m.perturbed.original.source or "(built in Python)"),
+        ("parameters", ", ".join(
+            f"{n} in [{p.low:g}, {p.high:g}]" for n, p in zip(m.perturbed.labels, m.perturbed.perturbations, strict=True)
+        )),
+        ("label", str(m.label)),
+        ("delta", f"{m.delta:g} ({m.settings.filter} filter, L{m.settings.norm}, classes: {m.settings.classes})"),
+        ("method", m.method + ("" if m.complete else f", incomplete: {m.reason}")),
+        ("regions", f"{s.regions:,} in {m.seconds:.2f} s, covering {s.covered:.9g} of Θ"),
+        ("inconsistency", f"{s.smallest:.6g} to {s.largest:.6g}"),
+        ("label holds on", f"{s.label_share:.6%} of Θ"),
+    ]  # fmt: skip
+    if s.near_delta:
+        rows.append(("close calls", f"{s.near_delta} regions within 1e-7 of delta: their kind hangs on rounding"))
+    for aspect, names in NAMES.items():
+        parts = ", ".join(f"{n} {s.volumes[n]:.6%} ({s.counts[n]:,})" for n in names)
+        rows.append((f"{aspect}: shares of Θ (regions)", parts))
+        verdict = m.robust[aspect]
+        words = {True: "Robust: holds on all of Θ", False: "NotRobust", None: "not decided (map incomplete)"}
+        rows.append((f"{aspect}: verdict", words[verdict]))
+        if m.table is None or (m.method == "gbs" and aspect not in m.boundary):
+            continue
+        far = m.farthest(aspect)  # type: ignore[arg-type]
+        if far is None:
+            rows.append((f"{aspect}: around θ = 0", "the region at θ = 0 does not hold everywhere"))
+            continue
+        point = ", ".join(f"{v:.6g}" for v in far[0])
+        component = int(m.component(aspect).sum())  # type: ignore[arg-type]
+        outermost = int(m.outermost(aspect).sum())  # type: ignore[arg-type]
+        rows.append((f"{aspect}: around θ = 0", f"{component:,} connected regions, farthest point ({point})"))
+        text = f"{outermost:,} regions"
+        if m.method == "exhaustive":
+            text += f", {m.enclaves(aspect)} enclaves inside"  # type: ignore[arg-type]
+        rows.append((f"{aspect}: outermost boundary", text))
+    if not m.perturbed.clip:
+        rows.append(("clipping", "none"))
+    return rows
+
+
+def write_html(m: RegionMap, path: Path) -> None:
+    """One page with the figures and pictures of a map; it needs no other file."""
+    chosen = chosen_parameters(m)
+    pictures = [map_figure(m, chosen), image_figure(m, chosen)]
+    rows = "\n".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in summary_rows(m))
+    parts = "\n".join(f'<p><img alt="" src="data:image/png;base64,{_png(f)}"></p>' for f in pictures)
+    path.write_text(
+        f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Attention robustness</title>
+<style>body{{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}
+th{{text-align:left;padding-right:1em;vertical-align:top;white-space:nowrap}}img{{max-width:100%}}</style></head>
+<body><h1>Attention robustness</h1>
+<table>{rows}</table>
+<h2>Regions of the parameters</h2>
+{parts}
+<p>Red outlines: the outermost boundary around θ = 0. Numbers: the parameters of the pictures. The saliency maps
+are those of the label. CR, MR, CB: the label holds everywhere, nowhere, in a part of the region; AR, IR, AB: the
+same for an inconsistency of at most delta.</p>
+</body></html>
+"""
+    )
+
+
+def _png(figure: Any) -> str:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure; the kind of file is the path's ending."""
+    figure.savefig(path, dpi=150)
+
+
+def write_csv(m: RegionMap, path: Path) -> None:
+    """One line per region: kinds, volume, range of the inconsistency, winner, center and vertices."""
+    t = m.table
+    if t is None:
+        raise InputError("the map was streamed and does not hold its regions", fix="raise keep=")
+    labels = m.perturbed.labels
+    with path.open("w", newline="") as stream:
+        out = csv.writer(stream)
+        out.writerow(
+            ["region", "label", "attention", "volume", "label_volume", "low", "high", "class"]
+            + [f"center_{n}" for n in labels]
+            + (["vertices"] if t.vertices is not None else [])
+        )
+        for i in range(len(t)):
+            row: list[object] = [i, NAMES["label"][t.label[i]], NAMES["attention"][t.attention[i]]]
+            row += [repr(float(v)) for v in (t.volumes[i], t.label_volumes[i], t.low[i], t.high[i])]
+            row += [int(t.winner[i]), *(repr(float(v)) for v in t.centers[i])]
+            if t.vertices is not None:
+                row.append(";".join(" ".join(repr(float(v)) for v in p) for p in t.polygon(i)))
+            out.writerow(row)
+
+
+def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
+    """The totals (and, if asked for, the regions) as plain data."""
+    s = m.summary
+    result: dict[str, Any] = {
+        "label": m.label,
+        "delta": m.delta,
+        "filter": m.settings.filter,
+        "norm": m.settings.norm,
+        "classes": m.settings.classes,
+        "parameters": [
+            {"name": n, "low": p.low, "high": p.high}
+            for n, p in zip(m.perturbed.labels, m.perturbed.perturbations, strict=True)
+        ],
+        "method": m.method,
+        "complete": m.complete,
+        "reason": m.reason,
+        "robust": dict(m.robust),
+        "regions": s.regions,
+        "counts": dict(s.counts),
+        "shares": dict(s.volumes),
+        "label_share": s.label_share,
+        "covered": s.covered,
+        "inconsistency": [s.smallest, s.largest],
+        "near_delta": s.near_delta,
+        "seconds": m.seconds,
+    }
+    if m.table is not None:
+        result["around_origin"] = {}
+        for aspect in NAMES:
+            if m.method == "gbs" and aspect not in m.boundary:
+                continue
+            far = m.farthest(aspect)  # type: ignore[arg-type]
+            result["around_origin"][aspect] = {
+                "regions": int(m.component(aspect).sum()),  # type: ignore[arg-type]
+                "outermost_boundary": int(m.outermost(aspect).sum()),  # type: ignore[arg-type]
+                "farthest": None if far is None else {"theta": far[0].tolist(), "widths": far[1]},
+            }
+        if regions:
+            result["table"] = [
+                {
+                    "label": NAMES["label"][t_label],
+                    "attention": NAMES["attention"][t_attention],
+                    "volume": float(m.table.volumes[i]),
+                    "inconsistency": [float(m.table.low[i]), float(m.table.high[i])],
+                    "vertices": m.table.polygon(i).tolist() if m.table.vertices is not None else None,
+                    "center": m.table.centers[i].tolist(),
+                }
+                for i, (t_label, t_attention) in enumerate(zip(m.table.label, m.table.attention, strict=True))
+            ]
+    return result
+
+
+def write(m: RegionMap, paths: Sequence[Path]) -> None:
+    """Write a map to files by their endings: .html, .csv, .json, or a picture (.png, .pdf, .svg).
+
+    Raises:
+        InputError: for any other ending.
+    """
+    for path in paths:
+        kind = path.suffix.lower()
+        if kind == ".html":
+            write_html(m, path)
+        elif kind == ".csv":
+            write_csv(m, path)
+        elif kind == ".json":
+            path.write_text(json.dumps(as_json(m, regions=True), indent=1) + "\n")
+        elif kind in (".png", ".pdf", ".svg"):
+            save_figure(map_figure(m), path)
+        else:
+            raise InputError(f"cannot write {kind or 'a file without ending'}", place=str(path), fix="use .html, .csv, .json, .png, .pdf or .svg")
