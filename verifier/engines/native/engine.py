@@ -11,6 +11,7 @@ from verifier.engines.base import Answer, Availability, Capabilities, Deadline, 
 from verifier.engines.native.bounding import ChainBounds, GraphBounds, dense_chain
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
+from verifier.engines.native.relu_split import ReluSplit
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.options import Options
@@ -33,6 +34,10 @@ class NativeEngine(Engine):
     def availability(self) -> Availability:
         return Availability(True, "built in")
 
+    def searches(self, query: Query) -> bool:
+        # the centres of split boxes are tried as they come
+        return int(np.count_nonzero(query.box.width)) <= LOW_DIMENSION
+
     def solve(
         self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
     ) -> EngineResult:
@@ -49,6 +54,8 @@ class NativeEngine(Engine):
         crown = Crown(query.network, query.box)
         layers = dense_chain(query.network)
         varying = int(np.count_nonzero(query.box.width))
+        if varying > LOW_DIMENSION:
+            return ReluSplit(query, crown, conditions, self.keep_tree).run(deadline, listener)
         if layers is not None:
             bounds: ChainBounds | GraphBounds = ChainBounds(crown, conditions, layers, options.threads)
         else:
