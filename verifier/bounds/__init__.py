@@ -36,7 +36,8 @@ def bounds(
             "lirpa" uses auto_LiRPA, a second implementation without that proof.
         iterations: optimisation steps of "alpha-crown".
         everything: False leaves units whose piece is decided anyway with the intervals that follow from the
-            other bounds; phases and the output's bounds are the same, several times sooner on wide networks.
+            other bounds, and residual sums too: the output's bounds are nearly the same (0.3 % wider on a
+            ResNet), several times sooner on wide networks.
 
     Returns:
         Bounds by node name, each in the node's shape: ``bounds(network, box)["relu_1"].lower``.
@@ -78,7 +79,7 @@ def gradient_bounds(
             graph itself there are no slopes to optimise, see `verifier.bounds.jacobian`).
         backend: as for `bounds`.
         everything: False leaves units that cannot improve the input's gradient with intervals: the bounds of the
-            input's gradient are the same, sooner.
+            input's gradient are the same for the same ``values``, sooner.
 
     Raises:
         InputError, EngineError: as `bounds`.
