@@ -75,7 +75,7 @@ class _Run:
         found = self._search(SHORT_SEARCH, self.options.seed)
         if found is None:
             found = self._bounds(engines)
-        if found is None and not all(engine.searches for engine in engines):
+        if found is None and not all(engine.searches(self.query) for engine in engines):
             # longer for larger networks, whose proofs take longer too
             most = min(LONG_SEARCH, 0.7 + self.query.network.neurons / 50)
             found = self._search(most, self.options.seed + 1)

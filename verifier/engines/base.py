@@ -103,8 +103,6 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities]
     isolated: ClassVar[bool] = True
     """Whether it must run in a child process (foreign solvers); our own engines run in-process."""
-    searches: ClassVar[bool] = False
-    """Whether it looks for counterexamples itself, alongside its proof: the search before it is then short."""
 
     @abstractmethod
     def availability(self) -> Availability:
@@ -113,6 +111,10 @@ class Engine(ABC):
     @abstractmethod
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         """Decide the query before the deadline. Must never answer UNSAT for a timeout or a failure."""
+
+    def searches(self, query: Query) -> bool:
+        """Whether it finds counterexamples of this query itself, alongside its proof: the search before it is short."""
+        return False
 
     def rejects(self, network: Network, query: Query | None = None) -> str:
         """Why this engine cannot take the network (and query); "" if it can."""
