@@ -24,6 +24,8 @@ MOST_REPLAY = 10.0
 SHORT_SEARCH, LONG_SEARCH = 0.3, 6.0
 """Seconds of the counterexample search before bounds and before engines; those that search themselves get no
 second one."""
+TINY = 64
+"""Networks with at most so many neurons are first tried by bounds alone."""
 
 
 def verify(
@@ -72,13 +74,13 @@ class _Run:
 
     def verdict(self) -> Verdict:
         engines = self._engines()
-        found = self._search(SHORT_SEARCH, self.options.seed)
+        neurons = self.query.network.neurons
+        # longer for larger networks, whose proofs take longer too
+        found = self._search(min(SHORT_SEARCH, 0.05 + neurons / 1000), self.options.seed)
         if found is None:
             found = self._bounds(engines)
         if found is None and not all(engine.searches(self.query) for engine in engines):
-            # longer for larger networks, whose proofs take longer too
-            most = min(LONG_SEARCH, 0.7 + self.query.network.neurons / 50)
-            found = self._search(most, self.options.seed + 1)
+            found = self._search(min(LONG_SEARCH, 0.7 + neurons / 50), self.options.seed + 1)
         return self._solve(engines) if found is None else found
 
     # -- helpers -----------------------------------------------------------------------------------------
@@ -146,9 +148,12 @@ class _Run:
     def _bounds(self, engines: Sequence[Engine]) -> Verdict | None:
         """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word.
 
-        Engines of our own, which run in this process, begin with bounds themselves.
+        Engines of our own, which run in this process, begin with bounds themselves; on tiny networks that is
+        done here all the same, before their compiled code is loaded.
         """
-        if self.options.engine != "auto" or self.deadline.passed or not engines[0].isolated:
+        if self.options.engine != "auto" or self.deadline.passed:
+            return None
+        if not engines[0].isolated and self.query.network.neurons > TINY:
             return None
         from verifier.bounds.decide import refuted_by_bounds
 
