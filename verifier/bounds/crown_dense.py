@@ -120,7 +120,8 @@ def _least(row: Array, middle: Array, radius: Array) -> float:
 def bound_boxes(
     low: Array, high: Array, pre_low: Array, pre_high: Array, outputs: Array, output_bias: Array, x_rows: Array, wanted: Any,
     flat: Array, offsets: Any, biases: Array, starts: Any, is_relu: Any, errors: Array, interval_errors: Array,
-    output_errors: Array, lower: Array, slopes: Array, empty: Any, unit: Any, unit_lines: Array,
+    output_errors: Array, lower: Array, slopes: Array, empty: Any, unit: Any,
+    split_units: Any, split_phases: Any, split_count: Any, spaces: Array,
 ) -> None:
     """Bounds for boxes ``low, high (B, n)``; everything else by reference.
 
@@ -136,8 +137,7 @@ def bound_boxes(
             interval bounds, and of the rows.
         lower, slopes: results ``(B, S)`` and ``(B, S, n)`` (the linear function below each row, without constant).
         empty: ``(B,)`` set where the bounds contradict each other.
-        unit, unit_lines: ``(B,)`` the open unit whose relaxation costs the rows most, over all hidden units (-1:
-            none is open), and ``(B, 2, n + 1)`` a linear function below it and one below its negative, constant last.
+        unit: ``(B,)`` the open unit whose relaxation costs the rows most (-1: none is open).
     """
     layers = is_relu.size
     inputs = low.shape[1]
@@ -180,8 +180,8 @@ def bound_boxes(
                     spreads[j] = (0.5 + 2 * UNIT) * (value_high - value_low)
             open_units = 0
             for i in range(size):
-                if z_high[first + i] <= 0.0:
-                    continue
+                if z_high[first + i] < 0.0:
+                    continue  # a bound of exactly zero may come from a phase: that has to be checked
                 if interval:
                     center, spread = biases[first + i], interval_errors[first + i]
                     row = weight[i]
@@ -241,24 +241,26 @@ def bound_boxes(
             lower[box, s] = _least(found[p], middle, radius) + constant[p] - output_errors[s]
             for j in range(inputs):
                 slopes[box, s, j] = found[p, j]
+        for h in range(split_count[box]):
+            u = split_units[box, h]
+            k = 0
+            while starts[k + 1] <= u:
+                k += 1
+            sign = -1.0 if split_phases[box, h] > 0 else 1.0
+            weight = flat[offsets[k] : offsets[k + 1]].reshape(starts[k + 1] - starts[k], -1)
+            constant[0] = sign * biases[u]
+            for j in range(weight.shape[1]):
+                ping[0, j] = sign * weight[u - starts[k], j]
+            found = _backward(
+                ping, pong, constant, 1, k - 1, flat, offsets, biases, starts, is_relu,
+                lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
+            )
+            for j in range(inputs):
+                spaces[box, h, j] = found[0, j]
+            spaces[box, h, inputs] = constant[0] - errors[u]
         unit[box] = -1
-        greatest, layer = 0.0, 0
+        greatest = 0.0
         for k in range(layers):
             for i in range(starts[k], starts[k + 1]):
                 if is_relu[k] and z_low[i] < 0.0 and z_high[i] > 0.0 and cost[i] > greatest:
-                    greatest, unit[box], layer = cost[i], i, k
-        if unit[box] < 0:
-            continue
-        i = unit[box] - starts[layer]
-        weight = flat[offsets[layer] : offsets[layer + 1]].reshape(starts[layer + 1] - starts[layer], -1)
-        constant[0], constant[1] = biases[unit[box]], -biases[unit[box]]
-        for j in range(weight.shape[1]):
-            ping[0, j], ping[1, j] = weight[i, j], -weight[i, j]
-        found = _backward(
-            ping, pong, constant, 2, layer - 1, flat, offsets, biases, starts, is_relu,
-            lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
-        )
-        for p in range(2):
-            for j in range(inputs):
-                unit_lines[box, p, j] = found[p, j]
-            unit_lines[box, p, inputs] = constant[p] - errors[unit[box]]
+                    greatest, unit[box] = cost[i], i

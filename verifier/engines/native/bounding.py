@@ -1,6 +1,6 @@
 """Bounds on the rows of a condition for batches of boxes: compiled for dense chains, general otherwise.
 
-Both kinds have the same interface: ``bound(low, high, pre_low, pre_high, wanted) -> Found``. The preactivations
+Both kinds have the same interface: ``bound(block, wanted) -> Found``. The preactivations
 of all units are kept in one row per box; they are tightened in place and handed on to the box's children.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,12 @@ from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
 
 
+Block = dict[str, Any]
+"""Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
+units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
+``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``parent (B,)``."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """Bounds for B boxes and S rows.
@@ -26,15 +33,13 @@ class Found:
     Attributes:
         lower, slopes: ``(B, S)``, ``(B, S, n)``: proved lower bounds and the linear functions that gave them.
         empty: ``(B,)``: no point is left in the box.
-        unit, unit_lines: ``(B,)`` the best unit to split, -1 for none; ``(B, 2, n + 1)`` linear functions below it
-            and below its negative, constant last.
+        unit: ``(B,)`` the best unit to split, -1 for none.
     """
 
     lower: Array
     slopes: Array
     empty: npt.NDArray[np.bool_]
     unit: npt.NDArray[np.int64]
-    unit_lines: Array
 
 
 def row_errors(crown: Crown, conditions: Conditions) -> Array:
@@ -105,21 +110,22 @@ class ChainBounds:
             ends.append(np.concatenate(known)[None])
         self.root: tuple[Array, Array] = (ends[0], ends[1])
 
-    def bound(self, low: Array, high: Array, pre_low: Array, pre_high: Array, wanted: npt.NDArray[np.bool_]) -> Found:
+    def bound(self, block: Block, wanted: npt.NDArray[np.bool_]) -> Found:
         """See the module; the boxes are shared among the threads."""
         from verifier.bounds.crown_dense import bound_boxes
 
+        low, high = block["low"], block["high"]
         boxes, n = low.shape
         found = Found(
             np.full(wanted.shape, -np.inf), np.zeros((*wanted.shape, n)), np.zeros(boxes, dtype=bool),
-            np.full(boxes, -1, dtype=np.int64), np.zeros((boxes, 2, n + 1)),
+            np.full(boxes, -1, dtype=np.int64),
         )
 
         def part(which: slice) -> None:
             bound_boxes(
-                low[which], high[which], pre_low[which], pre_high[which], *self._rows, wanted[which], *self._layers,
+                low[which], high[which], block["pre_low"][which], block["pre_high"][which], *self._rows, wanted[which], *self._layers,
                 found.lower[which], found.slopes[which], found.empty[which], found.unit[which],
-                found.unit_lines[which],
+                block["units"][which], block["phases"][which], block["space_count"][which], block["spaces"][which],
             )
 
         if self._threads == 1 or boxes < 16:
@@ -145,8 +151,9 @@ class GraphBounds:
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
         self._errors = row_errors(crown, conditions)
 
-    def bound(self, low: Array, high: Array, pre_low: Array, pre_high: Array, wanted: npt.NDArray[np.bool_]) -> Found:
+    def bound(self, block: Block, wanted: npt.NDArray[np.bool_]) -> Found:
         """See the module."""
+        low, high, pre_low, pre_high = (block[k] for k in ("low", "high", "pre_low", "pre_high"))
         boxes, n = low.shape
         conditions, crown = self._conditions, self._crown
         parents = {name: (pre_low[:, part], pre_high[:, part]) for name, part in self._parts.items()}
@@ -163,4 +170,4 @@ class GraphBounds:
             lower[box_of, row_of] = rows.lower - conditions.bound[row_of] - self._errors[row_of]
             slopes[box_of, row_of] = rows.slopes
         unit = np.full(boxes, -1, dtype=np.int64)
-        return Found(lower, slopes, relaxation.empty, unit, np.zeros((boxes, 2, n + 1)))
+        return Found(lower, slopes, relaxation.empty, unit)

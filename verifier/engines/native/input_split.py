@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from verifier.engines.base import Answer, Deadline, EngineResult
-from verifier.engines.native.bounding import ChainBounds, GraphBounds
+from verifier.engines.native.bounding import Block, ChainBounds, GraphBounds
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
-
-Block = dict[str, Any]
-"""Boxes with all that belongs to them: arrays with one row per box."""
 
 BATCH = 512
 FEW_OPEN = 12
@@ -44,18 +41,17 @@ class InputSplit:
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
-        free = len(self.free)
         root: Block = {
             "low": query.box.lower[None].copy(),
             "high": query.box.upper[None].copy(),
             "pre_low": bounds.root[0].copy(),
             "pre_high": bounds.root[1].copy(),
             "open": np.ones((1, conditions.cases), dtype=bool),
-            "spaces": np.zeros((1, SPACES, free + 1)),
+            "spaces": np.zeros((1, SPACES, query.box.size + 1)),
+            "units": np.full((1, SPACES), -1, dtype=np.int64),
+            "phases": np.zeros((1, SPACES), dtype=np.int8),
             "space_count": np.zeros(1, dtype=np.int64),
             "parent": np.array([-1]),
-            "unit": np.array([-1]),
-            "phase": np.zeros(1, dtype=np.int8),
             "bound": np.array([-np.inf]),
         }
         self.stack: list[Block] = [root]
@@ -115,16 +111,14 @@ class InputSplit:
         conditions, free = self.conditions, self.free
         self.boxes += len(block["low"])
         numbers = None if self.tree is None else self.tree.add(block)
-        found = self.bounds.bound(
-            block["low"], block["high"], block["pre_low"], block["pre_high"], block["open"][:, conditions.case_of]
-        )
+        found = self.bounds.bound(block, block["open"][:, conditions.case_of])
         block["open"][found.empty] = False
         count = len(block["low"])
         low, high = np.ascontiguousarray(block["low"][:, free]), np.ascontiguousarray(block["high"][:, free])
         block["bound"], axis, point = np.full(count, np.inf), np.zeros(count, dtype=np.int64), low.copy()
         slopes = np.ascontiguousarray(found.slopes[:, :, free])
         decide(
-            low, high, found.lower, slopes, conditions.case_of, block["spaces"], block["space_count"], self.widths,
+            low, high, found.lower, slopes, conditions.case_of, self._reduced(block["spaces"]), block["space_count"], self.widths,
             block["open"], block["bound"], axis, point,
         )
         block["low"][:, free], block["high"][:, free] = low, high
@@ -140,20 +134,23 @@ class InputSplit:
         block = {name: value[order] for name, value in block.items()}
         if numbers is not None:
             block["parent"] = numbers[order]
-        lines = found.unit_lines[order][:, :, [*free, -1]]
-        fixed = np.setdiff1d(np.arange(self.query.box.size), free)
-        if len(fixed):
-            lines[:, :, -1] += found.unit_lines[order][:, :, fixed] @ self.query.box.lower[fixed]
-            lines[:, :, -1] -= 1e-12 * (np.abs(found.unit_lines[order][:, :, fixed]) @ np.abs(self.query.box.lower[fixed]))
-            lines[:, :, -1] -= 1e-12 * np.abs(lines[:, :, -1])
-        self._push(block, on_unit[order], found.unit[order], lines, axis[order])
+        self._push(block, on_unit[order], found.unit[order], axis[order])
         return None
 
-    def _push(self, block: Block, on_unit: Any, unit: Any, lines: Array, axis: Any) -> None:
+    def _reduced(self, spaces: Array) -> Array:
+        """Half-spaces over the inputs that vary, the others put into the constant (rounded downwards)."""
+        if len(self.free) == self.query.box.size:
+            return spaces
+        fixed = np.setdiff1d(np.arange(self.query.box.size), self.free)
+        parts = spaces[:, :, fixed] * self.query.box.lower[fixed]
+        result = np.ascontiguousarray(spaces[:, :, [*self.free, -1]])
+        size = np.abs(parts).sum(axis=2) + np.abs(result[:, :, -1])
+        result[:, :, -1] += parts.sum(axis=2) - 4 * len(fixed) * 2.0**-52 * size
+        return result
+
+    def _push(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> None:
         """Two children per box, on a ReLU or along an input."""
         pair = {name: np.repeat(value, 2, axis=0) for name, value in block.items()}
-        pair["unit"][:] = -1
-        pair["phase"][:] = 0
         along = np.flatnonzero(~on_unit)
         column = self.free[axis[along]]
         middle = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
@@ -162,13 +159,12 @@ class InputSplit:
         on = np.flatnonzero(on_unit)
         for side, phase in ((0, 1), (1, -1)):
             rows, units = 2 * on + side, unit[on]
-            pair["unit"][rows], pair["phase"][rows] = units, phase
+            pair["units"][rows, pair["space_count"][rows]] = units
+            pair["phases"][rows, pair["space_count"][rows]] = phase
             if phase > 0:
                 pair["pre_low"][rows, units] = np.maximum(pair["pre_low"][rows, units], 0.0)
             else:
                 pair["pre_high"][rows, units] = np.minimum(pair["pre_high"][rows, units], 0.0)
-            # z >= 0 makes a function below -z at most 0; z <= 0 makes a function below z at most 0
-            pair["spaces"][rows, pair["space_count"][rows]] = lines[on, 1 if phase > 0 else 0]
             pair["space_count"][rows] += 1
         size = 128
         for first in range(0, len(pair["low"]), size):
