@@ -7,7 +7,6 @@ from pathlib import Path
 
 from verifier.errors import InputError
 
-
 BOUNDS = ("interval", "crown", "alpha-crown")
 """Bound methods."""
 
