@@ -48,7 +48,7 @@ from verifier.repair import (
     repairable_layers,
 )
 from verifier.repair.keypoints import KeyPoints, key_points
-from verifier.repair.slices import HalfPlanes, Relabel, frozen_restriction, specification_of_map
+from verifier.repair.slices import HalfPlanes, Relabel, area_right, frozen_restriction, specification_of_map
 
 MEAN = np.array([19791.091, 0.0, 0.0, 650.0, 600.0])
 RANGE = np.array([60261.0, 2 * math.pi, 2 * math.pi, 1100.0, 1200.0])
@@ -162,6 +162,8 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
                 percent(result.frozen, points),
                 percent(original, second),
                 percent(result.frozen, second),
+                f"{100 * area_right(original, specification, best='min'):.3f}",
+                f"{100 * area_right(result.frozen, specification, best='min'):.3f}",
                 len(result.steps),
                 f"{np.mean(each):.2f} / {max(each):.2f}" if each else "-",
                 f"{result.norms['linf']:.3g}",
@@ -181,6 +183,7 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
                     linear.status,
                     percent(linear.frozen, points),
                     percent(linear.frozen, second),
+                    f"{100 * area_right(linear.frozen, specification, best='min'):.3f}",
                     f"{linear.norms['weights']:.0f}",
                     f"{linear.norms['l1']:.3g}",
                     f"{linear.norms['linf']:.3g}",
@@ -202,7 +205,7 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
             table(
                 (
                     "patch", "key points", "layer", "met before %", "met after %", "second slice before %",
-                    "second slice after %", "weights", "s an iteration, mean / worst", "largest change",
+                    "second slice after %", "area right before %", "area right after %", "weights", "s an iteration, mean / worst", "largest change",
                 ),
                 greedy_rows,
             ),
@@ -211,7 +214,7 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
             f"## The same by linear programming (L1, limit {timeout:g} s a program)\n",
             table(
                 (
-                    "patch", "layer", "answer", "met %", "second slice %", "weights", "L1", "L∞", "rows used",
+                    "patch", "layer", "answer", "met %", "second slice %", "area right %", "weights", "L1", "L∞", "rows used",
                     "rounds", "seconds", "remark",
                 ),
                 linear_rows,

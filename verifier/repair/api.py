@@ -14,15 +14,16 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.repair.frozen import FrozenNetwork, parameter_label, repairable_layers
 from verifier.repair.greedy import Step, greedy
-from verifier.repair.keypoints import KeyPoints, LayerRows, key_points, layer_rows
+from verifier.repair.keypoints import KeyPoints, key_points, layer_rows
 from verifier.repair.linear import LinearRepair, solve_layer
 from verifier.repair.recheck import Check, check
 from verifier.repair.specification import Specification
 
 METHODS = ("greedy", "lp")
 
-MARGIN = 1e-7
-"""What a linear repair demands beyond the specification, so that it holds without tolerance."""
+MARGIN = 1e-5
+"""Share of the largest slack that a linear repair demands of every row beyond the specification, so that it holds
+without tolerance and not by a tie: where all outputs are equal, every class's closed polytope is met."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +125,8 @@ def repair(
             own, _ = points.distinct(frozen, name)
             rows = layer_rows(frozen, own, name)
             reduced[name] = own
-            attempts[name] = _solve(rows, norm, soft, timeout, listener)
+            margin = np.where(own.opposed(frozen, name), 0.0, MARGIN * np.abs(rows.slack).max(initial=0.0))
+            attempts[name] = solve_layer(rows, norm=norm, margin=margin, soft=soft, timeout=timeout, listener=listener)
             text = f"layer {name!r}: {attempts[name].status}"
             listener(Note(seconds=time.perf_counter() - start, text=text))
         feasible = [n for n in attempts if attempts[n].status == "feasible"]
@@ -154,17 +156,6 @@ def repair(
         check=checked,
         seconds=time.perf_counter() - start,
     )
-
-
-def _solve(rows: LayerRows, norm: str, soft: float | None, timeout: float | None, listener: Listener) -> LinearRepair:
-    """With a margin, if there is room for one; else (rows of two classes that share a border have none) without."""
-    start = time.perf_counter()
-    part = None if timeout is None else timeout / 3
-    found = solve_layer(rows, norm=norm, margin=MARGIN, explain=False, soft=soft, timeout=part, listener=listener)
-    if found.status == "feasible":
-        return found
-    left = None if timeout is None else timeout - (time.perf_counter() - start)
-    return solve_layer(rows, norm=norm, soft=soft, timeout=left, listener=listener)
 
 
 def _status(

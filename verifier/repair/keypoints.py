@@ -89,14 +89,29 @@ class KeyPoints:
         Two key points make the same rows if they have the same input and output polytope, and their regions
         the same pattern behind the layer (anywhere, if a layer before it is patched too).
         """
-        names = [n.name for n in frozen.network.nodes]
-        behind = names if set(frozen.patches) - {layer} else names[names.index(layer) :]
         polytope = np.array([id(r.output) for r in self.specification.requirements])
-        keys = [self.points, polytope[self.requirement][:, None]]
-        patterns = [self.patterns[n] for n in behind if n in self.patterns]
-        keys += [p.reshape(len(p), -1)[self.piece] for p in patterns]
+        keys = [*self._places(frozen, layer), polytope[self.requirement][:, None]]
         first, inverse = _distinct(keys)
         return self.subset(first), np.bincount(inverse)
+
+    def opposed(self, frozen: FrozenNetwork, layer: str) -> npt.NDArray[np.bool_]:
+        """Rows whose opposite is demanded at the same place, ``(R,)``: both can only hold by a tie.
+
+        So it is where areas of two classes share a border inside one linear region.
+        """
+        _, place = _distinct(self._places(frozen, layer))
+        own = place[self.row_point][:, None].astype(np.float64)
+        both = np.concatenate([np.hstack([own, self.rows]), np.hstack([own, -self.rows])]) + 0.0
+        _, group = _distinct([both])
+        here, there = group[: len(own)], group[len(own) :]
+        return np.isin(here, there)
+
+    def _places(self, frozen: FrozenNetwork, layer: str) -> list[Array]:
+        """What decides a key point's output and gradient as functions of a layer: its input, and the pattern behind."""
+        names = [n.name for n in frozen.network.nodes]
+        behind = names if set(frozen.patches) - {layer} else names[names.index(layer) :]
+        patterns = [self.patterns[n] for n in behind if n in self.patterns]
+        return [self.points, *(p.reshape(len(p), -1)[self.piece] for p in patterns)]
 
     def subset(self, chosen: npt.NDArray[np.int64]) -> KeyPoints:
         """Some of the key points, with their rows."""

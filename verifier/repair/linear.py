@@ -59,8 +59,7 @@ def solve_layer(
     rows: LayerRows,
     *,
     norm: str = "l1",
-    margin: float = 0.0,
-    explain: bool = True,
+    margin: float | Array = 0.0,
     soft: float | None = None,
     timeout: float | None = None,
     batch: int | None = None,
@@ -70,10 +69,9 @@ def solve_layer(
 
     Args:
         norm: "l1", "linf" or "mixed" (their sum, L∞ weighted by the square root of the number of parameters).
-        margin: what every row is demanded to have to spare: above the solver's tolerance, so that the rows then
-            hold without any. Rows that are met now need keep no more than half of what they have (none on a
-            decision boundary that must stay).
-        explain: whether an infeasible program is taken apart to find the rows that conflict.
+        margin: what rows are demanded to have to spare, one number or one per row: above the solver's tolerance,
+            so that the rows then hold without any. Rows that are met now need keep no more than half of what
+            they have.
         soft: None for hard rows; else the price of one unit of violation of a row: the program minimises
             norm + soft · Σ violations, and always has an answer.
         timeout: seconds.
@@ -93,10 +91,8 @@ def solve_layer(
             return _unfinished("the time limit was reached", taken, rounds, start)
         status, delta = program.solve(left)
         rounds += 1
-        if status == "infeasible" and not explain:
-            return LinearRepair(status="infeasible", rounds=rounds, seconds=time.perf_counter() - start)
         if status == "infeasible":
-            return _conflict(rows, bound, np.flatnonzero(taken), margin, rounds, start, left)
+            return _conflict(rows, bound, np.flatnonzero(taken), rounds, start, left)
         if status != "optimal" or delta is None:
             return _unfinished(f"HiGHS answered {status}", taken, rounds, start)
         violation = rows.change(delta) - bound
@@ -144,7 +140,6 @@ def _conflict(
     rows: LayerRows,
     bound: Array,
     taken: npt.NDArray[np.int64],
-    margin: float,
     rounds: int,
     start: float,
     left: float | None,
@@ -178,10 +173,10 @@ def _conflict(
         )
     shortfall = float(solver.getInfo().objective_function_value)
     seconds = time.perf_counter() - start
-    if shortfall - margin <= 100 * TOLERANCE:
+    if shortfall <= 5 * TOLERANCE:
         return LinearRepair(
             status="unfinished",
-            reason=f"too close to call: the largest violation can be as small as {shortfall - margin:g}",
+            reason=f"too close to call: the largest violation can be as small as {shortfall:g}",
             rows_used=len(taken),
             rounds=rounds,
             seconds=seconds,
@@ -191,7 +186,7 @@ def _conflict(
     return LinearRepair(
         status="infeasible",
         conflict=weights,
-        shortfall=shortfall - margin,
+        shortfall=shortfall,
         rows_used=len(taken),
         rounds=rounds,
         seconds=seconds,

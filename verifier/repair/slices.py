@@ -11,7 +11,7 @@ import numpy.typing as npt
 from verifier.errors import PropertyError
 from verifier.network.operators import Array
 from verifier.regions.classes import ClassMap, class_map
-from verifier.regions.plane import PlaneRestriction, convex_polygon
+from verifier.regions.plane import PlaneRestriction, areas_and_centroids, convex_polygon
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.keypoints import CHUNK
 from verifier.repair.specification import PiecesRegion, Requirement, Specification, output_class
@@ -268,3 +268,26 @@ def frozen_restriction(frozen: FrozenNetwork, restriction: PlaneRestriction) -> 
         values=np.concatenate(values),
         tolerance=restriction.tolerance[index],
     )
+
+
+def area_right(frozen: FrozenNetwork, specification: Specification, *, best: str = "max") -> float:
+    """Share of a class-map specification's area where the network's own label is the required class.
+
+    Unlike the closed output polytopes, a label is not met by a tie: judged at the middle of each polygon.
+    """
+    pick = np.argmax if best == "max" else np.argmin
+    total = right = 0.0
+    for requirement in specification.requirements:
+        region = requirement.region
+        if not isinstance(region, PiecesRegion):
+            raise PropertyError("only specifications of class maps have an area")
+        areas, _ = areas_and_centroids(region.vertices, region.offsets, np.arange(len(region.vertices)))
+        label = int(requirement.output.name.split()[-1])
+        for start in range(0, len(areas), CHUNK):
+            part = slice(start, start + CHUNK)
+            x = region.embed(region.centroids[part])
+            pattern = None if region.patterns is None else {k: p[part] for k, p in region.patterns.items()}
+            y = frozen.forward(x, pattern).reshape(len(x), -1)
+            right += float(areas[part][pick(y, axis=1) == label].sum())
+        total += float(areas.sum())
+    return right / total
