@@ -205,7 +205,8 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
             table(
                 (
                     "patch", "key points", "layer", "met before %", "met after %", "second slice before %",
-                    "second slice after %", "area right before %", "area right after %", "weights", "s an iteration, mean / worst", "largest change",
+                    "second slice after %", "area right before %", "area right after %", "weights",
+                    "s an iteration, mean / worst", "largest change",
                 ),
                 greedy_rows,
             ),
@@ -214,7 +215,8 @@ def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
             f"## The same by linear programming (L1, limit {timeout:g} s a program)\n",
             table(
                 (
-                    "patch", "layer", "answer", "met %", "second slice %", "area right %", "weights", "L1", "L∞", "rows used",
+                    "patch", "layer", "answer", "met %", "second slice %", "area right %", "weights", "L1", "L∞",
+                    "rows used",
                     "rounds", "seconds", "remark",
                 ),
                 linear_rows,
