@@ -157,11 +157,11 @@ def _optimise(
     first = {s: np.zeros_like(v) for s, v in tuning.items()}
     second = {s: np.zeros_like(v) for s, v in tuning.items()}
     kept = dict(tuning)
-    row_size = max(float(np.abs(m).mean()) for m in rows.values())
+    row_size = max(_mean(m) for m in rows.values())
     side_unit = np.zeros(0)
     if side is not None:
-        sizes = [np.abs(m).mean(axis=1) for m in side.matrices.values()]
-        side_unit = 0.5 * row_size / (np.max(sizes, axis=0) + 1e-12)
+        sizes = [np.abs(m).mean(axis=1) for m in side.matrices.values() if m.shape[1]]
+        side_unit = 0.5 * row_size / (np.max(sizes, axis=0) + 1e-12) if sizes else np.zeros(len(side.constant))
 
     def move(key: int, down: Array, step: int) -> Array:
         """Adam's step (Kingma, Ba, 2015), unit length, decaying."""
@@ -190,9 +190,9 @@ def _optimise(
             if s not in tuning:
                 continue
             down = np.where(part.free, np.minimum(above, 0) * z, np.where(part.forced, part.sign * z, 0.0))
-            scale = np.abs(above).mean(axis=1, keepdims=True)
+            scale = np.abs(above).sum(axis=1, keepdims=True) / max(above.shape[1], 1)
             if not above.any():
-                scale = np.full((count, 1), row_size / max(np.abs(m).mean() for m in part.matrices.values()))
+                scale = np.full((count, 1), row_size / (max(_mean(m) for m in part.matrices.values()) + 1e-12))
             unit = np.where(part.free, 0.5, 0.5 * scale + 1e-12)
             changed = np.maximum(tuning[s] - unit * move(s, down, step), 0.0)
             tuning[s] = np.where(part.free, np.minimum(changed, 1.0), np.where(part.forced, changed, 0.0))
@@ -200,6 +200,11 @@ def _optimise(
             down = side.constant + sum(values[s] @ m.T for s, m in side.matrices.items())
             tuning[_SIDE] = np.maximum(tuning[_SIDE] - side_unit * move(_SIDE, down, step), 0.0)
     return best, kept
+
+
+def _mean(matrix: Array) -> float:
+    """Mean size of the entries; 0 for an empty matrix."""
+    return float(np.abs(matrix).mean()) if matrix.size else 0.0
 
 
 def _substitute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from importlib import metadata
 from typing import ClassVar
 
@@ -13,6 +14,10 @@ from verifier.events import Listener, ignore
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
+
+
+EXACT_UP_TO = 300
+"""Neurons up to which a query that rounding errors leave open is passed to exact arithmetic."""
 
 
 class SaliencyEngine(Engine):
@@ -38,7 +43,23 @@ class SaliencyEngine(Engine):
         if search.timed_out:
             return EngineResult(answer=Answer.TIMEOUT, reason="the deadline passed", statistics=statistics)
         if not search.complete:
+            exact = self._exactly(query, options, deadline)
+            if exact is not None:
+                return replace(exact, statistics={**statistics, "open leaves": search.statistics.open_leaves})
             reason = f"{search.statistics.open_leaves} linear regions stayed undecided within rounding errors"
             return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
         certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
+
+    @staticmethod
+    def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
+        """Where rounding errors leave a small query open (a solution set of empty interior, say): Z3's answer."""
+        if query.network.neurons > EXACT_UP_TO:
+            return None
+        from verifier.engines.z3_engine import Z3Engine
+
+        engine = Z3Engine()
+        if not engine.availability().installed or engine.rejects(query.network, query):
+            return None
+        result = engine.solve(query, options, deadline)
+        return result if result.answer in (Answer.SAT, Answer.UNSAT) else None

@@ -57,11 +57,13 @@ class ReluForm:
         layers: preactivation of each ReLU layer, in topological order.
         output: the network's output.
         input_size: number of inputs.
+        nodes: for each layer, the name of the network's ReLU node that it is; "" if it is part of something else.
     """
 
     layers: tuple[Affine, ...]
     output: Affine
     input_size: int
+    nodes: tuple[str, ...] = ()
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -107,6 +109,8 @@ def relu_form(network: Network) -> ReluForm:
             affine[node.name] = _apply(node, operator, network, affine)
         elif isinstance(operator, PiecewiseLinear):
             affine[node.name] = builder.piecewise(operator, affine[node.inputs[0]])
+            if operator.is_relu:
+                builder.nodes[-1] = node.name
         elif isinstance(operator, MaxPool):
             windows = operator.windows(network[node.inputs[0]].shape)
             affine[node.name] = builder.maximum(windows, affine[node.inputs[0]])
@@ -114,7 +118,7 @@ def relu_form(network: Network) -> ReluForm:
             raise UnsupportedOperatorError(
                 f"the saliency engine cannot take {type(operator).__name__}", place=f"node {node.name!r}"
             )
-    return ReluForm(tuple(builder.layers), affine[network.output], network.input_size)
+    return ReluForm(tuple(builder.layers), affine[network.output], network.input_size, tuple(builder.nodes))
 
 
 def _identity(source: int, size: int) -> Affine:
@@ -177,11 +181,13 @@ class _Builder:
 
     def __init__(self, input_size: int) -> None:
         self.layers: list[Affine] = []
+        self.nodes: list[str] = []
         self.input_size = input_size
 
     def relu(self, preactivation: Affine) -> Affine:
         """Append a layer and return its activation."""
         self.layers.append(preactivation)
+        self.nodes.append("")
         return _identity(len(self.layers) - 1, len(preactivation.constant))
 
     def piecewise(self, operator: PiecewiseLinear, z: Affine) -> Affine:
