@@ -1,12 +1,14 @@
 """How far our evaluation of every network in the data folder is from onnxruntime's.
 
 The worst relative difference per network over random inputs: ``max |ours - theirs| / max(1, max |theirs|)``,
-the maximum over the outputs of one input. Inputs are uniform in [0, 1] (in [-0.5, 0.5] for ACAS Xu).
+the maxima over the outputs of one input. Half of the inputs are drawn from the boxes of the network's own
+properties where the data folder has some, the others uniformly from [0, 1] (from [-0.5, 0.5] for ACAS Xu).
 Run: ``python benchmarks/onnx_agreement.py``; writes benchmarks/results/onnx_agreement.md.
 """
 
 from __future__ import annotations
 
+import csv
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,14 +17,17 @@ import numpy as np
 from common import RESULTS, data_folder, machine, table
 
 import verifier.network.loading as loading
+from verifier.network.graph import Network
 from verifier.network.runtime import RuntimeModel
+from verifier.properties.sets import Box
+from verifier.properties.vnnlib import read_vnnlib
 
 LARGE = 20_000_000
 """Networks with more weights than this (zeros counted) run on 10 inputs, the others on 100."""
 
 
-def compare(path: Path) -> tuple[int, float, float]:
-    """Number of inputs, worst relative difference, seconds to load."""
+def compare(path: Path) -> tuple[int, float, float, float]:
+    """Number of inputs, worst relative difference, spread of the outputs, seconds to load."""
     start = time.perf_counter()
     network = loading.load(path)
     seconds = time.perf_counter() - start
@@ -30,35 +35,53 @@ def compare(path: Path) -> tuple[int, float, float]:
     count = 10 if weights > LARGE else 100
     rng = np.random.default_rng(0)
     x = rng.random((count, network.input_size)) - (0.5 if "ACASXU" in path.name else 0.0)
+    boxes = property_boxes(path, network)
+    for k in range(count // 2 if boxes else 0):
+        x[k] = boxes[k % len(boxes)].sample(1, rng)[0]
     x = x.astype(np.float32).astype(np.float64)  # the same point for both
     theirs = RuntimeModel(path).run(x)
     ours = network.forward(x).reshape(count, -1)
     scale = np.maximum(1.0, np.abs(theirs).max(axis=1))
-    return count, float((np.abs(ours - theirs).max(axis=1) / scale).max()), seconds
+    return count, float((np.abs(ours - theirs).max(axis=1) / scale).max()), float(np.ptp(theirs)), seconds
+
+
+def property_boxes(path: Path, network: Network, most: int = 5) -> list[Box]:
+    """The input boxes of the first few properties that the data folder has for this network."""
+    table_file = path.parent.parent / "instances.csv"
+    if path.parent.name != "onnx" or not table_file.is_file():
+        return []
+    model, found = path.name.removesuffix(".gz"), []
+    for row in csv.reader(table_file.read_text().splitlines()):
+        if Path(row[0]).name.removesuffix(".gz") == model and len(found) < most:
+            file = table_file.parent / row[1].removeprefix("./").removesuffix(".gz")
+            file = file if file.exists() else file.with_name(file.name + ".gz")
+            found.append(read_vnnlib(file, network).box)
+    return found
 
 
 def main() -> None:
     """Compare all networks and write the table."""
     folder = data_folder()
-    groups: dict[str, list[tuple[str, int, float, float]]] = defaultdict(list)
+    groups: dict[str, list[tuple[str, int, float, float, float]]] = defaultdict(list)
     for path in sorted([*folder.rglob("*.onnx"), *folder.rglob("*.onnx.gz")]):
-        count, difference, seconds = compare(path)
+        count, difference, spread, seconds = compare(path)
         groups[path.relative_to(folder).parts[-3 if path.parent.name == "onnx" else -2]].append(
-            (path.name, count, difference, seconds)
+            (path.name, count, difference, spread, seconds)
         )
         print(f"{path.name}: {difference:.2e} on {count} inputs, loaded in {seconds:.2f} s", flush=True)
     worst = max(row[2] for rows in groups.values() for row in rows)
     total = sum(len(rows) for rows in groups.values())
     text = (
         "# Agreement with onnxruntime\n\n"
-        f"{machine()}\n\n{__doc__.strip().splitlines()[2]} {__doc__.strip().splitlines()[3]}\n\n"
+        f"{machine()}\n\n{' '.join(__doc__.strip().splitlines()[2:5])}\n\n"
         f"{total} networks; worst difference {worst:.2e} (float64 here, float32 there). "
         "Networks with more than 20 million weights ran on 10 inputs, the others on 100.\n\n"
     )
     for name, rows in groups.items():
         text += f"## {name}\n\n"
-        cells = [(n, c, f"{d:.1e}", f"{s:.2f}") for n, c, d, s in rows]
-        text += table(("network", "inputs", "worst relative difference", "load, s"), cells) + "\n"
+        cells = [(n, c, f"{d:.1e}", f"{p:.3g}", f"{s:.2f}") for n, c, d, p, s in rows]
+        header = ("network", "inputs", "worst relative difference", "spread of the outputs", "load, s")
+        text += table(header, cells) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "onnx_agreement.md").write_text(text)
     print(f"worst {worst:.2e} over {total} networks")

@@ -240,15 +240,16 @@ class ExactNetwork:
             constant = operator.constant()
             exact_constant = None if constant is None else dyadic(np.asarray(constant, dtype=np.float64))
             denominator = 1
-            if operator.coefficients is not None:
+            field = operator.coefficients
+            if field is not None:
                 sparse = operator.sparse_weight if isinstance(operator, Dense) else None
-                held = getattr(operator, operator.coefficients) if sparse is None else sparse.data
+                held = getattr(operator, field) if sparse is None else sparse.data
                 weights = dyadic(np.asarray(held, dtype=np.float64))
                 denominator = weights.denominator
                 if sparse is not None:
                     operator = _SparseIntegers(sparse.tocoo(), weights.numerators)
                 else:
-                    changes: dict[str, Array] = {operator.coefficients: weights.numerators}
+                    changes: dict[str, Array] = {field: weights.numerators}
                     operator = replace(operator, **changes)  # type: ignore[arg-type]
                     if isinstance(operator, Dense):
                         operator.__dict__["_sparse"] = None
