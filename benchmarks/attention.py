@@ -53,7 +53,9 @@ def perturbation(letter: str) -> Perturbation:
     return Translation(low=0.0, high=WIDTH, right=1)
 
 
-def measure(network: Network, image: np.ndarray, letters: str, timeout: float = TIMEOUT, **options: Any) -> dict[str, Any]:
+def measure(
+    network: Network, image: np.ndarray, letters: str, timeout: float = TIMEOUT, **options: Any
+) -> dict[str, Any]:
     """One map, as a record for the journal."""
     began, cpu = time.perf_counter(), time.process_time()
     m = attention_map(network, image, [perturbation(c) for c in letters], DELTA, timeout=timeout, **options)

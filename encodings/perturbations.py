@@ -17,6 +17,7 @@ all for changes of intensity, along with the image for changes of place.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ class Patch(Perturbation):
 
     def image_path(self, image: Array) -> Path:
         rows, columns = image.shape[-2:]
-        inside = 0 <= self.top and 0 <= self.left and self.height >= 1 and self.width >= 1
+        inside = self.top >= 0 and self.left >= 0 and self.height >= 1 and self.width >= 1
         if not inside or self.top + self.height > rows or self.left + self.width > columns:
             raise InputError(
                 f"the patch (rows {self.top} to {self.top + self.height - 1}, columns {self.left} to "
@@ -260,7 +261,7 @@ class Translation(Perturbation):
     def image_path(self, image: Array) -> Path:
         first, last = int(np.floor(min(self.low, 0.0))), int(np.ceil(max(self.high, 0.0)))
         steps = np.arange(first, max(last, first + 1) + 1)
-        poses = np.stack([shifted(image, k * self.down, k * self.right) for k in steps])
+        poses = np.stack([shifted(image, int(k) * self.down, int(k) * self.right) for k in steps])
         return Path.through(steps.astype(np.float64), poses - image)
 
     def map_path(self, saliency: Array) -> Path | None:
@@ -312,9 +313,9 @@ class Warp(Perturbation):
         steep_right = np.maximum(right, np.abs(np.diff(padded, axis=2)).max(axis=0)[1:])
         slope = np.hypot(steep_down, steep_right)
         theta, worst = self.parameters(), 0.0
-        for a, b in zip(theta[:-1], theta[1:], strict=True):
+        for a, b in itertools.pairwise(theta):
             fine = [read_positions((rows, columns), self.matrix(t)) for t in np.linspace(a, b, 17)]
-            moved = sum(np.hypot(*(q - p)) for p, q in zip(fine[:-1], fine[1:], strict=True)) * 1.01
+            moved = sum(np.hypot(*(q - p)) for p, q in itertools.pairwise(fine)) * 1.01
             reach = int(np.ceil(moved.max())) + 1
             local = slope
             for axis in (0, 1):
@@ -548,9 +549,7 @@ def _prefix(paths: Sequence[Path], image: Array, shape: Shape, clip: bool) -> li
         count = len(breaks)
         nodes.append(Node("offsets", Dense(np.eye(d)[owner], -np.array(breaks)), ("theta",), (count,)))
         nodes.append(Node("hinges", relu(), ("offsets",), (count,)))
-        nodes.append(
-            Node("bends", Dense(np.concatenate(bends).T.copy(), np.zeros(size)), ("hinges",), (size,))
-        )
+        nodes.append(Node("bends", Dense(np.concatenate(bends).T.copy(), np.zeros(size)), ("hinges",), (size,)))
         add("poses", Sum((1, 1)), "displaced", "bends")
         last = "poses"
     if clip:

@@ -172,14 +172,10 @@ class _Run:
     def _solve(self, engines: Sequence[Engine]) -> Verdict:
         names = ", ".join(engine.name for engine in engines)
         if self.deadline.passed:
-            return self._answer(
-                Status.TIMEOUT, stage="search", reason="the time was over before an engine was asked"
-            )
+            return self._answer(Status.TIMEOUT, stage="search", reason="the time was over before an engine was asked")
         replayed = self.times.get("replay", 0.0)
         with self._stage("solve", names):
-            outcomes = solve_by(
-                engines, self.query, self.options, self.deadline, self._replay, self.listener
-            )
+            outcomes = solve_by(engines, self.query, self.options, self.deadline, self._replay, self.listener)
         self.times["solve"] -= self.times.get("replay", 0.0) - replayed
         return self._conclude(outcomes)
 

@@ -30,9 +30,7 @@ class Right(_Base):
 
     name = "right"
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         listener(Progress(seconds=0.0, stage="solve", done=1, unit="boxes"))
         ends = np.stack([query.box.lower, query.box.upper])
         bits = (np.arange(2**query.box.size)[:, None] >> np.arange(query.box.size)) & 1
@@ -64,18 +62,14 @@ class SaysCenter(_Base):
 
     name = "says-center"
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         return EngineResult(answer=Answer.SAT, x=query.box.center)
 
 
 class SaysNan(_Base):
     name = "says-nan"
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         return EngineResult(answer=Answer.SAT, x=np.full(query.box.size, np.nan))
 
 
@@ -157,9 +151,7 @@ class Hangs(_Base):
 
     name = "hangs"
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         grandchild = subprocess.Popen(["sleep", "1000"])
         place = os.environ.get("MISBEHAVING_PIDS")
         if place:

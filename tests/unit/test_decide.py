@@ -15,9 +15,7 @@ from verifier.properties.sets import Box
 @given(st.integers(0, 2**32 - 1))
 def test_what_bounds_refute_has_no_sampled_solution(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    network = feedforward(
-        [rng.normal(size=(6, 3)), rng.normal(size=(2, 6))], [rng.normal(size=6), rng.normal(size=2)]
-    )
+    network = feedforward([rng.normal(size=(6, 3)), rng.normal(size=(2, 6))], [rng.normal(size=6), rng.normal(size=2)])
     lower = rng.normal(size=3)
     box = Box(lower, lower + rng.random(3) * rng.choice([0.01, 0.3, 2.0]))
     center = network.gradient(box.center, 0).reshape(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -26,7 +27,7 @@ ACTIVATIONS = [
 
 
 def mlp(sizes, rng, bias=0.1, activation=None):
-    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in zip(sizes, sizes[1:])]
+    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in itertools.pairwise(sizes)]
     return feedforward(weights, [rng.normal(size=o) * bias for o in sizes[1:]], activation=activation)
 
 
@@ -82,7 +83,8 @@ def test_line_agrees_with_network_and_with_rational_arithmetic(seed):
     np.testing.assert_allclose(found.breakpoints, exact.breakpoints, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.values, exact.values, rtol=1e-9, atol=1e-11)
     assert (np.diff(found.breakpoints) > 0).all()
-    assert found.breakpoints[0] == 0 and found.breakpoints[-1] == 1
+    assert found.breakpoints[0] == 0
+    assert found.breakpoints[-1] == 1
     outputs = network.forward(found.points)
     np.testing.assert_allclose(found.values, outputs, rtol=1e-9, atol=1e-11)
     middle = network.forward(found.midpoints)
@@ -202,7 +204,8 @@ def test_many_lines_equal_each_line_alone():
     network, rng = cnn(np.random.default_rng(7)), np.random.default_rng(8)
     starts, ends = rng.uniform(-1, 1, (2, 7, network.input_size))
     batch = lines(network, starts, ends)
-    assert len(batch) == 7 and batch.pieces == sum(len(r) for r in batch)
+    assert len(batch) == 7
+    assert batch.pieces == sum(len(r) for r in batch)
     for k, found in enumerate(batch):
         alone = line(network, starts[k], ends[k])
         np.testing.assert_allclose(found.breakpoints, alone.breakpoints, atol=1e-13)
@@ -240,14 +243,13 @@ def test_bad_lines(start, end, message):
 # -- planes --------------------------------------------------------------------------------------------------
 def check_plane(network, found, area):
     """The claims that every plane restriction must keep."""
-    assert np.isfinite(found.vertices).all() and np.isfinite(found.values).all()
+    assert np.isfinite(found.vertices).all()
+    assert np.isfinite(found.values).all()
     np.testing.assert_allclose(found.areas.sum(), area, rtol=1e-9)
     assert (found.areas > -1e-15 * area).all()
     x = found.embed(found.vertices)
     values = network.values(x)
-    np.testing.assert_allclose(
-        found.values, values[network.output].reshape(len(x), -1), rtol=1e-9, atol=1e-10
-    )
+    np.testing.assert_allclose(found.values, values[network.output].reshape(len(x), -1), rtol=1e-9, atol=1e-10)
     pattern = found.pattern()
     owner = np.repeat(np.arange(len(found)), np.diff(found.offsets))
     for name, piece in pattern.items():
@@ -313,7 +315,10 @@ def test_zero_bias_plane_through_the_origin_is_sectors():
     assert (np.add.reduceat(found.indices == corner[0], found.offsets[:-1]) == 1).all()
     # as many sectors as a walk around the square finds pieces
     around = lines(network, found.embed(SQUARE), found.embed(np.roll(SQUARE, -1, axis=0)))
-    merged = {tuple(np.concatenate([p.reshape(-1) for p in one]).tolist()) for one in zip(*around[0].patterns.pattern(np.arange(around.pieces)).values())}
+    merged = {
+        tuple(np.concatenate([p.reshape(-1) for p in one]).tolist())
+        for one in zip(*around[0].patterns.pattern(np.arange(around.pieces)).values())
+    }
     assert len(found) == len(merged)
     np.testing.assert_allclose(found.areas.sum(), 4, rtol=1e-9)
 
@@ -321,7 +326,7 @@ def test_zero_bias_plane_through_the_origin_is_sectors():
 def test_duplicated_neurons_change_nothing():
     rng = np.random.default_rng(2)
     sizes = [5, 20, 20, 20, 5]
-    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in zip(sizes, sizes[1:])]
+    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in itertools.pairwise(sizes)]
     biases = [rng.normal(size=o) * 0.1 for o in sizes[1:]]
     once = feedforward(weights, biases)
     doubled_weights = [weights[0].repeat(3, 0)]

@@ -17,6 +17,7 @@ Regions far from the boundary and from the way are never opened. The result's ta
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,8 @@ class _Search:
         self.thin: set[int] = set()
         self.expanded: set[int] = set()
         self.corners: dict[tuple[float, ...], set[int]] = {}
+        self.links: dict[int, set[int]] = {}
+        """Neighbours on the way: the key across a face is not always foreseen, where it was not opened from it."""
 
     def open(self, at: Array, into: Array, foreseen: int = 0) -> int | None:
         """Open (or recognise) a region; its key, None for a sliver."""
@@ -86,6 +89,7 @@ class _Search:
             other = face.key if face.key in self.cells else self.aliases.get(face.key)
             if other is not None and other in self.cells:
                 yield other
+        yield from self.links.get(key, ())
 
     def expand(self, key: int) -> None:
         """Open all neighbours of a region."""
@@ -96,10 +100,14 @@ class _Search:
     def way(self) -> list[int]:
         """Approach: the regions on a straight way from θ = 0 to the border of Θ."""
         point = self.prepared.origin
-        direction, keys = inward(point), []
+        direction = inward(point)
+        keys: list[Any] = []
         for _ in range(1_000_000):
             key = self.open(point, direction)
             if key is not None and (not keys or keys[-1] != key):
+                if keys:
+                    self.links.setdefault(keys[-1], set()).add(key)
+                    self.links.setdefault(key, set()).add(keys[-1])
                 keys.append(key)
             from_here = point + 1e-12 * direction
             point = exit_point(self.opens.tnet, self.opens.state, from_here, direction)
@@ -193,7 +201,5 @@ def _outermost(search: _Search, way: list[int]) -> tuple[set[int], set[int]]:
     if last_inside + 1 == len(way):
         curve = search.follow([way[-1]])
         inside = search.connected(way[0])
-    beside = {
-        other for key in inside for other in search.opened_neighbours(key) if not search.robust(other)
-    }
+    beside = {other for key in inside for other in search.opened_neighbours(key) if not search.robust(other)}
     return inside, beside & curve

@@ -88,7 +88,9 @@ class Inconsistency:
     def reference(self, perturbed: Perturbed, label: int) -> Array:
         """The filtered maps of the unperturbed image: ``(classes, channels, H, W)``."""
         x = perturbed.image.reshape(1, -1)
-        maps = [perturbed.original.gradient(x, j).reshape(perturbed.image.shape) for j in self.outputs(perturbed, label)]
+        maps = [
+            perturbed.original.gradient(x, j).reshape(perturbed.image.shape) for j in self.outputs(perturbed, label)
+        ]
         return self.filtered(np.stack(maps))
 
     def __call__(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
@@ -125,7 +127,9 @@ def expected_map(perturbed: Perturbed, settings: Inconsistency, label: int) -> E
     classes = len(start)
 
     def columns(maps: Array) -> Array:
-        return np.ascontiguousarray(np.moveaxis(maps.reshape(*maps.shape[: maps.ndim - 4], classes, start[0].size), -2, -1))
+        return np.ascontiguousarray(
+            np.moveaxis(maps.reshape(*maps.shape[: maps.ndim - 4], classes, start[0].size), -2, -1)
+        )
 
     base, slopes, bends = start.copy(), [], []
     for perturbation, image_path in zip(perturbed.perturbations, perturbed.paths, strict=True):

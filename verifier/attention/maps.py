@@ -112,9 +112,7 @@ class MapRun:
             Progress(seconds=time.monotonic() - self.began, stage="map", done=regions, unit="regions", left=left)
         )
 
-    def result(
-        self, totals: Totals, method: str, reason: str, table: Table | None, **more: object
-    ) -> RegionMap:
+    def result(self, totals: Totals, method: str, reason: str, table: Table | None, **more: object) -> RegionMap:
         """The finished map."""
         return RegionMap(
             perturbed=self.perturbed,

@@ -80,9 +80,7 @@ def _with_idle(form: ReluForm) -> ReluForm:
     return replace(form, layers=tuple(layers))
 
 
-def _reduced(
-    form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap
-) -> tuple[sp.csr_array, ExpectedMap]:
+def _reduced(form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap) -> tuple[sp.csr_array, ExpectedMap]:
     """Coordinates of the maps in an orthonormal basis of all maps that can occur, if that is much smaller.
 
     A dense first layer of k units has gradients in a k-dimensional space; Euclidean distances only see it

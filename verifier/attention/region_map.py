@@ -183,7 +183,7 @@ class RegionMap:
             beside[b[inside[a]]] = True
         bad = getattr(t, aspect) != ROBUST
         parts = self._components(bad)
-        return int(len(np.setdiff1d(parts[bad & beside], parts[bad & t.touches_border])))
+        return len(np.setdiff1d(parts[bad & beside], parts[bad & t.touches_border]))
 
     def farthest(self, aspect: Aspect) -> tuple[Array, float] | None:
         """The parameters, connected to θ = 0 through regions that hold everywhere, that are farthest from it.

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -219,7 +220,10 @@ class Crown:
                         found = self.lower(
                             name,
                             Units(np.concatenate([entries, entries]), np.repeat([1.0, -1.0], len(boxes))),
-                            np.concatenate([boxes, boxes]), lines, low, high,
+                            np.concatenate([boxes, boxes]),
+                            lines,
+                            low,
+                            high,
                         ).lower
                         half = len(boxes)
                         a[boxes, entries] = np.maximum(a[boxes, entries], found[:half])
@@ -467,7 +471,8 @@ def _absolute(operator: AffineOperator) -> AffineOperator:
 
 def _exact_intervals(network: Network) -> dict[str, bool]:
     """For which nodes plain intervals are exact (rounding aside): affine in inputs that vary independently."""
-    independent, exact = {}, {}
+    independent: dict[Any, Any] = {}
+    exact: dict[Any, Any] = {}
     for node in network.nodes:
         free = all(independent[i] for i in node.inputs) and len(node.inputs) <= 1
         exact[node.name] = free

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from verifier.network.operators import Array
@@ -69,8 +68,21 @@ def _multiply(cur: Array, nxt: Array, rows: int, live: Any, count: int, weight: 
 
 @jit
 def _backward(
-    cur: Array, nxt: Array, constant: Array, rows: int, layer: int, flat: Array, offsets: Any, biases: Array,
-    starts: Any, is_relu: Any, lower_slope: Array, upper_slope: Array, upper_intercept: Array, live: Any, counts: Any,
+    cur: Array,
+    nxt: Array,
+    constant: Array,
+    rows: int,
+    layer: int,
+    flat: Array,
+    offsets: Any,
+    biases: Array,
+    starts: Any,
+    is_relu: Any,
+    lower_slope: Array,
+    upper_slope: Array,
+    upper_intercept: Array,
+    live: Any,
+    counts: Any,
     cost: Array,
 ) -> Array:
     """Rows over the outputs of hidden layer ``layer`` (in ``cur``) taken back to the input; returns where they are."""
@@ -118,10 +130,30 @@ def _least(row: Array, middle: Array, radius: Array) -> float:
 
 @jit
 def bound_boxes(
-    low: Array, high: Array, pre_low: Array, pre_high: Array, outputs: Array, output_bias: Array, x_rows: Array, wanted: Any,
-    flat: Array, offsets: Any, biases: Array, starts: Any, is_relu: Any, errors: Array, interval_errors: Array,
-    output_errors: Array, lower: Array, slopes: Array, empty: Any, unit: Any,
-    split_units: Any, split_phases: Any, split_count: Any, spaces: Array,
+    low: Array,
+    high: Array,
+    pre_low: Array,
+    pre_high: Array,
+    outputs: Array,
+    output_bias: Array,
+    x_rows: Array,
+    wanted: Any,
+    flat: Array,
+    offsets: Any,
+    biases: Array,
+    starts: Any,
+    is_relu: Any,
+    errors: Array,
+    interval_errors: Array,
+    output_errors: Array,
+    lower: Array,
+    slopes: Array,
+    empty: Any,
+    unit: Any,
+    split_units: Any,
+    split_phases: Any,
+    split_count: Any,
+    spaces: Array,
 ) -> None:
     """Bounds for boxes ``low, high (B, n)``; everything else by reference.
 
@@ -199,8 +231,22 @@ def bound_boxes(
                 for j in range(weight.shape[1]):
                     ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
             found = _backward(
-                ping, pong, constant, 2 * open_units, k - 1, flat, offsets, biases, starts, is_relu,
-                lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
+                ping,
+                pong,
+                constant,
+                2 * open_units,
+                k - 1,
+                flat,
+                offsets,
+                biases,
+                starts,
+                is_relu,
+                lower_slope,
+                upper_slope,
+                upper_intercept,
+                live,
+                counts,
+                no_cost,
             )
             for p in range(open_units):
                 i = first + picked[p]
@@ -231,8 +277,22 @@ def bound_boxes(
                 rows += 1
         cost[:] = 0.0
         found = _backward(
-            ping, pong, constant, rows, layers - 1, flat, offsets, biases, starts, is_relu,
-            lower_slope, upper_slope, upper_intercept, live, counts, cost,
+            ping,
+            pong,
+            constant,
+            rows,
+            layers - 1,
+            flat,
+            offsets,
+            biases,
+            starts,
+            is_relu,
+            lower_slope,
+            upper_slope,
+            upper_intercept,
+            live,
+            counts,
+            cost,
         )
         for p in range(rows):
             s = picked[p]
@@ -252,8 +312,22 @@ def bound_boxes(
             for j in range(weight.shape[1]):
                 ping[0, j] = sign * weight[u - starts[k], j]
             found = _backward(
-                ping, pong, constant, 1, k - 1, flat, offsets, biases, starts, is_relu,
-                lower_slope, upper_slope, upper_intercept, live, counts, no_cost,
+                ping,
+                pong,
+                constant,
+                1,
+                k - 1,
+                flat,
+                offsets,
+                biases,
+                starts,
+                is_relu,
+                lower_slope,
+                upper_slope,
+                upper_intercept,
+                live,
+                counts,
+                no_cost,
             )
             for j in range(inputs):
                 spaces[box, h, j] = found[0, j]

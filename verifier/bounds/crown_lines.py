@@ -7,6 +7,7 @@ than the rounding error of their computation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +132,8 @@ def value_range(operator: PiecewiseLinear, low: Array, high: Array) -> tuple[Arr
     """The range of an elementwise function on intervals, rounded outwards."""
     if operator.is_relu:
         return np.maximum(low, 0.0), np.maximum(high, 0.0)
-    values = [operator.forward(np.clip(p, low, high)) for p in (low, *operator.breaks, high)]
+    points: tuple[Any, ...] = (low, *operator.breaks, high)
+    values = [operator.forward(np.clip(p, low, high)) for p in points]
     limit, intercept = slope_limit(operator, np.maximum(np.abs(low), np.abs(high)))
     slack = OUTWARD * (limit * np.maximum(np.abs(low), np.abs(high)) + intercept) + TINY
     return np.min(values, axis=0) - slack, np.max(values, axis=0) + slack

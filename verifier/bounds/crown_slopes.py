@@ -79,8 +79,10 @@ def ascend(
         given = None if slopes is None else slopes.get(node.name)
         alpha[node.name] = line.lower_slope[box_of] if given is None else given.astype(np.float64)
     signs = {k: -v.astype(np.float64) for k, v in (phases or {}).items() if v.any()}
-    beta = {k: np.zeros(s.shape) if multipliers is None or k not in multipliers else multipliers[k].astype(np.float64)
-            for k, s in signs.items()}
+    beta = {
+        k: np.zeros(s.shape) if multipliers is None or k not in multipliers else multipliers[k].astype(np.float64)
+        for k, s in signs.items()
+    }
     best = np.full(len(rows), -np.inf)
     best_alpha = {k: v.copy() for k, v in alpha.items()}
     best_beta = {k: v.copy() for k, v in beta.items()}
@@ -89,8 +91,15 @@ def ascend(
     minimiser = np.zeros((len(rows), network.input_size))
     for step in range(steps):
         found = crown.lower(
-            start, rows, box_of, lines, low, high,
-            slopes=alpha, multipliers={k: signs[k] * b for k, b in beta.items()} or None, keep=True,
+            start,
+            rows,
+            box_of,
+            lines,
+            low,
+            high,
+            slopes=alpha,
+            multipliers={k: signs[k] * b for k, b in beta.items()} or None,
+            keep=True,
         )
         better = found.lower > best
         best = np.where(better, found.lower, best)
@@ -127,7 +136,13 @@ def _adam(moments: dict[str, tuple[Array, Array]], name: str, slope: Array, step
 
 
 def _walk(
-    crown: Crown, start: str, found: Rows, lines: AllLines, alpha: Mapping[str, Array], x: Array, box_of: Index,
+    crown: Crown,
+    start: str,
+    found: Rows,
+    lines: AllLines,
+    alpha: Mapping[str, Array],
+    x: Array,
+    box_of: Index,
     score: bool,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Values of the relaxed network at each row's minimiser, and the units' scores."""
@@ -167,7 +182,12 @@ def _walk(
 
 
 def tighten(
-    crown: Crown, low: Array, high: Array, intervals: dict[str, tuple[Array, Array]], steps: int, deadline: float,
+    crown: Crown,
+    low: Array,
+    high: Array,
+    intervals: dict[str, tuple[Array, Array]],
+    steps: int,
+    deadline: float,
 ) -> dict[str, tuple[Array, Array]]:
     """Bounds of the preactivations of one box, with slopes optimised for every open unit, layer by layer.
 

@@ -108,9 +108,7 @@ def solve_by(
     return tuple(outcomes.values())
 
 
-def _in_process(
-    engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener
-) -> EngineResult:
+def _in_process(engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener) -> EngineResult:
     from verifier.engines.process import checked
 
     try:

@@ -167,9 +167,7 @@ def _global_pool(step: Step) -> Value:
     if step.kind == "GlobalMaxPool":
         pooled = step.assembler.windowed(MaxPool((height, width), (1, 1)), node, False, step.name)
     else:
-        pooled = step.assembler.average_pool(
-            image, (height, width), (1, 1), (0, 0, 0, 0), (0, 0), True, step.name
-        )
+        pooled = step.assembler.average_pool(image, (height, width), (1, 1), (0, 0, 0, 0), (0, 0), True, step.name)
     return Value(pooled.name, shape)
 
 
@@ -287,9 +285,7 @@ def _batch_normalization(step: Step) -> Value:
         raise NetworkError("BatchNormalization needs scale, shift, mean and variance", place=step.place)
     factor = scale / np.sqrt(variance + step.attribute("epsilon", 1e-5))
     shape = (-1, *([1] * (len(value.shape) - 2)))
-    return step.assembler.affine(
-        value, factor.reshape(shape), (shift - factor * mean).reshape(shape), step.name
-    )
+    return step.assembler.affine(value, factor.reshape(shape), (shift - factor * mean).reshape(shape), step.name)
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -167,9 +167,7 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         raise PropertyError(error.problem, place=place, fix=error.fix) from None
 
     if len(sides) == 1:
-        return Query(
-            network=network, box=box, cases=(sides[0].conjunction(box),), description=description or place
-        )
+        return Query(network=network, box=box, cases=(sides[0].conjunction(box),), description=description or place)
     inner = Box(np.maximum(lower, shared.lower), np.minimum(upper, shared.upper))
     return Query(
         network=network,

@@ -54,7 +54,7 @@ class Chain:
         count, n = starts.shape
         inputs = np.empty((count, 2, n))
         inputs[:, 0], inputs[:, 1] = starts, ends
-        inputs = inputs.reshape(2 * count, n)
+        inputs = inputs.reshape(2 * count, n)  # type: ignore[assignment]
         largest = np.maximum(inputs.max(axis=1), -inputs.min(axis=1))
         reach = MARGIN * UNIT * (np.sqrt(np.einsum("ij,ij->i", inputs, inputs)) + largest)
         firsts = inputs @ self.first_weight

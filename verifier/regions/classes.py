@@ -108,9 +108,7 @@ def class_map(restriction: PlaneRestriction, best: str = "max") -> ClassMap:
     """The classes on a plane: see `PlaneRestriction.classes`."""
     cells = Polygons(restriction.offsets, restriction.indices, restriction.vertices)
     labels, regions = _best(cells, restriction.values, restriction.tolerance, best)
-    return ClassMap(
-        cells.place, cells.offsets, cells.indices, labels, regions, restriction.values.shape[1]
-    )
+    return ClassMap(cells.place, cells.offsets, cells.indices, labels, regions, restriction.values.shape[1])
 
 
 def _best(cells: Cells, values: Array, tolerance: Array, best: str) -> tuple[npt.NDArray[np.int64], Index]:

@@ -66,9 +66,8 @@ class _ExactWalk:
     def at(p: Rationals, q: Rationals, piece: int, t: Fraction) -> list[Fraction]:
         """The exact values on a piece at t."""
         scale = t.denominator * p.denominator * q.denominator
-        numerators = (
-            p.numerators[piece] * (t.denominator * q.denominator)
-            + q.numerators[piece] * (t.numerator * p.denominator)
+        numerators = p.numerators[piece] * (t.denominator * q.denominator) + q.numerators[piece] * (
+            t.numerator * p.denominator
         )
         return [Fraction(int(n), scale) for n in numerators]
 

@@ -179,9 +179,7 @@ class LineRestrictions(Sequence[LineRestriction]):
         return (self[k] for k in range(len(self)))
 
 
-def line(
-    network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False
-) -> LineRestriction:
+def line(network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False) -> LineRestriction:
     """Restrict a network to the segment from ``start`` to ``end``.
 
     Args:
@@ -233,9 +231,7 @@ def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
         trace = dense.trace(starts, ends)
         tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
         patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
-        return LineRestrictions(
-            network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns
-        )
+        return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
     inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
     walk = Subdivision(network, cells, inputs).finish()

@@ -65,9 +65,7 @@ class Patterns:
         widest = max(n.size for n in self.network.nodes)
         step = max(1, CHUNK // widest)
         if len(cells) > step:
-            return np.concatenate(
-                [self.gradient(output, cells[i : i + step]) for i in range(0, len(cells), step)]
-            )
+            return np.concatenate([self.gradient(output, cells[i : i + step]) for i in range(0, len(cells), step)])
         rows = self.rows(cells)
         weights = np.tile(self.network.output_weights(output), (len(cells), 1))
         gradients = {self.network.output: weights}
@@ -103,9 +101,7 @@ class Patterns:
                 gradients = {name: _sum_children(g, level.parents) for name, g in gradients.items()}
         return totals
 
-    def backward(
-        self, node: Node, gradients: dict[str, Array], level: Level | None, rows: Index | None
-    ) -> None:
+    def backward(self, node: Node, gradients: dict[str, Array], level: Level | None, rows: Index | None) -> None:
         """Pull the gradient of a node's value back to its inputs; drops the node's and adds to the inputs'.
 
         Args:

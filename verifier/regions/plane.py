@@ -111,9 +111,7 @@ class PlaneRestriction:
         """Activation pattern of each polygon (all, or those named): see `Patterns.pattern`."""
         return self.patterns.pattern(self._cells(polygons))
 
-    def gradient(
-        self, output: int | Sequence[float] | Array, polygons: npt.ArrayLike | None = None
-    ) -> Array:
+    def gradient(self, output: int | Sequence[float] | Array, polygons: npt.ArrayLike | None = None) -> Array:
         """Gradient of an output (or combination) with respect to the input on each polygon, ``(P, n)``."""
         return self.patterns.gradient(output, self._cells(polygons))
 
@@ -161,7 +159,7 @@ def plane(
         lengths = np.linalg.norm(where.u) * np.linalg.norm(where.v)
         if not lengths or 1 - abs(where.u @ where.v) / lengths <= 1e-15:
             raise InputError("u and v are parallel or zero", fix="they must span a plane; use line otherwise")
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float) if polygon is None else polygon
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float) if polygon is None else np.asarray(polygon)
     corners = convex_polygon(corners)
     count = len(corners)
     cells = Polygons(np.array([0, count]), np.arange(count), corners)

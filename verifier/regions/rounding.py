@@ -88,7 +88,7 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
             shift = np.abs(operator.shift).reshape(-1)
             return Slack(first.weight * factor, first.offset * factor + MARGIN * UNIT * shift)
         case Sum():
-            return Slack(sum(s.weight for s in inputs), sum(s.offset for s in inputs))
+            return Slack(np.sum([s.weight for s in inputs], axis=0), np.sum([s.offset for s in inputs], axis=0))
         case Concat():
             shapes = [network[i].shape for i in node.inputs]
             weight = np.concatenate([s.weight.reshape(p) for s, p in zip(inputs, shapes)], operator.axis)
@@ -117,7 +117,7 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
         case AffineOperator():
             matrices = operator.matrices(*(network[i].shape for i in node.inputs))
             norms = np.sqrt(sum(np.asarray(m.multiply(m).sum(axis=1)).reshape(-1) for m in matrices))
-            constant = operator.constant()
+            constant = operator.constant()  # type: ignore[assignment]
             bias = np.zeros(node.size) if constant is None else np.abs(np.broadcast_to(constant, node.shape))
         case _:
             raise TypeError(f"no rounding model for {type(operator).__name__}")

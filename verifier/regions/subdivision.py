@@ -164,9 +164,7 @@ class Carrier:
         del self.scales[key]
         return self.values.pop(key), origin, winners
 
-    def _unite(
-        self, origin: Index, winners: npt.NDArray[np.int16]
-    ) -> tuple[Index, npt.NDArray[np.int16]]:
+    def _unite(self, origin: Index, winners: npt.NDArray[np.int16]) -> tuple[Index, npt.NDArray[np.int16]]:
         if not (origin[1:] == origin[:-1]).any():
             return origin, winners
         order = self.cells.group(origin, winners)
@@ -263,9 +261,7 @@ class Subdivision(Carrier):
     def _pool(self, node: Node, operator: MaxPool) -> None:
         (source,) = node.inputs
         windows = operator.windows(self.network[source].shape)
-        best, parents, winners = self.maximum(
-            source, self.plan.slacks[source], windows, zero=source in self.plan.fused
-        )
+        best, parents, winners = self.maximum(source, self.plan.slacks[source], windows, zero=source in self.plan.fused)
         self.values[node.name], self.scales[node.name] = best, self.scales[source]
         self.levels.append(Level(node.name, parents, winners=winners))
 

@@ -103,6 +103,8 @@ class Regions:
             near=np.zeros(units + kernels.MOST_VERTICES, dtype=np.int64),
             toggles=np.zeros(2 * units, dtype=np.int64),
             scan=tnet.scan,
+            zero=np.zeros(units, dtype=np.uint8),
+            zeros=np.zeros(units, dtype=np.int64),
         )
         self.begin_at(start)
 

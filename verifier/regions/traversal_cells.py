@@ -8,6 +8,7 @@ of parameters by linear programs. Parameters are scaled to the unit cube.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +28,8 @@ class Face:
     Attributes:
         at: a point inside the face.
         into: unit vector out of the region, into the neighbour.
-        key: the neighbour's key (as foreseen; units whose map is zero on one side can make it differ).
+        key: the neighbour's key, or a key of the face alone where the neighbour's cannot be foreseen because a
+            unit's affine map is zero in the region.
     """
 
     at: Array
@@ -69,7 +71,7 @@ class Explorer(Protocol):
 
     dimension: int
 
-    def open(self, at: Array, into: Array, known: set[int] | dict[int, object] = ...) -> Cell | int | None:
+    def open(self, at: Array, into: Array, known: Collection[int] = ...) -> Cell | int | None:
         """The region at a point towards a direction; its key if that is ``known``; None if it is too thin."""
 
 
@@ -83,14 +85,14 @@ class PolygonExplorer:
         self.tnet, self.expected = tnet, expected
         self.state = self._regions.state
 
-    def open(self, at: Array, into: Array, known: set[int] | dict[int, object] = frozenset()) -> Cell | int | None:  # type: ignore[assignment]
+    def open(self, at: Array, into: Array, known: Collection[int] = frozenset()) -> Cell | int | None:
         """See `Explorer`."""
         start_region(self.tnet.net, self.expected, self.state, at, into, False)
         key = int(self.state.key[0])
         if key in known:
             return key
         regions, counters = self._regions, self._regions.counters
-        counters[:] = 0
+        counters[: kernels.ZEROS] = 0
         cells = regions.room()
         if not kernels.visit(
             self.tnet.net, self.expected, self.state, regions.walk, 0, regions.delta, regions.label, cells

@@ -18,6 +18,7 @@ from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, Face
 from verifier.regions.traversal_kernels import Expected, inconsistency, start_region
 from verifier.regions.traversal_net import TraversalNet, new_state
+from verifier.regions.traversal_plane import ZERO
 
 TOLERANCE = 1e-9
 """Feasibility tolerance of the programs: slivers thinner than this (the box has width 1) are left out."""
@@ -74,9 +75,8 @@ class Program:
         self._solver.run()
         self.solved += 1
         status = self._solver.getModelStatus()
-        if status != self._optimal:
-            self._solver.clearSolver()
-            self._solver.run()
+        if status not in (self._optimal, self._infeasible):
+            self._again()
             status = self._solver.getModelStatus()
         if status == self._infeasible:
             return None
@@ -84,6 +84,20 @@ class Program:
             raise EngineError(f"HiGHS ended with {self._solver.modelStatusToString(status)}")
         point = np.array(self._solver.getSolution().col_value)
         return float(cost @ point), point
+
+    def _again(self) -> None:
+        """Solve from scratch with presolve, and looser tolerances if that fails too."""
+        self._solver.setOptionValue("presolve", "on")
+        for tolerance in (TOLERANCE, 1e-7):
+            for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+                self._solver.setOptionValue(name, tolerance)
+            self._solver.clearSolver()
+            self._solver.run()
+            if self._solver.getModelStatus() in (self._optimal, self._infeasible):
+                break
+        for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
+            self._solver.setOptionValue(name, TOLERANCE)
+        self._solver.setOptionValue("presolve", "off")
 
 
 def chebyshev(matrix: Array, bound: Array) -> tuple[Array, float]:
@@ -132,9 +146,7 @@ def convex_minimum(
             break
         cuts.append(np.append(-slope, 1.0))
         limits.append(value - float(slope @ point))
-        program = Program(
-            np.array(cuts), np.array(limits), np.zeros(d + 1), np.append(np.ones(d), 1e30)
-        )
+        program = Program(np.array(cuts), np.array(limits), np.zeros(d + 1), np.append(np.ones(d), 1e30))
         found = program.minimum(np.append(np.zeros(d), 1.0))
         if found is None:
             break
@@ -153,6 +165,7 @@ class LPExplorer:
         self.dimension = len(tnet.width)
         self._units = np.concatenate([np.arange(a, b) for a, b in tnet.scan] or [np.zeros(0, dtype=np.int64)])
         self.programs = 0
+        self._zero_maps = False
 
     def open(self, at: Array, into: Array, known: Any = frozenset()) -> Cell | int | None:
         """See `verifier.regions.traversal_cells.Explorer`."""
@@ -181,7 +194,9 @@ class LPExplorer:
         Z, units = self.state.Z[:, self._units], self._units
         sign = np.where(self.state.bits[units] == 1, 1.0, -1.0)
         norm = np.linalg.norm(Z[1:], axis=0)
-        real = norm > 1e-11 * (1.0 + np.abs(Z[0]))
+        noise = self.tnet.net.noise[units]
+        self._zero_maps = bool((norm + np.abs(Z[0]) <= ZERO * noise).any())
+        real = norm > ZERO * noise
         scaled = (sign * Z)[:, real] / norm[real]
         units = units[real]
         reach = np.minimum(scaled[1:], 0.0).sum(axis=0) + scaled[0]
@@ -232,6 +247,8 @@ class LPExplorer:
             neighbour = key
             for u in groups[k]:
                 neighbour ^= int(self.tnet.net.hash[u])
+            if self._zero_maps:
+                neighbour = ((key + k + 1) * 0xD6E8FEB86659FD93) % 2**64
             faces.append(Face(inside, -rows[k], neighbour))
         return faces, kept
 
@@ -290,9 +307,7 @@ class LPExplorer:
             return 1, low, high
         if min(*values, value) <= self.delta:
             return 2, low, high
-        lower, best, _ = convex_minimum(
-            self.value, rows, bound, center, above=self.delta, below=self.delta
-        )
+        lower, best, _ = convex_minimum(self.value, rows, bound, center, above=self.delta, below=self.delta)
         return (1 if best > self.delta else 2), max(low, lower), high
 
     def _label(

@@ -27,10 +27,12 @@ SAME_LINE = 1e-11
 SHORT = 1e-10
 """Edges shorter than this are not crossed."""
 MOST_VERTICES = 1024
+ZERO = 16.0
+"""An affine map below this many times its rounding level is zero: its unit has no zero set of its own."""
 
 DONE, FULL, GROW, REHASH = 0, 1, 2, 3
 ROBUST, NEVER, MIXED = 0, 1, 2
-(DEPTH, EDGES, FLIPS, JUMPS, PENDING, VISITED, ALIASES, STEPS, STARTS, SLIVERS, CORNERS, SWITCHED) = range(12)
+(DEPTH, EDGES, FLIPS, JUMPS, PENDING, VISITED, ALIASES, STEPS, STARTS, SLIVERS, CORNERS, SWITCHED, ZEROS) = range(13)
 REFRESH = 20_000
 """Steps after which the state is computed afresh, so that rounding does not pile up."""
 
@@ -57,6 +59,8 @@ class Walk(NamedTuple):
     near: Array
     toggles: Array
     scan: Array
+    zero: Array
+    zeros: Array
 
 
 class Cells(NamedTuple):
@@ -107,11 +111,11 @@ def clip(polygon, labels, n, a, b, c, label, out, out_labels):  # type: ignore[n
 
 
 @nb.njit(cache=True)
-def _clip_unit(Z, bits, polygon, labels, n, u, work, work_labels):  # type: ignore[no-untyped-def]
+def _clip_unit(Z, bits, noise, polygon, labels, n, u, work, work_labels):  # type: ignore[no-untyped-def]
     """Clip the present polygon by a unit's half-plane; its size, 0 if nothing is left."""
     a, b, c = Z[0, u], Z[1, u], Z[2, u]
     size = np.sqrt(b * b + c * c)
-    if size == 0.0:
+    if size <= ZERO * noise[u]:
         return n
     sign = 1.0 / size if bits[u] else -1.0 / size
     m = clip(polygon, labels, n, a * sign, b * sign, c * sign, u, work, work_labels)
@@ -136,15 +140,22 @@ def _any_near(Z, first, last, x, y, r):  # type: ignore[no-untyped-def]
     for u in range(first, last):
         b, c = Z[1, u], Z[2, u]
         value = Z[0, u] + b * x + c * y
-        found |= value * value <= (b * b + c * c) * r
+        found |= value * value <= (b * b + c * c) * r + 1e-22
     return found != 0
 
 
 @nb.njit(cache=True)
-def region_polygon(state, walk, old_n):  # type: ignore[no-untyped-def]
-    """The present region as ``walk.polygon``; units that come near it in ``walk.near``. Sizes of both."""
+def region_polygon(net, state, walk, old_n):  # type: ignore[no-untyped-def]
+    """The present region as ``walk.polygon``; units that come near it in ``walk.near``. Sizes of both.
+
+    ``walk.zero`` flags the units whose affine map is zero in the region; they are listed in ``walk.zeros``.
+    """
     polygon, labels, near, scan = walk.polygon, walk.labels, walk.near, walk.scan
-    work, work_labels, Z, bits = walk.scratch, walk.scratch_labels, state.Z, state.bits
+    work, work_labels, Z, bits, noise = walk.scratch, walk.scratch_labels, state.Z, state.bits, net.noise
+    zeros = walk.zeros
+    for k in range(walk.counters[ZEROS]):
+        walk.zero[zeros[k]] = 0
+    walk.counters[ZEROS] = 0
     seeds = 0
     for i in range(old_n):
         if labels[i] >= 0:
@@ -156,7 +167,7 @@ def region_polygon(state, walk, old_n):  # type: ignore[no-untyped-def]
         labels[i] = -1 - i
     n = 4
     for k in range(seeds):
-        n = _clip_unit(Z, bits, polygon, labels, n, near[k], work, work_labels)
+        n = _clip_unit(Z, bits, noise, polygon, labels, n, near[k], work, work_labels)
         if n == 0:
             return 0, 0
     x, y, r = _circle(polygon, n)
@@ -171,11 +182,16 @@ def region_polygon(state, walk, old_n):  # type: ignore[no-untyped-def]
                 b, c = Z[1, u], Z[2, u]
                 size = b * b + c * c
                 value = Z[0, u] + b * x + c * y
-                if size == 0.0 or value * value > size * r:
+                if np.sqrt(size) + abs(Z[0, u]) <= ZERO * noise[u]:
+                    walk.zero[u] = 1
+                    zeros[walk.counters[ZEROS]] = u
+                    walk.counters[ZEROS] += 1
+                    continue
+                if value * value > size * r:
                     continue
                 near[found] = u
                 found += 1
-                m = _clip_unit(Z, bits, polygon, labels, n, u, work, work_labels)
+                m = _clip_unit(Z, bits, noise, polygon, labels, n, u, work, work_labels)
                 if m == 0:
                     return 0, 0
                 n = m
@@ -331,10 +347,30 @@ def mark_seen(seen, key):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True)
+def wakes_zero(net, bits, zero, flips, begin, end):  # type: ignore[no-untyped-def]
+    """Whether switching some units may give a unit with a zero map a map of its own.
+
+    Such a unit's bit across the edge cannot be foreseen (it is the sign of what becomes of its map), and so
+    neither can the neighbour's key: the edge gets a key of its own instead.
+    """
+    for f in range(begin, end):
+        u = flips[f]
+        for k in range(net.f_pointer[u], net.f_pointer[u + 1]):
+            v = net.f_index[k]
+            if zero[v]:
+                return True
+            if bits[v]:
+                for q in range(net.f_pointer[v], net.f_pointer[v + 1]):
+                    if zero[net.f_index[q]]:
+                        return True
+    return False
+
+
+@nb.njit(cache=True)
 def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: ignore[no-untyped-def]
     """Record the present region and open a frame for its edges on the stack; returns the polygon's size."""
     counters, polygon = walk.counters, walk.polygon
-    n, near = region_polygon(state, walk, old_n)
+    n, near = region_polygon(net, state, walk, old_n)
     top = counters[DEPTH]
     walk.frames[top, 0], walk.frames[top, 1] = counters[EDGES], counters[FLIPS]
     counters[DEPTH] = top + 1
@@ -369,6 +405,8 @@ def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: igno
                 flips += 1
                 key ^= net.hash[u]
                 cost += net.work[u]
+        if counters[ZEROS] and wakes_zero(net, state.bits, walk.zero, walk.flips, counters[FLIPS], flips):
+            key = (state.key[0] + np.uint64(i + 1)) * np.uint64(0xD6E8FEB86659FD93)
         cells.neighbours[first + i] = key
         if is_seen(walk.seen, key) or flips == counters[FLIPS]:
             continue
@@ -479,8 +517,6 @@ def walk_plane(net, expected, state, walk, cells, delta, label):  # type: ignore
             walk.aliases[counters[ALIASES], 0] = predicted
             walk.aliases[counters[ALIASES], 1] = key
             counters[ALIASES] += 1
-            mark_seen(walk.seen, predicted)
-            counters[VISITED] += 1
             if is_seen(walk.seen, key):
                 continue
         mark_seen(walk.seen, key)

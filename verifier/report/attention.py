@@ -304,4 +304,8 @@ def write(m: RegionMap, paths: Sequence[Path]) -> None:
         elif kind in (".png", ".pdf", ".svg"):
             save_figure(map_figure(m), path)
         else:
-            raise InputError(f"cannot write {kind or 'a file without ending'}", place=str(path), fix="use .html, .csv, .json, .png, .pdf or .svg")
+            raise InputError(
+                f"cannot write {kind or 'a file without ending'}",
+                place=str(path),
+                fix="use .html, .csv, .json, .png, .pdf or .svg",
+            )

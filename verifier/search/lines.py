@@ -60,8 +60,9 @@ def along_lines(query: Query, starts: Array, ends: Array, keep: int = 16, pieces
         room = np.where((s0 <= s1) & (room < 0), 0.0, np.where(s0 > s1, np.minimum(room, -1e-300), room))
         better = room > best
         best = np.where(better, room, best)
-        low, high = np.where(better, np.where(s0 <= s1, s0, middle[:, 0]), low), np.where(
-            better, np.where(s0 <= s1, s1, middle[:, 0]), high
+        low, high = (
+            np.where(better, np.where(s0 <= s1, s0, middle[:, 0]), low),
+            np.where(better, np.where(s0 <= s1, s1, middle[:, 0]), high),
         )
         chosen = np.where(better, case, chosen)
     order = np.argsort(-best, kind="stable")[:pieces]

@@ -77,9 +77,7 @@ class _Search:
             if not self.query.box.width.any():
                 return None
             self.listener(
-                Progress(
-                    seconds=time.monotonic() - self.began, stage="search", done=self.points, unit="points"
-                )
+                Progress(seconds=time.monotonic() - self.began, stage="search", done=self.points, unit="points")
             )
         return None
 
@@ -121,7 +119,12 @@ class _Search:
         cases = self._cases(x, round_number)
         top, reached = np.full(len(x), -np.inf), x
         for points, margin in pgd(
-            self.query, x, cases, steps=20 + 10 * (round_number % 3), deadline=self.deadline, **how  # type: ignore[arg-type]
+            self.query,
+            x,
+            cases,
+            steps=20 + 10 * (round_number % 3),
+            deadline=self.deadline,
+            **how,  # type: ignore[arg-type]
         ):
             self.points += len(points)
             met = np.flatnonzero(margin >= 0)
@@ -241,9 +244,7 @@ class _Search:
         for k in np.argsort(-margin)[:16]:
             if any(m >= margin[k] and (np.abs(x[k] - p) <= 0.02 * width).all() for m, p in self.pool):
                 continue
-            self.pool = [
-                (m, p) for m, p in self.pool if m > margin[k] or (np.abs(x[k] - p) > 0.02 * width).any()
-            ]
+            self.pool = [(m, p) for m, p in self.pool if m > margin[k] or (np.abs(x[k] - p) > 0.02 * width).any()]
             self.pool.append((float(margin[k]), x[k].copy()))
         self.pool.sort(key=lambda entry: -entry[0])
         del self.pool[64:]

@@ -46,8 +46,7 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
         g = exact_network.gradient(point, query.gradient.output, values)
         ends = zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True)
         inside = all(
-            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high))
-            for v, low, high in ends
+            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high)) for v, low, high in ends
         )
     xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
@@ -170,3 +169,14 @@ def _difference(query: Query, witness: Witness, runtime: RuntimeModel) -> tuple[
     if not holds_in_runtime(query, witness.input, runtime):
         remarks.append("exact arithmetic refutes the property here and onnxruntime's rounding does not")
     return tuple(remarks)
+
+
+def first_confirmed(query: Query, points: Array, most: int = 8) -> Array | None:
+    """The first point of a batch ``(batch, n)`` that is a witness in exact arithmetic, among the ``most`` likeliest.
+
+    A point that meets the condition in float64 only by rounding is passed over.
+    """
+    for x in points[query.holds(points)][:most]:
+        if replay(query, x).exact:
+            return np.asarray(x)
+    return None

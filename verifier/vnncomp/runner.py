@@ -277,10 +277,9 @@ def run_category(
         done += 1
         expected = category.expected(instance)
         listener(
-            InstanceFinished(
-                seconds=now(), instance=instance, record=record, expected=expected, done=done, total=total
-            )
+            InstanceFinished(seconds=now(), instance=instance, record=record, expected=expected, done=done, total=total)
         )
+
     try:
         while waiting or running:
             while waiting and executor.free > 0:

@@ -19,7 +19,6 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
 
-
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
@@ -117,15 +116,29 @@ class ChainBounds:
         low, high = block["low"], block["high"]
         boxes, n = low.shape
         found = Found(
-            np.full(wanted.shape, -np.inf), np.zeros((*wanted.shape, n)), np.zeros(boxes, dtype=bool),
+            np.full(wanted.shape, -np.inf),
+            np.zeros((*wanted.shape, n)),
+            np.zeros(boxes, dtype=bool),
             np.full(boxes, -1, dtype=np.int64),
         )
 
         def part(which: slice) -> None:
             bound_boxes(
-                low[which], high[which], block["pre_low"][which], block["pre_high"][which], *self._rows, wanted[which], *self._layers,
-                found.lower[which], found.slopes[which], found.empty[which], found.unit[which],
-                block["units"][which], block["phases"][which], block["space_count"][which], block["spaces"][which],
+                low[which],
+                high[which],
+                block["pre_low"][which],
+                block["pre_high"][which],
+                *self._rows,
+                wanted[which],
+                *self._layers,
+                found.lower[which],
+                found.slopes[which],
+                found.empty[which],
+                found.unit[which],
+                block["units"][which],
+                block["phases"][which],
+                block["space_count"][which],
+                block["spaces"][which],
             )
 
         if self._threads == 1 or boxes < 16:
@@ -164,7 +177,12 @@ class GraphBounds:
         lower, slopes = np.full(wanted.shape, -np.inf), np.zeros((*wanted.shape, n))
         if len(box_of):
             rows = crown.lower(
-                crown.network.output, conditions.y_rows[row_of], box_of, relaxation.lines, low, high,
+                crown.network.output,
+                conditions.y_rows[row_of],
+                box_of,
+                relaxation.lines,
+                low,
+                high,
                 multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
             )
             lower[box_of, row_of] = rows.lower - conditions.bound[row_of] - self._errors[row_of]

@@ -43,7 +43,10 @@ class Conditions:
                 bounds.append(part.bound)
                 owners.append(np.full(len(part), k, dtype=np.intp))
         return Conditions(
-            np.concatenate(y_rows), np.concatenate(x_rows), np.concatenate(bounds), np.concatenate(owners),
+            np.concatenate(y_rows),
+            np.concatenate(x_rows),
+            np.concatenate(bounds),
+            np.concatenate(owners),
             len(query.cases),
         )
 

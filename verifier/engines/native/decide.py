@@ -125,8 +125,18 @@ def _cut(values: float, slope: Array, middle: Array, low: Array, high: Array) ->
 
 @jit
 def decide(
-    low: Array, high: Array, lower: Array, slopes: Array, case_of: Any, spaces: Array, space_count: Any,
-    widths: Array, open_cases: Any, bound: Array, axis: Any, point: Array,
+    low: Array,
+    high: Array,
+    lower: Array,
+    slopes: Array,
+    case_of: Any,
+    spaces: Array,
+    space_count: Any,
+    widths: Array,
+    open_cases: Any,
+    bound: Array,
+    axis: Any,
+    point: Array,
 ) -> None:
     """Refute, cut and choose the axis to split, for boxes ``low, high (B, n)`` (cut in place).
 

@@ -16,6 +16,7 @@ from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.search.replay import first_confirmed
 
 LOW_DIMENSION = 12
 """Up to this many inputs that vary, boxes are split; above, ReLUs."""
@@ -38,9 +39,7 @@ class NativeEngine(Engine):
         # the centres of split boxes are tried as they come
         return int(np.count_nonzero(query.box.width)) <= LOW_DIMENSION
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         reason = self.rejects(query.network, query)
         if reason:
             return EngineResult(answer=Answer.ERROR, reason=f"the native engine does not take {reason}")
@@ -48,9 +47,9 @@ class NativeEngine(Engine):
         for case in range(conditions.cases):
             if not len(conditions.members(case)):
                 return EngineResult(answer=Answer.SAT, x=query.start)
-        for x in (query.start, query.box.center):
-            if query.holds(x[None])[0]:
-                return EngineResult(answer=Answer.SAT, x=x)
+        witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
+        if witness is not None:
+            return EngineResult(answer=Answer.SAT, x=witness)
         crown = Crown(query.network, query.box)
         layers = dense_chain(query.network)
         varying = int(np.count_nonzero(query.box.width))

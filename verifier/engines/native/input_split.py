@@ -18,6 +18,7 @@ from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
 from verifier.network.operators import Array
 from verifier.properties.query import Query
+from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 BATCH = 512
@@ -53,6 +54,7 @@ class InputSplit:
             "space_count": np.zeros(1, dtype=np.int64),
             "parent": np.array([-1]),
             "bound": np.array([-np.inf]),
+            "share": np.ones(1),
         }
         self.stack: list[Block] = [root]
 
@@ -62,7 +64,10 @@ class InputSplit:
         stuck = 0
         while self.stack:
             if deadline.passed:
-                return self._result(Answer.TIMEOUT, reason=f"{self._left()} boxes left after {self.boxes}")
+                return self._result(
+                    Answer.TIMEOUT,
+                    reason=f"{self._left()} boxes left after {self.boxes}; {1 - self._open_share():.1%} done",
+                )
             block = self._take()
             witness = self._step(block)
             if witness is not None:
@@ -76,7 +81,11 @@ class InputSplit:
                 worst = min((float(b["bound"].min()) for b in self.stack), default=0.0)
                 listener(
                     Progress(
-                        seconds=now - begin, stage="solve", done=self.boxes, unit="boxes", left=self._left(),
+                        seconds=now - begin,
+                        stage="solve",
+                        done=self.boxes,
+                        unit="boxes",
+                        left=self._left(),
                         bound=worst,
                     )
                 )
@@ -84,6 +93,10 @@ class InputSplit:
 
     def _left(self) -> int:
         return sum(len(b["low"]) for b in self.stack)
+
+    def _open_share(self) -> float:
+        """What is left, where each child counts half of its parent."""
+        return float(sum(b["share"].sum() for b in self.stack))
 
     def _result(self, answer: Answer, **details: Any) -> EngineResult:
         return EngineResult(answer=answer, statistics={"boxes": self.boxes, "method": "input splitting"}, **details)
@@ -118,8 +131,18 @@ class InputSplit:
         block["bound"], axis, point = np.full(count, np.inf), np.zeros(count, dtype=np.int64), low.copy()
         slopes = np.ascontiguousarray(found.slopes[:, :, free])
         decide(
-            low, high, found.lower, slopes, conditions.case_of, self._reduced(block["spaces"]), block["space_count"], self.widths,
-            block["open"], block["bound"], axis, point,
+            low,
+            high,
+            found.lower,
+            slopes,
+            conditions.case_of,
+            self._reduced(block["spaces"]),
+            block["space_count"],
+            self.widths,
+            block["open"],
+            block["bound"],
+            axis,
+            point,
         )
         block["low"][:, free], block["high"][:, free] = low, high
         keep = np.flatnonzero(block["open"].any(axis=1))
@@ -151,6 +174,7 @@ class InputSplit:
     def _push(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> None:
         """Two children per box, on a ReLU or along an input."""
         pair = {name: np.repeat(value, 2, axis=0) for name, value in block.items()}
+        pair["share"] /= 2
         along = np.flatnonzero(~on_unit)
         column = self.free[axis[along]]
         middle = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
@@ -176,5 +200,4 @@ class InputSplit:
         corners = middles.copy()
         corners[:, self.free] = point[which]
         candidates = np.concatenate([middles, corners])
-        good = np.flatnonzero(self.query.holds(self.query.box.clip(candidates)))
-        return self.query.box.clip(candidates[good[0]]) if len(good) else None
+        return first_confirmed(self.query, self.query.box.clip(candidates))

@@ -25,6 +25,7 @@ from verifier.events import Listener, Note, Progress
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.query import Query
+from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 ROOT_STEPS, TIGHTEN_STEPS, NODE_STEPS = 60, 12, 12
@@ -67,9 +68,7 @@ class ReluSplit:
         self.query, self.crown, self.conditions = query, crown, conditions
         self.low, self.high = query.box.lower[None], query.box.upper[None]
         network = crown.network
-        self.relus = [
-            n for n in network.activations if isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu
-        ]
+        self.relus = [n for n in network.activations if isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu]
         ends = np.cumsum([0] + [n.size for n in self.relus])
         self.parts = {n.name: slice(ends[k], ends[k + 1]) for k, n in enumerate(self.relus)}
         self.units = int(ends[-1])
@@ -109,8 +108,14 @@ class ReluSplit:
         flat = np.concatenate(rows)
         lines = self.crown.lines(self.intervals)
         found = ascend(
-            self.crown, self.crown.network.output, conditions.y_rows[flat], np.zeros(len(flat), dtype=np.intp),
-            lines, self.low, self.high, steps=steps,
+            self.crown,
+            self.crown.network.output,
+            conditions.y_rows[flat],
+            np.zeros(len(flat), dtype=np.intp),
+            lines,
+            self.low,
+            self.high,
+            steps=steps,
         )
         margin = found.lower - conditions.bound[flat] - self.errors[flat]
         witness = self._look(found.minimiser)
@@ -125,7 +130,9 @@ class ReluSplit:
         pick = np.array(chosen)
         count = len(pick)
         nodes = Nodes(
-            margin[pick], conditions.case_of[flat[pick]], np.zeros((count, self.units), dtype=np.int8),
+            margin[pick],
+            conditions.case_of[flat[pick]],
+            np.zeros((count, self.units), dtype=np.int8),
             self._flat({k: v[pick] for k, v in found.slopes.items()}, count),
             np.zeros((count, self.units), dtype=np.float32),
         )
@@ -160,9 +167,7 @@ class ReluSplit:
                 last = now
                 left = sum(len(p.row) for p in pool)
                 worst = min((float(p.bound.min()) for p in pool), default=0.0)
-                listener(
-                    Progress(seconds=now, stage="solve", done=self.count, unit="nodes", left=left, bound=worst)
-                )
+                listener(Progress(seconds=now, stage="solve", done=self.count, unit="nodes", left=left, bound=worst))
             if any((p.phases != 0).all(axis=1).any() for p in pool):
                 return self._result(Answer.UNKNOWN, reason="a linear region stays undecided within rounding")
         return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=self.leaves)
@@ -174,8 +179,17 @@ class ReluSplit:
         rows = np.array([self._row_of_case[int(k)] for k in nodes.row])
         low, high = np.repeat(self.low, count, 0), np.repeat(self.high, count, 0)
         found = ascend(
-            self.crown, self.crown.network.output, self.conditions.y_rows[rows], np.arange(count), lines, low, high,
-            steps=steps, slopes=alpha, phases=phases, multipliers=beta,
+            self.crown,
+            self.crown.network.output,
+            self.conditions.y_rows[rows],
+            np.arange(count),
+            lines,
+            low,
+            high,
+            steps=steps,
+            slopes=alpha,
+            phases=phases,
+            multipliers=beta,
         )
         return found, found.lower - self.conditions.bound[rows] - self.errors[rows]
 
@@ -193,7 +207,8 @@ class ReluSplit:
             phase = nodes.phases[:, part]
             a, b = intervals[name]
             intervals[name] = (
-                np.where(phase > 0, np.maximum(a, 0.0), a), np.where(phase < 0, np.minimum(b, 0.0), b),
+                np.where(phase > 0, np.maximum(a, 0.0), a),
+                np.where(phase < 0, np.minimum(b, 0.0), b),
             )
             phases[name], beta[name] = phase, nodes.beta[:, part].astype(np.float64)
             alpha[node.name] = nodes.alpha[:, part].astype(np.float64)
@@ -209,9 +224,14 @@ class ReluSplit:
         if witness is not None or not len(keep):
             return [], witness
         nodes = Nodes(
-            margin, nodes.row, nodes.phases, self._flat(found.slopes, len(margin)),
-            self._flat({n.name: found.multipliers[n.inputs[0]] for n in self.relus if n.inputs[0] in found.multipliers},
-                       len(margin)),
+            margin,
+            nodes.row,
+            nodes.phases,
+            self._flat(found.slopes, len(margin)),
+            self._flat(
+                {n.name: found.multipliers[n.inputs[0]] for n in self.relus if n.inputs[0] in found.multipliers},
+                len(margin),
+            ),
         ).take(keep)
         scores = self._flat(found.scores, len(margin))[keep]
         scores = np.where(nodes.phases != 0, -1.0, scores)
@@ -255,9 +275,7 @@ class ReluSplit:
 
     def _look(self, points: Array) -> Array | None:
         """Whether a bound's minimiser is a witness."""
-        points = self.query.box.clip(points)
-        good = np.flatnonzero(self.query.holds(points))
-        return points[good[0]] if len(good) else None
+        return first_confirmed(self.query, self.query.box.clip(points))
 
     def _result(self, answer: Answer, **details: Any) -> EngineResult:
         return EngineResult(answer=answer, statistics={"nodes": self.count, "method": "ReLU splitting"}, **details)

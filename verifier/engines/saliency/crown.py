@@ -44,9 +44,7 @@ class _Layer:
     matrices: dict[int, Array]
 
 
-def preactivation_bounds(
-    problem: Problem, state: State, r: int, todo: Array, iterations: int
-) -> tuple[Array, Array]:
+def preactivation_bounds(problem: Problem, state: State, r: int, todo: Array, iterations: int) -> tuple[Array, Array]:
     """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints."""
     last = r == len(problem.form.layers) - 1
     known = bool(np.isfinite(state.z_upper[r]).all())

@@ -15,7 +15,6 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-
 EXACT_UP_TO = 300
 """Neurons up to which a query that rounding errors leave open is passed to exact arithmetic."""
 
@@ -32,9 +31,7 @@ class SaliencyEngine(Engine):
             return Availability(False, "install highspy")
         return Availability(True, f"highspy {metadata.version('highspy')}")
 
-    def solve(
-        self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
-    ) -> EngineResult:
+    def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)
         witness = search.run()
         statistics = search.statistics.as_dict()

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,7 +27,7 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Input
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
-Matrix = Array | sp.csr_array
+Matrix: TypeAlias = Any
 INPUT = -1
 """The source index of the network's input."""
 

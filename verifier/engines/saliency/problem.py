@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,7 +172,9 @@ class State:
         """An independent copy."""
         lists = (self.phase, self.forced, self.z_lower, self.z_upper, self.h_lower, self.h_upper)
         copies = [[a.copy() for a in arrays] for arrays in (*lists, self.v_lower, self.v_upper)]
-        return State(*copies, self.g_lower, self.g_upper, self.cases, self.depth, dict(self.tuning), self.side_keys, self.basis)  # type: ignore[arg-type]
+        rest: tuple[Any, ...] = (self.g_lower, self.g_upper, self.cases, self.depth)
+        arguments: tuple[Any, ...] = (*copies, *rest, dict(self.tuning), self.side_keys, self.basis)
+        return State(*arguments)
 
     @property
     def unknown(self) -> int:

@@ -39,7 +39,7 @@ def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0
             return
         backward(problem, state)
         changed = [r for r, old in enumerate(before) if (old != state.phase[r]).any()]
-        forward_news = [r for r in changed]
+        forward_news = list(changed)
         if not forward_news:
             return
         first = min(forward_news) + 1
@@ -152,8 +152,10 @@ def _invert(problem: Problem, state: State, s: int, rows: Array, lower: Array, u
         rest = np.ones(len(center), dtype=bool)
         rest[chosen] = False
         offset += (transposed @ np.where(rest, center, 0.0))[rows]
-        block = transposed[rows][:, chosen] if isinstance(transposed, np.ndarray) else (
-            transposed.tocsr()[rows].tocsc()[:, chosen].toarray()
+        block = (
+            transposed[rows][:, chosen]
+            if isinstance(transposed, np.ndarray)
+            else (transposed.tocsr()[rows].tocsc()[:, chosen].toarray())
         )
         blocks.append(block)
         centers.append(center[chosen])
@@ -176,9 +178,7 @@ def _invert(problem: Problem, state: State, s: int, rows: Array, lower: Array, u
         _settle_gradient(state, r)
 
 
-def contract(
-    matrix: Array, target: Array, slack: Array, center: Array, radius: Array
-) -> tuple[Array, Array]:
+def contract(matrix: Array, target: Array, slack: Array, center: Array, radius: Array) -> tuple[Array, Array]:
     """New center and radius of v from ``|matrix @ v - target| <= slack`` and ``|v - center| <= radius``.
 
     Valid for any K (see the module's text); rounding errors are added to the radius.

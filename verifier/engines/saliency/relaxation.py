@@ -87,9 +87,7 @@ class Relaxation:
         if state.basis is not None:
             self._warm_start(*state.basis)
 
-    def _warm_start(
-        self, column_keys: Array, column_status: Array, row_keys: Array, row_status: Array
-    ) -> None:
+    def _warm_start(self, column_keys: Array, column_status: Array, row_keys: Array, row_status: Array) -> None:
         """Start from a related LP's basis; new columns at a bound, new rows basic."""
         cuts = row_keys[(row_keys // _KIND == 10) & (row_status != BASIC)] % _LAYER
         if self.has_gradient and len(cuts):
@@ -257,9 +255,7 @@ class Relaxation:
             bound -= y_rows @ output.constant
             size = np.abs(y_rows) @ np.abs(output.constant)
             composed = {s: y_rows @ m for s, m in output.matrices.items()}
-            magnitude = sum(
-                (abs(y_rows) @ (abs(m) @ self._magnitude(s)) for s, m in output.matrices.items()), size
-            )
+            magnitude = sum((abs(y_rows) @ (abs(m) @ self._magnitude(s)) for s, m in output.matrices.items()), size)
             bound += 2.0**-50 * (y_rows.shape[1] + 8) * magnitude
             self._affine(rows, composed, np.arange(len(part)), 1.0)
         if part.g_rows is not None:
@@ -312,7 +308,12 @@ class Relaxation:
         pad = 2 * self.problem.gradient_padding[INPUT][entries]
         seed = self.problem.seed[INPUT][entries]
         builder = RowBuilder()
-        rows = builder.add(len(entries), gradient.lower[entries] - seed - pad, gradient.upper[entries] - seed + pad, _key(10, 0, entries))
+        rows = builder.add(
+            len(entries),
+            gradient.lower[entries] - seed - pad,
+            gradient.upper[entries] - seed + pad,
+            _key(10, 0, entries),
+        )
         builder.block(rows, self._g_columns, self._g_matrix[entries])
         self.rows.keys += builder.keys
         self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())

@@ -140,7 +140,7 @@ def _identity_rows(problem: Problem, state: State, rows: _Rows) -> None:
     gradient, box, form = problem.query.gradient, problem.query.box, problem.form
     assert gradient is not None
     lower, upper = np.maximum(gradient.lower, state.g_lower), np.minimum(gradient.upper, state.g_upper)
-    middle, radius = (lower + upper) / 2, np.maximum(upper - lower, 0) / 2
+    middle, _radius = (lower + upper) / 2, np.maximum(upper - lower, 0) / 2
     x0, free = box.center, float(np.maximum(upper - lower, 0) / 2 @ (box.width / 2))
     used = {s: np.asarray(m.T @ gradient.output)[None] for s, m in form.output.matrices.items()}
     direct = used.get(INPUT, np.zeros((1, box.size)))
