@@ -1,0 +1,151 @@
+"""The native engine against exhaustive facts: its bounds contain samples, its answers agree with the truth."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from verifier.bounds.crown import Crown, crown_bounds
+from verifier.bounds.crown_slopes import ascend
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.native import NativeEngine
+from verifier.engines.native import engine as engine_module
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
+from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
+from verifier.options import Options
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
+from verifier.search.replay import replay
+
+
+def dense(rng: np.random.Generator, sizes: tuple[int, ...], activation=None) -> Network:
+    weights = [rng.normal(size=(b, a)) * 1.5 / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
+    return feedforward(weights, [0.3 * rng.normal(size=len(w)) for w in weights], activation=activation)
+
+
+def convolutional(rng: np.random.Generator) -> Network:
+    builder = NetworkBuilder((2, 6, 6))
+    first = builder.add(Conv(rng.normal(size=(3, 2, 3, 3)) / 4, rng.normal(size=3), padding=(1, 1, 1, 1)))
+    hidden = builder.add(relu(), first)
+    second = builder.add(Conv(rng.normal(size=(3, 3, 3, 3)) / 5, rng.normal(size=3), padding=(1, 1, 1, 1)), hidden)
+    builder.add(relu(), builder.add(Sum((1, -1)), second, hidden))
+    builder.add(MaxPool((2, 2), (2, 2)))
+    builder.add(Reshape((27,)))
+    builder.add(Select(np.arange(27)[::-1].copy()))
+    return builder.build(builder.add(Dense(rng.normal(size=(3, 27)), rng.normal(size=3))))
+
+
+@pytest.mark.parametrize("activation", [None, leaky_relu(0.1), clip(-0.5, 0.5), absolute(), clip(0, 6)])
+def test_bounds_contain_all_samples(activation) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        network = dense(rng, (4, 12, 12, 3), activation)
+        box = Box.around(rng.random(4), 0.2, None)
+        bounds = crown_bounds(network, box)
+        for name, value in network.values(box.sample(300, rng)).items():
+            assert bounds[name].contains(value).all()
+
+
+def test_bounds_of_a_residual_convolutional_network() -> None:
+    rng = np.random.default_rng(1)
+    network = convolutional(rng)
+    box = Box.around(rng.random(72), 0.05)
+    bounds = crown_bounds(network, box)
+    for name, value in network.values(box.sample(300, rng)).items():
+        assert bounds[name].contains(value).all()
+
+
+def test_a_point_box_is_bounded_to_rounding() -> None:
+    rng = np.random.default_rng(2)
+    network = dense(rng, (4, 12, 12, 3))
+    x = rng.random(4)
+    bound = crown_bounds(network, Box(x, x))[network.output]
+    assert bound.contains(network.forward(x[None])).all()
+    assert bound.width.max() < 1e-9
+
+
+def test_the_ascent_improves_and_stays_sound() -> None:
+    rng = np.random.default_rng(3)
+    network = dense(rng, (5, 20, 20, 2))
+    box = Box.around(rng.random(5), 0.3, None)
+    crown = Crown(network, box)
+    rows = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.5]])
+    lines = crown.lines(crown.root_bounds)
+    arguments = (crown, network.output, rows, np.zeros(3, dtype=np.intp), lines, box.lower[None], box.upper[None])
+    plain, better = ascend(*arguments, steps=1).lower, ascend(*arguments, steps=30).lower
+    assert (better >= plain).all() and (better > plain).any()
+    assert (better <= (network.forward(box.sample(2000, rng)) @ rows.T).min(axis=0)).all()
+
+
+def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
+    """The least t with a point where all rows are <= bound + t, over all linear regions, by LP (2 layers)."""
+    w1, b1 = network.nodes[1].operator.weight, network.nodes[1].operator.bias
+    w2, b2 = network.nodes[3].operator.weight, network.nodes[3].operator.bias
+    n, best = box.size, np.inf
+    rows = np.asarray(case.y_rows)
+    for pattern in itertools.product((0.0, 1.0), repeat=len(b1)):
+        d = np.array(pattern)
+        sign = 1 - 2 * d
+        matrix, shift = w2 @ (d[:, None] * w1), w2 @ (d * b1) + b2
+        a = np.vstack([np.c_[sign[:, None] * w1, np.zeros(len(b1))], np.c_[rows @ matrix, -np.ones(len(rows))]])
+        b = np.concatenate([-sign * b1, case.bound - rows @ shift])
+        cost = np.r_[np.zeros(n), 1.0]
+        ends = [*zip(box.lower, box.upper, strict=True), (None, None)]
+        found = linprog(cost, A_ub=a, b_ub=b, bounds=ends)
+        if found.status == 0:
+            best = min(best, found.fun)
+    return best
+
+
+@pytest.mark.parametrize("low_dimension", [0, 12], ids=["relu-splitting", "input-splitting"])
+def test_answers_agree_with_all_linear_regions(low_dimension: int, monkeypatch) -> None:
+    monkeypatch.setattr(engine_module, "LOW_DIMENSION", low_dimension)
+    rng = np.random.default_rng(4)
+    seen = set()
+    for trial in range(12):
+        network = dense(rng, (3, 6, 2))
+        box = Box.around(rng.random(3), 0.8, None)
+        rows = rng.normal(size=(1 if low_dimension == 0 else 2, 2))
+        case = Conjunction(y_rows=rows, bound=np.zeros(len(rows)))
+        margin = least_over_regions(network, box, case)
+        shift = 0.02 if trial % 2 else -0.02  # just feasible, or just not
+        case = Conjunction(y_rows=rows, bound=np.full(len(rows), margin + shift))
+        query = Query(network=network, box=box, cases=(case,))
+        result = NativeEngine().solve(query, Options(), Deadline.after(20))
+        if result.answer is Answer.SAT:
+            assert result.x is not None and replay(query, result.x).exact
+        truth = Answer.SAT if shift > 0 else Answer.UNSAT
+        assert result.answer in (truth, Answer.UNKNOWN, Answer.TIMEOUT)
+        seen.add(result.answer)
+    assert {Answer.SAT, Answer.UNSAT} <= seen
+
+
+def test_a_deadline_that_has_passed_proves_nothing() -> None:
+    rng = np.random.default_rng(5)
+    network = dense(rng, (3, 20, 20, 2))
+    query = Query(
+        network=network,
+        box=Box.around(rng.random(3), 2.0, None),
+        cases=(Conjunction(y_rows=np.array([[1.0, 0.0]]), bound=np.array([-1e3])),),
+    )
+    result = NativeEngine().solve(query, Options(), Deadline.after(1e-9))
+    assert result.answer is Answer.TIMEOUT
+
+
+def test_the_tree_divides_the_box() -> None:
+    rng = np.random.default_rng(6)
+    network = dense(rng, (2, 8, 8, 1))
+    box = Box.around(rng.random(2), 1.0, None)
+    lowest = float(network.forward(box.sample(5000, rng)).min())
+    case = Conjunction(y_rows=np.array([[1.0]]), bound=np.array([lowest - 0.05]))
+    result = NativeEngine(keep_tree=True).solve(
+        Query(network=network, box=box, cases=(case,)), Options(), Deadline.after(20)
+    )
+    if result.answer is Answer.UNSAT:
+        arrays = result.proof.arrays()
+        assert (arrays["parent"][1:] >= 0).all() and (arrays["parent"] < np.arange(len(arrays["parent"]))).all()
+        assert (arrays["low"] >= box.lower).all() and (arrays["high"] <= box.upper).all()
