@@ -6,7 +6,7 @@ cell of the size of rounding errors has as exact a gradient as any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,29 +77,42 @@ class Patterns:
         zeros = np.zeros((len(cells), self.network.input_size))
         return gradients.get(self.network.input, zeros)
 
-    def sum_gradient(self, output: int | Sequence[float] | Array, weights: Array) -> dict[str, Array]:
-        """``Σ_cells weight · gradient`` with respect to the value of every node, each ``(size,)``.
+    def sum_gradients(
+        self, seeds: Array, visit: Callable[[Node, Array, Index], None] | None = None
+    ) -> Array:
+        """Sum over the cells of every original cell (line) of ``seed · Jacobian`` with respect to the input.
 
         No backward pass per cell is paid: before the weights of a layer are applied, the upstream gradients of all
         cells that share the pattern of the layers below are added up.
 
         Args:
-            weights: ``(cells,)`` one weight per cell.
+            seeds: ``(cells, m)`` coefficients of the flattened outputs on each cell, such as its length.
+            visit: is called for every node with ``(node, sums, first)``: the sums of gradients with respect to the
+                node's value, one row for each group of cells on which that value is affine, and the first cell of
+                each group.
+
+        Returns:
+            ``(original cells, n)``.
         """
-        gradients = {self.network.output: weights[:, None] * self.network.output_weights(output)}
+        gradients = {self.network.output: seeds}
         levels = {level.node: level for level in self.levels}
-        totals: dict[str, Array] = {n.name: np.zeros(n.size) for n in self.network.nodes}
+        first = np.arange(self.count)
         for node in reversed(self.network.nodes):
             if node.name not in gradients:
                 continue
-            totals[node.name] = gradients[node.name].sum(axis=0)
+            if visit is not None:
+                visit(node, gradients[node.name], first)
             if not node.inputs:
-                continue
+                break
             level = levels.get(node.name)
             self.backward(node, gradients, level, None)
             if level is not None:
-                gradients = {name: _sum_children(g, level.parents) for name, g in gradients.items()}
-        return totals
+                starts = np.flatnonzero(np.diff(level.parents, prepend=-1))
+                first = first[starts]
+                if len(starts) < len(level.parents):
+                    gradients = {name: np.add.reduceat(g, starts, axis=0) for name, g in gradients.items()}
+        zeros = np.zeros((len(first), self.network.input_size))
+        return gradients.get(self.network.input, zeros)
 
     def backward(self, node: Node, gradients: dict[str, Array], level: Level | None, rows: Index | None) -> None:
         """Pull the gradient of a node's value back to its inputs; drops the node's and adds to the inputs'.
@@ -150,9 +163,3 @@ class Patterns:
             part = np.where(chosen[:, columns], upstream[:, columns], 0.0)
             np.add.at(total.T, windows[columns, k], part.T)
         return total
-
-
-def _sum_children(rows: Array, parents: Index) -> Array:
-    """Sum of the rows of each parent; parents do not decrease and none is left out."""
-    starts = np.flatnonzero(np.diff(parents, prepend=-1))
-    return rows if len(starts) == len(rows) else np.add.reduceat(rows, starts, axis=0)

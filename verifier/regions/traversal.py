@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.regions import traversal_plane as kernels
+from verifier.regions import traversal_plane, traversal_polygon
 from verifier.regions.traversal_kernels import Expected
 from verifier.regions.traversal_net import TraversalNet, new_state
 
@@ -83,7 +83,7 @@ class Regions:
         units = tnet.units
         self.counters = np.zeros(16, dtype=np.int64)
         self.aliases: dict[int, int] = {}
-        self.walk = kernels.Walk(
+        self.walk = traversal_polygon.Walk(
             counters=self.counters,
             frames=np.zeros((4096, 4), dtype=np.int64),
             edges=np.zeros((16384, 4)),
@@ -96,11 +96,11 @@ class Regions:
             pending_flag=np.zeros(units, dtype=np.uint8),
             seen=np.zeros(1 << 16, dtype=np.uint64),
             aliases=np.zeros((1024, 2), dtype=np.uint64),
-            polygon=np.zeros((kernels.MOST_VERTICES, 2)),
-            labels=np.zeros(kernels.MOST_VERTICES, dtype=np.int64),
-            scratch=np.zeros((kernels.MOST_VERTICES, 2)),
-            scratch_labels=np.zeros(kernels.MOST_VERTICES, dtype=np.int64),
-            near=np.zeros(units + kernels.MOST_VERTICES, dtype=np.int64),
+            polygon=np.zeros((traversal_polygon.MOST_VERTICES, 2)),
+            labels=np.zeros(traversal_polygon.MOST_VERTICES, dtype=np.int64),
+            scratch=np.zeros((traversal_polygon.MOST_VERTICES, 2)),
+            scratch_labels=np.zeros(traversal_polygon.MOST_VERTICES, dtype=np.int64),
+            near=np.zeros(units + traversal_polygon.MOST_VERTICES, dtype=np.int64),
             toggles=np.zeros(2 * units, dtype=np.int64),
             scan=tnet.scan,
             zero=np.zeros(units, dtype=np.uint8),
@@ -115,35 +115,35 @@ class Regions:
         direction = inside - point
         norm = np.linalg.norm(direction)
         direction = direction / norm if norm > 0 else np.array([0.6, 0.8])
-        k = self.counters[kernels.JUMPS]
+        k = self.counters[traversal_polygon.JUMPS]
         self.walk.jumps[k] = [*point, *direction]
         self.walk.jump_keys[k] = np.uint64(1)
-        self.counters[kernels.JUMPS] += 1
+        self.counters[traversal_polygon.JUMPS] += 1
 
     def __iter__(self) -> Iterator[RegionChunk]:
         """The remaining regions, chunk by chunk."""
         cells = self.room()
         while True:
-            status = kernels.walk_plane(
+            status = traversal_plane.walk_plane(
                 self.tnet.net, self.expected, self.state, self.walk, cells, self.delta, self.label
             )
-            if status == kernels.GROW:
+            if status == traversal_polygon.GROW:
                 self._grow()
-            elif status == kernels.REHASH:
+            elif status == traversal_polygon.REHASH:
                 old = self.walk.seen
                 self.walk = self.walk._replace(seen=np.zeros(4 * len(old), dtype=np.uint64))
-                kernels.rehash(self.walk, old)
+                traversal_polygon.rehash(self.walk, old)
             else:
                 if cells.counts[0]:
                     yield self._taken(cells)
-                if status == kernels.DONE:
+                if status == traversal_polygon.DONE:
                     return
                 cells = self.room()
 
-    def room(self) -> kernels.Cells:
+    def room(self) -> traversal_polygon.Cells:
         """Empty output for one chunk."""
-        m, v = self.chunk, 6 * self.chunk + 2 * kernels.MOST_VERTICES
-        return kernels.Cells(
+        m, v = self.chunk, 6 * self.chunk + 2 * traversal_polygon.MOST_VERTICES
+        return traversal_polygon.Cells(
             counts=np.zeros(2, dtype=np.int64),
             keys=np.zeros(m, dtype=np.uint64),
             offsets=np.zeros(m + 1, dtype=np.int64),
@@ -158,12 +158,12 @@ class Regions:
             winner=np.zeros(m, dtype=np.int16),
         )
 
-    def _taken(self, cells: kernels.Cells) -> RegionChunk:
+    def _taken(self, cells: traversal_polygon.Cells) -> RegionChunk:
         p, v = (int(c) for c in cells.counts)
         walk = self.walk
-        count = int(self.counters[kernels.ALIASES])
+        count = int(self.counters[traversal_polygon.ALIASES])
         self.aliases.update(zip(walk.aliases[:count, 0].tolist(), walk.aliases[:count, 1].tolist(), strict=True))
-        self.counters[kernels.ALIASES] = 0
+        self.counters[traversal_polygon.ALIASES] = 0
         return RegionChunk(
             keys=cells.keys[:p].copy(),
             offsets=cells.offsets[: p + 1].copy(),
@@ -181,16 +181,16 @@ class Regions:
     def _grow(self) -> None:
         """Double every stack that is more than a quarter full."""
         walk, used = self.walk, self.counters
-        slack = kernels.MOST_VERTICES
+        slack = traversal_polygon.MOST_VERTICES
         sizes = {
-            "frames": used[kernels.DEPTH] + 2,
-            "edges": used[kernels.EDGES] + slack,
-            "edge_keys": used[kernels.EDGES] + slack,
-            "edge_flips": used[kernels.EDGES] + slack,
-            "flips": used[kernels.FLIPS] + 4 * self.tnet.units,
-            "jumps": used[kernels.JUMPS] + slack,
-            "jump_keys": used[kernels.JUMPS] + slack,
-            "aliases": used[kernels.ALIASES] + 2,
+            "frames": used[traversal_polygon.DEPTH] + 2,
+            "edges": used[traversal_polygon.EDGES] + slack,
+            "edge_keys": used[traversal_polygon.EDGES] + slack,
+            "edge_flips": used[traversal_polygon.EDGES] + slack,
+            "flips": used[traversal_polygon.FLIPS] + 4 * self.tnet.units,
+            "jumps": used[traversal_polygon.JUMPS] + slack,
+            "jump_keys": used[traversal_polygon.JUMPS] + slack,
+            "aliases": used[traversal_polygon.ALIASES] + 2,
         }
         changes = {}
         for name, need in sizes.items():

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from verifier.network.operators import Array
-from verifier.regions import traversal_plane as kernels
+from verifier.regions import traversal_plane, traversal_polygon
 from verifier.regions.traversal import Regions
 from verifier.regions.traversal_kernels import Expected, State, start_region
 from verifier.regions.traversal_net import TraversalNet
@@ -92,16 +92,16 @@ class PolygonExplorer:
         if key in known:
             return key
         regions, counters = self._regions, self._regions.counters
-        counters[: kernels.ZEROS] = 0
+        counters[: traversal_polygon.ZEROS] = 0
         cells = regions.room()
-        if not kernels.visit(
+        if not traversal_plane.visit(
             self.tnet.net, self.expected, self.state, regions.walk, 0, regions.delta, regions.label, cells
         ):
             return None
         walk, faces = regions.walk, []
         for rows, keys, count in (
-            (walk.edges, walk.edge_keys, counters[kernels.EDGES]),
-            (walk.jumps, walk.jump_keys, counters[kernels.JUMPS]),
+            (walk.edges, walk.edge_keys, counters[traversal_polygon.EDGES]),
+            (walk.jumps, walk.jump_keys, counters[traversal_polygon.JUMPS]),
         ):
             faces += [Face(rows[k, :2].copy(), rows[k, 2:].copy(), int(keys[k])) for k in range(count)]
         n = int(cells.counts[1])

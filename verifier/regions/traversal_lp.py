@@ -18,7 +18,7 @@ from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, Face
 from verifier.regions.traversal_kernels import Expected, inconsistency, start_region
 from verifier.regions.traversal_net import TraversalNet, new_state
-from verifier.regions.traversal_plane import ZERO
+from verifier.regions.traversal_polygon import ZERO
 
 TOLERANCE = 1e-9
 """Feasibility tolerance of the programs: slivers thinner than this (the box has width 1) are left out."""
