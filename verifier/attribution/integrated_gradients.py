@@ -1,0 +1,259 @@
+"""Integrated gradients, exactly, and the sampled approximations with their exact error.
+
+Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017; exact computation by line restriction:
+Sotoudeh & Thakur, ExactLine, NeurIPS 2019, Section 4. On a line the gradient is constant on every piece, so the
+integral is a sum over pieces, and any quadrature rule is the same sum with other weights on the pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import Array
+from verifier.regions.cells import Index
+from verifier.regions.line import LineRestrictions, lines
+
+METHODS = ("exact", "left", "right", "midpoint", "trapezoid", "gausslegendre")
+"""Quadrature rules: exact, the Riemann sums, and Gauss-Legendre."""
+
+Target = int | Sequence[int] | npt.NDArray[Any] | None
+
+
+def quadrature(method: str, samples: int) -> tuple[Array, Array]:
+    """Positions in [0, 1] and weights (sum 1) of a rule with so many gradient evaluations."""
+    if samples < 1 or (method == "trapezoid" and samples < 2):
+        raise InputError(f"{method} needs more samples than {samples}")
+    k = np.arange(samples)
+    even = np.full(samples, 1.0 / samples)
+    match method:
+        case "left":
+            return k / samples, even
+        case "right":
+            return (k + 1) / samples, even
+        case "midpoint":
+            return (k + 0.5) / samples, even
+        case "trapezoid":
+            weights = np.full(samples, 1.0 / (samples - 1))
+            weights[[0, -1]] /= 2
+            return k / (samples - 1), weights
+        case "gausslegendre":
+            x, w = np.polynomial.legendre.leggauss(samples)
+            return (x + 1) / 2, w / 2
+    raise InputError(f"unknown method {method!r}", fix=f"one of {', '.join(METHODS)}")
+
+
+class IntegratedGradients:
+    """Integrated gradients of a network's outputs along the line from a baseline to an input.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def attribute(
+        self,
+        inputs: npt.ArrayLike,
+        baselines: npt.ArrayLike | None = None,
+        target: Target = None,
+        *,
+        method: str = "exact",
+        n_steps: int = 50,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Attribute outputs to input entries.
+
+        Args:
+            inputs: one input or a batch ``(batch, *input_shape)``.
+            baselines: of the same shape, or one for all; zero by default.
+            target: output index, or one per input; may be left out if the network has one output.
+            method: "exact", or a quadrature rule of `METHODS` with ``n_steps`` gradient samples.
+            return_convergence_delta: also return, per input, sum of attributions minus ``f(input) - f(baseline)``.
+
+        Returns:
+            attributions of the shape of ``inputs``; with the deltas ``(batch,)`` if asked for.
+        """
+        path = Path(self.network, inputs, baselines, target)
+        result = path.exact() if method == "exact" else path.sampled(method, n_steps)
+        shaped = result.reshape(path.shape)
+        if not return_convergence_delta:
+            return shaped
+        return shaped, result.sum(axis=1) - path.change()
+
+    def error(
+        self,
+        inputs: npt.ArrayLike,
+        baselines: npt.ArrayLike | None = None,
+        target: Target = None,
+        *,
+        method: str,
+        n_steps: int,
+    ) -> Array:
+        """Exact relative error ``Σ|sampled - exact| / Σ|exact|`` of a quadrature rule, per input ``(batch,)``."""
+        path = Path(self.network, inputs, baselines, target)
+        return path.error(method, n_steps)
+
+    def samples_for(
+        self,
+        error: float,
+        inputs: npt.ArrayLike,
+        baselines: npt.ArrayLike | None = None,
+        target: Target = None,
+        *,
+        method: str = "trapezoid",
+        limit: int = 100_000,
+    ) -> npt.NDArray[np.int64]:
+        """How many gradient samples a rule needs for a relative error of at most ``error``, per input ``(batch,)``.
+
+        Found by doubling and bisection: the bound is kept at the number returned and missed with one sample less.
+        The error is not monotone, so a much smaller number may keep it by luck. ``limit + 1`` where ``limit`` is
+        not enough.
+        """
+        if not error > 0:
+            raise InputError(f"the error must be positive, got {error}")
+        path = Path(self.network, inputs, baselines, target)
+        return np.array([p.samples_for(error, method, limit) for p in path.each()], dtype=np.int64)
+
+    def conductance(
+        self,
+        layer: str,
+        inputs: npt.ArrayLike,
+        baselines: npt.ArrayLike | None = None,
+        target: Target = None,
+    ) -> Array:
+        """Exact conductance of every entry of a node's value, ``(batch, *node shape)``.
+
+        The conductance of y is the part of ``f(input) - f(baseline)`` that flows through y: ∫ ∂f/∂y · dy/dt dt
+        along the line (Dhamdhere, Sundararajan, Yan, "How Important Is a Neuron?", ICLR 2019).
+        """
+        node = self.network[layer]
+        path = Path(self.network, inputs, baselines, target)
+        return np.stack([p.conductance(node) for p in path.each()])
+
+
+class Path:
+    """Lines from baselines to inputs, with the output that is attributed on each.
+
+    Attributes:
+        lines: the restrictions.
+        targets: ``(batch,)`` output index of each line.
+        lengths: ``(pieces,)`` length in t of the pieces of all lines, one line after the other.
+        owner: ``(pieces,)`` the line of each piece.
+    """
+
+    def __init__(
+        self, network: Network, inputs: npt.ArrayLike, baselines: npt.ArrayLike | None, target: Target
+    ) -> None:
+        x, _ = network.batch(inputs)
+        base = np.zeros_like(x[:1]) if baselines is None else network.batch(baselines)[0]
+        if len(base) not in (1, len(x)):
+            raise InputError(f"{len(base)} baselines for {len(x)} inputs", fix="give one, or one for each input")
+        self.network, self.shape = network, np.shape(inputs)
+        self.targets = _targets(network, target, len(x))
+        self.lines: LineRestrictions = lines(network, base, x)
+        ends = self.lines.offsets[1:] - 1
+        self.lengths = np.delete(np.diff(self.lines.breakpoints), ends[:-1])
+        self.owner = np.repeat(np.arange(len(x)), np.diff(self.lines.offsets) - 1)
+        self._exact: Array | None = None
+
+    def each(self) -> list[Path]:
+        """The same lines one by one."""
+        pairs = zip(self.lines.starts, self.lines.ends, self.targets.tolist(), strict=True)
+        return [Path(self.network, end, start, target) for start, end, target in pairs]
+
+    def change(self) -> Array:
+        """``f(input) - f(baseline)`` of the attributed outputs, ``(batch,)``."""
+        rows = np.arange(len(self.targets))
+        start = self.network(self.lines.starts).reshape(len(rows), -1)
+        end = self.network(self.lines.ends).reshape(len(rows), -1)
+        result: Array = end[rows, self.targets] - start[rows, self.targets]
+        return result
+
+    def seeds(self, weights: Array) -> Array:
+        """Output coefficients of each piece: its weight at its line's target, ``(pieces, m)``."""
+        result = np.zeros((len(weights), self.network.output_size))
+        result[np.arange(len(weights)), self.targets[self.owner]] = weights
+        return result
+
+    def weighted(self, weights: Array) -> Array:
+        """Σ weight · gradient over the pieces of each line, times the difference of its ends: ``(batch, n)``."""
+        sums = self.lines.patterns.sum_gradients(self.seeds(weights))
+        result: Array = sums * (self.lines.ends - self.lines.starts)
+        return result
+
+    def exact(self) -> Array:
+        """Exact integrated gradients, ``(batch, n)``."""
+        if self._exact is None:
+            self._exact = self.weighted(self.lengths)
+        return self._exact
+
+    def sampled(self, method: str, samples: int) -> Array:
+        """What a quadrature rule gives, ``(batch, n)``; at a breakpoint the gradient right of it is taken."""
+        t, w = quadrature(method, samples)
+        weights = np.zeros(len(self.lengths))
+        for k in range(len(self.targets)):
+            first, last = self.lines.offsets[k], self.lines.offsets[k + 1]
+            piece = np.searchsorted(self.lines.breakpoints[first:last], t, side="right") - 1
+            np.add.at(weights, first - k + np.clip(piece, 0, last - first - 2), w)
+        return self.weighted(weights)
+
+    def error(self, method: str, samples: int) -> Array:
+        """Relative error of a quadrature rule, ``(batch,)``; 0 where the attribution is 0 throughout."""
+        exact = self.exact()
+        total = np.abs(exact).sum(axis=1)
+        wrong = np.abs(self.sampled(method, samples) - exact).sum(axis=1)
+        return np.divide(wrong, total, out=np.zeros_like(wrong), where=total > 0)
+
+    def samples_for(self, error: float, method: str, limit: int) -> int:
+        """See `IntegratedGradients.samples_for`; for a single line."""
+
+        def good(count: int) -> bool:
+            return bool(self.error(method, count)[0] <= error)
+
+        low = high = 2 if method == "trapezoid" else 1
+        while not good(high):
+            if high >= limit:
+                return limit + 1
+            low, high = high, min(2 * high, limit)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if good(middle) else (middle, high)
+        return high
+
+    def conductance(self, node: Node) -> Array:
+        """Exact conductance of a node's entries; for a single line."""
+        (restriction,) = self.lines
+        total = np.zeros(node.size)
+
+        def visit(passed: Node, sums: Array, first: Index) -> None:
+            if passed.name != node.name:
+                return
+            t = np.append(restriction.breakpoints[first], 1.0)
+            for i in range(0, len(first), 256):
+                part = t[i : i + 257]
+                values = self.network.values(restriction.at(part), [node.name])[node.name]
+                change = np.diff(values.reshape(len(part), -1), axis=0)
+                total[:] += (sums[i : i + 256] / np.diff(part)[:, None] * change).sum(axis=0)
+
+        self.lines.patterns.sum_gradients(self.seeds(self.lengths), visit)
+        return total.reshape(node.shape)
+
+
+def _targets(network: Network, target: Target, count: int) -> npt.NDArray[np.int64]:
+    if target is None:
+        if network.output_size != 1:
+            raise InputError(f"target is needed: the network has {network.output_size} outputs")
+        target = 0
+    targets = np.asarray(target).reshape(-1)
+    if targets.dtype.kind not in "iu" or len(targets) not in (1, count):
+        raise InputError(f"target must be one output index, or one for each of {count} inputs, got {target}")
+    if ((targets < 0) | (targets >= network.output_size)).any():
+        raise InputError(f"there is no output {target}", fix=f"outputs are 0 to {network.output_size - 1}")
+    return np.broadcast_to(targets.astype(np.int64), (count,))
