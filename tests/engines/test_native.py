@@ -77,7 +77,8 @@ def test_the_ascent_improves_and_stays_sound() -> None:
     lines = crown.lines(crown.root_bounds)
     arguments = (crown, network.output, rows, np.zeros(3, dtype=np.intp), lines, box.lower[None], box.upper[None])
     plain, better = ascend(*arguments, steps=1).lower, ascend(*arguments, steps=30).lower
-    assert (better >= plain).all() and (better > plain).any()
+    assert (better >= plain).all()
+    assert (better > plain).any()
     assert (better <= (network.forward(box.sample(2000, rng)) @ rows.T).min(axis=0)).all()
 
 
@@ -147,5 +148,7 @@ def test_the_tree_divides_the_box() -> None:
     )
     if result.answer is Answer.UNSAT:
         arrays = result.proof.arrays()
-        assert (arrays["parent"][1:] >= 0).all() and (arrays["parent"] < np.arange(len(arrays["parent"]))).all()
-        assert (arrays["low"] >= box.lower).all() and (arrays["high"] <= box.upper).all()
+        assert (arrays["parent"][1:] >= 0).all()
+        assert (arrays["parent"] < np.arange(len(arrays["parent"]))).all()
+        assert (arrays["low"] >= box.lower).all()
+        assert (arrays["high"] <= box.upper).all()

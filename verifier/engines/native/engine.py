@@ -18,7 +18,7 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed
 
-LOW_DIMENSION = 12
+LOW_DIMENSION = 16
 """Up to this many inputs that vary, boxes are split; above, ReLUs."""
 
 
