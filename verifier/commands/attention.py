@@ -99,8 +99,9 @@ def run(args: argparse.Namespace) -> int:
     import verifier
     from verifier.attention import Inconsistency, attention_map
     from verifier.commands.common import progress_listener, read_array
-    from verifier.report.attention import as_json, summary_rows, write
+    from verifier.report.attention import as_json, check_endings, summary_rows, write
 
+    check_endings(args.out)
     perturbations = [perturbation_of(text) for text in args.perturb]
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes)
     network = verifier.load(args.model)

@@ -287,12 +287,27 @@ def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
     return result
 
 
+ENDINGS = (".html", ".csv", ".json", ".png", ".pdf", ".svg")
+
+
+def check_endings(paths: Sequence[Path]) -> None:
+    """InputError for a file that `write` cannot write, before any work is done."""
+    for path in paths:
+        if path.suffix.lower() not in ENDINGS:
+            raise InputError(
+                f"cannot write {path.suffix or 'a file without ending'}",
+                place=str(path),
+                fix=f"use one of {', '.join(ENDINGS)}",
+            )
+
+
 def write(m: RegionMap, paths: Sequence[Path]) -> None:
     """Write a map to files by their endings: .html, .csv, .json, or a picture (.png, .pdf, .svg).
 
     Raises:
         InputError: for any other ending.
     """
+    check_endings(paths)
     for path in paths:
         kind = path.suffix.lower()
         if kind == ".html":
@@ -301,11 +316,5 @@ def write(m: RegionMap, paths: Sequence[Path]) -> None:
             write_csv(m, path)
         elif kind == ".json":
             path.write_text(json.dumps(as_json(m, regions=True), indent=1) + "\n")
-        elif kind in (".png", ".pdf", ".svg"):
-            save_figure(map_figure(m), path)
         else:
-            raise InputError(
-                f"cannot write {kind or 'a file without ending'}",
-                place=str(path),
-                fix="use .html, .csv, .json, .png, .pdf or .svg",
-            )
+            save_figure(map_figure(m), path)
