@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from verifier.regions import line
 
 def mlp(sizes, seed=0):
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in zip(sizes, sizes[1:])]
+    weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in itertools.pairwise(sizes)]
     return feedforward(weights, [rng.normal(size=o) * 0.1 for o in sizes[1:]])
 
 
@@ -85,7 +87,8 @@ def test_errors_fall_and_samples_for_keeps_its_word():
     assert ig.error(x, base, 1, method="midpoint", n_steps=10_000)[0] < 1e-3
     (count,) = ig.samples_for(0.05, x, base, 1, method="left")
     assert ig.error(x, base, 1, method="left", n_steps=int(count))[0] <= 0.05
-    assert count > 1 and ig.error(x, base, 1, method="left", n_steps=int(count) - 1)[0] > 0.05
+    assert count > 1
+    assert ig.error(x, base, 1, method="left", n_steps=int(count) - 1)[0] > 0.05
     assert ig.samples_for(1e-9, x, base, 1, method="left", limit=50)[0] == 51
 
 

@@ -20,8 +20,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .npy, or numbers in text")
-    parser.add_argument("--epsilon", type=float, required=True, help="radius in input units")
-    parser.add_argument("--delta", type=float, required=True, help="largest difference of a gradient entry")
+    parser.add_argument("--epsilon", type=float, help="radius in input units")
+    parser.add_argument("--delta", type=float, help="largest difference of a gradient entry")
+    parser.add_argument(
+        "--find",
+        choices=("delta", "epsilon"),
+        help="instead of one question: the largest δ for the ε, or the largest ε for the δ, that holds",
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)")
     parser.add_argument("--label", type=int, help="the label to keep (default: the network's own at x̂)")
     parser.add_argument(
         "--domain",
@@ -56,12 +62,60 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import verifier
     from verifier.commands.common import options_of, progress_listener, read_array, report
+    from verifier.errors import InputError
 
     options = options_of(args)
     domain = domain_of(args.domain)
     network = verifier.load(args.model)
-    query = verifier.saliency_robustness(
-        network, read_array(args.input), args.epsilon, args.delta, args.label, domain=domain
-    )
+    x = read_array(args.input)
+    if args.find:
+        return _find(args, network, x, domain)
+    for name in ("epsilon", "delta"):
+        if getattr(args, name) is None:
+            raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
+    query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, args.label, domain=domain)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args))
+    if verdict.witness is not None:
+        _draw(args, network, x, verdict.witness.input)
     return report(verdict, args, query.description)
+
+
+def _find(args: argparse.Namespace, network: Any, x: Any, domain: tuple[float, float] | None) -> int:
+    """Search the threshold; exit status 0 if the interval is closed on both sides, 3 if not."""
+    from dataclasses import replace
+    from math import isfinite
+
+    from verifier.commands.common import options_of
+    from verifier.errors import InputError
+    from verifier.saliency import largest_delta, largest_epsilon
+
+    given = "epsilon" if args.find == "delta" else "delta"
+    if getattr(args, given) is None:
+        raise InputError(f"--find {args.find} needs --{given}")
+    options = options_of(args)
+    if options.engine == "auto":
+        options = replace(options, engine="saliency", prepass=False)
+    search = largest_delta if args.find == "delta" else largest_epsilon
+    how = {"label": args.label, "domain": domain, "timeout": options.timeout or 3600.0, "options": options}
+    found = search(network, x, getattr(args, given), **how)
+    if found.lower == float("inf"):
+        print(f"holds for every {args.find}: no input in range has another label")
+        return 0
+    refuted = f"refuted from {found.upper:.9g} on" if isfinite(found.upper) else "no witness found above"
+    print(f"{args.find}: holds up to {found.lower:.9g}, {refuted}")
+    print(f"{found.questions} questions, {found.undecided} undecided")
+    if found.witness is not None:
+        _draw(args, network, x, found.witness.input)
+    return 3 if found.undecided else 0
+
+
+def _draw(args: argparse.Namespace, network: Any, x: Any, witness: Any) -> None:
+    """The picture, if it is wanted."""
+    if args.picture is None:
+        return
+    import numpy as np
+
+    from verifier.report.saliency import picture
+
+    label = int(np.argmax(network.forward(x))) if args.label is None else args.label
+    picture(network, x, witness, label, args.picture)

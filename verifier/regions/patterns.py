@@ -77,9 +77,7 @@ class Patterns:
         zeros = np.zeros((len(cells), self.network.input_size))
         return gradients.get(self.network.input, zeros)
 
-    def sum_gradients(
-        self, seeds: Array, visit: Callable[[Node, Array, Index], None] | None = None
-    ) -> Array:
+    def sum_gradients(self, seeds: Array, visit: Callable[[Node, Array, Index], None] | None = None) -> Array:
         """Sum over the cells of every original cell (line) of ``seed · Jacobian`` with respect to the input.
 
         No backward pass per cell is paid: before the weights of a layer are applied, the upstream gradients of all

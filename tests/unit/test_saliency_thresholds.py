@@ -1,0 +1,54 @@
+"""Thresholds: proved below, refuted above, and the witness is just there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import verifier
+from verifier.errors import InputError
+from verifier.saliency import largest_delta, largest_epsilon
+from verifier.verdict import Status
+
+
+@pytest.fixture(scope="module")
+def network() -> verifier.Network:
+    rng = np.random.default_rng(2)
+    weights = [rng.normal(size=(6, 2)), rng.normal(size=(5, 6)), rng.normal(size=(2, 5))]
+    return verifier.feedforward(weights, [rng.normal(size=len(w)) * 0.3 for w in weights])
+
+
+def test_largest_delta_is_between_a_proof_and_a_witness(network: verifier.Network) -> None:
+    x = np.array([0.2, -0.1])
+    found = largest_delta(network, x, 1.0, domain=None, tolerance=0.05, timeout=90)
+    assert found.witness is not None
+    assert not found.undecided
+    assert 0 <= found.lower <= found.upper
+    query = verifier.saliency_robustness(network, x, 1.0, found.upper, domain=None)
+    assert verifier.replay(query, found.witness.input).exact
+    if found.lower > 0:
+        below = verifier.saliency_robustness(network, x, 1.0, found.lower, domain=None)
+        assert verifier.verify(below, engine="z3", timeout=20).status is Status.HOLDS
+
+
+def test_largest_epsilon_is_between_a_proof_and_a_witness(network: verifier.Network) -> None:
+    x = np.array([0.2, -0.1])
+    found = largest_epsilon(network, x, 10.0, domain=None, most=3.0, tolerance=0.05, timeout=90)
+    assert found.witness is not None
+    assert not found.undecided
+    assert 0 <= found.lower <= found.upper <= found.lower + 0.05
+
+
+def test_a_wrong_tolerance_is_an_error(network: verifier.Network) -> None:
+    with pytest.raises(InputError, match="positive"):
+        largest_delta(network, np.zeros(2), 0.1, domain=None, tolerance=0.0)
+
+
+def test_the_picture_is_drawn(network: verifier.Network, tmp_path: Path) -> None:
+    from verifier.report.saliency import picture
+
+    path = tmp_path / "map.png"
+    picture(network, np.zeros(2), np.ones(2), 0, path)
+    assert path.stat().st_size > 1000
