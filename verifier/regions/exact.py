@@ -7,12 +7,14 @@ units that cross at one and the same t share a breakpoint, all others do not.
 
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from math import lcm
 
 import numpy as np
 import numpy.typing as npt
 
+from verifier.events import Listener, Progress, ignore
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
@@ -20,21 +22,26 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions.cells import Index
 from verifier.regions.line import LineRestriction
 from verifier.regions.patterns import Patterns
-from verifier.regions.subdivision import Level, plan
+from verifier.regions.subdivision import Level, is_piecewise, plan
 
 
-def exact_line(network: Network, start: Array, end: Array) -> LineRestriction:
+def exact_line(network: Network, start: Array, end: Array, listener: Listener = ignore) -> LineRestriction:
     """The restriction with its breakpoints as rationals; the floats in it are those rationals, rounded.
 
     Breakpoints so close that they round to one float are kept: the pieces between them have length 0 in t.
     """
     walk = _ExactWalk(network, start, end)
+    began = time.monotonic()
     for node in network.nodes[1:]:
         walk.step(node)
+        if is_piecewise(node):
+            left, pieces = len(network.activations) - len(walk.levels), len(walk.breaks) - 1
+            seconds = time.monotonic() - began
+            listener(Progress(seconds=seconds, stage="line", done=pieces, unit="pieces", left=left))
     t = walk.breaks
     p, q = walk.values[network.output]
-    left = [walk.at(p, q, k, t[k]) for k in range(len(t) - 1)]
-    values = np.array([*left, walk.at(p, q, len(t) - 2, t[-1])], dtype=np.float64)
+    rows = [walk.at(p, q, k, t[k]) for k in range(len(t) - 1)]
+    values = np.array([*rows, walk.at(p, q, len(t) - 2, t[-1])], dtype=np.float64)
     patterns = Patterns(network, walk.levels, len(t) - 1)
     return LineRestriction(
         network,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError
+from verifier.events import Listener, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.cells import Index, Segments
@@ -179,12 +180,15 @@ class LineRestrictions(Sequence[LineRestriction]):
         return (self[k] for k in range(len(self)))
 
 
-def line(network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False) -> LineRestriction:
+def line(
+    network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False, listener: Listener = ignore
+) -> LineRestriction:
     """Restrict a network to the segment from ``start`` to ``end``.
 
     Args:
         start, end: one input each, flattened or in the network's input shape.
         exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
+        listener: is told how many pieces there are after each layer.
 
     Raises:
         InputError: if a shape does not fit or an end contains NaN or infinity.
@@ -195,22 +199,25 @@ def line(network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: b
     if exact:
         from verifier.regions.exact import exact_line
 
-        return exact_line(network, a[0], b[0])
-    return _restrict(network, a, b)[0]
+        return exact_line(network, a[0], b[0], listener)
+    return _restrict(network, a, b, listener)[0]
 
 
-def lines(network: Network, starts: npt.ArrayLike, ends: npt.ArrayLike) -> LineRestrictions:
+def lines(
+    network: Network, starts: npt.ArrayLike, ends: npt.ArrayLike, *, listener: Listener = ignore
+) -> LineRestrictions:
     """Restrict a network to many segments at once.
 
     Args:
         starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
+        listener: is told how many pieces there are after each layer.
     """
     a, b = _end(network, starts, "starts"), _end(network, ends, "ends")
     if len(a) != len(b) and 1 not in (len(a), len(b)):
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b)
+    return _restrict(network, a, b, listener)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -220,7 +227,7 @@ def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
     return batch.reshape(len(batch), network.input_size)
 
 
-def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
+def _restrict(network: Network, starts: Array, ends: Array, listener: Listener) -> LineRestrictions:
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
@@ -234,7 +241,8 @@ def _restrict(network: Network, starts: Array, ends: Array) -> LineRestrictions:
         return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
     inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
-    walk = Subdivision(network, cells, inputs).finish()
+    walk = Subdivision(network, cells, inputs)
+    walk.finish(listener, "line", "pieces")
     last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]])
     # the vertices in the order of the lines: every piece's start, and the end of every line's last piece
     position = np.arange(cells.count) + np.concatenate([[0], np.cumsum(last)[:-1]])

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError
-from verifier.events import Listener, Progress, ignore
+from verifier.events import Listener, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.cells import Index, Polygons
 from verifier.regions.patterns import Patterns
-from verifier.regions.subdivision import Subdivision, is_piecewise
+from verifier.regions.subdivision import Subdivision
 
 if TYPE_CHECKING:
     from verifier.regions.classes import ClassMap
@@ -164,11 +164,7 @@ def plane(
     count = len(corners)
     cells = Polygons(np.array([0, count]), np.arange(count), corners)
     walk = Subdivision(network, cells, where.embed(corners))
-    total, done = len(network.activations), 0
-    for node in walk.run():
-        if is_piecewise(node):
-            done += 1
-            listener(Progress(seconds=0.0, stage="plane", done=cells.count, unit="polygons", left=total - done))
+    walk.finish(listener, "plane", "polygons")
     used, indices = np.unique(cells.indices, return_inverse=True)
     patterns = Patterns(network, walk.levels, cells.count)
     return PlaneRestriction(

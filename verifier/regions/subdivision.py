@@ -10,6 +10,7 @@ What every node decides on every cell, its `Level`, is kept packed: it is the ce
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import UnsupportedOperatorError
+from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
@@ -222,10 +224,18 @@ class Subdivision(Carrier):
                     del self.values[name], self.scales[name]
             yield node
 
-    def finish(self) -> Subdivision:
-        """Pass all nodes that are left."""
-        for _ in self.run():
-            pass
+    def finish(self, listener: Listener = ignore, stage: str = "", unit: str = "") -> Subdivision:
+        """Pass all nodes that are left, telling the listener how many cells there are after each layer.
+
+        ``left`` counts the piecewise-linear layers still to come.
+        """
+        began = time.monotonic()
+        left = sum(is_piecewise(n) for n in self.network.nodes[self.done :])
+        for node in self.run():
+            if is_piecewise(node):
+                left -= 1
+                seconds = time.monotonic() - began
+                listener(Progress(seconds=seconds, stage=stage, done=self.cells.count, unit=unit, left=left))
         return self
 
     # -- one node ----------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""``verifier attribute MODEL INPUT``: which inputs, or neurons, an output comes from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "attribute",
+        help="attributions: gradient, exact integrated gradients …",
+        description="Attribute an output to the inputs by integrated gradients, computed exactly on the linear pieces "
+        "between baseline and input, or by a quadrature rule, whose exact error is then reported.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument("input", type=Path, metavar="INPUT", help=".npy, or numbers in a text file")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="the baseline (zero by default)")
+    parser.add_argument("--target", type=int, metavar="K", help="the output (the largest at the input by default)")
+    parser.add_argument(
+        "--method", default="exact", metavar="RULE",
+        help="exact (default), left, right, midpoint, trapezoid, gausslegendre; or gradient, the plain gradient map",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="gradient samples of a rule (50)")
+    parser.add_argument("--layer", metavar="NODE", help="exact conductance of this node's entries instead")
+    parser.add_argument(
+        "--out", type=Path, action="append", default=[], metavar="FILE",
+        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import numpy as np
+
+    import verifier
+    from verifier.attribution import IntegratedGradients
+    from verifier.commands.common import read_array
+    from verifier.report import tables
+
+    for path in args.out:
+        tables.check_suffix(path)
+    network = verifier.load(args.model)
+    x = read_array(args.input).reshape(-1)
+    baseline = np.zeros(network.input_size) if args.baseline is None else read_array(args.baseline).reshape(-1)
+    y = network.forward(x).reshape(-1)
+    target = int(np.argmax(y)) if args.target is None else args.target
+    ig = IntegratedGradients(network)
+    shape = network.input_shape
+    if args.layer is not None:
+        values, shape = ig.conductance(args.layer, x, baseline, target)[0], network[args.layer].shape
+        what = f"conductance of {args.layer}"
+    elif args.method == "gradient":
+        values, what = network.gradient(x, target), "gradient"
+    else:
+        values = ig.attribute(x, baseline, target, method=args.method, n_steps=args.steps)
+        what = "integrated gradients"
+    values = np.asarray(values, dtype=np.float64).reshape(-1)
+    print(f"{what} of output {target} (value {y[target]:.6g})")
+    if args.layer is not None or args.method != "gradient":
+        change = y[target] - network.forward(baseline).reshape(-1)[target]
+        print(f"sum {values.sum():.12g}, change from the baseline {change:.12g}")
+    if args.layer is None and args.method not in ("exact", "gradient"):
+        error = ig.error(x, baseline, target, method=args.method, n_steps=args.steps)[0]
+        print(f"error against the exact integral {error:.3%} ({args.method}, {args.steps} samples)")
+    for k in np.argsort(-np.abs(values))[:10].tolist():
+        print(f"  {k:>6} {values[k]: .6g}")
+    arrays = {"attributions": values.reshape(shape), "input": x, "baseline": baseline, "target": np.array(target)}
+
+    def rows() -> tuple[list[str], Any]:
+        return ["index", "attribution"], np.column_stack([np.arange(values.size), values])
+
+    def figure() -> Any:
+        from verifier.report.regions import heat_map
+
+        return heat_map(values, shape, None if args.layer is not None else x, what)
+
+    for path in args.out:
+        tables.write(path, arrays, rows, figure)
+    return 0

@@ -1,0 +1,71 @@
+"""``verifier line MODEL START END``: a network on the segment between two inputs, exactly."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "line",
+        help="the network on a line between two inputs, exactly",
+        description="Cut the segment between two inputs where the network's gradient changes, and report the linear "
+        "pieces, the outputs at their ends, and where the class changes.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument("start", type=Path, metavar="START", help="input at t = 0: .npy, or numbers in a text file")
+    parser.add_argument("end", type=Path, metavar="END", help="input at t = 1")
+    parser.add_argument("--exact", action="store_true", help="rational breakpoints (up to a few hundred neurons)")
+    parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
+    parser.add_argument(
+        "--out", type=Path, action="append", default=[], metavar="FILE",
+        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import numpy as np
+
+    import verifier
+    from verifier.commands.common import progress_listener, read_array
+    from verifier.regions import line
+    from verifier.report import tables
+
+    for path in args.out:
+        tables.check_suffix(path)
+    network = verifier.load(args.model)
+    start, end = read_array(args.start), read_array(args.end)
+    found = line(network, start.reshape(-1), end.reshape(-1), exact=args.exact, listener=progress_listener(args))
+    bands = found.classes(best=args.best)
+    print(f"{len(found):,} linear pieces on a line of length {np.linalg.norm(found.end - found.start):.6g}")
+    for first, last, label in zip(bands.boundaries[:-1], bands.boundaries[1:], bands.labels.tolist(), strict=True):
+        print(f"class {label:<4} t = {first:.9f} to {last:.9f}")
+    arrays = {
+        "breakpoints": found.breakpoints,
+        "values": found.values,
+        "start": found.start,
+        "end": found.end,
+        "class_boundaries": bands.boundaries,
+        "classes": bands.labels,
+    }
+    if found.exact_breakpoints is not None:
+        arrays["exact_breakpoints"] = np.array([str(t) for t in found.exact_breakpoints])
+
+    def rows() -> tuple[list[str], Any]:
+        header = ["t", *(f"y{k}" for k in range(found.values.shape[1]))]
+        return header, np.column_stack([found.breakpoints, found.values])
+
+    def figure() -> Any:
+        from verifier.report.regions import line_plot
+
+        return line_plot(found, best=args.best)
+
+    for path in args.out:
+        tables.write(path, arrays, rows, figure)
+    return 0
