@@ -14,43 +14,40 @@ import numpy as np
 from verifier.bounds.bound import Bound
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import propagate
+from verifier.network.operators import Array
 from verifier.properties.query import Query
 
 
-def witness_bounds(
-    query: Query, values: Mapping[str, Bound], gradients: Mapping[str, Bound] | None
-) -> tuple[dict[str, Bound], dict[str, Bound] | None] | None:
-    """Bounds on node values and gradients, tightened for the query's witnesses.
+def witness_bounds(query: Query, values: Mapping[str, Bound]) -> Mapping[str, Bound]:
+    """Bounds on node values, tightened for the query's witnesses.
 
     Args:
-        values, gradients: bounds over the box, by node name; gradients None for a query without a gradient.
+        values: rigorous bounds over the box, by node name.
 
     Returns:
-        the tightened bounds; None if propagation proved (with rounding errors accounted for) that the query
-        has no witness. That proof is rigorous only where the composed coefficients are exact, so it is left
-        out (bounds returned unchanged) elsewhere.
+        the tightened bounds; unchanged where rounding in composed coefficients would make them unproved, or
+        where propagation finds that there is no witness at all (the solver is then to say so itself).
     """
     problem = Problem.of(query)
-    new_values = dict(values)
-    new_gradients = None if gradients is None else dict(gradients)
     if not problem.form.exact:
-        return new_values, new_gradients
+        return values
     state = State.root(problem)
     try:
         propagate(problem, state)
     except Infeasible:
-        return None
+        return values
+    known = dict(values)
     for r, name in enumerate(problem.form.nodes):
         if not name:
             continue
         (source,) = query.network[name].inputs
         shape = query.network[name].shape
         low, high = state.z_lower[r], state.z_upper[r]
-        _tighten(new_values, source, low.reshape(shape), high.reshape(shape))
-        _tighten(new_values, name, np.maximum(low, 0).reshape(shape), np.maximum(high, 0).reshape(shape))
-    return new_values, new_gradients
+        _tighten(known, source, low.reshape(shape), high.reshape(shape))
+        _tighten(known, name, np.maximum(low, 0).reshape(shape), np.maximum(high, 0).reshape(shape))
+    return known
 
 
-def _tighten(known: dict[str, Bound], name: str, lower: np.ndarray, upper: np.ndarray) -> None:
-    if name in known:
+def _tighten(known: dict[str, Bound], name: str, lower: Array, upper: Array) -> None:
+    if name in known and np.isfinite(lower).all() and np.isfinite(upper).all():
         known[name] = known[name].intersect(Bound(lower, np.maximum(lower, upper)))
