@@ -15,7 +15,6 @@ from verifier.encodings.phases import phases
 from verifier.encodings.query import Encoding, Pattern, encode
 from verifier.encodings.region import Region, RegionAnswer
 from verifier.engines.base import Answer, Availability, Deadline, EngineResult
-from verifier.engines.saliency.hints import witness_bounds
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -47,8 +46,6 @@ def bounded_encoding(
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
-        tightened = witness_bounds(query, values)
-        return encode(query, tightened, gradients, relax=relax, relax_gradient=relax_gradient)
     return encode(query, values, gradients, relax=relax, relax_gradient=relax_gradient)
 
 
