@@ -196,13 +196,22 @@ class Path:
 
     def sampled(self, method: str, samples: int) -> Array:
         """What a quadrature rule gives, ``(batch, n)``; at a breakpoint the gradient right of it is taken."""
+        return self.weighted(self.weights(method, samples))
+
+    def weights(self, method: str, samples: int) -> Array:
+        """The weight that a quadrature rule gives to each piece, ``(pieces,)``."""
         t, w = quadrature(method, samples)
         weights = np.zeros(len(self.lengths))
         for k in range(len(self.targets)):
             first, last = self.lines.offsets[k], self.lines.offsets[k + 1]
             piece = np.searchsorted(self.lines.breakpoints[first:last], t, side="right") - 1
             np.add.at(weights, first - k + np.clip(piece, 0, last - first - 2), w)
-        return self.weighted(weights)
+        return weights
+
+    def shares(self) -> Array:
+        """Each piece's gradient times the difference of the ends, ``(pieces, n)``; for a single line."""
+        (restriction,) = self.lines
+        return restriction.gradient(int(self.targets[0])) * (restriction.end - restriction.start)
 
     def error(self, method: str, samples: int) -> Array:
         """Relative error of a quadrature rule, ``(batch,)``; 0 where the attribution is 0 throughout."""
@@ -213,9 +222,12 @@ class Path:
 
     def samples_for(self, error: float, method: str, limit: int) -> int:
         """See `IntegratedGradients.samples_for`; for a single line."""
+        shares = self.shares()
+        exact = self.lengths @ shares
+        bound = error * float(np.abs(exact).sum())
 
         def good(count: int) -> bool:
-            return bool(self.error(method, count)[0] <= error)
+            return bool(np.abs(self.weights(method, count) @ shares - exact).sum() <= bound)
 
         low = high = 2 if method == "trapezoid" else 1
         while not good(high):

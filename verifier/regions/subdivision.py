@@ -27,7 +27,7 @@ from verifier.regions import kernels
 from verifier.regions.cells import Bits, Cells, Cut, Index
 from verifier.regions.rounding import Slack, input_scale, output_scale, slacks
 
-CHUNK = 1 << 22
+CHUNK = 1 << 18
 """Entries that a convolution's windows may take at once."""
 
 
