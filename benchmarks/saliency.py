@@ -165,7 +165,17 @@ def report(_: argparse.Namespace) -> None:
             if r["set"] == "table2" and (r["engine"], r["prepass"], r["delta"]) == (engine, prepass, delta)
         ]
         rows.append((engine, "on" if prepass else "off", f"{delta:g}", *_summary(mine)))
-    header = ["queries", "holds", "violated", "undecided", "errors", "median s", "worst s", "median CPU s", "worst CPU s"]
+    header = [
+        "queries",
+        "holds",
+        "violated",
+        "undecided",
+        "errors",
+        "median s",
+        "worst s",
+        "median CPU s",
+        "worst CPU s",
+    ]
     lines.append(
         "Where wall-clock time is far above CPU time, the machine was shared: those runs had a fraction of a core, "
         "and their time-outs (60 s; 40 s with the pre-pass off) came that much earlier.\n"
