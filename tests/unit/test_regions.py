@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -124,6 +125,35 @@ def test_zero_bias_through_the_origin_has_two_pieces():
     np.testing.assert_allclose([r.breakpoints[1] for r in found], 0.5, atol=1e-14)
     off = lines(network, -ends * rng.uniform(0.1, 10, (100, 1)), ends)
     assert off.pieces == 200
+
+
+def chains(seed):
+    """Fully connected networks and lines of all kinds: generic, zero bias through the origin, along kinks."""
+    rng = np.random.default_rng(seed)
+    activation = [relu(), leaky_relu(0.1), absolute()][seed % 3]
+    network = mlp([4, 17, 15, 9, 3], rng, bias=[0.1, 0.0][seed % 2], activation=activation)
+    ends = rng.integers(-2, 3, (6, 4)).astype(float) if seed % 5 == 0 else rng.normal(size=(6, 4))
+    starts = [-ends, rng.normal(size=(6, 4)), 0 * ends][seed % 3]
+    return network, starts, ends
+
+
+@given(st.integers(0, 120))
+def test_the_compiled_walk_agrees_with_the_general_one(seed):
+    network, starts, ends = chains(seed)
+    fast = lines(network, starts, ends)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["verifier.regions.line"], "chain", lambda network: None)
+        slow = lines(network, starts, ends)
+    np.testing.assert_array_equal(fast.offsets, slow.offsets)
+    np.testing.assert_allclose(fast.breakpoints, slow.breakpoints, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fast.values, slow.values, rtol=1e-9, atol=1e-12)
+    for k in range(len(fast)):
+        got, expected = fast[k].pattern(), slow[k].pattern()
+        assert all((got[name] == expected[name]).all() for name in expected)
+        np.testing.assert_allclose(fast[k].gradient(1), slow[k].gradient(1), atol=1e-12)
+        wide = np.flatnonzero(fast[k].lengths > 1e-9)
+        middle = network.gradient(fast[k].midpoints[wide], 1)
+        np.testing.assert_allclose(fast[k].gradient(1, wide), middle, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("fused", [True, False])

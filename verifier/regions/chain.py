@@ -87,6 +87,7 @@ class Trace(NamedTuple):
     starts: Index
     neurons: Index
     initial: Array
+    extras: Index
 
 
 class ChainLevels(Sequence[Level]):
@@ -103,7 +104,7 @@ class ChainLevels(Sequence[Level]):
             for k, name in enumerate(self._chain.nodes):
                 size = int(self._chain.sizes[k])
                 parents, sides = chain_kernels.level_of(
-                    k + 1, first, size, trace.point, trace.offsets, *trace[5:8], trace.initial
+                    k + 1, first, size, trace.point, trace.offsets, *trace[5:8], trace.initial, trace.extras
                 )
                 levels.append(Level(name, parents, sides=sides))
                 first += size

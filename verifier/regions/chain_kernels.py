@@ -59,6 +59,38 @@ def _product(hidden: Any, weight: Any, bias: Any, result: Any) -> None:
             result[i, j] += bias[j]
 
 
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
+def _pass(z: Any, before: Any, h: Any, low: float, high: float) -> tuple[float, float]:
+    """One point of a layer: activations, their norm squared, and how many values may have changed sign since before.
+
+    Only the norm is summed in another order than written; it scales a tolerance.
+    """
+    norm = 0.0
+    doubtful = 0.0
+    for j in range(z.shape[0]):
+        x = z[j]
+        y = x * high if x > 0.0 else x * low
+        h[j] = y
+        norm += y * y
+        doubtful += 1.0 if x * before[j] <= 0.0 else 0.0
+    return norm, doubtful
+
+
+@njit(cache=True, inline="always")
+def _sign(x: float, tolerance: float) -> int:
+    """Sign of a value beyond its tolerance, else 0."""
+    if x > tolerance:
+        return 1
+    return -1 if x < -tolerance else 0
+
+
+@njit(cache=True, inline="always")
+def _note(extras: Any, count: int, layer: int, point: int, neuron: int) -> int:
+    """Add a row (layer, point, neuron); returns the new number of rows."""
+    extras[count, 0], extras[count, 1], extras[count, 2] = layer, point, neuron
+    return count + 1
+
+
 @njit(cache=True)
 def trace(
     firsts: Any,
@@ -85,10 +117,11 @@ def trace(
         unit: rounding per unit of a layer's input norm.
 
     Returns:
-        ``(t, values, scale, point, offsets, born, starts, neurons, initial)``: parameters, outputs, output
+        ``(t, values, scale, point, offsets, born, starts, neurons, initial, extras)``: parameters, outputs, output
         tolerance scales and point numbers along the lines; line offsets; for each point number the layer (from 1)
-        that made it (0: an end) and where its crossing neurons begin in ``neurons``; and for each line which hidden
-        neurons are positive on its first piece.
+        that made it (0: an end) and where its crossing neurons begin in ``neurons``; for each line which hidden
+        neurons are positive on its first piece; and ``extras``, rows (layer, point, neuron) of neurons that change
+        their sign at a point made by an earlier layer.
     """
     lines = firsts.shape[0] // 2
     layers = sizes.shape[0]
@@ -117,7 +150,13 @@ def trace(
     t, new_t = np.empty(room), np.empty(room)
     scale, new_scale = np.empty(room), np.empty(room)
     point, new_point = np.empty(room, np.int64), np.empty(room, np.int64)
-    sign, old_sign = np.empty(widest, np.int8), np.empty(widest, np.int8)
+    came_from = np.empty(widest, np.int64)
+    # neurons on their kink: which, and the side they are counted on
+    on_kink = np.zeros(widest, np.bool_)
+    pending, left_by = np.empty(widest, np.int64), np.empty(widest, np.int64)
+    released = np.empty(widest, np.int64)
+    extras = np.empty((3 * widest, 3), np.int64)
+    extra = 0
     found = np.empty(widest, np.int64)
     where = np.empty(widest)
     anchor = np.empty(widest, np.int64)
@@ -156,60 +195,114 @@ def trace(
             tracked[:n] = False
             made, crossed = 0, 0
             place_first[0] = 0
+            waiting = 0
             for i in range(count):
                 s = scale[i]
-                flips = 0
-                norm = 0.0
-                for j in range(n):
-                    x = z[i, j]
-                    tolerance = w[j] * s + o[j]
-                    sign[j] = np.int8(x > tolerance) - np.int8(x < -tolerance)
-                    y = x * high if x > 0.0 else x * low
-                    h[i, j] = y
-                    norm += y * y
-                if i > 0:
-                    for j in range(n):
-                        flips += sign[j] * old_sign[j] < 0
-                for j in range(n):
-                    begins[j] |= (sign[j] > 0) & (not tracked[j])
+                norm, doubtful = _pass(z[i], z[max(i - 1, 0)], h[i], low, high)
                 new_scale[i] = unit * np.sqrt(norm) + means[layer, 0] * s + means[layer, 1]
-                if flips > 0:
-                    while crossed + flips + made + 2 > crossing.shape[0]:
-                        crossing = _grown1(crossing, crossed)
-                        places = _grown1(places, made)
-                        place_piece = _grown1(place_piece, made)
-                        place_first = _grown1(place_first, made + 1)
-                    c = 0
-                    for j in range(n):
-                        if sign[j] * old_sign[j] < 0:
-                            found[c] = j
-                            where[c] = z[i - 1, j] / (z[i - 1, j] - z[i, j])
-                            c += 1
-                    number = 1
-                    anchor[0] = 0
-                    if c > 1:
-                        wide = max(scale[i - 1], s)
-                        number = place_crossings(found[:c], where[:c], z[i - 1], z[i], wide, w, o, anchor)
-                    previous = t[i - 1]
-                    for k in range(number):
-                        x = where[anchor[k]]
-                        here = t[i - 1] + x * (t[i] - t[i - 1])
-                        if not (previous < here < t[i]):
+                if i == 0 or (doubtful == 0 and waiting == 0):
+                    continue
+                if extra + 3 * n > extras.shape[0]:
+                    extras = _grown(extras, extra)
+                    while extra + 3 * n > extras.shape[0]:
+                        extras = _grown(extras, extra)
+                # neurons on their kink at the point before: they are below it as long as they stay
+                kept = 0
+                for q in range(waiting):
+                    j = pending[q]
+                    now = _sign(z[i, j], w[j] * s + o[j])
+                    if (now == 0 and left_by[q] > 0) or now * left_by[q] < 0:
+                        extra = _note(extras, extra, layer + 1, point[i - 1], j)
+                        if not tracked[j]:
+                            tracked[j] = True
+                            begins[j] = left_by[q] > 0
+                    if now == 0:
+                        pending[kept], left_by[kept] = j, -1
+                        kept += 1
+                    else:
+                        released[q - kept] = j
+                gone = waiting - kept
+                waiting = kept
+                c = 0
+                for j in range(n):
+                    if on_kink[j] or z[i, j] * z[i - 1, j] > 0.0:
+                        continue
+                    now = _sign(z[i, j], w[j] * s + o[j])
+                    then = _sign(z[i - 1, j], w[j] * scale[i - 1] + o[j])
+                    if now * then < 0:
+                        found[c] = j
+                        where[c] = z[i - 1, j] / (z[i - 1, j] - z[i, j])
+                        came_from[c] = then
+                        c += 1
+                        continue
+                    if then == 0:
+                        # on its kink at the point before without having been noticed: since when, and what before?
+                        k = i - 2
+                        while k >= 0 and then == 0:
+                            then = _sign(z[k, j], w[j] * scale[k] + o[j])
+                            k -= 1
+                        zero = k + 2 if then != 0 else 0
+                        if now == 0 or zero < i - 1 or now * then < 0:
+                            if not tracked[j]:
+                                tracked[j] = True
+                                begins[j] = then > 0
+                            if then > 0:
+                                extra = _note(extras, extra, layer + 1, point[zero], j)
+                            if now > 0:
+                                extra = _note(extras, extra, layer + 1, point[i - 1], j)
+                        then = -1
+                    if now == 0:
+                        on_kink[j] = True
+                        pending[waiting], left_by[waiting] = j, then
+                        waiting += 1
+                for q in range(gone):
+                    on_kink[released[q]] = False
+                if c == 0:
+                    continue
+                while crossed + c + made + 2 > crossing.shape[0]:
+                    crossing = _grown1(crossing, crossed)
+                    places = _grown1(places, made)
+                    place_piece = _grown1(place_piece, made)
+                    place_first = _grown1(place_first, made + 1)
+                number = 1
+                anchor[0] = 0
+                if c > 1:
+                    wide = max(scale[i - 1], s)
+                    number = place_crossings(found[:c], where[:c], z[i - 1], z[i], wide, w, o, anchor)
+                previous = t[i - 1]
+                for k in range(number):
+                    x = where[anchor[k]]
+                    here = t[i - 1] + x * (t[i] - t[i - 1])
+                    separate = previous < here < t[i]
+                    for q in range(c):
+                        if where[q] != x:
                             continue
+                        j = found[q]
+                        if not tracked[j]:
+                            tracked[j] = True
+                            begins[j] = came_from[q] > 0
+                        if separate or (here < t[i] and previous > t[i - 1]):
+                            crossing[crossed] = j
+                            crossed += 1
+                            continue
+                        # no float lies between: the neuron changes its sign at the end that is there
+                        extra = _note(extras, extra, layer + 1, point[i if here >= t[i] else i - 1], j)
+                    if not separate:
+                        place_first[made] = crossed
+                    if separate:
                         previous = here
-                        for q in range(c):
-                            if where[q] == x:
-                                j = found[q]
-                                crossing[crossed] = j
-                                crossed += 1
-                                if not tracked[j]:
-                                    tracked[j] = True
-                                    begins[j] = old_sign[j] > 0
                         places[made] = x
                         place_piece[made] = i - 1
                         made += 1
                         place_first[made] = crossed
-                sign, old_sign = old_sign, sign
+            for q in range(waiting):
+                on_kink[pending[q]] = False
+            for j in range(n):
+                k, now = 0, 0
+                while not tracked[j] and now == 0 and k < count:
+                    now = _sign(z[k, j], w[j] * scale[k] + o[j])
+                    begins[j] = now > 0
+                    k += 1
             weight = weights[at_weight : at_weight + n * m].reshape(n, m)
             bias = biases[at_bias : at_bias + m]
             if (count + made) > room:
@@ -308,6 +401,7 @@ def trace(
         starts[: points + 1],
         neurons[:events],
         initial,
+        extras[:extra],
     )
 
 
@@ -320,7 +414,16 @@ def _enlarged(array: Any, room: int) -> Any:
 
 @njit(cache=True)
 def level_of(
-    layer: int, first: int, size: int, point: Any, offsets: Any, born: Any, starts: Any, neurons: Any, initial: Any
+    layer: int,
+    first: int,
+    size: int,
+    point: Any,
+    offsets: Any,
+    born: Any,
+    starts: Any,
+    neurons: Any,
+    initial: Any,
+    extras: Any,
 ) -> tuple[Any, Any]:
     """Parents and packed sides of the pieces right after a layer (from 1) has cut them.
 
@@ -335,6 +438,13 @@ def level_of(
     parents = np.empty(count, np.int64)
     sides = np.zeros((count, words), np.uint64)
     state = np.empty(words, np.uint64)
+    # a linked list of the changes at points of earlier layers
+    latest = np.full(born.shape[0], -1, np.int64)
+    another = np.empty(extras.shape[0], np.int64)
+    for e in range(extras.shape[0]):
+        if extras[e, 0] == layer:
+            another[e] = latest[extras[e, 1]]
+            latest[extras[e, 1]] = e
     made, parent = 0, -1
     for line in range(offsets.shape[0] - 1):
         state[:] = np.uint64(0)
@@ -347,7 +457,12 @@ def level_of(
                 continue
             if born[p] < layer:
                 parent += 1
-            else:
+            e = latest[p]
+            while e >= 0:
+                j = extras[e, 2]
+                state[j >> 6] ^= np.uint64(1) << np.uint64(j & 63)
+                e = another[e]
+            if born[p] == layer:
                 for q in range(starts[p], starts[p + 1]):
                     j = neurons[q]
                     state[j >> 6] ^= np.uint64(1) << np.uint64(j & 63)

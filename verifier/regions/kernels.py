@@ -95,6 +95,22 @@ def cell_bits(offsets: Any, loops: Any, bits: Any) -> Any:
 
 
 @njit(cache=True)
+def _order(where: Any) -> Any:
+    """Indices in increasing order, stable; few values are sorted by insertion."""
+    m = where.shape[0]
+    if m > 40:
+        return np.argsort(where, kind="mergesort")
+    order = np.empty(m, np.int64)
+    for i in range(m):
+        k = i
+        while k > 0 and where[order[k - 1]] > where[i]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = i
+    return order
+
+
+@njit(cache=True)
 def place_crossings(
     found: Any, where: Any, start: Any, end: Any, scale: float, weight: Any, offset: Any, anchor: Any
 ) -> int:
@@ -116,7 +132,7 @@ def place_crossings(
     m = found.shape[0]
     if m == 0:
         return 0
-    order = np.argsort(where, kind="mergesort") if m > 1 else np.zeros(m, np.int64)
+    order = _order(where)
     blur = np.empty(m)
     for k in range(m):
         j = found[k]
@@ -134,7 +150,7 @@ def place_crossings(
             count += 1
         else:
             group = order[i:last]
-            sharpest = np.argsort(blur[group], kind="mergesort")
+            sharpest = _order(blur[group])
             chosen = np.empty(len(group), np.int64)
             size = 0
             for s in sharpest:
@@ -149,7 +165,7 @@ def place_crossings(
                     size += 1
                 else:
                     where[k] = where[nearest]
-            for c in np.argsort(where[chosen[:size]], kind="mergesort"):
+            for c in _order(where[chosen[:size]]):
                 anchor[count] = chosen[c]
                 count += 1
         i = last
