@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -20,6 +20,9 @@ from verifier.regions import chain_kernels
 from verifier.regions.cells import Index
 from verifier.regions.rounding import MARGIN, UNIT, Slack
 from verifier.regions.subdivision import Level
+
+KEPT = 1 << 22
+"""Working memory is kept between calls up to three arrays of so many entries (100 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Chain:
         means: ``(layers - 1, 2)`` their root mean squares.
         slopes: ``(layers - 1, 2)`` slopes below and above zero.
         nodes: names of the piecewise-linear nodes.
+        spare: working memory kept for the next call (fresh pages cost more than the arithmetic on them).
         output: tolerance factors of the output, root mean squares replaced by the largest.
     """
 
@@ -48,6 +52,7 @@ class Chain:
     slopes: Array
     nodes: tuple[str, ...]
     output: tuple[float, float]
+    spare: list[tuple[Array, Array, Array]] = field(default_factory=list)
 
     def trace(self, starts: Array, ends: Array) -> Trace:
         """The breakpoints of the lines from starts to ends ``(lines, n)``."""
@@ -59,20 +64,27 @@ class Chain:
         reach = MARGIN * UNIT * (np.sqrt(np.einsum("ij,ij->i", inputs, inputs)) + largest)
         firsts = inputs @ self.first_weight
         firsts += self.first_bias
-        return Trace(
-            *chain_kernels.trace(
-                firsts,
-                reach,
-                self.sizes,
-                self.weights,
-                self.biases,
-                self.slack_weight,
-                self.slack_offset,
-                self.means,
-                self.slopes,
-                MARGIN * UNIT,
-            )
+        memory = self.spare.pop() if self.spare else self._memory()
+        *found, values, hidden, product = chain_kernels.trace(
+            firsts,
+            reach,
+            self.sizes,
+            self.weights,
+            self.biases,
+            self.slack_weight,
+            self.slack_offset,
+            self.means,
+            self.slopes,
+            MARGIN * UNIT,
+            *memory,
         )
+        if len(values) <= KEPT:
+            self.spare.append((values, hidden, product))
+        return Trace(*found)
+
+    def _memory(self) -> tuple[Array, Array, Array]:
+        size = 256 * int(self.sizes.max())
+        return np.empty(size), np.empty(size), np.empty(size)
 
 
 class Trace(NamedTuple):

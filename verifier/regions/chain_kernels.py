@@ -23,11 +23,11 @@ BLOCK = 128
 
 
 @njit(cache=True)
-def _product(hidden: Any, weight: Any, bias: Any, result: Any) -> None:
-    """``result = hidden @ weight + bias`` without the columns of hidden that are zero throughout a block."""
+def _product(hidden: Any, weight: Any, result: Any) -> None:
+    """``result = hidden @ weight`` without the columns of hidden that are zero throughout a block."""
     rows, inputs = hidden.shape
     outputs = weight.shape[1]
-    if rows < 16:
+    if rows < 16 or inputs < 128:
         np.dot(hidden, weight, result)
     else:
         kept = np.empty(inputs, np.int64)
@@ -54,9 +54,6 @@ def _product(hidden: Any, weight: Any, bias: Any, result: Any) -> None:
                 for k in range(count):
                     narrow[i - first, k] = hidden[i, kept[k]]
             np.dot(narrow, small, result[first:last])
-    for i in range(rows):
-        for j in range(outputs):
-            result[i, j] += bias[j]
 
 
 @njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
@@ -103,6 +100,9 @@ def trace(
     means: Any,
     slopes: Any,
     unit: float,
+    values: Any,
+    hidden: Any,
+    product: Any,
 ) -> tuple[Any, ...]:
     """Take lines through a network of affine layers with one kink at zero per neuron between them.
 
@@ -115,13 +115,14 @@ def trace(
         means: ``(layers - 1, 2)`` their root mean squares.
         slopes: ``(layers - 1, 2)`` slope below and above zero.
         unit: rounding per unit of a layer's input norm.
+        values, hidden, product: working memory of one length, at least four times the widest layer.
 
     Returns:
-        ``(t, values, scale, point, offsets, born, starts, neurons, initial, extras)``: parameters, outputs, output
+        ``(t, values, scale, point, offsets, born, starts, neurons, initial, extras, values, hidden, product)``: parameters, outputs, output
         tolerance scales and point numbers along the lines; line offsets; for each point number the layer (from 1)
         that made it (0: an end) and where its crossing neurons begin in ``neurons``; for each line which hidden
         neurons are positive on its first piece; and ``extras``, rows (layer, point, neuron) of neurons that change
-        their sign at a point made by an earlier layer.
+        their sign at a point made by an earlier layer. Last the working memory, which may have grown.
     """
     lines = firsts.shape[0] // 2
     layers = sizes.shape[0]
@@ -132,21 +133,19 @@ def trace(
     for k in range(layers):
         widest = max(widest, sizes[k])
     outputs = sizes[layers - 1]
-    out_t = np.empty(64 + 8 * lines)
-    out_scale = np.empty(64 + 8 * lines)
-    out_point = np.empty(64 + 8 * lines, np.int64)
-    out_values = np.empty((64 + 8 * lines, outputs))
+    guess = 64 + 8 * lines + min(lines * hidden_total // 2, 200_000)
+    out_t = np.empty(guess)
+    out_scale = np.empty(guess)
+    out_point = np.empty(guess, np.int64)
+    out_values = np.empty((guess, outputs))
     offsets = np.zeros(lines + 1, np.int64)
-    born = np.empty(64 + 8 * lines, np.int64)
-    starts = np.zeros(65 + 8 * lines, np.int64)
-    neurons = np.empty(64 + 8 * lines, np.int64)
+    born = np.empty(guess, np.int64)
+    starts = np.zeros(guess + 1, np.int64)
+    neurons = np.empty(guess, np.int64)
     initial = np.zeros((lines, hidden_total), np.bool_)
     total, points, events = 0, 0, 0
 
-    room = 256
-    values = np.empty(room * widest)
-    hidden = np.empty(room * widest)
-    product = np.empty(room * widest)
+    room = values.shape[0] // widest
     t, new_t = np.empty(room), np.empty(room)
     scale, new_scale = np.empty(room), np.empty(room)
     point, new_point = np.empty(room, np.int64), np.empty(room, np.int64)
@@ -321,13 +320,14 @@ def trace(
                 scale, new_scale = np.empty(room), _enlarged(new_scale, room)
                 point, new_point = _enlarged(point, room), np.empty(room, np.int64)
             result = product[: count * m].reshape(count, m)
-            _product(h, weight, bias, result)
+            _product(h, weight, result)
             # the values of the next layer at the old and the new points, written where h was
             after = hidden[: (count + made) * m].reshape(count + made, m)
             g = 0
             row = 0
             for i in range(count):
-                after[row] = result[i]
+                for k in range(m):
+                    after[row, k] = result[i, k] + bias[k]
                 new_t[row], scale[row], new_point[row] = t[i], new_scale[i], point[i]
                 row += 1
                 if g == made or place_piece[g] != i:
@@ -336,8 +336,8 @@ def trace(
                 while last < made and place_piece[last] == i:
                     last += 1
                 for k in range(m):
-                    current[k] = result[i, k]
-                    target[k] = result[i + 1, k]
+                    current[k] = result[i, k] + bias[k]
+                    target[k] = result[i + 1, k] + bias[k]
                 for q in range(place_first[g], place_first[last]):
                     j = crossing[q]
                     end = z[i + 1, j]
@@ -402,6 +402,9 @@ def trace(
         neurons[:events],
         initial,
         extras[:extra],
+        values,
+        hidden,
+        product,
     )
 
 
