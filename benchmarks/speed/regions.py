@@ -4,7 +4,7 @@
 
 Random networks: He weights, biases of standard deviation 0.1, seed 0, float64. Lines and planes are chosen so that the
 number of pieces is close to that of the published row (the other program's random numbers are not reproducible here);
-times a piece are therefore given too. Each time is the least of several runs in this process after one to warm up,
+times a piece are therefore given too. Each time is the least of many runs in this process, over some seconds and after one to warm up,
 as the caller sees it (breakpoints and outputs at all of them, as arrays). CPU seconds stand beside them: on a machine
 that is shared they are the steadier figure. The other program's times are its own computing on one thread.
 """
@@ -48,21 +48,19 @@ def random_network(sizes: Sequence[int]) -> Network:
     return feedforward(weights, [rng.normal(size=o) * 0.1 for o in sizes[1:]])
 
 
-def least(call: Callable[[], object], runs: int) -> tuple[float, float]:
-    """Least wall-clock and CPU milliseconds of several runs, after one to warm up."""
+def least(call: Callable[[], object], seconds: float = 4.0) -> tuple[float, float]:
+    """Least wall-clock and CPU milliseconds of a call, over batches of at least 5 ms spread over some seconds."""
     call()
+    began = time.perf_counter()
+    call()
+    batch = 1 + int(5e-3 / (time.perf_counter() - began))
     walls, cpus = [], []
-    for _ in range(runs):
+    while time.perf_counter() - began < seconds or len(walls) < 3:
         wall, cpu = time.perf_counter(), time.process_time()
-        call()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    if min(cpus) < 2e-3:  # the CPU clock is too coarse for one call
-        count = 1 + int(20e-3 / max(min(walls), 1e-6))
-        cpu = time.process_time()
-        for _ in range(count):
+        for _ in range(batch):
             call()
-        cpus = [(time.process_time() - cpu) / count]
+        walls.append((time.perf_counter() - wall) / batch)
+        cpus.append((time.process_time() - cpu) / batch)
     return 1000 * min(walls), 1000 * min(cpus)
 
 
@@ -95,11 +93,11 @@ def dense_rows() -> list[list[object]]:
     a, b = rng.uniform(-1, 1, (2, 5))
     start, end = closest(small, 59, lambda s: (a, a + s * (b - a)))
     found = line(small, start, end)
-    rows.append(cells("5→6×50→5, one line", len(found), 59, 0.145, *least(lambda: line(small, start, end), 300)))
+    rows.append(cells("5→6×50→5, one line", len(found), 59, 0.145, *least(lambda: line(small, start, end))))
     starts, ends = rng.uniform(-1, 1, (2, 1000, 5))
     many = lines(small, starts, ends).pieces
     name = "the same, 1,000 lines"
-    rows.append(cells(name, many, 143_499, 242.0, *least(lambda: lines(small, starts, ends), 7)))
+    rows.append(cells(name, many, 143_499, 242.0, *least(lambda: lines(small, starts, ends))))
     for sizes, theirs, peer in LAYERS:
         network = random_network(sizes)
         a, b = rng.uniform(-1, 1, (2, sizes[0]))
@@ -108,7 +106,7 @@ def dense_rows() -> list[list[object]]:
         )
         found = line(network, start, end)
         name = "-".join(map(str, sizes)) + ", one line"
-        rows.append(cells(name, len(found), theirs, peer, *least(lambda n=network, a=start, b=end: line(n, a, b), 15)))
+        rows.append(cells(name, len(found), theirs, peer, *least(lambda n=network, a=start, b=end: line(n, a, b))))
     basis = np.eye(5)
     for half, theirs, peer in ((0.25, 10_338, 59.0), (0.5, 21_188, 122.0), (1.0, 31_890, 231.0)):
         corners = half * SQUARE
@@ -117,7 +115,7 @@ def dense_rows() -> list[list[object]]:
             return plane(small, np.zeros(5), basis[0], basis[1], corners)
 
         count = len(plane(small, np.zeros(5), basis[0], basis[1], corners))
-        rows.append(cells(f"5→6×50→5, plane ±{half:g}", count, theirs, peer, *least(call, 7)))
+        rows.append(cells(f"5→6×50→5, plane ±{half:g}", count, theirs, peer, *least(call)))
     return rows
 
 
@@ -133,7 +131,7 @@ def convolutional_rows() -> list[list[object]]:
             sign = np.sign(network.gradient(x, (label + 1) % 10).reshape(-1))
             attacked = prepare(np.clip(raw + 0.03 * 255 * sign, 0, 255))
             for what, a, b in (("black to image", prepare(0 * raw), x), ("image to FGSM image", x, attacked)):
-                wall, cpu = least(lambda n=network, a=a, b=b: line(n, a, b), 3)
+                wall, cpu = least(lambda n=network, a=a, b=b: line(n, a, b), 1.0)
                 rows.append(
                     [f"{name} convSmall {training}", what, f"{len(line(network, a, b)):,}", f"{wall:.3g}", f"{cpu:.3g}"]
                 )
