@@ -12,7 +12,7 @@ from typing import Any
 from verifier.engines import registry
 from verifier.engines.base import Answer, Deadline, Engine
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
-from verifier.errors import EngineError
+from verifier.errors import EngineError, InputError
 from verifier.events import Listener, Note, StageStarted, ignore
 from verifier.network.operators import Array
 from verifier.options import Options
@@ -158,7 +158,11 @@ class _Run:
         from verifier.bounds.decide import refuted_by_bounds
 
         with self._stage("bounds"):
-            refutation = refuted_by_bounds(self.query, self.options.bounds)
+            try:
+                refutation = refuted_by_bounds(self.query, self.options.bounds)
+            except InputError as error:  # overflow, say: other methods may still decide the query
+                self._note(f"no bounds: {error}")
+                return None
         if refutation is None:
             return None
         return self._answer(

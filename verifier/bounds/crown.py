@@ -49,6 +49,8 @@ AllLines = dict[str, Lines | PoolLines]
 """Relaxations by the name of the activation node."""
 
 UNIT = 2.0**-53
+LARGEST = 1e150
+"""Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
 CHUNK = 1 << 18
 """Numbers in one working array: rows are processed in chunks of about this many coefficients."""
 
@@ -131,7 +133,14 @@ class Crown:
             raise InputError("the network is too large for the rounding analysis of float64")
         self.magnitudes: dict[str, Array] = {}
         self.errors: dict[str, Array] = {}
+        self.sizes: dict[str, Array] = {}
+        """Sums of the absolute values of the terms of each value: what the rounding of its evaluation grows with.
+        Never cut by known bounds, for terms may cancel."""
+        self.reach: dict[str, Array] = {}
+        """Bounds on every coefficient and constant that a unit row over a node meets on its way back."""
         self._analyse({})
+        if not all(np.all(r < LARGEST) for r in self.reach.values()):
+            raise InputError("the network's numbers are too large for bounds in float64")
         known = self.relax(root.lower[None, :], root.upper[None, :], nodes=(network.output,))
         self.root_bounds: Intervals = known.intervals
         """Bounds of all preactivations and of the output on the root box (one box)."""
@@ -142,29 +151,37 @@ class Crown:
         """Magnitudes on the root box and the error vectors E (module docstring), cut by bounds already known."""
         magnitudes: dict[str, Array] = {}
         errors: dict[str, Array] = {}
+        sizes: dict[str, Array] = {}
+        reach: dict[str, Array] = {}
         for node in self.network.nodes:
             m_in = [magnitudes[i] for i in node.inputs]
             e_in = [errors[i] for i in node.inputs]
+            r_in = [reach[i] for i in node.inputs]
             if not node.inputs:
+                r = np.zeros(node.size)
                 m = np.maximum(np.abs(self.root.lower), np.abs(self.root.upper))
                 e = self.gamma * m
             elif isinstance(node.operator, AffineOperator):
                 m = self._spread(node, m_in) + np.abs(self._constants.get(node.name, np.zeros(1)))
                 e = self._spread(node, e_in) + self.gamma * m
+                r = self._spread(node, r_in)
             elif isinstance(node.operator, MaxPool):
                 windows = node.operator.windows(self.network[node.inputs[0]].shape)
                 m = np.where(windows >= 0, m_in[0][windows], 0.0).max(axis=1)
                 e = np.where(windows >= 0, e_in[0][windows], 0.0).max(axis=1) + 2 * self.gamma * m
+                r = np.where(windows >= 0, r_in[0][windows], 0.0).max(axis=1)
             else:
                 assert isinstance(node.operator, PiecewiseLinear)
                 limit, intercept = slope_limit(node.operator, m_in[0])
                 m = limit * m_in[0] + intercept
                 e = limit * e_in[0] + self.gamma * m
+                r = limit * r_in[0]
             m = m * (1 + 1e-6)
+            sizes[node.name], reach[node.name] = m, r + m + 1.0
             if node.name in known:
                 m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
             magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + 1e-290
-        self.magnitudes, self.errors = magnitudes, errors
+        self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
 
     def _spread(self, node: Node, inputs: Sequence[Array]) -> Array:
         """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""
@@ -278,7 +295,7 @@ class Crown:
                 centers.append(center.reshape(-1, *self.network[name].shape))
                 radii.append(np.maximum(high - center, center - low))
             middle = operator.forward(*centers).reshape(len(radii[0]), -1)
-            radius = self._spread(node, radii) + 4 * self.gamma * self.magnitudes[node.name]
+            radius = self._spread(node, radii) + 4 * self.gamma * self.sizes[node.name]
             return middle - radius, middle + radius
         low, high = values[node.inputs[0]]
         if isinstance(operator, MaxPool):
@@ -385,7 +402,8 @@ class Crown:
         middle = low + (high - low) / 2
         radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT)
         least = np.einsum("ij,ij->i", a, middle[box_of]) - np.einsum("ij,ij->i", np.abs(a), radius[box_of])
-        return Rows(least + constant - slack, a, constant, kept)
+        lower = least + constant - slack
+        return Rows(np.where(lower < np.inf, lower, -np.inf), a, constant, kept)  # NaN and overflow prove nothing
 
     def _start_units(self, node: Node, units: Units, pending: dict[str, Array], constant: Array) -> None:
         """Unit rows, taken through the node's own affine operator without a matrix product."""
@@ -428,7 +446,7 @@ class Crown:
         constant += np.einsum("ij,ij->i", np.where(passes, 0.0, a), line.upper[box_of])
         flat = line.chosen[box_of] + np.arange(len(a))[:, None] * size
         total = np.bincount(flat[passes], weights=a[passes], minlength=len(a) * size)
-        return total.reshape(len(a), size)
+        return total.astype(np.float64).reshape(len(a), size)  # without any entry bincount counts in integers
 
 
 def _through_lines(line: Lines, a: Array, box_of: Index, constant: Array, alpha: Array | None) -> Array:

@@ -78,8 +78,10 @@ class Margins:
             worst = slack.min(axis=1, keepdims=True)
             margin[chosen] = worst[:, 0]
             if softness > 0:
-                spread = np.maximum(np.abs(worst), 1e-12) * softness
-                share = np.exp(-np.minimum((slack - worst) / spread, 50.0))
+                # rows that speak of the gradient have an infinite slack here, and no share
+                least = np.where(np.isfinite(worst), worst, 0.0)
+                spread = np.maximum(np.abs(least), 1e-12) * softness
+                share = np.exp(-np.minimum((slack - least) / spread, 50.0)) * np.isfinite(slack)
             else:
                 share = np.zeros_like(slack)
                 share[np.arange(len(chosen)), slack.argmin(axis=1)] = 1.0
@@ -97,7 +99,7 @@ class Margins:
             # every path is switched off here: point to where the network with all its units on would climb
             awake = {name: np.abs(value[stuck]) for name, value in values.items()}
             slope[stuck] = network.backward(awake, seed[stuck])[network.input].reshape(int(stuck.sum()), -1)
-        return margin, slope
+        return margin, np.where(np.isfinite(slope), slope, 0.0)  # values may overflow; points may not
 
 
 def _values_only(part: Conjunction, x: Array, y: Array) -> Array:

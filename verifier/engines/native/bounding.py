@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown import Crown
+from verifier.bounds.crown import LARGEST, Crown
 from verifier.engines.native.conditions import Conditions
+from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
@@ -42,9 +43,17 @@ class Found:
 
 
 def row_errors(crown: Crown, conditions: Conditions) -> Array:
-    """Rounding slack of the rows of a condition, ``(S,)``, their combination with the last layer included."""
+    """Rounding slack of the rows of a condition, ``(S,)``, their combination with the last layer included.
+
+    Raises:
+        InputError: if the coefficients of the rows are so large that sums could overflow.
+    """
     network = crown.network
     y, x = np.abs(conditions.y_rows), np.abs(conditions.x_rows)
+    if not (
+        y @ crown.reach[network.output] + x @ crown.reach[network.input] + np.abs(conditions.bound) < LARGEST
+    ).all():
+        raise InputError("the numbers of the condition are too large for bounds in float64")
     size = y @ crown.magnitudes[network.output] + x @ crown.magnitudes[network.input] + np.abs(conditions.bound)
     errors: Array = 2 * (y @ crown.errors[network.output]) + 4 * crown.gamma * size
     return errors
@@ -92,7 +101,7 @@ class ChainBounds:
             np.cumsum(sizes),
             np.array([relu for _, relu in layers[:-1]]),
             np.concatenate([crown.errors[node.name] for node in hidden]),
-            np.concatenate([4 * crown.gamma * crown.magnitudes[node.name] for node in hidden]),
+            np.concatenate([4 * crown.gamma * crown.sizes[node.name] for node in hidden]),
             row_errors(crown, conditions),
         )
         self._rows = (

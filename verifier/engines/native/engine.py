@@ -16,7 +16,8 @@ from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.options import Options
 from verifier.properties.query import Query
-from verifier.search.replay import first_confirmed
+from verifier.search.replay import first_confirmed, replay
+from verifier.verdict import Certainty
 
 LOW_DIMENSION = 16
 """Up to this many inputs that vary, boxes are split; above, ReLUs."""
@@ -50,6 +51,10 @@ class NativeEngine(Engine):
         witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness)
+        if not query.box.width.any():  # one point only, and the exact replay decides it
+            if replay(query, query.box.lower).exact:
+                return EngineResult(answer=Answer.SAT, x=query.box.lower)
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
         crown = Crown(query.network, query.box)
         layers = dense_chain(query.network)
         varying = int(np.count_nonzero(query.box.width))

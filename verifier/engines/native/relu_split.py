@@ -98,6 +98,8 @@ class ReluSplit:
             return self._result(Answer.SAT, x=witness)
         if nodes is None or not len(nodes.row):
             return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=self.leaves)
+        if not self.units:
+            return self._result(Answer.UNKNOWN, reason="bounds do not decide it, and there is no ReLU to split")
         listener(Note(seconds=time.monotonic() - begin, text=f"{len(nodes.row)} cases left after the root's bounds"))
         return self._search(nodes, deadline, listener, begin)
 
@@ -122,7 +124,7 @@ class ReluSplit:
         chosen, first = [], 0
         for members in rows:
             part = margin[first : first + len(members)]
-            if part.max() <= 0:
+            if not part.max() > 0:  # NaN refutes nothing
                 chosen.append(first + int(part.argmax()))
             first += len(members)
         if not chosen:
@@ -220,7 +222,7 @@ class ReluSplit:
         self.count += len(nodes.row)
         self._keep(nodes, margin)
         witness = self._look(found.minimiser)
-        keep = np.flatnonzero(margin <= 0)
+        keep = np.flatnonzero(~(margin > 0))
         if witness is not None or not len(keep):
             return [], witness
         nodes = Nodes(

@@ -139,7 +139,7 @@ class Search:
             for case in state.cases:
                 child = state.copy()
                 child.cases = (case,)
-                children.append((child, len(state.phase) - 1))
+                children.append((child, max(len(state.phase) - 1, 0)))
             return children
         for phase in (-first, first):
             child = state.copy()

@@ -17,6 +17,8 @@ from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import UNIT, Infeasible, Problem, State
 from verifier.network.operators import Array
 
+ROOM = 1e-9
+"""By how much the bounds of a preactivation that is exactly 0 are widened where its phase has to stay open."""
 ITERATIONS = 12
 """Steps of the optimisation of slopes and multipliers in the forward bounds."""
 
@@ -55,11 +57,16 @@ def forward(problem: Problem, state: State, first: int = 0, iterations: int = IT
         if not len(todo):
             continue
         lower, upper = preactivation_bounds(problem, state, r, todo, iterations)
-        settle_values(state, r, todo, lower, upper)
+        settle_values(state, r, todo, lower, upper, zero_is_off=bool(problem.form.nodes[r]))
 
 
-def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array) -> None:
-    """Take over new bounds of preactivations, and the phases that follow from them."""
+def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array, *, zero_is_off: bool) -> None:
+    """Take over new bounds of preactivations, and the phases that follow from them.
+
+    Args:
+        zero_is_off: whether the gradient at 0 is that of the inactive phase. So it is at a ReLU of the network; a
+            ReLU that is part of Clip or MaxPool may have the other one there, and stays open.
+    """
     lower = np.maximum(lower, state.z_lower[r][todo])
     upper = np.minimum(upper, state.z_upper[r][todo])
     phase = state.phase[r][todo]
@@ -67,10 +74,13 @@ def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array)
     upper = np.where(phase < 0, np.minimum(upper, 0), upper)
     if (lower > upper).any():
         raise Infeasible
-    state.z_lower[r][todo], state.z_upper[r][todo] = lower, upper
     free = phase == 0
+    if not zero_is_off:  # both phases stay possible: with room around 0, for relaxations divide by the width
+        touching = free & (upper == 0)
+        lower, upper = np.where(touching, np.minimum(lower, -ROOM), lower), np.where(touching, ROOM, upper)
+    state.z_lower[r][todo], state.z_upper[r][todo] = lower, upper
     state.phase[r][todo[free & (lower > 0)]] = 1
-    state.phase[r][todo[free & (upper <= 0)]] = -1
+    state.phase[r][todo[free & ((upper < 0) | (zero_is_off & (upper <= 0)))]] = -1
 
 
 # -- backward --------------------------------------------------------------------------------------------

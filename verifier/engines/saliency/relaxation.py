@@ -252,8 +252,8 @@ class Relaxation:
         if part.y_rows is not None:
             y_rows = sp.csr_array(part.y_rows)
             output = problem.form.output
+            size = np.abs(bound) + np.abs(y_rows) @ np.abs(output.constant)
             bound -= y_rows @ output.constant
-            size = np.abs(y_rows) @ np.abs(output.constant)
             composed = {s: y_rows @ m for s, m in output.matrices.items()}
             magnitude = sum((abs(y_rows) @ (abs(m) @ self._magnitude(s)) for s, m in output.matrices.items()), size)
             bound += 2.0**-50 * (y_rows.shape[1] + 8) * magnitude
@@ -273,6 +273,7 @@ class Relaxation:
     def _gradient_conjunction(self, rows: Array, part: Conjunction, bound: Array) -> None:
         problem = self.problem
         g_rows = sp.csr_array(part.g_rows)
+        bound += 2.0**-50 * np.abs(bound)
         bound -= g_rows @ problem.seed[INPUT]
         bound += abs(g_rows) @ (2 * problem.gradient_padding[INPUT])
         for r in problem.form.users[INPUT]:
