@@ -165,7 +165,7 @@ class Relaxation:
         rows = self.rows.add(len(with_d), -np.inf, -low[with_d], _key(3, r, with_d))
         self.rows.entries(rows, self.s[r][with_d], 1.0)
         self.rows.entries(rows, self.d[r][with_d], -low[with_d])
-        plain = free[self.d[r][free] < 0]
+        plain = free[(self.d[r][free] < 0) & ((high[free] > 0) | (low[free] < 0))]  # a unit that rests at 0 has no row
         scale = 1 / np.maximum(high[plain], -low[plain])
         # a/u + s/(-l) <= 1, cleared of fractions; the bound is rounded up
         bound = np.nextafter(-low[plain] * high[plain] * scale, np.inf) * (1 + 1e-15)
