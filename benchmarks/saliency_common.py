@@ -1,0 +1,116 @@
+"""What the saliency benchmarks share: regions, queries, the journal, and summaries of its records."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from common import RESULTS, data_folder
+
+import verifier
+from verifier.options import Options
+from verifier.properties.query import GradientBox, Query, larger_output_cases
+from verifier.properties.sets import Box
+
+JOURNAL = RESULTS / "saliency_journal.jsonl"
+REGIONS = [(1, "0.03"), (2, "0.03"), (12, "0.03")] + [(k, "0.05") for k in (0, 1, 2, 4, 5, 6, 8, 12)]
+"""Images and ε of the VNN-COMP mnist_fc set for which 256x2 has adversarial examples (ground_truth.csv)."""
+HEADER = (
+    "queries",
+    "holds",
+    "violated",
+    "undecided",
+    "errors",
+    "median s",
+    "worst s",
+    "median CPU s",
+    "worst CPU s",
+)
+"""Columns of `summary`."""
+
+
+def region_query(network: verifier.Network, image: int, epsilon: str, delta: float) -> Query:
+    """The region of ``prop_<image>_<epsilon>.vnnlib`` with the gradient box of radius δ around x̂'s map."""
+    import gzip
+
+    path = data_folder() / "vnncomp" / "mnist_fc" / "vnnlib" / f"prop_{image}_{epsilon}.vnnlib.gz"
+    with gzip.open(path, "rt") as file:
+        text = file.read()
+    box = np.zeros((2, 784))
+    for side, index, value in re.findall(r"\((<=|>=) X_(\d+) ([-\d.e]+)\)", text):
+        box[int(side == "<="), int(index)] = float(value)
+    label = int(re.findall(r"label: (\d)", text)[0])
+    lower, upper = box
+    x = np.clip(np.where(lower > 0, lower + float(epsilon), upper - float(epsilon)), lower, upper)
+    g = network.gradient(x, label).reshape(-1)
+    weights = network.output_weights(label)
+    return Query(
+        network=network,
+        box=Box(lower, upper),
+        cases=larger_output_cases(10, label),
+        gradient=GradientBox(output=weights, lower=g - delta, upper=g + delta),
+        anchor=x,
+    )
+
+
+def journal() -> list[dict[str, Any]]:
+    """All records so far."""
+    return [json.loads(line) for line in JOURNAL.read_text().splitlines()] if JOURNAL.exists() else []
+
+
+def ask(record: dict[str, Any], query: Query, options: Options) -> None:
+    """Decide one query and append the record."""
+    start, cpu = time.perf_counter(), _cpu()
+    verdict = verifier.verify(query, options=options)
+    record |= {
+        "status": verdict.status.value,
+        "stage": verdict.stage,
+        "certainty": verdict.certainty.value if verdict.certainty else "",
+        "seconds": round(time.perf_counter() - start, 3),
+        "cpu": round(_cpu() - cpu, 3),
+        "peak_mb": _peak(),
+        "reason": verdict.reason[:120],
+    }
+    append(record)
+
+
+def append(record: dict[str, Any]) -> None:
+    """Add a record to the journal."""
+    with JOURNAL.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(record, flush=True)
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of the solvers' processes that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _peak() -> int:
+    """Peak memory in MB of this process, or of the largest of its children so far."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(w).ru_maxrss for w in who) // 1024
+
+
+def summary(records: list[dict[str, Any]]) -> tuple[object, ...]:
+    """The cells below `HEADER` for some records."""
+    count = {s: sum(r["status"] == s for r in records) for s in ("holds", "violated", "error")}
+    open_ = len(records) - sum(count.values())
+    times, cpu = [r["seconds"] for r in records], [r["cpu"] for r in records]
+    return (
+        len(records),
+        count["holds"],
+        count["violated"],
+        open_,
+        count["error"],
+        f"{statistics.median(times):.2f}",
+        f"{max(times):.1f}",
+        f"{statistics.median(cpu):.2f}",
+        f"{max(cpu):.1f}",
+    )
