@@ -45,3 +45,15 @@ class InputError(VerifierError):
 
 class EngineError(VerifierError):
     """An engine that is unknown, not installed, or not able to take a query."""
+
+
+class LimitError(VerifierError):
+    """A limit that the caller set stopped the work before its end; nothing was decided."""
+
+
+class MemoryLimitError(LimitError):
+    """The work needs more memory than its limit."""
+
+
+class TimeLimitError(LimitError):
+    """The time was over before the work was done."""

@@ -65,7 +65,7 @@ class Cells(ABC):
         """Number of vertices."""
 
     @abstractmethod
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits) -> Cut: ...
+    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut: ...
 
     @abstractmethod
     def merge(self, groups: Index) -> Index:
@@ -83,13 +83,14 @@ class Cells(ABC):
     def loops(self) -> tuple[Index, Index]:
         """``(offsets, vertex indices)``."""
 
-    def cut(self, values: Array, scale: Array, slack: Slack) -> Cut:
+    def cut(self, values: Array, scale: Array, slack: Slack, most: int = 1 << 62) -> Cut:
         """Cut every cell wherever one of the functions crosses zero.
 
         Args:
             values: ``(V, n)`` the functions at the vertices; affine on every cell.
             scale: ``(V,)`` tolerance scale.
             slack: tolerance factors of the n functions.
+            most: polygons are cut no further, and the cut is unfinished, once there are more vertices than this.
         """
         words = (values.shape[1] + 63) // 64
         positive, negative = np.empty((2, len(values), words), np.uint64)
@@ -100,7 +101,7 @@ class Cells(ABC):
         if not (sides & kernels.cell_bits(offsets, loops, negative)).any():
             none = np.empty(0, np.int64)
             return Cut(np.arange(self.count), sides, none, none, np.empty(0), values)
-        return self._cut(values, scale, slack, positive, negative)
+        return self._cut(values, scale, slack, positive, negative, most)
 
 
 class Segments(Cells):
@@ -125,7 +126,7 @@ class Segments(Cells):
     def loops(self) -> tuple[Index, Index]:
         return 2 * np.arange(self.count + 1), self.ends.reshape(-1)
 
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits) -> Cut:
+    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut:
         self.ends, parents, sides, start, end, alpha, self.place, values, _ = kernels.cut_segments(
             self.ends, self.place, values, scale, slack.weight, slack.offset, positive, negative
         )
@@ -166,9 +167,9 @@ class Polygons(Cells):
     def loops(self) -> tuple[Index, Index]:
         return self.offsets, self.indices
 
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits) -> Cut:
+    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut:
         found = kernels.cut_polygons(
-            self.offsets, self.indices, self.place, values, scale, slack.weight, slack.offset, positive, negative
+            self.offsets, self.indices, self.place, values, scale, slack.weight, slack.offset, positive, negative, most
         )
         self.offsets, self.indices, parents, sides, start, end, alpha, self.place, values, _ = found
         return Cut(parents, sides, start, end, alpha, values)

@@ -299,6 +299,7 @@ def cut_polygons(
     offset: Any,
     positive: Any,
     negative: Any,
+    most: int,
 ) -> tuple[Any, ...]:
     """Cut convex polygons where functions cross zero; neighbours go on sharing their vertices.
 
@@ -311,6 +312,7 @@ def cut_polygons(
         place: ``(V, 2)`` plane coordinates.
         values: ``(V, n)``; scale ``(V,)``; weight, offset ``(n,)``.
         positive, negative: ``(V, words)`` sign bits.
+        most: the work stops, unfinished, once there are more vertices than this.
 
     Returns:
         ``(offsets, loops, parents, sides, start, end, alpha, place, values, scale)`` as for `cut_segments`.
@@ -351,7 +353,9 @@ def cut_polygons(
             stack[i] = loops[offsets[c] + i]
         starts[0] = 0
         depth, top = 1, size
-        while depth > 0:
+        if used > most:
+            break
+        while depth > 0 and used <= most:
             depth -= 1
             begin = starts[depth]
             size = top - begin

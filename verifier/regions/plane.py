@@ -19,6 +19,7 @@ from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.regions.budget import Budget
 from verifier.regions.cells import Index, Polygons
 from verifier.regions.patterns import Patterns
 from verifier.regions.subdivision import Subdivision
@@ -135,6 +136,8 @@ def plane(
     v: npt.ArrayLike | None = None,
     polygon: npt.ArrayLike | None = None,
     *,
+    memory: float | None = None,
+    deadline: float | None = None,
     listener: Listener = ignore,
 ) -> PlaneRestriction:
     """Restrict a network to a convex polygon of a plane.
@@ -143,27 +146,19 @@ def plane(
         origin, u, v: the plane ``origin + s · u + t · v``, flattened or in the input shape; or only ``origin``, an
             array ``(k, n)`` of at least three inputs: the corners of a convex polygon in the input space.
         polygon: ``(k, 2)`` corners in plane coordinates, in either sense; the square [-1, 1]² by default.
+        memory: GiB that the restriction may use; None for no limit. `verifier.regions.plane_tiles` goes on past it.
+        deadline: ``time.monotonic`` seconds at which the work stops.
         listener: is told how many polygons there are after each layer.
 
     Raises:
         InputError: if shapes do not fit, u and v are parallel, or the polygon has fewer than 3 corners, is not
             convex, has no area, or contains NaN.
+        MemoryLimitError, TimeLimitError: if a limit does not suffice.
     """
-    if u is None and v is None and polygon is None:
-        where, corners = _plane_through(network, origin)
-    else:
-        if u is None or v is None:
-            raise InputError("a plane needs origin, u and v", fix="or give the polygon's corners as inputs")
-        parts = [_vector(network, x, n) for x, n in ((origin, "origin"), (u, "u"), (v, "v"))]
-        where = Plane(*parts)
-        lengths = np.linalg.norm(where.u) * np.linalg.norm(where.v)
-        if not lengths or 1 - abs(where.u @ where.v) / lengths <= 1e-15:
-            raise InputError("u and v are parallel or zero", fix="they must span a plane; use line otherwise")
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float) if polygon is None else np.asarray(polygon)
-    corners = convex_polygon(corners)
+    where, corners = plane_of(network, origin, u, v, polygon)
     count = len(corners)
     cells = Polygons(np.array([0, count]), np.arange(count), corners)
-    walk = Subdivision(network, cells, where.embed(corners))
+    walk = Subdivision(network, cells, where.embed(corners), Budget.of(memory, deadline))
     walk.finish(listener, "plane", "polygons")
     used, indices = np.unique(cells.indices, return_inverse=True)
     patterns = Patterns(network, walk.levels, cells.count)
@@ -177,6 +172,28 @@ def plane(
         walk.tolerance[used],
         patterns,
     )
+
+
+def plane_of(
+    network: Network,
+    origin: npt.ArrayLike,
+    u: npt.ArrayLike | None = None,
+    v: npt.ArrayLike | None = None,
+    polygon: npt.ArrayLike | None = None,
+) -> tuple[Plane, Array]:
+    """The checked plane and polygon that the arguments of `plane` mean: corners ``(k, 2)``, counter-clockwise."""
+    if u is None and v is None and polygon is None:
+        where, corners = _plane_through(network, origin)
+    else:
+        if u is None or v is None:
+            raise InputError("a plane needs origin, u and v", fix="or give the polygon's corners as inputs")
+        parts = [_vector(network, x, n) for x, n in ((origin, "origin"), (u, "u"), (v, "v"))]
+        where = Plane(*parts)
+        lengths = np.linalg.norm(where.u) * np.linalg.norm(where.v)
+        if not lengths or 1 - abs(where.u @ where.v) / lengths <= 1e-15:
+            raise InputError("u and v are parallel or zero", fix="they must span a plane; use line otherwise")
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float) if polygon is None else np.asarray(polygon)
+    return where, convex_polygon(corners)
 
 
 def convex_polygon(corners: npt.ArrayLike) -> Array:

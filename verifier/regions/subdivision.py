@@ -24,6 +24,7 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
 from verifier.regions import kernels
+from verifier.regions.budget import UNLIMITED, Budget
 from verifier.regions.cells import Bits, Cells, Cut, Index
 from verifier.regions.rounding import Slack, input_scale, output_scale, slacks
 
@@ -101,18 +102,23 @@ class Carrier:
 
     Attributes:
         cells: the cells.
+        budget: what cutting may use.
         values: by name, ``(V, n)`` values at the vertices, affine on every cell.
         scales: by name, ``(V,)`` their tolerance scales.
     """
 
-    def __init__(self, cells: Cells) -> None:
-        self.cells = cells
+    def __init__(self, cells: Cells, budget: Budget = UNLIMITED) -> None:
+        self.cells, self.budget = cells, budget
         self.values: dict[str, Array] = {}
         self.scales: dict[str, Array] = {}
 
     def cut(self, functions: Array, scale: Array, slack: Slack, spared: str | None = None) -> Cut:
         """Cut the cells and extend what is known at the vertices, except the node that the caller extends."""
-        cut = self.cells.cut(functions, scale, slack)
+        row = self._row(4 * functions.shape[1])
+        most = self.budget.rows(row)
+        self.budget.take(self.cells.vertices, row, self._so_far())
+        cut = self.cells.cut(functions, scale, slack, most)
+        self.budget.take(self.cells.vertices, row, self._so_far())
         if len(cut.start):
             extended: dict[int, Array] = {}
             for name in self.values:
@@ -123,6 +129,14 @@ class Carrier:
                     self.values[name] = extended[id(rows)]
                 self.scales[name] = cut.extend_scale(self.scales[name])
         return cut
+
+    def _row(self, numbers: int) -> int:
+        """Bytes at each vertex while so many numbers are added to what is carried, which is copied as it grows."""
+        held = {id(rows): rows.shape[1] for rows in self.values.values()}
+        return 8 * (numbers + 2 * sum(held.values()))
+
+    def _so_far(self) -> str:
+        return f"at {self.cells.vertices:,} vertices"
 
     def maximum(
         self, source: str, slack: Slack, windows: Index, zero: bool
@@ -192,14 +206,17 @@ class Subdivision(Carrier):
         levels: one for each piecewise-linear node passed.
     """
 
-    def __init__(self, network: Network, cells: Cells, inputs: Array) -> None:
-        super().__init__(cells)
+    def __init__(self, network: Network, cells: Cells, inputs: Array, budget: Budget = UNLIMITED) -> None:
+        super().__init__(cells, budget)
         self.network = network
         self.plan = plan(network)
         self.levels: list[Level] = []
         x = np.ascontiguousarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
         self.values[network.input], self.scales[network.input] = x, input_scale(x)
         self.done = 1
+
+    def _so_far(self) -> str:
+        return f"at node {self.network.nodes[self.done].name!r}, {super()._so_far()}"
 
     @property
     def output(self) -> Array:
@@ -249,7 +266,8 @@ class Subdivision(Carrier):
             self._pool(node, node.operator)
         else:
             inputs = [self.values[i] for i in node.inputs]
-            self.values[node.name] = forward(self.network, node, inputs)
+            self.budget.take(self.cells.vertices, self._row(2 * node.size), self._so_far())
+            self.values[node.name] = forward(self.network, node, inputs, self.budget)
             self.scales[node.name] = output_scale(
                 node, inputs, [self.scales[i] for i in node.inputs], [self.plan.slacks[i] for i in node.inputs]
             )
@@ -276,7 +294,7 @@ class Subdivision(Carrier):
         self.levels.append(Level(node.name, parents, winners=winners))
 
 
-def forward(network: Network, node: Node, inputs: list[Array]) -> Array:
+def forward(network: Network, node: Node, inputs: list[Array], budget: Budget = UNLIMITED) -> Array:
     """An affine node at many points: flattened values in and out, in chunks of bounded memory."""
     count = len(inputs[0])
     shapes = [network[i].shape for i in node.inputs]
@@ -287,6 +305,7 @@ def forward(network: Network, node: Node, inputs: list[Array]) -> Array:
         return np.ascontiguousarray(value).reshape(count, -1)
     result = np.empty((count, node.size))
     for i in range(0, count, step):
+        budget.take(0, 0, f"at node {node.name!r}")
         parts = [x[i : i + step] for x in inputs]
         value = node.operator.forward(*(x.reshape(len(x), *s) for x, s in zip(parts, shapes)))
         result[i : i + step] = value.reshape(len(parts[0]), -1)
