@@ -11,7 +11,7 @@ import pytest
 
 from verifier.errors import InputError, MemoryLimitError, TimeLimitError
 from verifier.network.graph import feedforward
-from verifier.regions import in_tiles, lines, plane, plane_tiles
+from verifier.regions import in_tiles, plane, plane_tiles
 
 PENTAGON = 2 * np.array([[0.0, -1.0], [1.0, -0.2], [0.6, 1.0], [-0.7, 0.9], [-1.0, -0.3]])
 
