@@ -191,6 +191,8 @@ class Conv(AffineOperator):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     coefficients: ClassVar[str | None] = "weight"
+    BLOCK: ClassVar[int] = 1 << 17
+    """Entries of windows that are multiplied at once."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -202,40 +204,46 @@ class Conv(AffineOperator):
 
     def linear(self, *inputs: Array) -> Array:
         (x,) = inputs
-        windows = sliding_windows(x, self.weight.shape[2:], self.stride, self.padding, self.dilation, 0)
-        batch, _, height, width = windows.shape[:4]
-        per_group = windows.shape[1] // self.groups
-        out_per_group = self.weight.shape[0] // self.groups
-        parts = []
-        for g in range(self.groups):
-            columns = windows[:, g * per_group : (g + 1) * per_group].transpose(0, 2, 3, 1, 4, 5)
-            flat = columns.reshape(batch * height * width, -1)
-            kernel = self.weight[g * out_per_group : (g + 1) * out_per_group].reshape(out_per_group, -1)
-            parts.append((flat @ kernel.T).reshape(batch, height, width, out_per_group))
-        return np.ascontiguousarray(np.concatenate(parts, axis=3).transpose(0, 3, 1, 2))
+        (channels, height, width), batch = self.output_shape(x.shape[1:]), len(x)
+        kernel = self.weight.reshape(self.groups, channels // self.groups, -1)
+        # the positions last, so that rows of the image are copied, not single entries; blocks that fit the cache
+        step = max(1, self.BLOCK // (self.groups * kernel.shape[2] * height * width))
+        if height * width == 1:  # one position: the batch takes its place
+            windows = self._windows(x).reshape(batch, self.groups, -1)
+            result = np.matmul(kernel, windows.transpose(1, 2, 0))
+            return np.ascontiguousarray(result.transpose(2, 0, 1)).reshape(batch, channels, 1, 1)
+        result = np.empty((batch, self.groups, kernel.shape[1], height * width), np.result_type(x, kernel))
+        for i in range(0, batch, step):
+            windows = self._windows(x[i : i + step]).transpose(0, 1, 4, 5, 2, 3)
+            columns = windows.reshape(len(windows), self.groups, -1, height * width)
+            result[i : i + step] = np.matmul(kernel, columns)
+        return result.reshape(batch, channels, height, width)
+
+    def _windows(self, x: Array) -> Array:
+        return sliding_windows(x, self.weight.shape[2:], self.stride, self.padding, self.dilation, 0)
 
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         ((channels, height, width),) = shapes
         top, left, bottom, right = self.padding
-        batch, _, out_h, out_w = grad.shape
-        _, _, kernel_h, kernel_w = self.weight.shape
+        batch, out_channels, out_h, out_w = grad.shape
+        kernel_h, kernel_w = self.weight.shape[2:]
         padded = np.zeros((batch, channels, height + top + bottom, width + left + right), dtype=grad.dtype)
-        per_group, out_per_group = channels // self.groups, self.weight.shape[0] // self.groups
-        for g in range(self.groups):
-            kernel = self.weight[g * out_per_group : (g + 1) * out_per_group]
-            upstream = grad[:, g * out_per_group : (g + 1) * out_per_group].transpose(0, 2, 3, 1)
-            columns = upstream.reshape(-1, out_per_group) @ kernel.reshape(out_per_group, -1)
-            columns = columns.reshape(batch, out_h, out_w, per_group, kernel_h, kernel_w)
-            target = padded[:, g * per_group : (g + 1) * per_group]
+        kernel = self.weight.reshape(self.groups, out_channels // self.groups, -1).transpose(0, 2, 1)
+        step = max(1, self.BLOCK // (channels * kernel_h * kernel_w * out_h * out_w))
+        for b in range(0, batch, step):
+            upstream = grad[b : b + step].reshape(-1, self.groups, kernel.shape[2], out_h * out_w)
+            if out_h * out_w == 1:  # one position: the batch takes its place
+                columns = np.matmul(kernel, upstream[..., 0].transpose(1, 2, 0)).transpose(2, 0, 1)
+            else:
+                columns = np.matmul(kernel, upstream)
+            columns = columns.reshape(-1, channels, kernel_h, kernel_w, out_h, out_w)
             for i in range(kernel_h):
+                rows = slice(i * self.dilation[0], i * self.dilation[0] + out_h * self.stride[0], self.stride[0])
                 for j in range(kernel_w):
-                    y, x = i * self.dilation[0], j * self.dilation[1]
-                    target[
-                        :,
-                        :,
-                        y : y + out_h * self.stride[0] : self.stride[0],
-                        x : x + out_w * self.stride[1] : self.stride[1],
-                    ] += columns[..., i, j].transpose(0, 3, 1, 2)
+                    x = j * self.dilation[1]
+                    padded[b : b + step, :, rows, x : x + out_w * self.stride[1] : self.stride[1]] += columns[
+                        :, :, i, j
+                    ]
         return (np.ascontiguousarray(padded[:, :, top : top + height, left : left + width]),)
 
     def constant(self) -> Array | None:

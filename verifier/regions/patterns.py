@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Conv
+from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions import kernels
 from verifier.regions.cells import Index
@@ -21,8 +21,6 @@ from verifier.regions.subdivision import Level, plan
 
 CHUNK = 1 << 23
 """Entries of the widest node that a batch of gradients may hold at once."""
-BLOCK = 1 << 17
-"""Entries of a convolution's windows that are pulled back at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,19 +162,8 @@ class Patterns:
 
 
 def transposed(network: Network, node: Node, upstream: Array) -> list[Array]:
-    """An affine node's gradients with respect to its inputs, flattened; convolutions in blocks that fit the cache."""
+    """An affine node's gradients with respect to its inputs, flattened."""
     assert isinstance(node.operator, AffineOperator)
     shapes = [network[i].shape for i in node.inputs]
-    rows = len(upstream)
-    step = rows
-    if isinstance(node.operator, Conv):
-        step = max(1, BLOCK // (node.size // node.shape[0] * int(np.prod(node.operator.weight.shape[1:]))))
-    if rows <= step:
-        parts = node.operator.transpose(upstream.reshape(rows, *node.shape), *shapes)
-        return [p.reshape(rows, -1) for p in parts]
-    result = [np.empty((rows, int(np.prod(s)))) for s in shapes]
-    for i in range(0, rows, step):
-        block = upstream[i : i + step]
-        for whole, part in zip(result, node.operator.transpose(block.reshape(-1, *node.shape), *shapes), strict=True):
-            whole[i : i + step] = part.reshape(len(block), -1)
-    return result
+    parts = node.operator.transpose(upstream.reshape(-1, *node.shape), *shapes)
+    return [p.reshape(len(upstream), -1) for p in parts]
