@@ -11,7 +11,7 @@ import pytest
 
 from verifier.errors import InputError, MemoryLimitError, TimeLimitError
 from verifier.network.graph import feedforward
-from verifier.regions import in_tiles, plane, plane_tiles
+from verifier.regions import in_tiles, line, lines, plane, plane_tiles
 
 PENTAGON = 2 * np.array([[0.0, -1.0], [1.0, -0.2], [0.6, 1.0], [-0.7, 0.9], [-1.0, -0.3]])
 
@@ -89,3 +89,18 @@ def test_deadlines():
     network, rng = mlp([4, 40, 40, 3]), np.random.default_rng(1)
     with pytest.raises(TimeLimitError, match="time was over"):
         plane(network, *rng.normal(size=(3, 4)), deadline=time.monotonic())
+
+
+def test_deadlines_stop_lines_of_all_kinds():
+    rng = np.random.default_rng(2)
+    small, wide = mlp([4, 40, 3]), mlp([4, 900, 900, 3])
+    starts, ends = rng.normal(size=(2, 500, 4))
+    for exact in (False, True):
+        with pytest.raises(TimeLimitError, match="time was over"):
+            line(small, starts[0], ends[0], exact=exact, deadline=time.monotonic())
+    assert len(line(small, starts[0], ends[0], deadline=time.monotonic() + 60)) > 1
+    began = time.monotonic()
+    with pytest.raises(TimeLimitError, match="vertices"):
+        lines(wide, starts, ends, deadline=began + 0.3)  # takes tens of seconds
+    found = lines(wide, starts[:1], ends[:1], deadline=time.monotonic() + 60)
+    np.testing.assert_allclose(found.breakpoints, line(wide, starts[0], ends[0]).breakpoints, atol=1e-12)

@@ -54,6 +54,12 @@ class Chain:
     output: tuple[float, float]
     spare: list[tuple[Array, Array, Array]] = field(default_factory=list)
 
+    @property
+    def work(self) -> float:
+        """Multiplications for one line that every neuron cuts."""
+        pieces = np.cumsum(self.sizes[:-1]) + 2
+        return float((pieces * self.sizes[:-1] * self.sizes[1:]).sum())
+
     def trace(self, starts: Array, ends: Array) -> Trace:
         """The breakpoints of the lines from starts to ends ``(lines, n)``."""
         count, n = starts.shape

@@ -19,13 +19,16 @@ from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.regions.budget import UNLIMITED, Budget
 from verifier.regions.cells import Index
 from verifier.regions.line import LineRestriction
 from verifier.regions.patterns import Patterns
 from verifier.regions.subdivision import Level, is_piecewise, plan
 
 
-def exact_line(network: Network, start: Array, end: Array, listener: Listener = ignore) -> LineRestriction:
+def exact_line(
+    network: Network, start: Array, end: Array, budget: Budget = UNLIMITED, listener: Listener = ignore
+) -> LineRestriction:
     """The restriction with its breakpoints as rationals; the floats in it are those rationals, rounded.
 
     Breakpoints so close that they round to one float are kept: the pieces between them have length 0 in t.
@@ -33,6 +36,7 @@ def exact_line(network: Network, start: Array, end: Array, listener: Listener = 
     walk = _ExactWalk(network, start, end)
     began = time.monotonic()
     for node in network.nodes[1:]:
+        budget.take(0, 0, f"at node {node.name!r}")
         walk.step(node)
         if is_piecewise(node):
             left, pieces = len(network.activations) - len(walk.levels), len(walk.breaks) - 1

@@ -21,6 +21,7 @@ from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.regions.budget import Budget
 from verifier.regions.cells import Index, Segments
 from verifier.regions.chain import ChainLevels, chain
 from verifier.regions.patterns import Patterns
@@ -28,6 +29,9 @@ from verifier.regions.subdivision import Subdivision
 
 if TYPE_CHECKING:
     from verifier.regions.classes import ClassBands
+
+UNINTERRUPTED = 1e9
+"""Multiplications that the compiled walk, which cannot be stopped, may take under a deadline: about half a second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,17 +185,25 @@ class LineRestrictions(Sequence[LineRestriction]):
 
 
 def line(
-    network: Network, start: npt.ArrayLike, end: npt.ArrayLike, *, exact: bool = False, listener: Listener = ignore
+    network: Network,
+    start: npt.ArrayLike,
+    end: npt.ArrayLike,
+    *,
+    exact: bool = False,
+    deadline: float | None = None,
+    listener: Listener = ignore,
 ) -> LineRestriction:
     """Restrict a network to the segment from ``start`` to ``end``.
 
     Args:
         start, end: one input each, flattened or in the network's input shape.
         exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
+        deadline: ``time.monotonic`` seconds at which the work stops.
         listener: is told how many pieces there are after each layer.
 
     Raises:
         InputError: if a shape does not fit or an end contains NaN or infinity.
+        TimeLimitError: if the deadline passes.
     """
     a, b = _end(network, start, "start"), _end(network, end, "end")
     if len(a) != 1 or len(b) != 1:
@@ -199,25 +211,35 @@ def line(
     if exact:
         from verifier.regions.exact import exact_line
 
-        return exact_line(network, a[0], b[0], listener)
-    return _restrict(network, a, b, listener)[0]
+        return exact_line(network, a[0], b[0], Budget(None, deadline), listener)
+    return _restrict(network, a, b, Budget(None, deadline), listener)[0]
 
 
 def lines(
-    network: Network, starts: npt.ArrayLike, ends: npt.ArrayLike, *, listener: Listener = ignore
+    network: Network,
+    starts: npt.ArrayLike,
+    ends: npt.ArrayLike,
+    *,
+    deadline: float | None = None,
+    listener: Listener = ignore,
 ) -> LineRestrictions:
     """Restrict a network to many segments at once.
 
     Args:
         starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
+        deadline: ``time.monotonic`` seconds at which the work stops.
         listener: is told how many pieces there are after each layer.
+
+    Raises:
+        InputError: if shapes do not fit or an end contains NaN or infinity.
+        TimeLimitError: if the deadline passes.
     """
     a, b = _end(network, starts, "starts"), _end(network, ends, "ends")
     if len(a) != len(b) and 1 not in (len(a), len(b)):
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b, listener)
+    return _restrict(network, a, b, Budget(None, deadline), listener)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -227,21 +249,22 @@ def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
     return batch.reshape(len(batch), network.input_size)
 
 
-def _restrict(network: Network, starts: Array, ends: Array, listener: Listener) -> LineRestrictions:
+def _restrict(network: Network, starts: Array, ends: Array, budget: Budget, listener: Listener) -> LineRestrictions:
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
     dense = chain(network)
-    if dense is not None:
+    if dense is not None and (budget.deadline is None or count * dense.work <= UNINTERRUPTED):
+        budget.take(0, 0, "before the first layer")
         trace = dense.trace(starts, ends)
         tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
         patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
         return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
     inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
-    walk = Subdivision(network, cells, inputs)
+    walk = Subdivision(network, cells, inputs, budget)
     walk.finish(listener, "line", "pieces")
     last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]])
     # the vertices in the order of the lines: every piece's start, and the end of every line's last piece

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse.linalg import norm as sparse_norm
 
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
@@ -29,6 +30,7 @@ from verifier.network.operators import (
     Sum,
 )
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.regions.budget import UNLIMITED, Budget
 
 UNIT = 2.0**-53
 MARGIN = 16.0
@@ -55,10 +57,11 @@ def _rms(x: Array) -> float:
     return float(np.sqrt(np.mean(x * x))) if x.size else 0.0
 
 
-def slacks(network: Network) -> dict[str, Slack]:
+def slacks(network: Network, budget: Budget = UNLIMITED) -> dict[str, Slack]:
     """The tolerance factors of every node."""
     result: dict[str, Slack] = {}
     for node in network.nodes:
+        budget.take(0, 0, f"at node {node.name!r}")
         if not node.inputs:
             result[node.name] = Slack(np.ones(node.size), np.zeros(node.size))
         else:
@@ -77,7 +80,9 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
     operator, first = node.operator, inputs[0]
     match operator:
         case Dense():
-            norms = np.broadcast_to(np.linalg.norm(operator.weight, axis=1), node.shape)
+            sparse = operator.sparse_weight
+            norms = np.linalg.norm(operator.weight, axis=1) if sparse is None else sparse_norm(sparse, axis=1)
+            norms = np.broadcast_to(norms, node.shape)
             bias = np.broadcast_to(np.abs(operator.bias), node.shape)
         case Conv():
             norms = np.linalg.norm(operator.weight.reshape(len(operator.weight), -1), axis=1)

@@ -10,6 +10,7 @@ What every node decides on every cell, its `Level`, is kept packed: it is the ce
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from verifier.errors import UnsupportedOperatorError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Array
+from verifier.network.operators import Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
 from verifier.regions import kernels
 from verifier.regions.budget import UNLIMITED, Budget
@@ -30,6 +31,8 @@ from verifier.regions.rounding import Slack, input_scale, output_scale, slacks
 
 CHUNK = 1 << 18
 """Entries that a convolution's windows may take at once."""
+PRODUCT = 1 << 28
+"""Multiplications of a dense layer between two looks at the clock, if there is a deadline."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class Plan:
 _plans: weakref.WeakKeyDictionary[Network, Plan] = weakref.WeakKeyDictionary()
 
 
-def plan(network: Network) -> Plan:
+def plan(network: Network, budget: Budget = UNLIMITED) -> Plan:
     """The network's plan (kept as long as the network lives)."""
     found = _plans.get(network)
     if found is None:
@@ -93,7 +96,7 @@ def plan(network: Network) -> Plan:
             and len(readers[n.name]) == 1
             and isinstance(readers[n.name][0].operator, MaxPool)
         )
-        found = _plans[network] = Plan(slacks(network), last_use, fused)
+        found = _plans[network] = Plan(slacks(network, budget), last_use, fused)
     return found
 
 
@@ -209,7 +212,7 @@ class Subdivision(Carrier):
     def __init__(self, network: Network, cells: Cells, inputs: Array, budget: Budget = UNLIMITED) -> None:
         super().__init__(cells, budget)
         self.network = network
-        self.plan = plan(network)
+        self.plan = plan(network, budget)
         self.levels: list[Level] = []
         x = np.ascontiguousarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
         self.values[network.input], self.scales[network.input] = x, input_scale(x)
@@ -298,8 +301,12 @@ def forward(network: Network, node: Node, inputs: list[Array], budget: Budget = 
     """An affine node at many points: flattened values in and out, in chunks of bounded memory."""
     count = len(inputs[0])
     shapes = [network[i].shape for i in node.inputs]
-    window = int(np.prod(getattr(node.operator, "weight", np.ones(1)).shape[1:])) if len(node.shape) == 3 else 1
-    step = max(1, CHUNK // max(1, node.size // node.shape[0] * window)) if len(node.shape) == 3 else max(count, 1)
+    step = max(count, 1)
+    if len(node.shape) == 3:
+        window = int(np.prod(getattr(node.operator, "weight", np.ones(1)).shape[1:]))
+        step = max(1, CHUNK // max(1, node.size // node.shape[0] * window))
+    elif budget.deadline is not None and isinstance(node.operator, Dense):
+        step = max(1, PRODUCT // math.prod(node.operator.weight_shape))
     if count <= step:
         value = node.operator.forward(*(x.reshape(count, *s) for x, s in zip(inputs, shapes)))
         return np.ascontiguousarray(value).reshape(count, -1)

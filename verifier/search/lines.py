@@ -31,16 +31,22 @@ class LineHits:
     margins: Array
 
 
-def along_lines(query: Query, starts: Array, ends: Array, keep: int = 16, pieces: int = 2048) -> LineHits:
+def along_lines(
+    query: Query, starts: Array, ends: Array, keep: int = 16, pieces: int = 2048, deadline: float | None = None
+) -> LineHits:
     """Look for witnesses on the segments from ``starts`` to ``ends``, ``(lines, n)`` each (one start serves all).
 
     Args:
         keep: how many near misses to return.
         pieces: how many pieces have their gradient compared, at most; those with the best outputs first.
+        deadline: ``time.monotonic`` seconds at which the work stops.
+
+    Raises:
+        TimeLimitError: if the deadline passes.
     """
     from verifier.regions import lines
 
-    found = lines(query.network, starts, ends)
+    found = lines(query.network, starts, ends, deadline=deadline)
     first = np.delete(np.arange(len(found.breakpoints)), found.offsets[1:] - 1)
     line = np.repeat(np.arange(len(found)), np.diff(found.offsets) - 1)
     t0, t1 = found.breakpoints[first], found.breakpoints[first + 1]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.engines.base import Deadline
+from verifier.errors import TimeLimitError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
@@ -183,11 +184,16 @@ class _Search:
             return 0
         return int(np.clip(left / 5 / self.line_seconds, 1, LINES))
 
-    def _along(self, origin: Array, ends: Array) -> LineHits:
+    def _along(self, origin: Array, ends: Array) -> LineHits | None:
+        """What lines find; None if the time does not suffice."""
         from verifier.search.lines import along_lines
 
         began = time.monotonic()
-        hits = along_lines(self.query, origin, ends, pieces=int(np.clip(4 * self.batch, 16, 2048)))
+        pieces = int(np.clip(4 * self.batch, 16, 2048))
+        try:
+            hits = along_lines(self.query, origin, ends, pieces=pieces, deadline=self.deadline.at)
+        except TimeLimitError:
+            return None
         self.line_seconds = (time.monotonic() - began) / len(ends)
         return hits
 
