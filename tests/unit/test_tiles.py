@@ -101,6 +101,6 @@ def test_deadlines_stop_lines_of_all_kinds():
     assert len(line(small, starts[0], ends[0], deadline=time.monotonic() + 60)) > 1
     began = time.monotonic()
     with pytest.raises(TimeLimitError, match="vertices"):
-        lines(wide, starts, ends, deadline=began + 0.3)  # takes tens of seconds
+        lines(wide, starts[:60], ends[:60], deadline=began + 0.1)  # takes seconds
     found = lines(wide, starts[:1], ends[:1], deadline=time.monotonic() + 60)
     np.testing.assert_allclose(found.breakpoints, line(wide, starts[0], ends[0]).breakpoints, atol=1e-12)
