@@ -61,6 +61,20 @@ def test_plane(model, capsys):
         assert {int(r["region"]) for r in csv.DictReader(file)} == set(range(len(found)))
 
 
+def test_plane_in_tiles(model, capsys):
+    folder, network = model
+    corners = [str(folder / f"x{k}.npy") for k in range(3)]
+    words = ["plane", str(folder / "net.onnx"), *corners, "--quiet", "--out", str(folder / "map.npz")]
+    assert main([*words, "--memory", "3e-5"]) == 0
+    text = capsys.readouterr().out
+    files = sorted(folder.glob("map-*.npz"))
+    assert f"cut into {len(files)} tiles" in text
+    assert len(files) > 1
+    assert main(words) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert [x for x in text.splitlines() if x.startswith("class")] == [x for x in whole if x.startswith("class")]
+
+
 def test_attribute(model, capsys):
     folder, network = model
     out = folder / "a.npz"
@@ -85,10 +99,15 @@ def test_attribute(model, capsys):
         ["plane", "net.onnx", "x0.npy", "x1.npy"],
         ["attribute", "net.onnx", "x0.npy", "--target", "9"],
         ["attribute", "net.onnx", "x0.npy", "--method", "simpson"],
+        ["attribute", "net.onnx", "x0.npy", "--target", "1", "--shape", "1,2,2"],
+        ["line", "net.onnx", "x0.npy", "wrong.txt"],
+        ["plane", "net.onnx", "x0.npy", "x1.npy", "wrong.txt"],
+        ["plane", "net.onnx", "x0.npy", "x1.npy", "x2.npy", "--memory", "1e-9"],
     ],
 )
 def test_bad_usage_is_status_2(model, words, capsys, monkeypatch):
     monkeypatch.chdir(model[0])
+    (model[0] / "wrong.txt").write_text("1 2 3 4")
     assert main(words) == 2
     assert "error:" in capsys.readouterr().err
 

@@ -25,9 +25,11 @@ def mlp(sizes, seed=0):
 def test_tiles_cover_the_polygon_and_agree_with_the_whole():
     network, frame = mlp([4, 40, 40, 3]), np.random.default_rng(1).normal(size=(3, 4))
     whole = plane(network, *frame, PENTAGON)
-    parts = list(plane_tiles(network, *frame, PENTAGON, memory=2e-4))
+    tiles, parts = zip(*plane_tiles(network, *frame, PENTAGON, memory=2e-4), strict=True)
     assert len(parts) > 8
     assert all(len(part) < len(whole) for part in parts)
+    np.testing.assert_allclose(sum(t.share for t in tiles), 1, rtol=1e-12)
+    np.testing.assert_allclose([t.share for t in tiles], [p.areas.sum() / whole.areas.sum() for p in parts], rtol=1e-9)
     np.testing.assert_allclose(sum(p.areas.sum() for p in parts), whole.areas.sum(), rtol=1e-12)
     areas = sum(p.classes().areas for p in parts)
     np.testing.assert_allclose(areas, whole.classes().areas, rtol=1e-9, atol=1e-12)
@@ -36,7 +38,8 @@ def test_tiles_cover_the_polygon_and_agree_with_the_whole():
         return {row.tobytes() for row in np.concatenate(list(restriction.pattern().values()), axis=1)}
 
     assert set().union(*(patterns(p) for p in parts)) == patterns(whole)
-    (only,) = plane_tiles(network, *frame, PENTAGON, memory=1.0)
+    ((tile, only),) = plane_tiles(network, *frame, PENTAGON, memory=1.0)
+    assert tile.share == 1
     np.testing.assert_array_equal(only.vertices, whole.vertices)
 
 
@@ -53,7 +56,9 @@ def test_the_memory_limit_holds():
     Path("/proc/self/clear_refs").write_text("5")  # the largest so far is forgotten
     before = resident("VmRSS")
     parts = plane_tiles(network, *frame, memory=0.1)
-    assert len(next(parts)) > 1000
+    tile, part = next(parts)
+    assert len(part) > 1000
+    assert tile.share < 1
     assert resident("VmHWM") - before < 0.1 * 2**30
 
 

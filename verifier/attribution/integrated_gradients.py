@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError
+from verifier.events import Listener, ignore
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array
 from verifier.regions.cells import Index
@@ -53,10 +54,14 @@ class IntegratedGradients:
 
     Args:
         network: the network.
+        listener: is told how many linear pieces there are after each layer.
     """
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, *, listener: Listener = ignore) -> None:
+        self.network, self.listener = network, listener
+
+    def _path(self, inputs: npt.ArrayLike, baselines: npt.ArrayLike | None, target: Target) -> Path:
+        return Path(self.network, inputs, baselines, target, self.listener)
 
     def attribute(
         self,
@@ -80,7 +85,7 @@ class IntegratedGradients:
         Returns:
             attributions of the shape of ``inputs``; with the deltas ``(batch,)`` if asked for.
         """
-        path = Path(self.network, inputs, baselines, target)
+        path = self._path(inputs, baselines, target)
         result = path.exact() if method == "exact" else path.sampled(method, n_steps)
         shaped = result.reshape(path.shape)
         if not return_convergence_delta:
@@ -97,7 +102,7 @@ class IntegratedGradients:
         n_steps: int,
     ) -> Array:
         """Exact relative error ``Σ|sampled - exact| / Σ|exact|`` of a quadrature rule, per input ``(batch,)``."""
-        path = Path(self.network, inputs, baselines, target)
+        path = self._path(inputs, baselines, target)
         return path.error(method, n_steps)
 
     def samples_for(
@@ -118,7 +123,7 @@ class IntegratedGradients:
         """
         if not error > 0:
             raise InputError(f"the error must be positive, got {error}")
-        path = Path(self.network, inputs, baselines, target)
+        path = self._path(inputs, baselines, target)
         return np.array([p.samples_for(error, method, limit) for p in path.each()], dtype=np.int64)
 
     def conductance(
@@ -134,7 +139,7 @@ class IntegratedGradients:
         along the line (Dhamdhere, Sundararajan, Yan, "How Important Is a Neuron?", ICLR 2019).
         """
         node = self.network[layer]
-        path = Path(self.network, inputs, baselines, target)
+        path = self._path(inputs, baselines, target)
         return np.stack([p.conductance(node) for p in path.each()])
 
 
@@ -149,7 +154,12 @@ class Path:
     """
 
     def __init__(
-        self, network: Network, inputs: npt.ArrayLike, baselines: npt.ArrayLike | None, target: Target
+        self,
+        network: Network,
+        inputs: npt.ArrayLike,
+        baselines: npt.ArrayLike | None,
+        target: Target,
+        listener: Listener = ignore,
     ) -> None:
         x, _ = network.batch(inputs)
         base = np.zeros_like(x[:1]) if baselines is None else network.batch(baselines)[0]
@@ -157,7 +167,7 @@ class Path:
             raise InputError(f"{len(base)} baselines for {len(x)} inputs", fix="give one, or one for each input")
         self.network, self.shape = network, np.shape(inputs)
         self.targets = _targets(network, target, len(x))
-        self.lines: LineRestrictions = lines(network, base, x)
+        self.lines: LineRestrictions = lines(network, base, x, listener=listener)
         ends = self.lines.offsets[1:] - 1
         self.lengths = np.delete(np.diff(self.lines.breakpoints), ends[:-1])
         self.owner = np.repeat(np.arange(len(x)), np.diff(self.lines.offsets) - 1)

@@ -24,6 +24,12 @@ def add_parser(subparsers: Any) -> None:
         help="exact (default), left, right, midpoint, trapezoid, gausslegendre; or gradient, the plain gradient map",
     )  # fmt: skip
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="gradient samples of a rule (50)")
+    parser.add_argument(
+        "--shape",
+        type=image_shape,
+        metavar="C,H,W",
+        help="draw the inputs as an image of this shape (the network's own)",
+    )
     parser.add_argument("--layer", metavar="NODE", help="exact conductance of this node's entries instead")
     parser.add_argument(
         "--out", type=Path, action="append", default=[], metavar="FILE",
@@ -33,24 +39,35 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def image_shape(text: str) -> tuple[int, ...]:
+    """An argparse type: three sizes."""
+    sizes = tuple(int(word) if word.strip().isdigit() else 0 for word in text.split(","))
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError("expected channels, height and width, such as 1,28,28")
+    return sizes
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
     import verifier
     from verifier.attribution import IntegratedGradients
-    from verifier.commands.common import read_array
+    from verifier.commands.common import progress_listener, read_input
+    from verifier.errors import InputError
     from verifier.report import tables
 
     for path in args.out:
         tables.check_suffix(path)
     network = verifier.load(args.model)
-    x = read_array(args.input).reshape(-1)
-    baseline = np.zeros(network.input_size) if args.baseline is None else read_array(args.baseline).reshape(-1)
+    x = read_input(args.input, network)
+    baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network)
     y = network.forward(x).reshape(-1)
     target = int(np.argmax(y)) if args.target is None else args.target
-    ig = IntegratedGradients(network)
-    shape = network.input_shape
+    ig = IntegratedGradients(network, listener=progress_listener(args))
+    shape = args.shape or network.input_shape
+    if np.prod(shape) != network.input_size:
+        raise InputError(f"--shape {args.shape} does not fit the network's {network.input_size} inputs")
     if args.layer is not None:
         values, shape = ig.conductance(args.layer, x, baseline, target)[0], network[args.layer].shape
         what = f"conductance of {args.layer}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from verifier.errors import InputError
 from verifier.events import Event, Listener, Note, Progress, StageStarted, ignore
+from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.options import BOUNDS, Options
 from verifier.verdict import Certainty, Status, Verdict, Witness
@@ -89,6 +90,28 @@ def read_array(path: Path) -> Array:
     if not np.isfinite(array).all():
         raise InputError("contains NaN or infinity", place=str(path))
     return array
+
+
+def read_inputs(path: Path, network: Network) -> Array:
+    """One or more inputs of a network from a file that `read_array` reads, ``(count, n)``.
+
+    Raises:
+        InputError: naming the file, if its numbers are not whole inputs.
+    """
+    numbers = read_array(path)
+    if not numbers.size or numbers.size % network.input_size:
+        raise InputError(
+            f"holds {numbers.size} numbers, but an input of the network has {network.input_size}", place=str(path)
+        )
+    return numbers.reshape(-1, network.input_size)
+
+
+def read_input(path: Path, network: Network) -> Array:
+    """A single input, ``(n,)``: see `read_inputs`."""
+    inputs = read_inputs(path, network)
+    if len(inputs) != 1:
+        raise InputError(f"holds {len(inputs)} inputs, one is wanted", place=str(path))
+    return inputs[0]
 
 
 # -- progress --------------------------------------------------------------------------------------------

@@ -33,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import verifier
-    from verifier.commands.common import progress_listener, read_array
+    from verifier.commands.common import progress_listener, read_input
     from verifier.regions import line
     from verifier.report import tables
 
     for path in args.out:
         tables.check_suffix(path)
     network = verifier.load(args.model)
-    start, end = read_array(args.start), read_array(args.end)
-    found = line(network, start.reshape(-1), end.reshape(-1), exact=args.exact, listener=progress_listener(args))
+    start, end = read_input(args.start, network), read_input(args.end, network)
+    found = line(network, start, end, exact=args.exact, listener=progress_listener(args))
     bands = found.classes(best=args.best)
     print(f"{len(found):,} linear pieces on a line of length {np.linalg.norm(found.end - found.start):.6g}")
     for first, last, label in zip(bands.boundaries[:-1], bands.boundaries[1:], bands.labels.tolist(), strict=True):

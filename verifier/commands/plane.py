@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.regions.classes import ClassMap
+    from verifier.regions.plane import PlaneRestriction
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.common import positive
+
     parser = subparsers.add_parser(
         "plane",
         help="the network on a polygon in a plane, exactly",
@@ -26,6 +32,10 @@ def add_parser(subparsers: Any) -> None:
         "--out", type=Path, action="append", default=[], metavar="FILE",
         help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=positive, default=4.0, metavar="GIB",
+        help="past this much memory the polygon is cut into tiles, and files are written for each tile (4)",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.set_defaults(run=run)
 
@@ -35,24 +45,50 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import verifier
-    from verifier.commands.common import progress_listener, read_array
-    from verifier.errors import InputError
-    from verifier.regions import plane
+    from verifier.commands.common import progress_listener, read_inputs
+    from verifier.regions import plane_tiles
     from verifier.report import tables
 
     for path in args.out:
         tables.check_suffix(path)
     network = verifier.load(args.model)
-    numbers = np.concatenate([read_array(path).reshape(-1) for path in args.corners])
-    if numbers.size % network.input_size:
-        raise InputError(f"{numbers.size} numbers are not corners of {network.input_size} numbers each")
-    found = plane(network, numbers.reshape(-1, network.input_size), listener=progress_listener(args))
-    classes = found.classes(best=args.best)
-    total = found.areas.sum()
-    print(f"{len(found):,} linear regions, {len(found.vertices):,} vertices, {len(found.neighbours):,} shared edges")
-    for label, area in enumerate(classes.areas.tolist()):
+    corners = np.concatenate([read_inputs(path, network) for path in args.corners])
+    areas = np.zeros(network.output_size)
+    number = 0
+    for tile, found in plane_tiles(network, corners, memory=args.memory, listener=progress_listener(args)):
+        number += 1
+        classes = found.classes(best=args.best)
+        areas += classes.areas
+        sizes = (
+            f"{len(found):,} linear regions, {len(found.vertices):,} vertices, {len(found.neighbours):,} shared edges"
+        )
+        whole = tile.share == 1
+        if not whole:
+            low, high = tile.corners.min(axis=0), tile.corners.max(axis=0)
+            sizes = (
+                f"tile {number} (s = {low[0]:.6g} to {high[0]:.6g}, t = {low[1]:.6g} to {high[1]:.6g}; "
+                f"{tile.share:.4%} of the area): {sizes}"
+            )
+        print(sizes, flush=True)
+        for path in args.out:
+            _write(path if whole else path.with_stem(f"{path.stem}-{number}"), found, classes)
+    if number > 1:
+        print(
+            f"The polygon did not fit into {args.memory:g} GiB and was cut into {number} tiles, each of which has files "
+            "of its own; a region that a tile's border cuts counts in each tile."
+        )
+    for label, area in enumerate(areas.tolist()):
         if area > 0:
-            print(f"class {label:<4} {area / total:9.4%} of the area")
+            print(f"class {label:<4} {area / areas.sum():9.4%} of the area")
+    return 0
+
+
+def _write(path: Path, found: PlaneRestriction, classes: ClassMap) -> None:
+    """Write a restriction and its classes to one file."""
+    import numpy as np
+
+    from verifier.report import tables
+
     arrays = {
         "vertices": found.vertices,
         "offsets": found.offsets,
@@ -79,6 +115,4 @@ def run(args: argparse.Namespace) -> int:
 
         return plane_plot(classes)
 
-    for path in args.out:
-        tables.write(path, arrays, rows, figure)
-    return 0
+    tables.write(path, arrays, rows, figure)

@@ -258,7 +258,9 @@ def _plane_through(network: Network, corners: npt.ArrayLike) -> tuple[Plane, Arr
     coordinates, *_ = np.linalg.lstsq(np.stack([u, v], axis=1), rest.T, rcond=None)
     if np.abs(np.stack([u, v], axis=1) @ coordinates - rest.T).max() > 1e-9 * lengths.max():
         raise InputError("the polygon's corners do not lie in one plane")
-    return Plane(origin, u, v), np.concatenate([[[0.0, 0.0]], coordinates.T])
+    plane_coordinates = np.concatenate([[[0.0, 0.0]], coordinates.T])
+    plane_coordinates[[1, k + 1]] = np.eye(2)  # exactly
+    return Plane(origin, u, v), plane_coordinates
 
 
 def _edges(offsets: Index, indices: Index) -> tuple[Index, Index]:

@@ -77,7 +77,7 @@ def plane_tiles(
     *,
     memory: float = 4.0,
     listener: Listener = ignore,
-) -> Iterator[PlaneRestriction]:
+) -> Iterator[tuple[Tile, PlaneRestriction]]:
     """Restrict a network to a convex polygon of a plane, tile by tile if the whole does not fit into memory.
 
     All restrictions share one plane, so their coordinates fit together; each is dropped by the caller when it has
@@ -89,14 +89,14 @@ def plane_tiles(
         listener: is told how many polygons there are after each layer of each tile.
 
     Yields:
-        the tiles' restrictions; a single one if the whole polygon fits.
+        the tiles with their restrictions; a single one, whose share is 1, if the whole polygon fits.
     """
     where, corners = plane_of(network, origin, u, v, polygon)
 
     def work(tile: Tile) -> PlaneRestriction:
         return plane(network, where.origin, where.u, where.v, tile.corners, memory=memory, listener=listener)
 
-    return (restriction for _, restriction in in_tiles(corners, work))
+    return in_tiles(corners, work)
 
 
 def _halves(corners: Array, axis: int) -> tuple[Array, Array]:

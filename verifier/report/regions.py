@@ -21,8 +21,8 @@ ACAS_XU = ("clear of conflict", "weak left", "weak right", "strong left", "stron
 """The advisories of ACAS Xu in the order of its outputs; the smallest output is the advisory."""
 
 COLOURS = (
-    "#d7e8ee", "#f3b562", "#7fb685", "#c8553d", "#426a8c",
-    "#9c89b8", "#e8c7c8", "#6b705c", "#ddbea9", "#264653",
+    "#94c3d4", "#f3b562", "#7fb685", "#c8553d", "#426a8c",
+    "#9c89b8", "#e29ab5", "#6b705c", "#cfb9a0", "#1d3540",
 )  # fmt: skip
 """One colour per class, repeated beyond the tenth."""
 
@@ -44,8 +44,9 @@ def line_plot(restriction: LineRestriction, outputs: Sequence[int] | None = None
     heights = [5.0, 0.45, 0.35] if best else [5.0, 0.35]
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for k in chosen:
-        colour = COLOURS[k % len(COLOURS)] if k else "#5c9ead"
-        axes[0].plot(t, values[:, k], color=colour, linewidth=1.8, label=str(k), solid_joinstyle="round")
+        axes[0].plot(
+            t, values[:, k], color=COLOURS[k % len(COLOURS)], linewidth=1.8, label=str(k), solid_joinstyle="round"
+        )
     axes[0].set_ylabel("output")
     axes[0].set_title(f"{len(restriction):,} linear pieces", loc="left", color=INK, fontsize=11)
     if len(chosen) > 1:
@@ -206,8 +207,10 @@ def _bands(axes: Any, bands: ClassBands) -> None:
     colours = [COLOURS[k % len(COLOURS)] for k in bands.labels.tolist()]
     axes.bar(starts, np.ones(len(starts)), widths, align="edge", color=colours, linewidth=0)
     for start, width, label in zip(starts, widths, bands.labels.tolist(), strict=True):
-        if width > 0.03:
-            axes.text(start + width / 2, 0.5, str(label), ha="center", va="center", fontsize=8, color=INK)
+        if width > 0.02:
+            red, green, blue = (int(COLOURS[label % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5))
+            ink = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 130 else "white"
+            axes.text(start + width / 2, 0.5, str(label), ha="center", va="center", fontsize=8, color=ink)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.tick_params(length=0)
