@@ -62,7 +62,7 @@ def test_plane(model, capsys):
 
 
 def test_plane_in_tiles(model, capsys):
-    folder, network = model
+    folder, _ = model
     corners = [str(folder / f"x{k}.npy") for k in range(3)]
     words = ["plane", str(folder / "net.onnx"), *corners, "--quiet", "--out", str(folder / "map.npz")]
     assert main([*words, "--memory", "3e-5"]) == 0
