@@ -7,20 +7,98 @@ Compiled by numba at first use and kept on disk; releases the interpreter lock, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from verifier.network.operators import Array
 
 OUTWARD = 2.0**-48
 UNIT = 2.0**-53
+SLACK = 1e-12
+"""Relative reserve for sums of at most some hundred terms (γ_500 < 1e-13)."""
 
 
 def jit(function: Any) -> Any:
     """Compiled without the interpreter lock; sums in any order, fused or not (the analysis covers both)."""
     return njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")(function)
+
+
+class Chain(NamedTuple):
+    """The hidden layers of a chain, all units numbered from the first layer to the last.
+
+    Attributes:
+        flat, offsets: the weights one after the other, and where each layer's begin.
+        biases: of all units.
+        starts: the first unit of each layer, and the end.
+        is_relu: whether a ReLU follows the layer.
+        errors, interval_errors: rounding slack of the units' backward bounds, and of their interval bounds.
+    """
+
+    flat: Array
+    offsets: npt.NDArray[np.int64]
+    biases: Array
+    starts: npt.NDArray[np.int64]
+    is_relu: npt.NDArray[np.bool_]
+    errors: Array
+    interval_errors: Array
+
+
+class Work(NamedTuple):
+    """Working memory for one box: its middle and radius, its ReLUs' lines, and scratch space.
+
+    Attributes:
+        middle, radius: of the box.
+        lower_slope, upper_slope, upper_intercept: the line below (through 0) and the line above each ReLU.
+        live, counts: the units of each layer that are not off, and how many.
+        reach: ``(units, n)`` how far each input moves the open units' upper bounds.
+        ping, pong, constant, picked: rows on their way back.
+        centers, spreads: values of the layer before.
+    """
+
+    middle: Array
+    radius: Array
+    lower_slope: Array
+    upper_slope: Array
+    upper_intercept: Array
+    live: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    reach: Array
+    ping: Array
+    pong: Array
+    constant: Array
+    picked: npt.NDArray[np.int64]
+    centers: Array
+    spreads: Array
+
+
+@jit
+def workspace(chain: Chain, inputs: int, rows: int) -> Work:
+    """Working memory for boxes of so many inputs, and for so many rows over the last layer."""
+    layers = chain.is_relu.size
+    widest = inputs
+    for k in range(layers):
+        widest = max(widest, chain.starts[k + 1] - chain.starts[k])
+    most = max(2 * widest, rows)
+    total = chain.starts[layers]
+    return Work(
+        np.empty(inputs),
+        np.empty(inputs),
+        np.ones(total),
+        np.ones(total),
+        np.zeros(total),
+        np.empty(total, dtype=np.int64),
+        np.zeros(layers, dtype=np.int64),
+        np.zeros((total, inputs)),
+        np.empty((most, widest)),
+        np.empty((most, widest)),
+        np.empty(most),
+        np.empty(most, dtype=np.int64),
+        np.empty(widest),
+        np.empty(widest),
+    )
 
 
 @jit
@@ -67,37 +145,25 @@ def _multiply(cur: Array, nxt: Array, rows: int, live: Any, count: int, weight: 
 
 
 @jit
-def _backward(
-    cur: Array,
-    nxt: Array,
-    constant: Array,
-    rows: int,
-    layer: int,
-    flat: Array,
-    offsets: Any,
-    biases: Array,
-    starts: Any,
-    is_relu: Any,
-    lower_slope: Array,
-    upper_slope: Array,
-    upper_intercept: Array,
-    live: Any,
-    counts: Any,
-    cost: Array,
-) -> Array:
-    """Rows over the outputs of hidden layer ``layer`` (in ``cur``) taken back to the input; returns where they are."""
+def backward(chain: Chain, work: Work, lower_slope: Array, rows: int, layer: int, cost: Array) -> Array:
+    """Rows over the outputs of hidden layer ``layer`` taken back to the input.
+
+    The rows are in ``work.ping``, their constants in ``work.constant`` (added to). What each ReLU's upper line costs
+    is added to ``cost`` (if that is not empty). Returns where the rows over the input are.
+    """
+    cur, nxt, constant = work.ping, work.pong, work.constant
     for k in range(layer, -1, -1):
-        first, size = starts[k], starts[k + 1] - starts[k]
-        count = counts[k]
-        units = live[first : first + count]
-        bias = biases[first : first + size]
-        weight = flat[offsets[k] : offsets[k + 1]].reshape(size, -1)
-        low_slope, up_slope = lower_slope[first : first + size], upper_slope[first : first + size]
-        up_intercept = upper_intercept[first : first + size]
+        first, size = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
+        count = work.counts[k]
+        units = work.live[first : first + count]
+        bias = chain.biases[first : first + size]
+        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(size, -1)
+        low_slope, up_slope = lower_slope[first : first + size], work.upper_slope[first : first + size]
+        up_intercept = work.upper_intercept[first : first + size]
         for r in range(rows):
             total = 0.0
             row = cur[r]
-            if is_relu[k]:
+            if chain.is_relu[k]:
                 for p in range(count):
                     i = units[p]
                     a = row[i]
@@ -120,221 +186,153 @@ def _backward(
 
 
 @jit
-def _least(row: Array, middle: Array, radius: Array) -> float:
-    """The least value of ``row @ x`` on a box."""
-    total = 0.0
-    for j in range(middle.size):
-        total += row[j] * middle[j] - abs(row[j]) * radius[j]
-    return total
+def _least(row: Array, constant: float, work: Work, spaces: Array, count: int) -> float:
+    """A lower bound of ``row @ x + constant`` where ``spaces[h] @ (x, 1) <= 0`` for each h, on the box.
+
+    One half-space at a time, its multiplier at the best kink of the dual function (weak duality: any is sound).
+    """
+    middle, radius = work.middle, work.radius
+    n = middle.size
+    least, value, size = constant, constant, abs(constant)
+    for j in range(n):
+        value += row[j] * middle[j]
+        least += row[j] * middle[j] - abs(row[j]) * radius[j]
+        size += abs(row[j]) * (abs(middle[j]) + radius[j])
+    best = least
+    for h in range(count):
+        space = spaces[h]
+        there, level, size_h = space[n], space[n], abs(space[n])
+        for j in range(n):
+            level += space[j] * middle[j]
+            there += space[j] * (middle[j] + (-radius[j] if row[j] > 0.0 else radius[j]))
+            size_h += abs(space[j]) * (abs(middle[j]) + radius[j])
+        if there <= 0.0:
+            continue
+        for k in range(n):
+            if row[k] * space[k] < 0.0 and radius[k] > 0.0:
+                factor = -row[k] / space[k]
+                total = value + factor * level - SLACK * (size + factor * size_h)
+                for j in range(n):
+                    total -= abs(row[j] + factor * space[j]) * radius[j]
+                if total > best:  # not if it is NaN
+                    best = total
+    return best
 
 
 @jit
-def bound_boxes(
+def tighten(
+    chain: Chain,
+    work: Work,
     low: Array,
     high: Array,
-    pre_low: Array,
-    pre_high: Array,
-    outputs: Array,
-    output_bias: Array,
-    x_rows: Array,
-    wanted: Any,
-    flat: Array,
-    offsets: Any,
-    biases: Array,
-    starts: Any,
-    is_relu: Any,
-    errors: Array,
-    interval_errors: Array,
-    output_errors: Array,
-    lower: Array,
-    slopes: Array,
-    empty: Any,
-    unit: Any,
-    split_units: Any,
-    split_phases: Any,
-    split_count: Any,
+    z_low: Array,
+    z_high: Array,
+    units: Any,
+    phases: Any,
+    count: int,
     spaces: Array,
-) -> None:
-    """Bounds for boxes ``low, high (B, n)``; everything else by reference.
+) -> bool:
+    """Bounds of the hidden preactivations on one box and the lines that follow; False if no point is left in it.
 
     Args:
-        pre_low, pre_high: ``(B, units)`` bounds of all hidden preactivations that are already known (of a parent);
-            tightened in place where the sign is still open.
-        outputs, output_bias: ``(S, last hidden)`` and ``(S,)`` rows over the last hidden layer.
-        x_rows: ``(S, n)``: what each row adds directly on the input.
-        wanted: ``(B, S)`` which rows to bound.
-        flat, offsets, biases, starts, is_relu: the hidden layers: weights one after the other, where each begins,
-            all biases, the first unit of each layer, and whether a ReLU follows.
-        errors, interval_errors, output_errors: rounding slack of the preactivations' backward bounds, of their
-            interval bounds, and of the rows.
-        lower, slopes: results ``(B, S)`` and ``(B, S, n)`` (the linear function below each row, without constant).
-        empty: ``(B,)`` set where the bounds contradict each other.
-        unit: ``(B,)`` the open unit whose relaxation costs the rows most (-1: none is open).
+        low, high: the box.
+        z_low, z_high: known bounds (of a parent); tightened in place where the sign is still open.
+        units, phases, count: the ReLUs that were split and their signs (already in ``z_low, z_high``).
+        spaces: ``(>= count, n + 1)`` functions of the input (constant last) that are <= 0 where these signs hold:
+            known ones, or zeros; made tighter in place.
     """
-    layers = is_relu.size
-    inputs = low.shape[1]
-    widest = inputs
+    layers, inputs = chain.is_relu.size, low.size
+    middle, radius, constant = work.middle, work.radius, work.constant
+    ping, picked, none = work.ping, work.picked, np.zeros(0)
+    centers, spreads = work.centers, work.spreads
+    for j in range(inputs):
+        middle[j] = low[j] + (high[j] - low[j]) / 2
+        radius[j] = max(high[j] - middle[j], middle[j] - low[j]) * (1 + 4 * UNIT)
     for k in range(layers):
-        widest = max(widest, starts[k + 1] - starts[k])
-    most = max(2 * widest, outputs.shape[0])
-    ping, pong = np.empty((most, widest)), np.empty((most, widest))
-    constant = np.empty(most)
-    picked = np.empty(most, dtype=np.int64)
-    total = starts[layers]
-    cost, no_cost = np.zeros(total), np.zeros(0)
-    lower_slope, upper_slope, upper_intercept = np.ones(total), np.ones(total), np.zeros(total)
-    live = np.empty(total, dtype=np.int64)
-    counts = np.zeros(layers, dtype=np.int64)
-    middle, radius = np.empty(inputs), np.empty(inputs)
-    centers, spreads = np.empty(widest), np.empty(widest)
-    for box in range(low.shape[0]):
-        for j in range(inputs):
-            middle[j] = low[box, j] + (high[box, j] - low[box, j]) / 2
-            radius[j] = max(high[box, j] - middle[j], middle[j] - low[box, j]) * (1 + 4 * UNIT)
-        z_low, z_high = pre_low[box], pre_high[box]
-        for k in range(layers):
-            first, size = starts[k], starts[k + 1] - starts[k]
-            counts[k] = 0
-            if not is_relu[k]:
-                for i in range(size):
-                    live[first + i] = i
-                counts[k] = size
-                continue
-            weight = flat[offsets[k] : offsets[k + 1]].reshape(size, -1)
-            interval = k == 0 or is_relu[k - 1]
-            if k == 0:
-                centers[:inputs], spreads[:inputs] = middle, radius
-            elif interval:
-                before = starts[k - 1]
-                for j in range(weight.shape[1]):
-                    value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
-                    centers[j] = 0.5 * (value_low + value_high)
-                    spreads[j] = (0.5 + 2 * UNIT) * (value_high - value_low)
-            open_units = 0
+        first, size = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
+        work.counts[k] = 0
+        if not chain.is_relu[k]:
             for i in range(size):
-                if z_high[first + i] < 0.0:
-                    continue  # a bound of exactly zero may come from a phase: that has to be checked
-                if interval:
-                    center, spread = biases[first + i], interval_errors[first + i]
-                    row = weight[i]
-                    for j in range(row.size):
-                        center += row[j] * centers[j]
-                        spread += abs(row[j]) * spreads[j]
-                    z_low[first + i] = max(z_low[first + i], center - spread)
-                    z_high[first + i] = min(z_high[first + i], center + spread)
-                if z_low[first + i] < 0.0 and z_high[first + i] > 0.0 and k > 0:
-                    picked[open_units] = i
-                    open_units += 1
-            for p in range(open_units):
-                i = picked[p]
-                constant[2 * p], constant[2 * p + 1] = biases[first + i], -biases[first + i]
-                for j in range(weight.shape[1]):
-                    ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
-            found = _backward(
-                ping,
-                pong,
-                constant,
-                2 * open_units,
-                k - 1,
-                flat,
-                offsets,
-                biases,
-                starts,
-                is_relu,
-                lower_slope,
-                upper_slope,
-                upper_intercept,
-                live,
-                counts,
-                no_cost,
-            )
-            for p in range(open_units):
-                i = first + picked[p]
-                bound = _least(found[2 * p], middle, radius) + constant[2 * p] - errors[i]
-                z_low[i] = max(z_low[i], bound)
-                bound = _least(found[2 * p + 1], middle, radius) + constant[2 * p + 1] - errors[i]
-                z_high[i] = min(z_high[i], -bound)
-            count = 0
-            for i in range(size):
-                if z_low[first + i] > z_high[first + i]:
-                    empty[box] = True
-                    z_low[first + i] = z_high[first + i]
-                line = _line(z_low[first + i], z_high[first + i])
-                lower_slope[first + i], upper_slope[first + i], upper_intercept[first + i] = line
-                if line[1] > 0.0:
-                    live[first + count] = i
-                    count += 1
-            counts[k] = count
-        if empty[box]:
+                work.live[first + i] = i
+            work.counts[k] = size
             continue
-        rows = 0
-        for s in range(outputs.shape[0]):
-            if wanted[box, s]:
-                picked[rows] = s
-                constant[rows] = output_bias[s]
-                for j in range(outputs.shape[1]):
-                    ping[rows, j] = outputs[s, j]
-                rows += 1
-        cost[:] = 0.0
-        found = _backward(
-            ping,
-            pong,
-            constant,
-            rows,
-            layers - 1,
-            flat,
-            offsets,
-            biases,
-            starts,
-            is_relu,
-            lower_slope,
-            upper_slope,
-            upper_intercept,
-            live,
-            counts,
-            cost,
-        )
-        for p in range(rows):
-            s = picked[p]
-            for j in range(inputs):
-                found[p, j] += x_rows[s, j]
-            lower[box, s] = _least(found[p], middle, radius) + constant[p] - output_errors[s]
-            for j in range(inputs):
-                slopes[box, s, j] = found[p, j]
-        for h in range(split_count[box]):
-            u = split_units[box, h]
-            k = 0
-            while starts[k + 1] <= u:
-                k += 1
-            sign = -1.0 if split_phases[box, h] > 0 else 1.0
-            weight = flat[offsets[k] : offsets[k + 1]].reshape(starts[k + 1] - starts[k], -1)
-            constant[0] = sign * biases[u]
+        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(size, -1)
+        interval = k == 0 or chain.is_relu[k - 1]
+        if k == 0:
+            centers[:inputs], spreads[:inputs] = middle, radius
+        elif interval:
+            before = chain.starts[k - 1]
             for j in range(weight.shape[1]):
-                ping[0, j] = sign * weight[u - starts[k], j]
-            found = _backward(
-                ping,
-                pong,
-                constant,
-                1,
-                k - 1,
-                flat,
-                offsets,
-                biases,
-                starts,
-                is_relu,
-                lower_slope,
-                upper_slope,
-                upper_intercept,
-                live,
-                counts,
-                no_cost,
-            )
+                value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
+                centers[j] = 0.5 * (value_low + value_high)
+                spreads[j] = (0.5 + 2 * UNIT) * (value_high - value_low)
+        open_units = 0
+        for i in range(size):
+            if z_high[first + i] < 0.0:
+                continue  # a bound of exactly zero may come from a phase: that has to be checked
+            if interval:
+                center, spread = chain.biases[first + i], chain.interval_errors[first + i]
+                row = weight[i]
+                for j in range(row.size):
+                    center += row[j] * centers[j]
+                    spread += abs(row[j]) * spreads[j]
+                z_low[first + i] = max(z_low[first + i], center - spread)
+                z_high[first + i] = min(z_high[first + i], center + spread)
+            if z_low[first + i] < 0.0 and z_high[first + i] > 0.0:
+                picked[open_units] = i
+                open_units += 1
+        for p in range(open_units):
+            i = picked[p]
+            constant[2 * p], constant[2 * p + 1] = chain.biases[first + i], -chain.biases[first + i]
+            for j in range(weight.shape[1]):
+                ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
+        found = backward(chain, work, work.lower_slope, 2 * open_units, k - 1, none)
+        for p in range(open_units):
+            i = first + picked[p]
             for j in range(inputs):
-                spaces[box, h, j] = found[0, j]
-            spaces[box, h, inputs] = constant[0] - errors[u]
-        unit[box] = -1
-        greatest = 0.0
-        for k in range(layers):
-            for i in range(starts[k], starts[k + 1]):
-                if is_relu[k] and z_low[i] < 0.0 and z_high[i] > 0.0 and cost[i] > greatest:
-                    greatest, unit[box] = cost[i], i
+                work.reach[i, j] = abs(found[2 * p + 1, j]) * radius[j]
+            if k > 0 or count > 0:
+                error = chain.errors[i]
+                z_low[i] = max(z_low[i], _least(found[2 * p], constant[2 * p] - error, work, spaces, count))
+                z_high[i] = min(z_high[i], -_least(found[2 * p + 1], constant[2 * p + 1] - error, work, spaces, count))
+        live = 0
+        for i in range(first, first + size):
+            if z_low[i] > z_high[i]:
+                return False
+            line = _line(z_low[i], z_high[i])
+            work.lower_slope[i], work.upper_slope[i], work.upper_intercept[i] = line
+            if line[1] > 0.0:
+                work.live[first + live] = i - first
+                live += 1
+        work.counts[k] = live
+        for h in range(count):
+            i = units[h] - first
+            if i < 0 or i >= size:
+                continue
+            sign = -1.0 if phases[h] > 0 else 1.0
+            constant[0] = sign * chain.biases[first + i]
+            for j in range(weight.shape[1]):
+                ping[0, j] = sign * weight[i, j]
+            found = backward(chain, work, work.lower_slope, 1, k - 1, none)
+            for j in range(inputs):
+                spaces[h, j] = found[0, j]
+            spaces[h, inputs] = constant[0] - chain.errors[first + i]
+    return True
+
+
+@jit
+def evaluate(chain: Chain, work: Work, x: Array, z: Array) -> None:
+    """All hidden preactivations ``z (units,)`` at one point, in floating point; for choices only."""
+    value, size = x, x.size
+    for k in range(chain.is_relu.size):
+        first, width = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
+        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(width, -1)
+        target = work.ping[k % 2]
+        for i in range(width):
+            total = chain.biases[first + i]
+            row = weight[i]
+            for j in range(size):
+                total += row[j] * value[j]
+            z[first + i] = total
+            target[i] = max(total, 0.0) if chain.is_relu[k] else total
+        value, size = target, width

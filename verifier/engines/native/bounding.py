@@ -1,17 +1,16 @@
-"""Bounds on the rows of a condition for batches of boxes: compiled for dense chains, general otherwise.
+"""Batches of boxes examined with CROWN bounds: compiled for dense chains, general otherwise.
 
-Both kinds have the same interface: ``bound(block, wanted) -> Found``. The preactivations
-of all units are kept in one row per box; they are tightened in place and handed on to the box's children.
+Both kinds have the same interface: ``examine(block, free, widths) -> Results`` bounds the boxes, refutes cases, cuts
+the boxes in place and chooses how to split them. The preactivations of all units are kept in one row per box; they
+are tightened in place and handed on to the box's children.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bounds.crown import LARGEST, Crown
 from verifier.engines.native.conditions import Conditions
@@ -20,30 +19,19 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
 
+if TYPE_CHECKING:
+    from verifier.engines.native.decide import Integers, Results
+
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
 ``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``parent (B,)``."""
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Bounds for B boxes and S rows.
-
-    Attributes:
-        lower, slopes: ``(B, S)``, ``(B, S, n)``: proved lower bounds and the linear functions that gave them.
-        empty: ``(B,)``: no point is left in the box.
-        unit: ``(B,)`` the best unit to split, -1 for none.
-    """
-
-    lower: Array
-    slopes: Array
-    empty: npt.NDArray[np.bool_]
-    unit: npt.NDArray[np.int64]
-
-
 def row_errors(crown: Crown, conditions: Conditions) -> Array:
     """Rounding slack of the rows of a condition, ``(S,)``, their combination with the last layer included.
+
+    The same convex combination of them is slack for a combination of up to some dozen rows.
 
     Raises:
         InputError: if the coefficients of the rows are so large that sums could overflow.
@@ -85,29 +73,33 @@ def dense_chain(network: Network) -> list[tuple[Node, bool]] | None:
 
 
 class ChainBounds:
-    """Dense chains, by `verifier.bounds.crown_dense`."""
+    """Dense chains, compiled: `verifier.engines.native.decide.examine_chain`."""
 
     def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
+        from verifier.bounds.crown_dense import Chain
+        from verifier.engines.native.decide import CaseRows
+
         hidden, last = [node for node, _ in layers[:-1]], layers[-1][0].operator
         assert isinstance(last, Dense)
         operators = [node.operator for node in hidden]
         dense = [o for o in operators if isinstance(o, Dense)]
         sizes = np.array([0] + [node.size for node in hidden])
         self._threads = threads
-        self._layers = (
-            np.concatenate([o.weight.reshape(-1) for o in dense]),
-            np.cumsum(np.array([0] + [o.weight.size for o in dense])),
-            np.concatenate([o.bias for o in dense]),
-            np.cumsum(sizes),
-            np.array([relu for _, relu in layers[:-1]]),
-            np.concatenate([crown.errors[node.name] for node in hidden]),
-            np.concatenate([4 * crown.gamma * crown.sizes[node.name] for node in hidden]),
-            row_errors(crown, conditions),
+        self.chain = Chain(
+            flat=np.concatenate([o.weight.reshape(-1) for o in dense]),
+            offsets=np.cumsum(np.array([0] + [o.weight.size for o in dense])),
+            biases=np.concatenate([o.bias for o in dense]),
+            starts=np.cumsum(sizes),
+            is_relu=np.array([relu for _, relu in layers[:-1]]),
+            errors=np.concatenate([crown.errors[node.name] for node in hidden]),
+            interval_errors=np.concatenate([4 * crown.gamma * crown.sizes[node.name] for node in hidden]),
         )
-        self._rows = (
-            np.ascontiguousarray(conditions.y_rows @ last.weight),
-            conditions.y_rows @ last.bias - conditions.bound,
-            np.ascontiguousarray(conditions.x_rows),
+        self._rows = CaseRows(
+            outputs=np.ascontiguousarray(conditions.y_rows @ last.weight),
+            constants=conditions.y_rows @ last.bias - conditions.bound,
+            x_rows=np.ascontiguousarray(conditions.x_rows),
+            errors=row_errors(crown, conditions),
+            case_of=conditions.case_of.astype(np.int64),
         )
         ends = []
         for end, free in ((0, -np.inf), (1, np.inf)):
@@ -118,45 +110,36 @@ class ChainBounds:
             ends.append(np.concatenate(known)[None])
         self.root: tuple[Array, Array] = (ends[0], ends[1])
 
-    def bound(self, block: Block, wanted: npt.NDArray[np.bool_]) -> Found:
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See the module; the boxes are shared among the threads."""
-        from verifier.bounds.crown_dense import bound_boxes
+        from verifier.engines.native.decide import Splits, examine_chain
 
-        low, high = block["low"], block["high"]
-        boxes, n = low.shape
-        found = Found(
-            np.full(wanted.shape, -np.inf),
-            np.zeros((*wanted.shape, n)),
-            np.zeros(boxes, dtype=bool),
-            np.full(boxes, -1, dtype=np.int64),
-        )
+        results = new_results(*block["low"].shape)
 
         def part(which: slice) -> None:
-            bound_boxes(
-                low[which],
-                high[which],
-                block["pre_low"][which],
-                block["pre_high"][which],
-                *self._rows,
-                wanted[which],
-                *self._layers,
-                found.lower[which],
-                found.slopes[which],
-                found.empty[which],
-                found.unit[which],
-                block["units"][which],
-                block["phases"][which],
-                block["space_count"][which],
-                block["spaces"][which],
+            some = {name: value[which] for name, value in block.items()}
+            examine_chain(
+                some["low"],
+                some["high"],
+                some["pre_low"],
+                some["pre_high"],
+                some["open"],
+                Splits(some["units"], some["phases"], some["space_count"], some["spaces"]),
+                self.chain,
+                self._rows,
+                free,
+                widths,
+                results_of(results, which),
             )
 
+        boxes = len(block["low"])
         if self._threads == 1 or boxes < 16:
             part(slice(0, boxes))
         else:
             step = max(8, -(-boxes // (4 * self._threads)))
             with ThreadPoolExecutor(self._threads) as pool:
                 list(pool.map(part, [slice(k, k + step) for k in range(0, boxes, step)]))
-        return found
+        return results
 
 
 class GraphBounds:
@@ -173,17 +156,22 @@ class GraphBounds:
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
         self._errors = row_errors(crown, conditions)
 
-    def bound(self, block: Block, wanted: npt.NDArray[np.bool_]) -> Found:
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See the module."""
+        from verifier.engines.native.decide import examine_rows
+
         low, high, pre_low, pre_high = (block[k] for k in ("low", "high", "pre_low", "pre_high"))
-        boxes, n = low.shape
         conditions, crown = self._conditions, self._crown
         parents = {name: (pre_low[:, part], pre_high[:, part]) for name, part in self._parts.items()}
         relaxation = crown.relax(low, high, parents=parents)
         for name, part in self._parts.items():
             pre_low[:, part], pre_high[:, part] = relaxation.intervals[name]
-        box_of, row_of = np.nonzero(wanted & ~relaxation.empty[:, None])
-        lower, slopes = np.full(wanted.shape, -np.inf), np.zeros((*wanted.shape, n))
+        block["open"][relaxation.empty] = False
+        box_of, row_of = np.nonzero(block["open"][:, conditions.case_of])
+        slopes, constants = (
+            np.zeros((len(low), *conditions.x_rows.shape)),
+            np.full((len(low), len(conditions)), -np.inf),
+        )
         if len(box_of):
             rows = crown.lower(
                 crown.network.output,
@@ -194,7 +182,32 @@ class GraphBounds:
                 high,
                 multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
             )
-            lower[box_of, row_of] = rows.lower - conditions.bound[row_of] - self._errors[row_of]
             slopes[box_of, row_of] = rows.slopes
-        unit = np.full(boxes, -1, dtype=np.int64)
-        return Found(lower, slopes, relaxation.empty, unit)
+            # these errors are more than twice what the rows' bounds had subtracted
+            constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
+        results = new_results(*low.shape)
+        case_of = conditions.case_of.astype(np.int64)
+        examine_rows(low, high, block["open"], slopes, constants, case_of, free, widths, results)
+        near = np.flatnonzero(block["open"].any(axis=1))
+        if len(near):
+            x = results.point[near]
+            results.margin[near] = conditions.margins(x, crown.network.forward(x).reshape(len(x), -1))
+        return results
+
+
+def new_results(boxes: int, inputs: int) -> Results:
+    """Room for the results on so many boxes."""
+    from verifier.engines.native.decide import Results
+
+    return Results(
+        bound=np.full(boxes, np.inf),
+        axis=np.zeros(boxes, dtype=np.int64),
+        unit=np.full(boxes, -1, dtype=np.int64),
+        point=np.zeros((boxes, inputs)),
+        margin=np.full(boxes, np.inf),
+    )
+
+
+def results_of(results: Results, which: slice) -> Results:
+    """The results on some of the boxes, to be written."""
+    return results._replace(**{name: array[which] for name, array in results._asdict().items()})

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,34 @@ class Conditions:
 
     def __len__(self) -> int:
         return len(self.bound)
+
+    def margins(self, x: Array, y: Array) -> Array:
+        """At points ``(P, n)`` with outputs ``(P, m)``: the greatest row of the case whose greatest row is least."""
+        values = y @ self.y_rows.T + x @ self.x_rows.T - self.bound
+        best = np.full((len(x), self.cases), -np.inf)
+        for row, case in enumerate(self.case_of):
+            best[:, case] = np.maximum(best[:, case], values[:, row])
+        return np.asarray(best.min(axis=1, initial=np.inf))
+
+    def boxed(self, box: Box) -> tuple[Conditions, Array, Array]:
+        """Rows that bound one input alone turned into a box of their case: the other rows, ``low, high (cases, n)``.
+
+        The boxes are rounded outwards; a case whose box is empty has ``low > high`` somewhere.
+        """
+        low, high = np.tile(box.lower, (self.cases, 1)), np.tile(box.upper, (self.cases, 1))
+        alone = ~self.y_rows.any(axis=1) & (np.count_nonzero(self.x_rows, axis=1) == 1)
+        for row in np.flatnonzero(alone):
+            (j,) = np.flatnonzero(self.x_rows[row])
+            factor, case = self.x_rows[row, j], self.case_of[row]
+            end = self.bound[row] / factor
+            if factor > 0:
+                high[case, j] = min(high[case, j], end if factor == 1 else np.nextafter(end, np.inf))
+            else:
+                low[case, j] = max(low[case, j], end if factor == -1 else np.nextafter(end, -np.inf))
+        rest = Conditions(
+            self.y_rows[~alone], self.x_rows[~alone], self.bound[~alone], self.case_of[~alone], self.cases
+        )
+        return rest, low, high
 
     def members(self, case: int) -> npt.NDArray[np.intp]:
         """The rows of one case."""

@@ -1,238 +1,377 @@
-"""What to do with each bounded box of low dimension: refute it, cut it, and choose how to split it. Compiled.
+"""What to do with boxes of low dimension: refute them, cut them, and choose how to split them. Compiled.
 
-On a box a case is refuted if a convex combination of functions that a witness would make <= 0 is positive all
-over the box. These functions are linear: below the rows of the case (from CROWN), and the half-spaces that the
-ReLU splits on the way to this box have left. The best combination is a small linear program,
+The functions that a witness would make <= 0 are linear: below the rows of a case (from CROWN), and below what the
+ReLU splits on the way to a box have left. `verifier.engines.native.combine` refutes and cuts with them.
 
-    max over w >= 0, Σ w = 1 of  Σ w_i c_i - Σ_j |Σ_i w_i s_ij|     (c at the middle, s times the radius),
+For chains more functions are made where they are needed (cutting planes, Kelley 1960): at the point where the
+greatest of the functions is least, the combination of rows that the linear program found is bounded as one row, with
+each ReLU's lower slope right for this point. Terms cancel in the combination, so its bound is better than the
+combination of the rows' bounds.
 
-solved by the primal simplex method from a basis that is there at once. Only the weights found are used: the bound
-that they give is computed anew, with slack for rounding.
+A box is split where the relaxation loses most: what each open ReLU's upper line costs the combination is laid upon
+the inputs in proportion to how far they move the ReLU's preactivation.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from verifier.bounds.crown_dense import jit
+from verifier.bounds.crown_dense import Chain, Work, backward, evaluate, jit, tighten, workspace
+from verifier.engines.native.combine import Functions, best_weights, cut, put, room
 from verifier.network.operators import Array
 
-SLACK = 1e-12
-"""Relative reserve for the sums of at most some hundred terms in this module (γ_500 < 1e-13)."""
+ROUNDS = 4
+"""Functions made at most for a case of a box."""
+WORTH = 0.02
+"""A new function is kept if it raises the bound at the point by this share."""
+TURNS = 2
+"""How often all functions cut a box in turn."""
+EVEN = 0.05
+"""How much the relative width of an input counts beside what splitting it promises."""
+
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
-@jit
-def best_weights(values: Array, slopes: Array, count: int, weights: Array) -> float:
-    """Weights of the combination of ``count`` functions with the greatest least value on [-1, 1]^n; its bound.
+class CaseRows(NamedTuple):
+    """The rows of all cases over the last hidden layer of a chain: ``outputs @ h + constants + x_rows @ x <= 0``.
 
-    Args:
-        values: ``(>= count,)`` at the middle; slopes: ``(>= count, n)`` scaled by the radius.
-        weights: result, ``(>= count,)``.
+    Attributes:
+        outputs, constants, x_rows: ``(S, last)``, ``(S,)``, ``(S, n)``.
+        errors: ``(S,)`` rounding slack of each row's bound.
+        case_of: ``(S,)`` the case of each row, not decreasing.
     """
-    n = slopes.shape[1]
-    best, start = -np.inf, 0
-    for i in range(count):
-        least = values[i]
-        for j in range(n):
-            least -= abs(slopes[i, j])
-        if least > best:
-            best, start = least, i
-    weights[:count] = 0.0
-    weights[start] = 1.0
-    if best > 0.0 or count == 1:
-        return best
-    columns = count + 2 * n
-    table = np.zeros((n + 2, columns + 1))
-    basis = np.empty(n + 1, dtype=np.int64)
-    basis[n] = start
-    for i in range(count):
-        table[n, i] = 1.0
-        table[n + 1, i] = values[i] - values[start]
-    table[n, columns] = 1.0
-    table[n + 1, columns] = -values[start]
-    for j in range(n):
-        sign = 1.0 if slopes[start, j] >= 0.0 else -1.0
-        basis[j] = count + 2 * j + (0 if sign > 0.0 else 1)
-        table[j, count + 2 * j] = sign
-        table[j, count + 2 * j + 1] = -sign
-        table[n + 1, count + 2 * j + (1 if sign > 0.0 else 0)] = -2.0
-        for i in range(count):
-            table[j, i] = sign * (slopes[start, j] - slopes[i, j])
-            table[n + 1, i] += table[j, i]
-        table[j, columns] = abs(slopes[start, j])
-        table[n + 1, columns] += table[j, columns]
-    scale = 1e-11 * (1.0 + abs(best))
-    for _ in range(10 * (n + count)):
-        if table[n + 1, columns] < -scale:
-            break  # the objective (its negative stands here) is positive: enough
-        enter, gain = -1, scale
-        for i in range(columns):
-            if table[n + 1, i] > gain:
-                enter, gain = i, table[n + 1, i]
-        if enter < 0:
-            break
-        leave, ratio = -1, np.inf
-        for j in range(n + 1):
-            if table[j, enter] > 1e-12 and table[j, columns] / table[j, enter] < ratio:
-                leave, ratio = j, table[j, columns] / table[j, enter]
-        if leave < 0:
-            break
-        pivot = table[leave, enter]
-        for i in range(columns + 1):
-            table[leave, i] /= pivot
-        for j in range(n + 2):
-            factor = table[j, enter]
-            if j != leave and factor != 0.0:
-                for i in range(columns + 1):
-                    table[j, i] -= factor * table[leave, i]
-        basis[leave] = enter
-    weights[:count] = 0.0
-    for j in range(n + 1):
-        if basis[j] < count:
-            weights[basis[j]] = max(table[j, columns], 0.0)
-    total, size = 0.0, 0.0
-    for i in range(count):
-        total += weights[i] * values[i]
-        size += weights[i] * abs(values[i])
-    for j in range(n):
-        slope = 0.0
-        for i in range(count):
-            slope += weights[i] * slopes[i, j]
-            size += weights[i] * abs(slopes[i, j])
-        total -= abs(slope)
-    return total - SLACK * size - 1e-290
+
+    outputs: Array
+    constants: Array
+    x_rows: Array
+    errors: Array
+    case_of: Integers
+
+
+class Splits(NamedTuple):
+    """The ReLUs that were split on the way to each box, and the half-spaces they leave (see `tighten`)."""
+
+    units: Integers
+    phases: npt.NDArray[np.int8]
+    counts: Integers
+    spaces: Array
+
+
+class Results(NamedTuple):
+    """What was found, one entry per box.
+
+    Attributes:
+        bound: the least bound over the cases that stay open.
+        axis: which of the varying inputs to split.
+        unit: the open ReLU that costs the bound most, -1 for none.
+        point, margin: ``(B, n)`` the most promising point seen, and the greatest row of its best case there.
+    """
+
+    bound: Array
+    axis: Integers
+    unit: Integers
+    point: Array
+    margin: Array
 
 
 @jit
-def _cut(values: float, slope: Array, middle: Array, low: Array, high: Array) -> None:
-    """Cut the box ``low, high`` in place to what ``value + slope (x - middle) <= 0`` leaves, by interval reasoning."""
-    least, size = values, abs(values)
-    for j in range(low.size):
-        end = low[j] if slope[j] > 0.0 else high[j]
-        least += slope[j] * (end - middle[j])
-        size += abs(slope[j]) * (abs(end) + abs(middle[j]))
-    room = max(-least, 0.0) + SLACK * size
-    for j in range(low.size):
-        if slope[j] > 0.0:
-            reach = low[j] + room / slope[j] * (1.0 + SLACK)
-            high[j] = min(high[j], reach + SLACK * abs(reach))
-        elif slope[j] < 0.0:
-            reach = high[j] + room / slope[j] * (1.0 + SLACK)
-            low[j] = max(low[j], reach - SLACK * abs(reach))
+def _margin(chain: Chain, rows: CaseRows, first: int, last: int, x: Array, z: Array) -> float:
+    """The greatest row of a case at a point with known preactivations."""
+    width = rows.outputs.shape[1]
+    start, rectified = chain.biases.size - width, chain.is_relu[chain.is_relu.size - 1]
+    greatest = -np.inf
+    for s in range(first, last):
+        y = rows.constants[s]
+        for i in range(width):
+            value = z[start + i]
+            y += rows.outputs[s, i] * (max(value, 0.0) if rectified else value)
+        for j in range(x.size):
+            y += rows.x_rows[s, j] * x[j]
+        greatest = max(greatest, y)
+    return greatest
 
 
 @jit
-def decide(
+def _bound_rows(chain: Chain, work: Work, rows: CaseRows, wanted: Flags, slopes: Array, constants: Array) -> None:
+    """Linear functions below the rows of the wanted cases, with the default lower slopes."""
+    count, width = 0, rows.outputs.shape[1]
+    for s in range(rows.case_of.size):
+        if wanted[rows.case_of[s]]:
+            work.picked[count], work.constant[count] = s, rows.constants[s]
+            work.ping[count, :width] = rows.outputs[s]
+            count += 1
+    none = np.zeros(0)
+    found = backward(chain, work, work.lower_slope, count, chain.is_relu.size - 1, none)
+    for p in range(count):
+        s = work.picked[p]
+        constants[s] = work.constant[p] - rows.errors[s]
+        for j in range(slopes.shape[1]):
+            slopes[s, j] = found[p, j] + rows.x_rows[s, j]
+
+
+@jit
+def _new_function(
+    chain: Chain,
+    work: Work,
+    rows: CaseRows,
+    f: Functions,
+    count: int,
+    first: int,
+    last: int,
+    lower_slope: Array,
+    cost: Array,
+    slope: Array,
+    free: Integers,
+) -> bool:
+    """Bound the best combination of the rows of a case as one row: function ``count``. False if no row is in it.
+
+    What the open ReLUs cost it is written to ``cost``.
+    """
+    width, n = rows.outputs.shape[1], work.middle.size
+    mix = np.zeros(last - first)
+    whole = 0.0
+    for s in range(first, last):
+        for i in range(count):
+            mix[s - first] += f.weights[i] * f.shares[i, s]
+        whole += mix[s - first]
+    if whole < 1e-9:
+        return False
+    constant, error = 0.0, 0.0
+    work.ping[0, :width] = 0.0
+    slope[:] = 0.0
+    for s in range(first, last):
+        share = mix[s - first] / whole
+        mix[s - first] = share
+        if share > 0.0:
+            constant += share * rows.constants[s]
+            error += share * rows.errors[s]
+            for i in range(width):
+                work.ping[0, i] += share * rows.outputs[s, i]
+            for j in range(n):
+                slope[j] += share * rows.x_rows[s, j]
+    work.constant[0] = constant
+    cost[:] = 0.0
+    found = backward(chain, work, lower_slope, 1, chain.is_relu.size - 1, cost)
+    for j in range(n):
+        slope[j] += found[0, j]
+    # the errors of the rows cover the rounding of a combination of few of them: see `row_errors`
+    put(f, count, slope, work.constant[0] - error * (1 + 1e-9), work.middle, work.radius, free)
+    for s in range(first, last):
+        f.shares[count, s] = mix[s - first]
+    return True
+
+
+@jit
+def _losses(work: Work, z_low: Array, z_high: Array, cost: Array, free: Integers, loss: Array) -> int:
+    """Lay the costs of the open ReLUs upon the inputs; returns the ReLU that costs most, -1 for none."""
+    greatest, unit = 0.0, -1
+    loss[:] = 0.0
+    for i in range(cost.size):
+        if z_low[i] >= 0.0 or z_high[i] <= 0.0 or cost[i] <= 0.0:
+            continue
+        if cost[i] > greatest:
+            greatest, unit = cost[i], i
+        whole = 1e-300
+        for p in range(free.size):
+            whole += work.reach[i, free[p]]
+        for p in range(free.size):
+            loss[p] += cost[i] * work.reach[i, free[p]] / whole
+    return unit
+
+
+@jit
+def _axis(
+    gain: Array, even: float, radius: Array, hull_low: Array, hull_high: Array, widths: Array, free: Integers
+) -> int:
+    """The input to split: that with the greatest gain, less what cutting has gained there already."""
+    whole, all_widths = 1e-300, 1e-300
+    for p in range(free.size):
+        whole += gain[p]
+        all_widths += (hull_high[p] - hull_low[p]) / widths[p]
+    best, axis = -1.0, 0
+    for p in range(free.size):
+        width = hull_high[p] - hull_low[p]
+        shrunk = width / max(2 * radius[free[p]], 1e-300)
+        score = shrunk * gain[p] / whole + even * width / widths[p] / all_widths
+        if score > best:
+            best, axis = score, p
+    return axis
+
+
+@jit
+def examine_chain(
     low: Array,
     high: Array,
-    lower: Array,
-    slopes: Array,
-    case_of: Any,
-    spaces: Array,
-    space_count: Any,
+    pre_low: Array,
+    pre_high: Array,
+    open_cases: Flags,
+    splits: Splits,
+    chain: Chain,
+    rows: CaseRows,
+    free: Integers,
     widths: Array,
-    open_cases: Any,
-    bound: Array,
-    axis: Any,
-    point: Array,
+    results: Results,
 ) -> None:
-    """Refute, cut and choose the axis to split, for boxes ``low, high (B, n)`` (cut in place).
+    """Bound, refute and cut boxes for a chain, and choose how to split what stays open.
 
     Args:
-        lower, slopes: ``(B, S)`` bounds of the rows and ``(B, S, n)`` the linear functions that gave them.
-        case_of: ``(S,)`` the case of each row.
-        spaces, space_count: ``(B, H, n + 1)`` functions (constant last) that must be <= 0, and how many.
-        widths: ``(n,)`` of the root box.
+        low, high: ``(B, n)`` the boxes, cut in place.
+        pre_low, pre_high: ``(B, units)`` known bounds of the preactivations, tightened in place.
         open_cases: ``(B, C)``; False is written where a case is refuted.
-        bound: ``(B,)`` result: the least bound over the cases that stay open.
-        axis: ``(B,)`` result: the input to split.
-        point: ``(B, n)`` result: where the least certain function is least: a candidate for a witness.
+        splits: ReLU splits; the half-spaces are made tighter in place.
+        free: the inputs that vary.
+        widths: their widths in the root box.
     """
-    boxes, rows, n = slopes.shape
-    most = rows + spaces.shape[1]
-    values, scaled, plain, weights = np.empty(most), np.empty((most, n)), np.empty((most, n)), np.empty(most)
-    middle, radius = np.empty(n), np.empty(n)
-    new_low, new_high, case_low, case_high, share = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    boxes, n = low.shape
+    row_count, units, varying = rows.case_of.size, chain.biases.size, free.size
+    work = workspace(chain, n, row_count)
+    f = room(row_count + splits.spaces.shape[1] + ROUNDS, varying, row_count)
+    z, lower_slope, cost, all_costs = np.empty(units), np.empty(units), np.empty(units), np.empty(units)
+    x, slope, middle, loss = np.empty(n), np.empty(n), np.empty(varying), np.empty(varying)
+    hull_low, hull_high = np.empty(varying), np.empty(varying)
+    row_slopes, row_constants = np.empty((row_count, n)), np.empty(row_count)
     for box in range(boxes):
-        for j in range(n):
-            middle[j] = low[box, j] + (high[box, j] - low[box, j]) / 2
-            radius[j] = max(high[box, j] - middle[j], middle[j] - low[box, j]) * (1.0 + 1e-15)
-            new_low[j], new_high[j], share[j] = np.inf, -np.inf, 0.0
-        bound[box] = np.inf
-        first = 0
+        z_low, z_high, split_count, spaces = pre_low[box], pre_high[box], splits.counts[box], splits.spaces[box]
+        results.bound[box], results.unit[box], results.margin[box] = np.inf, -1, np.inf
+        if not tighten(
+            chain,
+            work,
+            low[box],
+            high[box],
+            z_low,
+            z_high,
+            splits.units[box],
+            splits.phases[box],
+            split_count,
+            spaces,
+        ):
+            open_cases[box, :] = False
+            continue
+        _bound_rows(chain, work, rows, open_cases[box], row_slopes, row_constants)
+        hull_low[:], hull_high[:], all_costs[:] = np.inf, -np.inf, 0.0
+        for p in range(varying):
+            middle[p] = work.middle[free[p]]
+        last = 0
         for case in range(open_cases.shape[1]):
-            last = first
-            while last < rows and case_of[last] == case:
+            first = last
+            while last < row_count and rows.case_of[last] == case:
                 last += 1
             if not open_cases[box, case]:
-                first = last
                 continue
             count = 0
             for s in range(first, last):
-                size = abs(lower[box, s])
-                values[count] = lower[box, s]
-                for j in range(n):
-                    plain[count, j] = slopes[box, s, j]
-                    scaled[count, j] = slopes[box, s, j] * radius[j]
-                    values[count] += abs(scaled[count, j])
-                    size += abs(scaled[count, j])
-                values[count] -= SLACK * size
+                put(f, count, row_slopes[s], row_constants[s], work.middle, work.radius, free)
+                f.shares[count, s] = 1.0
                 count += 1
-            own = count
-            for h in range(space_count[box]):
-                size = abs(spaces[box, h, n])
-                values[count] = spaces[box, h, n]
-                for j in range(n):
-                    plain[count, j] = spaces[box, h, j]
-                    scaled[count, j] = spaces[box, h, j] * radius[j]
-                    values[count] += spaces[box, h, j] * middle[j]
-                    size += abs(spaces[box, h, j]) * (abs(middle[j]) + radius[j])
-                values[count] -= SLACK * size
+            for h in range(split_count):
+                put(f, count, spaces[h, :n], spaces[h, n], work.middle, work.radius, free)
                 count += 1
-            first = last
-            if count == 0:
-                bound[box] = -np.inf
-                new_low[:], new_high[:] = low[box], high[box]
-                continue
-            found = best_weights(values, scaled, count, weights)
-            if found > 0.0:
+            cost[:] = 0.0
+            value = best_weights(f, count) if count > 0 else -np.inf
+            for _ in range(ROUNDS):
+                if value > 0.0:
+                    break
+                for j in range(n):
+                    x[j] = work.middle[j]
+                for p in range(varying):
+                    x[free[p]] += f.target[p] * work.radius[free[p]]
+                evaluate(chain, work, x, z)
+                margin = _margin(chain, rows, first, last, x, z)
+                if margin < results.margin[box]:
+                    results.margin[box] = margin
+                    results.point[box] = x
+                for i in range(units):
+                    lower_slope[i] = work.lower_slope[i]
+                    if z_low[i] < 0.0 and z_high[i] > 0.0:
+                        lower_slope[i] = 1.0 if z[i] > 0.0 else 0.0
+                if not _new_function(chain, work, rows, f, count, first, last, lower_slope, cost, slope, free):
+                    break
+                here = f.values[count]
+                for p in range(varying):
+                    here += f.scaled[count, p] * f.target[p]
+                if not here > value + WORTH * abs(value):  # NaN is worth nothing
+                    break
+                count += 1
+                value = best_weights(f, count)
+            for p in range(varying):
+                f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
+            if value > 0.0 or not cut(f, count, middle, TURNS):
                 open_cases[box, case] = False
                 continue
-            if found < bound[box]:
-                bound[box] = found
-                for j in range(n):
-                    slope = 0.0
-                    for i in range(count):
-                        slope += weights[i] * plain[i, j]
-                    point[box, j] = low[box, j] if slope > 0.0 else high[box, j]
-            case_low[:], case_high[:] = low[box], high[box]
-            for _ in range(2):
-                for i in range(count):
-                    _cut(values[i], plain[i], middle, case_low, case_high)
-            vanished = False
-            for j in range(n):
-                vanished = vanished or case_low[j] > case_high[j]
-            if vanished:
-                open_cases[box, case] = False
-                continue
-            total = 1e-300
-            for i in range(own):
-                for j in range(n):
-                    total += abs(scaled[i, j])
-            for j in range(n):
-                new_low[j], new_high[j] = min(new_low[j], case_low[j]), max(new_high[j], case_high[j])
-                for i in range(own):
-                    share[j] += abs(scaled[i, j]) / total
+            results.bound[box] = min(results.bound[box], value)
+            for i in range(units):
+                all_costs[i] += cost[i]
+            for p in range(varying):
+                hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
         if not open_cases[box].any():
             continue
-        total, best = 1e-300, -1.0
+        results.unit[box] = _losses(work, z_low, z_high, all_costs, free, loss)
+        results.axis[box] = _axis(loss, EVEN, work.radius, hull_low, hull_high, widths, free)
+        for p in range(varying):
+            low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]
+
+
+@jit
+def examine_rows(
+    low: Array,
+    high: Array,
+    open_cases: Flags,
+    row_slopes: Array,
+    row_constants: Array,
+    case_of: Integers,
+    free: Integers,
+    widths: Array,
+    results: Results,
+) -> None:
+    """The same for any network, from functions that are known: ``row_slopes (B, S, n)``, ``row_constants (B, S)``.
+
+    Splits the input along which the rows vary most, for nothing is known of the ReLUs; looks at corners.
+    """
+    boxes, n = low.shape
+    row_count, varying = case_of.size, free.size
+    f = room(row_count, varying, row_count)
+    x_middle, radius, middle, gain = np.empty(n), np.empty(n), np.empty(varying), np.empty(varying)
+    hull_low, hull_high = np.empty(varying), np.empty(varying)
+    for box in range(boxes):
+        results.bound[box], results.unit[box], results.margin[box] = np.inf, -1, np.inf
         for j in range(n):
-            total += (new_high[j] - new_low[j]) / widths[j]
-        for j in range(n):
-            shrunk = (new_high[j] - new_low[j]) / max(high[box, j] - low[box, j], 1e-300)
-            score = share[j] * shrunk + (new_high[j] - new_low[j]) / widths[j] / total
-            if score > best:
-                best, axis[box] = score, j
-        low[box, :], high[box, :] = new_low, new_high
+            x_middle[j] = low[box, j] + (high[box, j] - low[box, j]) / 2
+            radius[j] = max(high[box, j] - x_middle[j], x_middle[j] - low[box, j]) * (1.0 + 1e-15)
+        for p in range(varying):
+            middle[p] = x_middle[free[p]]
+        hull_low[:], hull_high[:], gain[:] = np.inf, -np.inf, 0.0
+        last = 0
+        for case in range(open_cases.shape[1]):
+            first = last
+            while last < row_count and case_of[last] == case:
+                last += 1
+            if not open_cases[box, case]:
+                continue
+            count = 0
+            for s in range(first, last):
+                put(f, count, row_slopes[box, s], row_constants[box, s], x_middle, radius, free)
+                count += 1
+            value = best_weights(f, count) if count else -np.inf
+            for p in range(varying):
+                f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
+            if value > 0.0 or not cut(f, count, middle, TURNS):
+                open_cases[box, case] = False
+                continue
+            if value < results.bound[box]:
+                results.bound[box] = results.margin[box] = value
+                results.point[box] = x_middle
+                for p in range(varying):
+                    results.point[box, free[p]] += f.target[p] * radius[free[p]]
+            for p in range(varying):
+                hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
+                for i in range(count):
+                    gain[p] += abs(f.scaled[i, p])
+        if not open_cases[box].any():
+            continue
+        results.axis[box] = _axis(gain, 1.0, radius, hull_low, hull_high, widths, free)
+        for p in range(varying):
+            low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]

@@ -60,9 +60,10 @@ class NativeEngine(Engine):
         varying = int(np.count_nonzero(query.box.width))
         if varying > LOW_DIMENSION:
             return ReluSplit(query, crown, conditions, self.keep_tree).run(deadline, listener)
+        rest, low, high = conditions.boxed(query.box)
         if layers is not None:
-            bounds: ChainBounds | GraphBounds = ChainBounds(crown, conditions, layers, options.threads)
+            bounds: ChainBounds | GraphBounds = ChainBounds(crown, rest, layers, options.threads)
         else:
-            bounds = GraphBounds(crown, conditions)
+            bounds = GraphBounds(crown, rest)
         tree = SearchTree() if self.keep_tree else None
-        return InputSplit(query, conditions, bounds, tree).run(deadline, listener)
+        return InputSplit(query, bounds, low, high, tree).run(deadline, listener)

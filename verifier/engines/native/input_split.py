@@ -1,7 +1,7 @@
 """Branch and bound over boxes of the input, for inputs of low dimension.
 
-A batch of boxes is bounded (`bounding`), decided (`decide`), and what stays open is split: along an input while
-many ReLUs are open, on the ReLU that costs the bound most when few are.
+A batch of boxes is examined (`bounding`, `decide`), and what stays open is split: along an input while many ReLUs
+are open, on the ReLU that costs the bound most when few are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.bounding import Block, ChainBounds, GraphBounds
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
 from verifier.network.operators import Array
@@ -24,6 +23,8 @@ from verifier.verdict import Certainty
 BATCH = 512
 FEW_OPEN = 12
 """With at most this many open ReLUs a box is split on a ReLU."""
+HIT, TRIES = 1e-9, 8
+"""Points whose rows are all below `HIT` are replayed exactly, at most `TRIES` of a batch."""
 SPACES = 12
 """How many half-spaces a box can carry."""
 
@@ -32,31 +33,40 @@ class InputSplit:
     """One search.
 
     Args:
+        low, high: ``(cases, n)`` the box of each case, in the query's.
         tree: records the nodes, or None.
     """
 
     def __init__(
-        self, query: Query, conditions: Conditions, bounds: ChainBounds | GraphBounds, tree: SearchTree | None = None
+        self,
+        query: Query,
+        bounds: ChainBounds | GraphBounds,
+        low: Array,
+        high: Array,
+        tree: SearchTree | None = None,
     ) -> None:
-        self.query, self.conditions, self.bounds, self.tree = query, conditions, bounds, tree
+        self.query, self.bounds, self.tree = query, bounds, tree
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
+        ends, owners = np.unique(np.hstack([low, high]), axis=0, return_inverse=True)
+        count, n = len(ends), query.box.size
         root: Block = {
-            "low": query.box.lower[None].copy(),
-            "high": query.box.upper[None].copy(),
-            "pre_low": bounds.root[0].copy(),
-            "pre_high": bounds.root[1].copy(),
-            "open": np.ones((1, conditions.cases), dtype=bool),
-            "spaces": np.zeros((1, SPACES, query.box.size + 1)),
-            "units": np.full((1, SPACES), -1, dtype=np.int64),
-            "phases": np.zeros((1, SPACES), dtype=np.int8),
-            "space_count": np.zeros(1, dtype=np.int64),
-            "parent": np.array([-1]),
-            "bound": np.array([-np.inf]),
-            "share": np.ones(1),
+            "low": ends[:, :n].copy(),
+            "high": ends[:, n:].copy(),
+            "pre_low": np.repeat(bounds.root[0], count, axis=0),
+            "pre_high": np.repeat(bounds.root[1], count, axis=0),
+            "open": owners.reshape(-1) == np.arange(count)[:, None],
+            "spaces": np.zeros((count, SPACES, n + 1)),
+            "units": np.full((count, SPACES), -1, dtype=np.int64),
+            "phases": np.zeros((count, SPACES), dtype=np.int8),
+            "space_count": np.zeros(count, dtype=np.int64),
+            "parent": np.full(count, -1),
+            "bound": np.full(count, -np.inf),
+            "share": np.full(count, 1 / count),
         }
-        self.stack: list[Block] = [root]
+        possible = (root["low"] <= root["high"]).all(axis=1)
+        self.stack: list[Block] = [{name: value[possible] for name, value in root.items()}]
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
         """Search until no box is left, a witness is found, or the deadline passes."""
@@ -118,58 +128,28 @@ class InputSplit:
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _step(self, block: Block) -> Array | None:
-        """Bound and decide one batch and push the children; a point that meets the condition, if one is seen."""
-        from verifier.engines.native.decide import decide
-
-        conditions, free = self.conditions, self.free
+        """Examine one batch and push the children; a point that meets the condition, if one is seen."""
         self.boxes += len(block["low"])
         numbers = None if self.tree is None else self.tree.add(block)
-        found = self.bounds.bound(block, block["open"][:, conditions.case_of])
-        block["open"][found.empty] = False
-        count = len(block["low"])
-        low, high = np.ascontiguousarray(block["low"][:, free]), np.ascontiguousarray(block["high"][:, free])
-        block["bound"], axis, point = np.full(count, np.inf), np.zeros(count, dtype=np.int64), low.copy()
-        slopes = np.ascontiguousarray(found.slopes[:, :, free])
-        decide(
-            low,
-            high,
-            found.lower,
-            slopes,
-            conditions.case_of,
-            self._reduced(block["spaces"]),
-            block["space_count"],
-            self.widths,
-            block["open"],
-            block["bound"],
-            axis,
-            point,
-        )
-        block["low"][:, free], block["high"][:, free] = low, high
+        found = self.bounds.examine(block, self.free, self.widths)
+        block["bound"] = found.bound
+        hits = np.flatnonzero(found.margin <= HIT)
+        if len(hits):
+            best = hits[np.argsort(found.margin[hits])][:TRIES]
+            witness = first_confirmed(self.query, self.query.box.clip(found.point[best]))
+            if witness is not None:
+                return witness
         keep = np.flatnonzero(block["open"].any(axis=1))
         if not len(keep):
             return None
         order = keep[np.argsort(-block["bound"][keep])]
-        witness = self._look(block, order[-32:], point)
-        if witness is not None:
-            return witness
         undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
         on_unit = (found.unit >= 0) & (undecided <= FEW_OPEN) & (block["space_count"] < SPACES)
         block = {name: value[order] for name, value in block.items()}
         if numbers is not None:
             block["parent"] = numbers[order]
-        self._push(block, on_unit[order], found.unit[order], axis[order])
+        self._push(block, on_unit[order], found.unit[order], found.axis[order])
         return None
-
-    def _reduced(self, spaces: Array) -> Array:
-        """Half-spaces over the inputs that vary, the others put into the constant (rounded downwards)."""
-        if len(self.free) == self.query.box.size:
-            return spaces
-        fixed = np.setdiff1d(np.arange(self.query.box.size), self.free)
-        parts = spaces[:, :, fixed] * self.query.box.lower[fixed]
-        result = np.ascontiguousarray(spaces[:, :, [*self.free, -1]])
-        size = np.abs(parts).sum(axis=2) + np.abs(result[:, :, -1])
-        result[:, :, -1] += parts.sum(axis=2) - 4 * len(fixed) * 2.0**-52 * size
-        return result
 
     def _push(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> None:
         """Two children per box, on a ReLU or along an input."""
@@ -193,11 +173,3 @@ class InputSplit:
         size = 128
         for first in range(0, len(pair["low"]), size):
             self.stack.append({name: value[first : first + size].copy() for name, value in pair.items()})
-
-    def _look(self, block: Block, which: Any, point: Array) -> Array | None:
-        """Try the middles and the least points of the most promising boxes."""
-        middles = (block["low"][which] + block["high"][which]) / 2
-        corners = middles.copy()
-        corners[:, self.free] = point[which]
-        candidates = np.concatenate([middles, corners])
-        return first_confirmed(self.query, self.query.box.clip(candidates))

@@ -1,0 +1,192 @@
+"""Input splitting: its linear programs, cuts and answers against exact enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from verifier.bounds.crown import Crown
+from verifier.bounds.crown_dense import tighten, workspace
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.native import NativeEngine, decide, input_split
+from verifier.engines.native.bounding import ChainBounds, dense_chain
+from verifier.engines.native.combine import best_weights, cut, room
+from verifier.engines.native.conditions import Conditions
+from verifier.network.graph import Network, feedforward
+from verifier.network.operators import Array, Dense
+from verifier.options import Options
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
+from verifier.search.replay import replay
+
+
+def dense(rng: np.random.Generator, sizes: tuple[int, ...]) -> Network:
+    weights = [rng.normal(size=(b, a)) * 1.5 / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
+    return feedforward(weights, [0.3 * rng.normal(size=len(w)) for w in weights])
+
+
+def linear_regions(network: Network):
+    """Every activation pattern's ``(A, b, C, d)``: the output is A x + b where C x <= d."""
+    layers = [node.operator for node in network.nodes if isinstance(node.operator, Dense)]
+    sizes = [len(layer.bias) for layer in layers[:-1]]
+    for pattern in itertools.product((0.0, 1.0), repeat=sum(sizes)):
+        matrix, shift = np.eye(network.input_size), np.zeros(network.input_size)
+        sides, ends, first = [], [], 0
+        for layer, size in zip(layers[:-1], sizes, strict=True):
+            on = np.array(pattern[first : first + size])
+            first += size
+            matrix, shift = layer.weight @ matrix, layer.weight @ shift + layer.bias
+            sign = 1 - 2 * on
+            sides.append(sign[:, None] * matrix)
+            ends.append(-sign * shift)
+            matrix, shift = on[:, None] * matrix, on * shift
+        last = layers[-1]
+        yield last.weight @ matrix, last.weight @ shift + last.bias, np.vstack(sides), np.concatenate(ends)
+
+
+def least_excess(network: Network, box: Box, case: Conjunction) -> float:
+    """The least t with a point where all rows of the case are <= bound + t, over all linear regions, by LP."""
+    best = np.inf
+    y_rows = np.zeros((len(case), network.output_size)) if case.y_rows is None else np.asarray(case.y_rows)
+    x_rows = np.zeros((len(case), box.size)) if case.x_rows is None else np.asarray(case.x_rows)
+    soft = y_rows.any(axis=1)  # rows on the input alone are not moved by t
+    for matrix, shift, sides, ends in linear_regions(network):
+        a = np.vstack([np.c_[sides, np.zeros(len(ends))], np.c_[y_rows @ matrix + x_rows, -soft.astype(float)]])
+        b = np.concatenate([ends, case.bound - y_rows @ shift])
+        limits = [*zip(box.lower, box.upper, strict=True), (None, None)]
+        found = linprog(np.r_[np.zeros(box.size), 1.0], A_ub=a, b_ub=b, bounds=limits)
+        if found.status == 0:
+            best = min(best, found.fun)
+    return best
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[tuple[Query, Answer]]:
+    """Queries of two cases, each on its own part of the box, just feasible or just not, and the truth."""
+    rng = np.random.default_rng(0)
+    found = []
+    for trial in range(12):
+        network = dense(rng, (3, 3, 3, 2))
+        box = Box.around(rng.random(3), 0.8, None)
+        cases, margins = [], []
+        for k in range(2):
+            x_rows, bound = np.zeros((4, 3)), np.zeros(4)
+            x_rows[2, 0], bound[2] = (1.0, box.center[0]) if k else (-2.0, -2 * box.center[0])
+            x_rows[3], bound[3] = [1.0, 1.0, 0.0], box.center[:2].sum() + 0.4
+            y_rows = np.vstack([rng.normal(size=(2, 2)), np.zeros((2, 2))])
+            cases.append(Conjunction(y_rows=y_rows, x_rows=x_rows, bound=bound))
+            margins.append(least_excess(network, box, cases[-1]))
+        sat = trial % 2 == 0
+        shift = np.array([1.0, 1.0, 0.0, 0.0]) * (min(margins) + (0.02 if sat else -0.02))
+        shifted = [Conjunction(y_rows=c.y_rows, x_rows=c.x_rows, bound=c.bound + shift) for c in cases]
+        query = Query(network=network, box=box, cases=tuple(shifted))
+        found.append((query, Answer.SAT if sat else Answer.UNSAT))
+    return found
+
+
+@pytest.mark.parametrize("few_open", [0, 3, 100], ids=["inputs", "mixed", "relus-first"])
+def test_answers_agree_with_all_linear_regions(
+    few_open: int, questions: list[tuple[Query, Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(input_split, "FEW_OPEN", few_open)
+    for query, truth in questions:
+        result = NativeEngine().solve(query, Options(), Deadline.after(20))
+        assert result.answer is truth
+        if truth is Answer.SAT:
+            assert result.x is not None
+            assert replay(query, result.x).exact
+
+
+def test_the_best_weights_are_those_of_the_linear_program() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(200):
+        count, n = int(rng.integers(1, 9)), int(rng.integers(1, 6))
+        f = room(count, n, 1)
+        f.values[:], f.scaled[:] = rng.normal(size=count) - 0.5, rng.normal(size=(count, n))
+        if trial % 3 == 0 and count > 2:
+            f.values[1], f.scaled[1] = f.values[0], f.scaled[0]  # degenerate
+        value = best_weights(f, count)
+        truth = linprog(
+            np.r_[np.zeros(n), 1.0],
+            A_ub=np.c_[f.scaled, -np.ones(count)],
+            b_ub=-f.values,
+            bounds=[(-1, 1)] * n + [(None, None)],
+        ).fun
+        assert (f.weights >= 0).all()
+        assert value <= f.weights @ f.values - np.abs(f.weights @ f.scaled).sum() + 1e-9
+        if truth > 1e-9:
+            assert value > 0
+        else:
+            assert value == pytest.approx(truth, abs=1e-9)
+            assert (f.values + f.scaled @ f.target).max() == pytest.approx(truth, abs=1e-9)
+
+
+def test_cuts_keep_every_point_that_the_functions_allow() -> None:
+    rng = np.random.default_rng(1)
+    shrunk = 0
+    for _ in range(100):
+        n = int(rng.integers(1, 5))
+        f = room(3, n, 1)
+        middle, radius = rng.normal(size=n), rng.random(n)
+        f.values[:], f.plain[:] = rng.normal(size=3) + 0.5, rng.normal(size=(3, n))
+        f.low[:], f.high[:] = middle - radius, middle + radius
+        points = middle + radius * rng.uniform(-1, 1, size=(500, n))
+        allowed = points[((points - middle) @ f.plain.T + f.values <= 0).all(axis=1)]
+        left = cut(f, 3, middle, 2)
+        assert left or not len(allowed)
+        assert ((allowed >= f.low) & (allowed <= f.high)).all()
+        shrunk += int((f.high - f.low < 2 * radius - 1e-6).any())
+    assert shrunk > 20
+
+
+def test_preactivation_bounds_hold_on_what_half_spaces_leave() -> None:
+    rng = np.random.default_rng(2)
+    tighter = 0
+    for _ in range(30):
+        network = dense(rng, (3, 6, 6, 2))
+        box = Box.around(rng.random(3), 0.7, None)
+        case = Conjunction(y_rows=np.eye(2)[:1], bound=np.zeros(1))
+        crown = Crown(network, box)
+        layers = dense_chain(network)
+        assert layers is not None
+        bounds = ChainBounds(crown, Conditions.of(Query(network=network, box=box, cases=(case,))), layers, 1)
+        points = box.sample(3000, rng)
+        values = network.values(points)
+        z = np.hstack([values[network.nodes[1].name], values[network.nodes[3].name]])
+        split = rng.choice(12, size=2, replace=False)
+        phases = np.array([1, -1], dtype=np.int8)
+        inside = ((z[:, split] >= 0) == (phases > 0)).all(axis=1)
+
+        def run(
+            count: int, bounds: ChainBounds = bounds, box: Box = box, split: Array = split, phases: Array = phases
+        ) -> tuple[Array, Array]:
+            low, high = bounds.root[0][0].copy(), bounds.root[1][0].copy()
+            if count:
+                low[split[0]], high[split[1]] = max(low[split[0]], 0.0), min(high[split[1]], 0.0)
+            work, spaces = workspace(bounds.chain, 3, 1), np.zeros((2, 4))
+            for _ in range(2):  # the second time with the half-spaces known
+                if not tighten(bounds.chain, work, box.lower, box.upper, low, high, split, phases, count, spaces):
+                    return np.full(12, np.inf), np.full(12, -np.inf)
+            return low, high
+
+        low, high = run(2)
+        assert ((z[inside] >= low) & (z[inside] <= high)).all()
+        plain_low, plain_high = run(0)
+        assert ((z >= plain_low) & (z <= plain_high)).all()
+        tighter += int((low > plain_low + 1e-9).sum() + (high < plain_high - 1e-9).sum() > 2)
+    assert tighter > 10
+
+
+def test_the_kernel_is_compiled_once_for_all_queries() -> None:
+    rng = np.random.default_rng(3)
+    for sizes, rows in (((2, 5, 2), 1), ((4, 6, 5, 3), 2)):
+        network = dense(rng, sizes)
+        box = Box.around(rng.random(sizes[0]), 1.5, None)
+        cases = tuple(
+            Conjunction(y_rows=rng.normal(size=(rows, sizes[-1])), bound=np.full(rows, -3.0)) for _ in range(rows)
+        )
+        NativeEngine().solve(Query(network=network, box=box, cases=cases), Options(), Deadline.after(5))
+    assert len(decide.examine_chain.signatures) == 1  # type: ignore[attr-defined]
