@@ -116,6 +116,11 @@ def encode(
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x)
         margin = slack(relax_gradient, model.upper[g] - model.lower[g])
         model.tighten(g, query.gradient.lower - margin, query.gradient.upper + margin)
+    if query.condition is not None and not query.condition.is_box:
+        from verifier.encodings.similarity import encode_condition
+
+        assert g is not None, "a condition on a map needs the gradient"
+        encode_condition(model, query.condition, g, relax_gradient)
     output = query.network.output
     y = _distinct(model, forward.values[output], values[output], forward.x)
     if query.common is not None:

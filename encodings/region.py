@@ -141,10 +141,18 @@ class Region:
 
     @cached_property
     def _similar(self) -> bool:
-        """Whether the region's gradient lies in the query's gradient box."""
+        """Whether the region's gradient lies in the query's gradient box, and meets its condition on the map.
+
+        A condition that ties the map to x as well is left to the replay.
+        """
         box, g = self.query.gradient, self.gradient
         if box is None or g is None:
             return True
+        condition = self.query.condition
+        if condition is not None and condition.map.baseline is None:
+            values = [abs(v) for v in g] if condition.map.absolute else g
+            if not condition.admits(values):
+                return False
         ends = zip(g, box.lower.tolist(), box.upper.tolist(), strict=True)
         return all((lo == -np.inf or v >= Fraction(lo)) and (hi == np.inf or v <= Fraction(hi)) for v, lo, hi in ends)
 
@@ -210,7 +218,8 @@ class Region:
         model.add_variables(np.where(radius > 0, -1.0, 0.0), np.where(radius > 0, 1.0, 0.0))
         slack = int(model.add_variables(np.array([-1.0]), np.array([1.0]))[0])
         scaled = np.hstack([matrix[kept] / size[kept, None], np.ones((len(kept), 1))])
-        bound = np.minimum(room[kept] / size[kept], 1e6)
+        with np.errstate(over="ignore"):
+            bound = np.minimum(room[kept] / size[kept], 1e6)
         model.add_rows(sp.csr_array(scaled), np.full(len(kept), -np.inf), bound)
         solver = highspy.Highs()
         solver.setOptionValue("output_flag", False)

@@ -2,12 +2,13 @@
 
 Both are found by bisection between what is proved to hold and what a witness refutes. For δ the interval
 is exact at its upper end: a witness refutes every δ from its own distance on, so that distance, not the
-δ that was asked, becomes the new end; and since the gradient takes finitely many values, the threshold is
-one of these distances.
+δ that was asked, becomes the new end; and where the map takes finitely many values (gradients do), the threshold
+is one of these distances. What is proved at one δ or ε holds at every smaller one.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,12 +18,22 @@ import numpy.typing as npt
 
 from verifier.engines.base import Deadline
 from verifier.errors import InputError
+from verifier.events import Listener, Note, ignore
 from verifier.options import Options
-from verifier.properties.builders import robustness, saliency_robustness
+from verifier.properties.builders import Domain, condition_at, robustness, saliency_robustness
+from verifier.properties.maps import SaliencyMap
+from verifier.properties.query import Query
+from verifier.search.replay import replay
 from verifier.verdict import Status, Verdict, Witness
 
 if TYPE_CHECKING:
     from verifier.network.graph import Network
+
+
+JUST_BELOW = 1e-9
+"""Relative distance of the last questions from the smallest δ that is refuted."""
+MOST_LAST = 10
+"""Number of last questions."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,39 +63,57 @@ def largest_delta(
     epsilon: float,
     *,
     label: int | None = None,
-    domain: tuple[float, float] | None = (0.0, 1.0),
+    domain: Domain = (0.0, 1.0),
+    map: str | SaliencyMap = "gradient",
+    similarity: str = "linf",
+    top_k: int = 0,
     tolerance: float = 1e-3,
     timeout: float = 60.0,
     options: Options | None = None,
+    listener: Listener = ignore,
 ) -> Threshold:
-    """How different the gradient map must become before the label can change within ``epsilon`` of ``x``.
+    """How different the map must become before the label can change within ``epsilon`` of ``x``.
 
     Args:
+        map, similarity, top_k: as for `verifier.saliency_robustness`.
         tolerance: stop when the interval is narrower than this share of the map's largest entry.
         timeout: wall-clock seconds for the whole search.
-        options: for each question; engine "saliency" without the general search by default.
+        options: for each question; the engine "saliency" without the general search by default.
+        listener: hears of every answer.
+
+    Returns:
+        the interval of δ; both ends infinite if no input in range has another label.
 
     Raises:
         InputError: for a tolerance or timeout that is not positive.
         PropertyError: as `verifier.saliency_robustness`.
     """
-    run = _Run(tolerance, timeout, options)
-    reference = network.gradient(np.asarray(x, dtype=np.float64), _label(network, x, label)).reshape(-1)
-    size = float(np.abs(reference).max()) or 1.0
-    free = run.ask(robustness(network, x, epsilon, label=label, domain=domain))
+    run = _Run(tolerance, timeout, options, listener)
+
+    def query(delta: float) -> Query:
+        return saliency_robustness(
+            network, x, epsilon, delta, label, domain=domain, map=map, similarity=similarity, top_k=top_k
+        )
+
+    condition = condition_at(network, x, label=label, map=map, similarity=similarity, top_k=top_k)
+    size = float(np.abs(condition.reference).max()) or 1.0
+    # any input with another label: a first upper end, or the proof that there is none
+    free = run.ask(robustness(network, x, epsilon, label=label, domain=domain), Options(), "δ = ∞")
     if free.status is Status.HOLDS:
         return Threshold(lower=np.inf, upper=np.inf, proved=free, questions=run.questions)
 
     def distance(witness: Witness) -> float:
-        g = network.gradient(witness.input, _label(network, x, label)).reshape(-1)
-        return float(np.nextafter(np.abs(g - reference).max(), np.inf))
+        """The smallest δ, up to rounding, that the witness refutes."""
+        values = condition.map.values(network, condition.output, witness.input[None])
+        found = max(float(condition.distance(values)[0]), 0.0)
+        for step in (0.0, 1e-15, 1e-12, 1e-9):
+            delta = float(np.nextafter(found + step * size, np.inf)) if step or found else 0.0
+            if replay(query(delta), witness.input).exact:
+                return delta
+        return float("inf")
 
     start = distance(free.witness) if free.witness is not None else np.inf
-
-    def at(delta: float) -> Verdict:
-        return run.ask(saliency_robustness(network, x, epsilon, delta, label, domain=domain))
-
-    return run.bisect(at, distance, start, free.witness, size, size * tolerance)
+    return run.bisect(query, distance, start, free.witness, size, size * tolerance, "δ")
 
 
 def largest_epsilon(
@@ -93,19 +122,25 @@ def largest_epsilon(
     delta: float,
     *,
     label: int | None = None,
-    domain: tuple[float, float] | None = (0.0, 1.0),
+    domain: Domain = (0.0, 1.0),
+    map: str | SaliencyMap = "gradient",
+    similarity: str = "linf",
+    top_k: int = 0,
     most: float = 1.0,
     tolerance: float = 1e-3,
     timeout: float = 60.0,
     options: Options | None = None,
+    listener: Listener = ignore,
 ) -> Threshold:
     """The largest L∞ radius within which inputs with a map within ``delta`` keep the label.
 
     Args:
+        map, similarity, top_k: as for `verifier.saliency_robustness`.
         most: no radius above this is asked.
         tolerance: stop when the interval is narrower than this (input units).
         timeout: wall-clock seconds for the whole search.
-        options: for each question; engine "saliency" without the general search by default.
+        options: for each question; the engine "saliency" without the general search by default.
+        listener: hears of every answer.
 
     Raises:
         InputError: for a tolerance, timeout or ``most`` that is not positive.
@@ -113,59 +148,76 @@ def largest_epsilon(
     """
     if not most > 0:
         raise InputError(f"the largest radius must be positive, got {most}")
-    run = _Run(tolerance, timeout, options)
+    run = _Run(tolerance, timeout, options, listener)
     center = np.asarray(x, dtype=np.float64).reshape(-1)
 
+    def query(epsilon: float) -> Query:
+        return saliency_robustness(
+            network, x, epsilon, delta, label, domain=domain, map=map, similarity=similarity, top_k=top_k
+        )
+
     def distance(witness: Witness) -> float:
-        return float(np.nextafter(np.abs(witness.input - center).max(), np.inf))
+        found = float(np.abs(witness.input - center).max())
+        return float(np.nextafter(found, np.inf)) if found else 0.0
 
-    def at(epsilon: float) -> Verdict:
-        return run.ask(saliency_robustness(network, x, epsilon, delta, label, domain=domain))
-
-    return run.bisect(at, distance, np.inf, None, most, tolerance, most)
-
-
-def _label(network: Network, x: npt.ArrayLike, label: int | None) -> int:
-    return int(np.argmax(network.forward(np.asarray(x, dtype=np.float64)))) if label is None else label
+    return run.bisect(query, distance, np.inf, None, most, tolerance, "ε", most)
 
 
 class _Run:
     """Asks questions within one time limit."""
 
-    def __init__(self, tolerance: float, timeout: float, options: Options | None) -> None:
+    def __init__(self, tolerance: float, timeout: float, options: Options | None, listener: Listener) -> None:
         if not tolerance > 0 or not timeout > 0:
             raise InputError(f"tolerance and timeout must be positive, got {tolerance} and {timeout}")
         self.deadline = Deadline.after(timeout)
-        self.timeout = timeout
-        # the engine looks for witnesses itself; the general search would take its share of every question
-        self.options = options or Options(engine="saliency", prepass=False)
+        self.timeout, self.options, self.listener = timeout, options, listener
+        self.began = time.monotonic()
         self.questions = self.undecided = 0
 
-    def ask(self, query: object) -> Verdict:
+    def ask(self, query: Query, default: Options, what: str) -> Verdict:
+        """The verdict on one question, within a third of the whole time."""
         from verifier.api import verify
 
         self.questions += 1
         left = max(min(self.deadline.left, self.timeout / 3), 0.05)
-        verdict = verify(query, options=replace(self.options, timeout=left))  # type: ignore[arg-type]
+        verdict = verify(query, options=replace(self.options or default, timeout=left))
         self.undecided += not verdict.status.decided
+        text = f"{what}: {verdict.status.value} ({verdict.engine}, {verdict.times['total']:.2f} s)"
+        self.listener(Note(seconds=time.monotonic() - self.began, text=text))
         return verdict
 
     def bisect(
         self,
-        at: Callable[[float], Verdict],
+        query: Callable[[float], Query],
         distance: Callable[[Witness], float],
         upper: float,
         witness: Witness | None,
         scale: float,
         width: float,
+        name: str,
         most: float = np.inf,
     ) -> Threshold:
-        """Narrow [proved, refuted]; open answers shrink the range that is asked, not what is proved."""
+        """Narrow [proved, refuted]; open answers shrink the range that is asked, not what is proved.
+
+        At last δ is asked just below the witness's own distance: where a map takes finitely many values, that
+        either gives the next smaller one or proves that this is the threshold itself.
+        """
         lower, proved = 0.0, None
         ceiling = min(upper, most)
         value = min(scale, ceiling) if not np.isfinite(upper) else upper / 2
-        while not self.deadline.passed and ceiling - lower > width:
-            verdict = at(value)
+        last = 0
+        while not self.deadline.passed and ceiling - lower > 2 * JUST_BELOW * ceiling:
+            question = query(value)
+            discrete = question.condition is None or question.condition.map.baseline is None
+            if ceiling - lower <= width:
+                if not discrete or ceiling != upper or name != "δ" or last >= MOST_LAST:
+                    break
+                last, value = last + 1, upper * (1 - JUST_BELOW)
+                question = query(value)
+            # our engine looks for witnesses itself; the general search would take its share of every question
+            plain = question.condition is None or question.condition.is_box
+            default = Options(engine="saliency", prepass=False) if plain else Options()
+            verdict = self.ask(question, default, f"{name} = {value:.6g}")
             if verdict.status is Status.HOLDS:
                 lower, proved = value, verdict
                 if value >= most:

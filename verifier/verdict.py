@@ -50,6 +50,8 @@ class Witness:
         input: flattened, float64; the exact rational point is this float64 point.
         output: flattened network output at ``input``, computed exactly and rounded once.
         gradient: flattened gradient at ``input`` by the strict convention; None if the query has none.
+        map: the saliency map at ``input``, computed exactly and rounded once; None if the query has no condition
+            on one (the map of a plain saliency query is ``gradient``).
         exact: whether the condition holds in exact rational arithmetic (box, gradient, outputs).
         onnxruntime: whether it also holds in onnxruntime (float32 for float32 models); None if not run.
         runtime_output: onnxruntime's output at the input; None if not run.
@@ -59,6 +61,7 @@ class Witness:
     input: Array
     output: Array
     gradient: Array | None = None
+    map: Array | None = None
     exact: bool = False
     onnxruntime: bool | None = None
     runtime_output: Array | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import z3
 
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.query import Conjunction, Query
 
@@ -177,6 +177,13 @@ def _affine(node: Node, inputs: list[list[Entry]], network: Network, n: int) -> 
     operator = node.operator
     if isinstance(operator, Reshape):
         return inputs[0]
+    if isinstance(operator, Concat):  # of vectors
+        return [entry for part in inputs for entry in part]
+    if isinstance(operator, Scale):
+        factors, shifts = operator.scale.reshape(-1).tolist(), operator.shift.reshape(-1).tolist()
+        return [
+            _combine([(Fraction(a), e)], Fraction(b), n) for a, b, e in zip(factors, shifts, inputs[0], strict=True)
+        ]
     if isinstance(operator, Sum):
         return [
             _combine([(Fraction(s), e) for s, e in zip(operator.signs, parts, strict=True)], Fraction(0), n)

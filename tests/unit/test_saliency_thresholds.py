@@ -47,8 +47,9 @@ def test_a_wrong_tolerance_is_an_error(network: verifier.Network) -> None:
 
 
 def test_the_picture_is_drawn(network: verifier.Network, tmp_path: Path) -> None:
+    from verifier.properties.builders import condition_at
     from verifier.report.saliency import picture
 
     path = tmp_path / "map.png"
-    picture(network, np.zeros(2), np.ones(2), 0, path)
+    picture(condition_at(network, np.zeros(2)), np.zeros(2), np.ones(2), path)
     assert path.stat().st_size > 1000

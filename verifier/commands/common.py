@@ -198,8 +198,10 @@ def _witness_lines(witness: Witness) -> list[str]:
     if witness.onnxruntime is not None:
         checks.append("in onnxruntime" if witness.onnxruntime else "NOT in onnxruntime")
     lines = [f"  input:  {_numbers(witness.input)}", f"  output: {_numbers(witness.output)}"]
-    if witness.gradient is not None:
+    if witness.gradient is not None and witness.map is None:
         lines.append(f"  gradient: {_numbers(witness.gradient)}")
+    if witness.map is not None:
+        lines.append(f"  map:    {_numbers(witness.map)}")
     lines.append(f"  replayed on the original network: {', '.join(checks)}")
     return lines + [f"  remark: {remark}" for remark in witness.remarks]
 
@@ -237,6 +239,7 @@ def _witness_json(witness: Witness | None) -> dict[str, Any] | None:
             ("input", witness.input),
             ("output", witness.output),
             ("gradient", witness.gradient),
+            ("map", witness.map),
             ("runtime_output", witness.runtime_output),
         )
     }

@@ -14,8 +14,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "saliency",
         help="do inputs with a similar gradient map keep the label?",
-        description="Saliency robustness: does every input within EPSILON (L∞) of the given one, whose vanilla "
-        "gradient differs by at most DELTA in every entry, keep the label?",
+        description="Saliency robustness: does every input within EPSILON (L∞) of the given one, whose saliency map "
+        "is similar (by default: its vanilla gradient differs by at most DELTA in every entry), keep the label?",
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
@@ -35,8 +35,46 @@ def add_parser(subparsers: Any) -> None:
         metavar="LOW,HIGH",
         help="inputs are cut to this interval (default 0,1: images); 'none' for no cut; write --domain=-1,1",
     )
+    _add_map_arguments(parser)
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
+    from verifier.properties import maps, similarity
+
+    group = parser.add_argument_group("map and similarity")
+    group.add_argument("--map", choices=maps.NAMES, default="gradient", help="the saliency map (default gradient)")
+    group.add_argument(
+        "--similarity",
+        choices=similarity.NAMES,
+        default="linf",
+        help="norm of the maps' difference that is at most DELTA; top-k: the same K largest entries (default linf)",
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="for top-k; DELTA is 0 by default then")
+    group.add_argument("--other", type=int, help="for --map difference: the other output (default: the runner-up)")
+    group.add_argument("--baseline", type=Path, metavar="FILE", help="for integrated gradients (default: zeros)")
+    group.add_argument("--steps", type=int, default=8, help="for --map integrated: points of the midpoint rule (8)")
+    group.add_argument("--samples", type=int, default=8, help="for --map smooth: noise vectors (8), from --seed")
+    group.add_argument("--sigma", type=float, default=0.1, help="for --map smooth: standard deviation (0.1)")
+
+
+def _map_of(args: argparse.Namespace, size: int) -> dict[str, Any]:
+    """The arguments of `verifier.saliency_robustness` that choose map and similarity."""
+    from verifier.commands.common import read_array
+    from verifier.properties.maps import named_map
+
+    chosen = named_map(
+        args.map,
+        size,
+        other=args.other,
+        baseline=None if args.baseline is None else read_array(args.baseline),
+        steps=args.steps,
+        samples=args.samples,
+        sigma=args.sigma,
+        seed=args.seed,
+    )
+    return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k}
 
 
 def domain_of(text: str) -> tuple[float, float] | None:
@@ -68,54 +106,74 @@ def run(args: argparse.Namespace) -> int:
     domain = domain_of(args.domain)
     network = verifier.load(args.model)
     x = read_array(args.input)
+    if args.similarity == "top-k" and args.delta is None and args.find != "delta":
+        args.delta = 0.0
+    how = {"label": args.label, "domain": domain, **_map_of(args, network.input_size)}
     if args.find:
-        return _find(args, network, x, domain)
+        return _find(args, network, x, how)
     for name in ("epsilon", "delta"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
-    query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, args.label, domain=domain)
+    query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, **how)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args))
     if verdict.witness is not None:
-        _draw(args, network, x, verdict.witness.input)
+        _draw(args, network, x, verdict.witness.input, how)
     return report(verdict, args, query.description)
 
 
-def _find(args: argparse.Namespace, network: Any, x: Any, domain: tuple[float, float] | None) -> int:
-    """Search the threshold; exit status 0 if the interval is closed on both sides, 3 if not."""
-    from dataclasses import replace
+def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -> int:
+    """Search the threshold; exit status 0 if nothing stayed undecided, 3 if something did."""
+    import json
     from math import isfinite
 
-    from verifier.commands.common import options_of
+    import numpy as np
+
+    from verifier.commands.common import options_of, progress_listener
     from verifier.errors import InputError
     from verifier.saliency import largest_delta, largest_epsilon
 
     given = "epsilon" if args.find == "delta" else "delta"
     if getattr(args, given) is None:
         raise InputError(f"--find {args.find} needs --{given}")
-    options = options_of(args)
-    if options.engine == "auto":
-        options = replace(options, engine="saliency", prepass=False)
+    options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
-    how = {"label": args.label, "domain": domain, "timeout": options.timeout or 3600.0, "options": options}
-    found = search(network, x, getattr(args, given), **how)
-    if found.lower == float("inf"):
-        print(f"holds for every {args.find}: no input in range has another label")
-        return 0
-    refuted = f"refuted from {found.upper:.9g} on" if isfinite(found.upper) else "no witness found above"
-    print(f"{args.find}: holds up to {found.lower:.9g}, {refuted}")
-    print(f"{found.questions} questions, {found.undecided} undecided")
+    listener = progress_listener(args)
+    found = search(network, x, getattr(args, given), timeout=args.timeout, options=options, listener=listener, **how)
     if found.witness is not None:
-        _draw(args, network, x, found.witness.input)
+        _draw(args, network, x, found.witness.input, how)
+        if args.witness is not None:
+            np.save(args.witness, found.witness.input)
+    if args.json:
+        record = {
+            "find": args.find,
+            given: getattr(args, given),
+            "holds_up_to": found.lower if isfinite(found.lower) else None,
+            "refuted_from": found.upper if isfinite(found.upper) else None,
+            "no_other_label_in_range": found.lower == float("inf"),
+            "witness": None if found.witness is None else found.witness.input.tolist(),
+            "questions": found.questions,
+            "undecided": found.undecided,
+        }
+        print(json.dumps(record, indent=2))
+    elif found.lower == float("inf"):
+        print(f"holds for every {args.find}: no input in range has another label")
+    else:
+        refuted = f"refuted from {found.upper:.9g} on" if isfinite(found.upper) else "not refuted at any value asked"
+        print(f"{args.find}: holds up to {found.lower:.9g}, {refuted}")
+        print(f"{found.questions} questions, {found.undecided} undecided")
     return 3 if found.undecided else 0
 
 
-def _draw(args: argparse.Namespace, network: Any, x: Any, witness: Any) -> None:
+def _draw(args: argparse.Namespace, network: Any, x: Any, witness: Any, how: dict[str, Any]) -> None:
     """The picture, if it is wanted."""
     if args.picture is None:
         return
-    import numpy as np
-
+    from verifier.properties.builders import condition_at
     from verifier.report.saliency import picture
 
-    label = int(np.argmax(network.forward(x))) if args.label is None else args.label
-    picture(network, x, witness, label, args.picture)
+    picture(
+        condition_at(network, x, label=args.label, map=how["map"], similarity=how["similarity"], top_k=how["top_k"]),
+        x,
+        witness,
+        args.picture,
+    )

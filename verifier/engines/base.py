@@ -56,13 +56,22 @@ class Capabilities:
         gradient: whether the condition may speak of the gradient.
         leaky: elementwise functions other than ReLU.
         maxpool: MaxPool.
+        maps, similarities: conditions on saliency maps beyond the gradient box, by the names of the map
+            (`verifier.properties.maps`) and of the similarity (`verifier.properties.similarity`).
         max_neurons: more than this many units is hopeless; "auto" passes it over (None: no limit).
     """
 
     gradient: bool
     leaky: bool = True
     maxpool: bool = True
+    maps: frozenset[str] = frozenset()
+    similarities: frozenset[str] = frozenset()
     max_neurons: int | None = None
+
+
+ENCODED_MAPS = frozenset({"gradient", "absolute", "difference", "smooth"})
+ENCODED_SIMILARITIES = frozenset({"linf", "l1", "top-k"})
+"""What `verifier.encodings.similarity` can write for a solver: maps that are linear in gradients."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,12 @@ class Engine(ABC):
         can = self.capabilities
         if query is not None and query.gradient is not None and not can.gradient:
             return "conditions on the gradient"
+        condition = None if query is None else query.condition
+        if condition is not None and not condition.is_box:
+            if condition.map.name not in can.maps:
+                return f"conditions on the map {condition.map.name!r}"
+            if condition.similarity not in can.similarities:
+                return f"{condition.similarity!r} similarity of maps"
         for node in network.activations:
             if isinstance(node.operator, MaxPool) and not can.maxpool:
                 return f"MaxPool (node {node.name!r})"

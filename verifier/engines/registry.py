@@ -14,6 +14,7 @@ from verifier.properties.query import Query
 ENGINES: Mapping[str, str] = {
     "native": "verifier.engines.native:NativeEngine",
     "saliency": "verifier.engines.saliency:SaliencyEngine",
+    "maps": "verifier.engines.maps:MapsEngine",
     "z3": "verifier.engines.z3_engine:Z3Engine",
     "cvc5": "verifier.engines.smtlib_engine:Cvc5Engine",
     "yices": "verifier.engines.smtlib_engine:YicesEngine",
@@ -30,6 +31,8 @@ class Rule:
     Attributes:
         engine: the engine it picks, if that is installed and can take the query.
         gradient: for queries with (True) or without (False) a condition on the gradient; None: any.
+        condition: for queries with (True) or without (False) a condition on a saliency map that is more than a
+            box; None: any.
         max_inputs, max_neurons: only up to this size; None: any.
         why: in words, for the verdict.
     """
@@ -37,6 +40,7 @@ class Rule:
     engine: str
     why: str
     gradient: bool | None = None
+    condition: bool | None = None
     max_inputs: int | None = None
     max_neurons: int | None = None
 
@@ -44,13 +48,16 @@ class Rule:
         """Whether the query is of the kind that this line is for."""
         return (
             self.gradient in (None, query.gradient is not None)
+            and self.condition in (None, query.condition is not None and not query.condition.is_box)
             and (self.max_inputs is None or query.box.size <= self.max_inputs)
             and (self.max_neurons is None or query.network.neurons <= self.max_neurons)
         )
 
 
 RULES = (
+    Rule("maps", "boxes of few inputs, for any saliency map", condition=True, max_inputs=6),
     Rule("saliency", "branch and bound over outputs and Jacobian", gradient=True),
+    Rule("maps", "the only one for integrals over a path", condition=True),
     Rule("native", "branch and bound made for conditions on outputs", gradient=False),
     Rule("highs", "few neurons: a small mixed-integer program", max_neurons=200),
     Rule("marabou", "the largest networks among the solvers"),

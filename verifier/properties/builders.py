@@ -7,8 +7,10 @@ import numpy.typing as npt
 
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
+from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.query import GradientBox, Query, larger_output_cases
 from verifier.properties.sets import Box
+from verifier.properties.similarity import MapCondition
 
 Domain = tuple[float, float] | None
 
@@ -52,38 +54,69 @@ def saliency_robustness(
     label: int | None = None,
     *,
     domain: Domain = (0.0, 1.0),
+    map: str | SaliencyMap = "gradient",
+    similarity: str = "linf",
+    top_k: int = 0,
 ) -> Query:
     """Saliency robustness (Le et al., ACML 2023): inputs with a similar map have the same label.
 
-    For every x' within ``epsilon`` (L∞) of ``x``, inside ``domain``: if
-    ``|∂N_label/∂x (x') - ∂N_label/∂x (x)|∞ <= delta`` then the label of x' is ``label``.
+    For every x' within ``epsilon`` (L∞) of ``x``, inside ``domain``: if the map at x' is similar to the map at x,
+    then the label of x' is ``label``. As in the paper by default: ``|∂N_label/∂x (x') - ∂N_label/∂x (x)|∞ <= delta``.
     A tie with another output counts as a violation.
 
     Args:
         x: the input x̂, of the network's input shape or flat.
         epsilon: radius in input units, >= 0.
-        delta: largest difference of any entry of the vanilla-gradient map, >= 0.
+        delta: largest distance of the maps, >= 0, see `verifier.properties.similarity.MapCondition`.
         label: the label; the network's own label at ``x`` by default.
         domain: inputs are cut to this interval, ``(0, 1)`` (images) by default; None for no cut.
+        map: a name of `verifier.properties.maps.NAMES`, or a map made by that module's functions.
+        similarity: "linf", "l1", "l2" or "top-k".
+        top_k: for "top-k", how many pixels.
 
     Raises:
-        PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label.
+        PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
+            map or similarity.
     """
-    point, label = _point_and_label(network, x, label)
-    if not np.isfinite(delta) or delta < 0:
-        raise PropertyError(f"delta must be a finite number >= 0, got {delta}")
-    reference = network.gradient(point, label).reshape(-1)
-    return Query(
-        network=network,
-        box=Box.around(point, epsilon, domain),
-        cases=larger_output_cases(network.output_size, label),
-        gradient=GradientBox(output=network.output_weights(label), lower=reference - delta, upper=reference + delta),
-        anchor=point,
-        description=(
-            f"label {label} wherever the gradient map differs by at most {delta:g}, "
-            f"within L∞ distance {epsilon:g}{_domain_text(domain)}"
-        ),
+    condition = condition_at(network, x, delta, label, map=map, similarity=similarity, top_k=top_k)
+    chosen, (point, label) = condition.map, _point_and_label(network, x, label)
+    box = Box.around(point, epsilon, domain)
+    what = "gradient map" if chosen.name == "gradient" else f"map ({chosen.name})"
+    how = "" if similarity == "linf" else f" ({'top-' + str(top_k) if top_k else similarity})"
+    description = (
+        f"label {label} wherever the {what} differs by at most {delta:g}{how}, "
+        f"within L∞ distance {epsilon:g}{_domain_text(domain)}"
     )
+    host, weights = network, condition.output
+    if not chosen.plain and not chosen.path:
+        host = sampled_network(network, chosen, condition.output)
+        weights = host.output_weights(host.output_size - 1)
+    lower, upper = condition.gradient_box(box.lower, box.upper)
+    return Query(
+        network=host,
+        box=box,
+        cases=larger_output_cases(network.output_size, label, width=host.output_size),
+        gradient=None if chosen.path else GradientBox(output=weights, lower=lower, upper=upper),
+        condition=None if condition.is_box and chosen.plain else condition,
+        anchor=point,
+        description=description,
+    )
+
+
+def condition_at(
+    network: Network,
+    x: npt.ArrayLike,
+    delta: float = 0.0,
+    label: int | None = None,
+    *,
+    map: str | SaliencyMap = "gradient",
+    similarity: str = "linf",
+    top_k: int = 0,
+) -> MapCondition:
+    """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
+    point, label = _point_and_label(network, x, label)
+    chosen = named_map(map, network.input_size) if isinstance(map, str) else map
+    return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)
 
 
 def _point_and_label(network: Network, x: npt.ArrayLike, label: int | None) -> tuple[npt.NDArray[np.float64], int]:

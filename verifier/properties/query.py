@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
+
+if TYPE_CHECKING:
+    from verifier.properties.similarity import MapCondition
 
 Matrix: TypeAlias = Any
 """A matrix of rows: a dense float64 array or a scipy CSR array."""
@@ -136,7 +139,7 @@ class GradientBox:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Query:
-    """Find x in ``box`` with ``common``, the gradient box, and at least one of ``cases``.
+    """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``cases``.
 
     Attributes:
         network: the network.
@@ -144,6 +147,8 @@ class Query:
         cases: the disjunction; at least one. An empty conjunction is "true".
         common: rows that hold in every case (a polytope over x, say); None for none.
         gradient: what g is and its box; None when no row speaks of g.
+        condition: similarity of a saliency map, where a gradient box cannot say it all; every x that meets it
+            has its gradient in the gradient box. None for none.
         anchor: a point of special interest in the box (x̂), where searches start; None: the box's center.
         description: the property in words, for reports.
     """
@@ -153,6 +158,7 @@ class Query:
     cases: tuple[Conjunction, ...]
     common: Conjunction | None = None
     gradient: GradientBox | None = None
+    condition: MapCondition | None = None
     anchor: Array | None = None
     description: str = ""
 
@@ -212,6 +218,8 @@ class Query:
             worst = np.minimum(worst, inside.min(axis=1))
         if self.common is not None and len(self.common):
             worst = np.minimum(worst, self.common.slack(x, y, g).min(axis=1))
+        if self.condition is not None:
+            worst = np.minimum(worst, self.condition.margin(x))
         best = np.full(len(x), -np.inf)
         for case in self.cases:
             slack = case.slack(x, y, g).min(axis=1) if len(case) else np.full(len(x), np.inf)
@@ -229,7 +237,10 @@ class Query:
         any_case = np.zeros(len(x), dtype=bool)
         for case in self.cases:
             any_case |= case.holds(x, y, g)
-        return np.asarray(result & any_case)
+        result &= any_case
+        if self.condition is not None and result.any():
+            result[result] = self.condition.margin(x[result]) >= 0
+        return np.asarray(result)
 
     def _evaluate(self, x: Array) -> tuple[Array, Array | None]:
         y = self.network.forward(x).reshape(len(x), -1)
@@ -239,8 +250,12 @@ class Query:
         return y, g
 
 
-def larger_output_cases(outputs: int, label: int) -> tuple[Conjunction, ...]:
-    """One case per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label)."""
+def larger_output_cases(outputs: int, label: int, *, width: int | None = None) -> tuple[Conjunction, ...]:
+    """One case per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label).
+
+    Args:
+        width: number of columns of the rows, where further outputs follow the labels'.
+    """
     if not 0 <= label < outputs:
         raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {outputs - 1}")
     if outputs < 2:
@@ -248,7 +263,7 @@ def larger_output_cases(outputs: int, label: int) -> tuple[Conjunction, ...]:
     cases = []
     for j in range(outputs):
         if j != label:
-            row = np.zeros((1, outputs))
+            row = np.zeros((1, outputs if width is None else width))
             row[0, label], row[0, j] = 1.0, -1.0
             cases.append(Conjunction(y_rows=row, bound=np.zeros(1)))
     return tuple(cases)

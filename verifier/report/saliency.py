@@ -8,14 +8,15 @@ import numpy as np
 
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.properties.similarity import MapCondition
 
 
-def picture(network: Network, x: Array, witness: Array, label: int, path: Path, side: int | None = None) -> None:
+def picture(condition: MapCondition, x: Array, witness: Array, path: Path, side: int | None = None) -> None:
     """Write five panels side by side.
 
     Args:
+        condition: whose map is drawn, and whose distance is named.
         x, witness: flattened inputs.
-        label: the output whose gradient is the map.
         path: where to write; the suffix chooses the format (.png, .svg, .pdf).
         side: width of the image; by default the network's own, or the square root of a channel's size.
     """
@@ -25,7 +26,9 @@ def picture(network: Network, x: Array, witness: Array, label: int, path: Path, 
     from matplotlib import pyplot as plt
 
     x, witness = np.asarray(x, dtype=np.float64).reshape(-1), np.asarray(witness, dtype=np.float64).reshape(-1)
-    before, after = (network.gradient(p, label).reshape(-1) for p in (x, witness))
+    network = condition.network
+    before, after = (condition.map.values(network, condition.output, p[None])[0] for p in (x, witness))
+    distance = float(condition.distance(after[None])[0])
     shape = network.input_shape
     channels = shape[0] if len(shape) == 3 else 1
     pixels = x.size // channels
@@ -38,7 +41,7 @@ def picture(network: Network, x: Array, witness: Array, label: int, path: Path, 
         return usable.reshape(-1, width)
 
     size = float(max(np.abs(before).max(), np.abs(after).max())) or 1.0
-    changed = int(np.argmax(network.forward(witness)))
+    label, changed = (_labels(network, p) for p in (x, witness))
     low, high = float(min(x.min(), witness.min())), float(max(x.max(), witness.max()))
     figure, axes = plt.subplots(1, 5, figsize=(12.5, 3), layout="constrained")
     panels = [
@@ -46,7 +49,7 @@ def picture(network: Network, x: Array, witness: Array, label: int, path: Path, 
         (panel(before), "its map", "RdBu", (-size, size)),
         (panel(witness), f"witness, label {changed}", "gray", (low, high)),
         (panel(after), "its map", "RdBu", (-size, size)),
-        (panel(after - before), f"difference, at most {np.abs(after - before).max():.3g}", "RdBu", (-size, size)),
+        (panel(after - before), f"difference ({condition.similarity} {distance:.3g})", "RdBu", (-size, size)),
     ]
     for axis, (values, title, colours, (bottom, top)) in zip(axes, panels, strict=True):
         image = axis.imshow(values, cmap=colours, vmin=bottom, vmax=top, aspect="auto" if len(values) == 1 else "equal")
@@ -55,3 +58,10 @@ def picture(network: Network, x: Array, witness: Array, label: int, path: Path, 
         figure.colorbar(image, ax=axis, shrink=0.7)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _labels(network: Network, x: Array) -> str:
+    """The label at x; all of them where the largest outputs agree to about six digits."""
+    y = network.forward(x).reshape(-1)
+    tied = np.flatnonzero(y >= y.max() - 1e-6 * max(1.0, float(np.abs(y).max())))
+    return " = ".join(map(str, tied.tolist()))

@@ -48,6 +48,13 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
         inside = all(
             (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high)) for v, low, high in ends
         )
+    shown, saliency = y, None
+    if query.condition is not None:
+        # on the original network: the query's own may carry copies of it behind the original outputs
+        shown = y[: query.condition.network.output_size]
+        found = query.condition.exact_map(point)
+        inside = inside and query.condition.admits(found)
+        saliency = np.array([float(v) for v in found])
     xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
         inside
@@ -56,8 +63,9 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     )
     return Witness(
         input=point,
-        output=np.array([float(v) for v in y]),
+        output=np.array([float(v) for v in shown]),
         gradient=None if g is None else np.array([float(v) for v in g]),
+        map=saliency,
         exact=confirmed,
     )
 
@@ -85,7 +93,7 @@ def confirm(
     if not witness.exact:
         return witness
     try:
-        runtime = runtime or RuntimeModel(query.network)
+        runtime = runtime or RuntimeModel(query.network if query.condition is None else query.condition.network)
     except (NetworkError, ImportError) as error:
         return replace(witness, remarks=(f"not replayed in onnxruntime: {error}",))
     float32 = runtime.dtype == np.float32
@@ -114,12 +122,18 @@ def confirm(
 def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
     """Whether the condition holds for onnxruntime's output at ``x`` as the runtime rounds it, with no tolerance.
 
-    The runtime gives no gradients: rows that speak of the gradient, and the gradient box, use the network's own.
+    The runtime gives no gradients: rows that speak of the gradient, the gradient box and the condition on the map
+    use the network's own.
     """
     seen = x.astype(runtime.dtype).astype(np.float64)
     y = runtime.run(x)[None]
     if not np.isfinite(y).all():
         return False
+    if query.condition is not None:
+        if query.condition.margin(seen[None])[0] < 0:
+            return False
+        # further outputs of the query's network serve the map alone: no row speaks of them
+        y = np.pad(y, ((0, 0), (0, query.network.output_size - y.shape[1])))
     g = None
     if query.gradient is not None:
         g = query.network.gradient(seen, query.gradient.output).reshape(1, -1)

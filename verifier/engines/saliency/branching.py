@@ -8,6 +8,7 @@ import numpy as np
 
 from verifier.engines.base import Deadline
 from verifier.engines.saliency.lp import LpStatus
+from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation, scatter
@@ -74,6 +75,7 @@ class Search:
             self.statistics.deepest = max(self.statistics.deepest, state.depth)
             try:
                 propagate(self.problem, state, start=start)
+                check_map(self.problem, state)
             except Infeasible:
                 self.statistics.by_propagation += 1
                 continue
@@ -117,7 +119,10 @@ class Search:
             return None, (SPLIT_CASES, 0, 0)
         branch = choose_branch(relaxation, point)
         if branch is None:
-            self.statistics.open_leaves += 1
+            found, closed = settle_leaf(self.problem, state, self.deadline.left)
+            if found is not None:
+                return found, None
+            self.statistics.open_leaves += not closed
         return None, branch
 
     def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:

@@ -12,7 +12,9 @@ from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
 from verifier.options import Options
+from verifier.properties.maps import NAMES as MAPS
 from verifier.properties.query import Query
+from verifier.properties.similarity import NAMES as SIMILARITIES
 from verifier.verdict import Certainty
 
 EXACT_UP_TO = 300
@@ -23,7 +25,9 @@ class SaliencyEngine(Engine):
     """Gradient inversion, phases propagated both ways, branch and bound with certified LPs."""
 
     name: ClassVar[str] = "saliency"
-    capabilities: ClassVar[Capabilities] = Capabilities(gradient=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        gradient=True, maps=frozenset(MAPS) - {"integrated-exact"}, similarities=frozenset(SIMILARITIES)
+    )
     isolated: ClassVar[bool] = False
 
     def availability(self) -> Availability:

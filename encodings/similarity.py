@@ -1,0 +1,93 @@
+"""Similarity of saliency maps as constraints on the gradient's variables.
+
+For maps that are the gradient of F or its absolute value (`verifier.properties.maps`): an absolute value is a
+disjunction of two signs, where bounds leave both; the L1 norm gets one variable per entry above both signs of its
+difference; "the same k largest entries" a threshold between the two sets. All coefficients are 0 and ±1.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+import scipy.sparse as sp
+
+from verifier.encodings.model import Atom, Disjunction, Indices, Model
+from verifier.encodings.query import slack
+from verifier.errors import EngineError
+from verifier.network.operators import Array
+from verifier.properties.similarity import MapCondition
+
+
+def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: float) -> None:
+    """Write a condition on the map into a model.
+
+    Args:
+        g: the gradient's variables, with finite bounds.
+        relax: the condition is widened by this much (see `encodings.query.slack`); 0 for exact proofs.
+
+    Raises:
+        EngineError: for maps that are multiplied by the input, and for the L2 norm: neither is linear.
+    """
+    if condition.map.baseline is not None or condition.similarity == "l2":
+        raise EngineError(f"{condition.map.name!r} with {condition.similarity!r} similarity is not linear")
+    m = _absolute(model, g) if condition.map.absolute else g
+    if condition.top is not None:
+        _threshold(model, condition, m, relax)
+        return
+    margin = slack(relax, model.upper[m] - model.lower[m])
+    model.tighten(m, condition.lower - margin, condition.upper + margin)
+    if condition.similarity == "l1":
+        _sum_of_differences(model, condition, m, relax)
+
+
+def _absolute(model: Model, g: Indices) -> Indices:
+    """Variables for the absolute values of others."""
+    low, high = model.lower[g], model.upper[g]
+    columns = model.add_variables(
+        np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high))),
+        np.maximum(np.abs(low), np.abs(high)),
+    )
+    for p, v, a, b in zip(columns.tolist(), g.tolist(), low.tolist(), high.tolist(), strict=True):
+        same, opposite = Atom((p, v), (1.0, -1.0), 0.0, 0.0), Atom((p, v), (1.0, 1.0), 0.0, 0.0)
+        if a >= 0:
+            model.add_atoms([same])
+        elif b <= 0:
+            model.add_atoms([opposite])
+        else:
+            positive = [Atom((v,), (1.0,), 0.0, inf), same]
+            negative = [Atom((v,), (1.0,), -inf, 0.0), opposite]
+            model.disjunctions.append(Disjunction([positive, negative], "sign of a gradient entry"))
+    return columns
+
+
+def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
+    """``Σ |m - reference| <= delta``."""
+    low, high = model.lower[m], model.upper[m]
+    reference = condition.reference
+    reach = np.maximum(np.abs(np.nextafter(high - reference, inf)), np.abs(np.nextafter(low - reference, -inf)))
+    e = model.add_variables(np.zeros(len(m)), reach)
+    n = len(m)
+    rows, ones = np.arange(n), np.ones(n)
+    for sign in (1.0, -1.0):  # e >= ±(m - reference)
+        entries = np.concatenate([ones, -sign * ones])
+        matrix = sp.csr_array((entries, (np.concatenate([rows, rows]), np.concatenate([e, m]))), shape=(n, model.size))
+        model.add_rows(matrix, -sign * reference, np.full(n, inf))
+    limit = condition.delta + float(slack(relax, np.asarray(reach.sum())))
+    model.add_rows(sp.csr_array((ones, (np.zeros(n, dtype=int), e)), shape=(1, model.size)), *_ends(-inf, limit))
+
+
+def _threshold(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
+    """``m_i + delta >= τ`` for i in the set, ``m_j <= τ`` outside of it."""
+    assert condition.top is not None
+    outside = m[~condition.top]
+    low, high = float(model.lower[outside].max()), float(model.upper[outside].max())
+    (threshold,) = model.add_variables(np.array([low]), np.array([high])).tolist()
+    margin = float(slack(relax, np.asarray(high - low)))
+    atoms = [Atom((i, threshold), (1.0, -1.0), -condition.delta - margin, inf) for i in m[condition.top].tolist()]
+    atoms += [Atom((j, threshold), (1.0, -1.0), -inf, margin) for j in outside.tolist()]
+    model.add_atoms(atoms)
+
+
+def _ends(low: float, high: float) -> tuple[Array, Array]:
+    return np.array([low]), np.array([high])

@@ -1,0 +1,60 @@
+"""Conditions on saliency maps that are more than a gradient box: where they close a subproblem of the search.
+
+The search itself works with the query's gradient box, which contains the gradient of every witness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from verifier.encodings.query import Pattern
+from verifier.encodings.region import Region
+from verifier.engines.saliency.problem import Infeasible, Problem, State
+from verifier.network.operators import Array
+from verifier.properties.query import Query
+from verifier.properties.sets import Box
+
+
+def check_map(problem: Problem, state: State) -> None:
+    """Whether a propagated state still allows a similar map.
+
+    Raises:
+        Infeasible: if it does not.
+    """
+    query = problem.query
+    if query.condition is None or query.gradient is None:
+        return
+    lower, upper = np.maximum(state.g_lower, query.gradient.lower), np.minimum(state.g_upper, query.gradient.upper)
+    if (lower > upper).any() or query.condition.excludes(query.box.lower, query.box.upper, lower, upper):
+        raise Infeasible
+
+
+def settle_leaf(problem: Problem, state: State, seconds: float) -> tuple[Array | None, bool]:
+    """Decide exactly a state in which all phases are known, where the map also depends on the input.
+
+    There the gradient is a constant vector, so a map ``(x - baseline) ⊙ gradient`` near its reference is a box of
+    inputs, and what is left is one linear region of the query on that box.
+
+    Returns:
+        a witness, or None; and whether it was proved that there is none.
+    """
+    query = problem.query
+    if query.condition is None or query.condition.map.baseline is None or state.unknown or not all(problem.form.nodes):
+        return None, False
+    pattern: Pattern = {
+        name: (phase > 0).astype(np.int64) for name, phase in zip(problem.form.nodes, state.phase, strict=True)
+    }
+    region = Region(query, pattern)
+    assert region.gradient is not None
+    g = np.array([float(v) for v in region.gradient])
+    around = np.nextafter(g, -np.inf), np.nextafter(g, np.inf)
+    low, high = query.condition.contract(query.box.lower, query.box.upper, *around)
+    if (low > high).any():
+        return None, True
+    if query.condition.excludes(low, high, *around):
+        return None, True
+    smaller: Query = replace(query, box=Box(low, high))
+    found = Region(smaller, pattern, region.exact).solve(seconds)
+    return found.point, found.empty

@@ -1,0 +1,223 @@
+"""When two saliency maps are similar, and the condition "the map at x is similar to this one"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import PropertyError
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+from verifier.properties.maps import SaliencyMap
+
+NAMES = ("linf", "l1", "l2", "top-k")
+"""The similarities by name."""
+EPS = 2.0**-52
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MapCondition:
+    """``distance(map(x), reference) <= delta``.
+
+    The distance is the L∞, L1 or L2 norm of the difference; for "top-k", with S the k largest entries of the
+    reference, it is the largest entry outside S minus the smallest in S: at most 0 where the same k pixels are the
+    most salient ones (ties count as similar), and ``delta`` is the lead that others may have.
+
+    Attributes:
+        network: the network that the map explains.
+        map: the kind of map.
+        output: ``(m,)`` coefficients of the output combination that the map explains.
+        similarity: one of `NAMES`.
+        reference: ``(n,)`` the map to compare with.
+        delta: >= 0.
+        top: ``(n,)`` booleans, the set S; None for other similarities.
+    """
+
+    network: Network
+    map: SaliencyMap
+    output: Array
+    similarity: str
+    reference: Array
+    delta: float
+    top: npt.NDArray[np.bool_] | None = None
+
+    @staticmethod
+    def at(
+        network: Network, saliency_map: SaliencyMap, x: Array, label: int, similarity: str, delta: float, k: int = 0
+    ) -> MapCondition:
+        """The condition of similarity to the map at ``x``.
+
+        Args:
+            k: for "top-k", how many pixels.
+
+        Raises:
+            PropertyError: no such similarity, delta out of range, k not between 1 and n - 1.
+        """
+        if similarity not in NAMES:
+            raise PropertyError(f"there is no similarity {similarity!r}", fix=f"similarities: {', '.join(NAMES)}")
+        if not np.isfinite(delta) or delta < 0:
+            raise PropertyError(f"delta must be a finite number >= 0, got {delta}")
+        output = saliency_map.output(network, x, label)
+        reference = saliency_map.values(network, output, x.reshape(1, -1))[0]
+        if not np.isfinite(reference).all():
+            raise PropertyError("the map at the input is not finite")
+        top = None
+        if similarity == "top-k":
+            if not 1 <= k < x.size:
+                raise PropertyError(f"top-k needs 1 <= k < {x.size}, got {k}", fix="give --top-k / top_k")
+            top = np.zeros(x.size, dtype=bool)
+            top[np.argsort(-reference, kind="stable")[:k]] = True
+        return MapCondition(
+            network=network,
+            map=saliency_map,
+            output=output,
+            similarity=similarity,
+            reference=reference,
+            delta=float(delta),
+            top=top,
+        )
+
+    @property
+    def lower(self) -> Array:
+        """``reference - delta``, rounded: the lower ends of the L∞ condition."""
+        return self.reference - self.delta
+
+    @property
+    def upper(self) -> Array:
+        """``reference + delta``, rounded: the upper ends of the L∞ condition."""
+        return self.reference + self.delta
+
+    @property
+    def is_box(self) -> bool:
+        """Whether it is no more than a box for the gradient of F (`gradient_box`)."""
+        return self.similarity == "linf" and self.map.baseline is None and not self.map.absolute
+
+    # -- at points ---------------------------------------------------------------------------------------
+    def distance(self, values: Array) -> Array:
+        """Distances of maps ``(batch, n)`` from the reference, in float64."""
+        if self.top is not None:
+            return np.asarray(values[:, ~self.top].max(axis=1) - values[:, self.top].min(axis=1))
+        difference = np.abs(values - self.reference)
+        match self.similarity:
+            case "l1":
+                return np.asarray(difference.sum(axis=1))
+            case "l2":
+                return np.asarray(np.sqrt((difference**2).sum(axis=1)))
+        return np.asarray(difference.max(axis=1))
+
+    def margin(self, x: Array) -> Array:
+        """``delta - distance`` at points ``(batch, n)``, in float64."""
+        return self.delta - self.distance(self.map.values(self.network, self.output, x))
+
+    def admits(self, values: Sequence[Fraction]) -> bool:
+        """Whether a map is similar, in exact arithmetic."""
+        if self.top is not None:
+            inside = min(v for v, s in zip(values, self.top, strict=True) if s)
+            return max(v for v, s in zip(values, self.top, strict=True) if not s) <= inside + Fraction(self.delta)
+        if self.similarity == "linf":
+            ends = zip(values, self.lower.tolist(), self.upper.tolist(), strict=True)
+            return all(Fraction(low) <= v <= Fraction(high) for v, low, high in ends)
+        difference = [v - Fraction(r) for v, r in zip(values, self.reference.tolist(), strict=True)]
+        if self.similarity == "l1":
+            return sum(abs(d) for d in difference) <= Fraction(self.delta)
+        return sum(d * d for d in difference) <= Fraction(self.delta) ** 2
+
+    @cached_property
+    def exact_network(self) -> ExactNetwork:
+        """The network in exact form."""
+        return ExactNetwork(self.network)
+
+    def exact_map(self, x: Array) -> list[Fraction]:
+        """The map of the original network at a point, in rational arithmetic."""
+        return self.map.exact(self.exact_network, self.output, x)
+
+    # -- on boxes ----------------------------------------------------------------------------------------
+    def enclosure(self, low: Array, high: Array, g_low: Array, g_high: Array) -> tuple[Array, Array]:
+        """An interval of the map for ``low <= x <= high`` and ``g_low <= ∇F <= g_high``, rounded outwards."""
+        a, b = g_low, g_high
+        if self.map.baseline is not None:
+            s, t = _outward(low - self.map.baseline, high - self.map.baseline)
+            products = np.stack([s * a, s * b, t * a, t * b])
+            products = np.where(np.isnan(products), 0.0, products)  # 0 times infinity
+            a, b = _outward(products.min(axis=0), products.max(axis=0))
+        if self.map.absolute:
+            smallest = np.where((a <= 0) & (b >= 0), 0.0, np.minimum(np.abs(a), np.abs(b)))
+            a, b = smallest, np.maximum(np.abs(a), np.abs(b))
+        return a, b
+
+    def least_distance(self, low: Array, high: Array) -> Array:
+        """A lower bound of the distance over maps in ``[low, high]``, ``(…, n)``; rounding errors taken off."""
+        if self.top is not None:
+            found = low[..., ~self.top].max(axis=-1) - high[..., self.top].min(axis=-1)
+            return np.asarray(found - 2 * EPS * np.abs(found))
+        gap = np.maximum(np.maximum(low - self.reference, self.reference - high), 0.0)
+        shrink = 1.0 - (gap.shape[-1] + 8) * EPS
+        match self.similarity:
+            case "l1":
+                return np.asarray(gap.sum(axis=-1) * shrink)
+            case "l2":
+                return np.asarray(np.sqrt((gap**2).sum(axis=-1)) * shrink)
+        return np.asarray(gap.max(axis=-1) * shrink)
+
+    def excludes(self, low: Array, high: Array, g_low: Array, g_high: Array) -> npt.NDArray[np.bool_]:
+        """Whether no x in the box with ∇F in its interval has a similar map (batches: one answer per row)."""
+        limit = self.delta
+        if self.similarity == "linf":  # its ends are rounded
+            limit += 2 * EPS * float(np.abs(self.reference).max(initial=0.0) + self.delta)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(self.least_distance(*self.enclosure(low, high, g_low, g_high)) > limit)
+
+    def gradient_box(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """An interval of ∇F outside of which no x of the box has a similar map; infinite where none is known."""
+        free = np.full(len(self.reference), np.inf)
+        if self.similarity == "top-k":
+            return -free, free
+        a, b = self.lower, self.upper
+        if self.is_box:
+            return a, b
+        a, b = _outward(a, b)
+        if self.map.absolute:
+            a = -b
+        if self.map.baseline is None:
+            return a, b
+        s, t = _outward(low - self.map.baseline, high - self.map.baseline)
+        return divide(a, b, s, t)
+
+    def contract(self, low: Array, high: Array, g_low: Array, g_high: Array) -> tuple[Array, Array]:
+        """The box cut to where the map can be similar, given the interval of ∇F; crossed ends where nothing is left.
+
+        Only maps with a baseline and a norm tie x to ∇F; other boxes come back as they are.
+        """
+        if self.map.baseline is None or self.similarity == "top-k":
+            return low, high
+        a, b = _outward(self.lower, self.upper)
+        if self.map.absolute:
+            a = -b
+        s, t = divide(a, b, g_low, g_high)
+        s, t = _outward(s + self.map.baseline, t + self.map.baseline)
+        return np.maximum(low, s), np.minimum(high, t)
+
+
+def divide(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
+    """All q with ``q · r in [a, b]`` for some ``r in [c, d]``, as an interval, rounded outwards.
+
+    Infinite where r can be 0 and so can the product; crossed (+∞, -∞) where r is 0 and the product cannot be.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        quotients = np.stack(np.broadcast_arrays(a / c, a / d, b / c, b / d))
+    low, high = _outward(quotients.min(axis=0), quotients.max(axis=0))
+    around = (c <= 0) & (d >= 0)
+    nothing = (c == 0) & (d == 0) & ((a > 0) | (b < 0))
+    low = np.where(nothing, np.inf, np.where(around | np.isnan(low), -np.inf, low))
+    high = np.where(nothing, -np.inf, np.where(around | np.isnan(high), np.inf, high))
+    return low, high
+
+
+def _outward(low: Array, high: Array) -> tuple[Array, Array]:
+    return np.nextafter(low, -np.inf), np.nextafter(high, np.inf)
