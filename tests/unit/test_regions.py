@@ -349,7 +349,7 @@ def test_zero_bias_plane_through_the_origin_is_sectors():
         tuple(np.concatenate([p.reshape(-1) for p in one]).tolist())
         for one in zip(*around[0].patterns.pattern(np.arange(around.pieces)).values())
     }
-    assert len(found) == len(merged)
+    assert len(found) == len(merged) == 602
     np.testing.assert_allclose(found.areas.sum(), 4, rtol=1e-9)
 
 
