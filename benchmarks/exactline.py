@@ -32,14 +32,11 @@ from verifier.attribution.integrated_gradients import Path
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions import lines, plane
-from verifier.report.regions import ACAS_XU, line_plot, polar_map
+from verifier.report.regions import ACAS_XU, ACAS_XU_MEAN, ACAS_XU_RANGE, line_plot, polar_map
 
 TRAININGS = ("Point", "DiffAI", "PGDK")
 TITLES = {"Point": "normal", "DiffAI": "DiffAI", "PGDK": "PGD"}
 RULES = ("left", "right", "trapezoid", "midpoint")
-MEAN = np.array([19791.091, 0.0, 0.0, 650.0, 600.0])
-RANGE = np.array([60261.0, 2 * math.pi, 2 * math.pi, 1100.0, 1200.0])
-"""Normalisation of the ACAS Xu inputs (ρ, θ, ψ, own velocity, intruder's velocity)."""
 
 PAPER_1 = "24.95 % on its CIFAR-10 convSmall, 24.05 % on convMedium, 45.34 % on convBig (its abstract: 25-45 %)"
 PAPER_2 = "on convSmall 2582.74 exact, 136.74 left, 139.40 right, 91.67 trapezoid"
@@ -214,9 +211,9 @@ def decision_maps() -> str:
     radius = 12_000.0
     rows = []
     for heading, own, intruder in SCENARIOS:
-        origin = (np.array([0, 0, math.radians(heading), own, intruder]) - MEAN) / RANGE
+        origin = (np.array([0, 0, math.radians(heading), own, intruder]) - ACAS_XU_MEAN) / ACAS_XU_RANGE
         u, v = np.zeros((2, 5))
-        u[0], v[1] = 1 / RANGE[0], 1 / RANGE[1]
+        u[0], v[1] = 1 / ACAS_XU_RANGE[0], 1 / ACAS_XU_RANGE[1]
         corners = [[0, -math.pi], [radius, -math.pi], [radius, math.pi], [0, math.pi]]
         began = time.perf_counter()
         found = plane(net, origin, u, v, corners)
@@ -230,7 +227,9 @@ def decision_maps() -> str:
         rows.append(
             [title, f"{len(found):,}", f"{len(classes.boundaries):,}", f"{seconds:.2f} s", largest, f"{name}.png"]
         )
-    ends = (np.array([[radius, a, math.radians(-90), 500, 500] for a in (-math.pi, math.pi)]) - MEAN) / RANGE
+    ends = (
+        np.array([[radius, a, math.radians(-90), 500, 500] for a in (-math.pi, math.pi)]) - ACAS_XU_MEAN
+    ) / ACAS_XU_RANGE
     circle = lines(net, ends[:1], ends[1:])[0]
     line_plot(circle, best="min").savefig(RESULTS / "exactline_acas_line.png", dpi=90)
     header = ["scenario", "linear regions", "boundary segments", "time with classes", "share of (ρ, θ) area", "picture"]

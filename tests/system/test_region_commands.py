@@ -11,6 +11,7 @@ import pytest
 
 import verifier
 from verifier.cli import main
+from verifier.errors import InputError
 from verifier.network.graph import feedforward
 from verifier.regions import line, plane
 from verifier.report import regions as pictures
@@ -116,11 +117,17 @@ def test_every_picture_can_be_drawn(model, tmp_path):
     _, network = model
     found = line(network, [-1, 0, 0.5], [1, 1, 0])
     area = plane(network, [0.5, 0.2, 0], [0.5, 0, 0], [0, 0.3, 0.1])
+    rng = np.random.default_rng(0)
+    acas = feedforward([rng.normal(size=(6, 5)), rng.normal(size=(5, 6))], [np.zeros(6), np.zeros(5)])
+    ring = plane(acas, [0, 0, 0.1, 0.2, 0.3], [0.1, 0, 0, 0, 0], [0, 0.5, 0, 0, 0])
+    with pytest.raises(InputError, match="distance and angle"):
+        pictures.acas_xu_map(area.classes(), area.plane)
     figures = {
         "line": pictures.line_plot(found, best="min"),
         "bands": pictures.bands_plot(found.classes(), ["a", "b", "c", "d"]),
         "plane": pictures.plane_plot(area.classes()),
         "polar": pictures.polar_map(area.classes(), None, heading=1.0, title="t"),
+        "acas": pictures.acas_xu_map(ring.classes(best="min"), ring.plane, "t"),
         "image": pictures.heat_map(np.arange(48.0) - 20, (3, 4, 4), np.arange(48.0)),
         "bars": pictures.heat_map(np.array([1.0, -2.0]), (2,)),
     }

@@ -33,6 +33,10 @@ def add_parser(subparsers: Any) -> None:
         help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
     )  # fmt: skip
     parser.add_argument(
+        "--acas-xu", action="store_true",
+        help="a network of ACAS Xu over distance and angle: the smallest output is best, the picture a polar map",
+    )  # fmt: skip
+    parser.add_argument(
         "--memory", type=positive, default=4.0, metavar="GIB",
         help="past this much memory the polygon is cut into tiles, and files are written for each tile (4)",
     )  # fmt: skip
@@ -51,13 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
     for path in args.out:
         tables.check_suffix(path)
+    best = "min" if args.acas_xu else args.best
     network = verifier.load(args.model)
     corners = np.concatenate([read_inputs(path, network) for path in args.corners])
     areas = np.zeros(network.output_size)
     number = 0
     for tile, found in plane_tiles(network, corners, memory=args.memory, listener=progress_listener(args)):
         number += 1
-        classes = found.classes(best=args.best)
+        classes = found.classes(best=best)
         areas += classes.areas
         sizes = (
             f"{len(found):,} linear regions, {len(found.vertices):,} vertices, {len(found.neighbours):,} shared edges"
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             )
         print(sizes, flush=True)
         for path in args.out:
-            _write(path if whole else path.with_stem(f"{path.stem}-{number}"), found, classes)
+            _write(path if whole else path.with_stem(f"{path.stem}-{number}"), found, classes, args.acas_xu)
     if number > 1:
         print(
             f"The polygon did not fit into {args.memory:g} GiB and was cut into {number} tiles, each of which has files "
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, found: PlaneRestriction, classes: ClassMap) -> None:
+def _write(path: Path, found: PlaneRestriction, classes: ClassMap, acas_xu: bool) -> None:
     """Write a restriction and its classes to one file."""
     import numpy as np
 
@@ -111,8 +116,8 @@ def _write(path: Path, found: PlaneRestriction, classes: ClassMap) -> None:
         return header, np.column_stack([region, found.vertices[corner], found.values[corner]])
 
     def figure() -> Any:
-        from verifier.report.regions import plane_plot
+        from verifier.report.regions import acas_xu_map, plane_plot
 
-        return plane_plot(classes)
+        return acas_xu_map(classes, found.plane) if acas_xu else plane_plot(classes)
 
     tables.write(path, arrays, rows, figure)

@@ -7,18 +7,25 @@ how it and the patching paper (2019) draw the decisions of ACAS Xu.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from verifier.errors import InputError
 from verifier.network.operators import Array
 
 if TYPE_CHECKING:
     from verifier.regions.classes import ClassBands, ClassMap
     from verifier.regions.line import LineRestriction
+    from verifier.regions.plane import Plane
 
 ACAS_XU = ("clear of conflict", "weak left", "weak right", "strong left", "strong right")
 """The advisories of ACAS Xu in the order of its outputs; the smallest output is the advisory."""
+ACAS_XU_MEAN = np.array([19791.091, 0.0, 0.0, 650.0, 600.0])
+ACAS_XU_RANGE = np.array([60261.0, 2 * np.pi, 2 * np.pi, 1100.0, 1200.0])
+"""Normalisation ``(x - mean) / range`` of the inputs of ACAS Xu: distance to the intruder (feet), its angle and
+heading (radians, counter-clockwise from ahead), own and its velocity (feet a second)."""
 
 COLOURS = (
     "#94c3d4", "#f3b562", "#7fb685", "#c8553d", "#426a8c",
@@ -143,6 +150,22 @@ def polar_map(
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     _legend(axes, np.unique(classes.labels), names)
     return figure
+
+
+def acas_xu_map(classes: ClassMap, plane: Plane, title: str = "") -> Any:
+    """The polar map of a network of ACAS Xu, from the classes on a plane of its normalised inputs.
+
+    Raises:
+        InputError: if the plane does not lie in distance and angle, heading and velocities being fixed.
+    """
+    if plane.u.size != 5 or np.abs(np.stack([plane.u, plane.v])[:, 2:]).max() > 1e-9:
+        raise InputError(
+            "an ACAS Xu map needs five inputs, of which distance and angle vary",
+            fix="give corners that differ in the first two numbers only",
+        )
+    x = plane.embed(classes.vertices) * ACAS_XU_RANGE + ACAS_XU_MEAN
+    heading = float(plane.origin[2] * ACAS_XU_RANGE[2])
+    return polar_map(replace(classes, vertices=x[:, :2]), heading=heading, title=title)
 
 
 def heat_map(attributions: Array, shape: Sequence[int], image: Array | None = None, title: str = "") -> Any:
