@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from verifier.bounds.crown import Crown, crown_bounds
-from verifier.bounds.crown_slopes import ascend
+from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer, Deadline
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
@@ -66,20 +65,6 @@ def test_a_point_box_is_bounded_to_rounding() -> None:
     bound = crown_bounds(network, Box(x, x))[network.output]
     assert bound.contains(network.forward(x[None])).all()
     assert bound.width.max() < 1e-9
-
-
-def test_the_ascent_improves_and_stays_sound() -> None:
-    rng = np.random.default_rng(3)
-    network = dense(rng, (5, 20, 20, 2))
-    box = Box.around(rng.random(5), 0.3, None)
-    crown = Crown(network, box)
-    rows = np.array([[1.0, -1.0], [-1.0, 1.0], [0.5, 0.5]])
-    lines = crown.lines(crown.root_bounds)
-    arguments = (crown, network.output, rows, np.zeros(3, dtype=np.intp), lines, box.lower[None], box.upper[None])
-    plain, better = ascend(*arguments, steps=1).lower, ascend(*arguments, steps=30).lower
-    assert (better >= plain).all()
-    assert (better > plain).any()
-    assert (better <= (network.forward(box.sample(2000, rng)) @ rows.T).min(axis=0)).all()
 
 
 def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:

@@ -3,225 +3,230 @@
 No automatic differentiation is needed. A CROWN bound is the least value of a linear function on a box, and by the
 envelope theorem its derivative with respect to a slope is the derivative at the minimiser: walk forward from the
 minimiser x* through the chosen lines, and where the coefficient a of a unit is positive (so that the lower line
-``α z`` is used), ``∂bound/∂α = a z``; for a multiplier β of ``z >= 0`` it is ``-z``, of ``z <= 0`` it is ``z``. Any α in
-[0, 1] and any β >= 0 are sound, so the ascent needs no care for rounding: each bound comes from `Crown.lower`.
+``α z`` is used), ``∂bound/∂α = a z``; for a multiplier β of ``z >= 0`` it is ``-z``, of ``z <= 0`` it is ``z`` (α: Xu et
+al., ICLR 2021; β: Wang et al., NeurIPS 2021).
+
+A unit has either an α (while it is free) or a β (once its phase is fixed), so one array of weights holds both. The
+ascent runs in float32; what counts is one pass in float64 with the weights found, with slack for its rounding: any
+α in [0, 1] and any β >= 0 are sound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown import AllLines, Crown, Index, Rows, Units
-from verifier.bounds.crown_lines import Lines
-from verifier.network.operators import AffineOperator, Array
-from verifier.network.piecewise import PiecewiseLinear
+from verifier.bounds.open_form import OpenForm, Start
+from verifier.bounds.open_kernels import add_constant, add_sizes, ascent_step, least, relax, score_units
+from verifier.network.operators import Array
+
+Phases = npt.NDArray[np.int8]
+CHUNK = 256
+"""Rows that are bounded together."""
+
+
+@dataclass(eq=False)
+class Pass:
+    """One backward pass for R rows: bounds (without slack), minimisers ``(n, R)``, and coefficients of the units."""
+
+    lower: Array
+    minimiser: Array
+    kept: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """The best that an ascent found for R rows.
+    """What an ascent found for R rows.
 
     Attributes:
-        lower: ``(R,)`` proved bounds.
-        slopes: by ReLU node ``(R, size)``, the α of the best bound.
-        multipliers: by preactivation node ``(R, size)``, the β >= 0 of the best bound.
-        minimiser: ``(R, n)``, of the last step.
-        scores: by ReLU node ``(R, size)``, of the last step: by how much the relaxation of each unit lowers the
-            bound at the minimiser.
+        lower: ``(R,)``: the best bounds, in float32: nothing is proved by them.
+        weights: ``(units, R)`` float32: the slopes and multipliers that gave them.
+        minimiser: ``(R, n)`` of the last step.
+        scores: ``(units, R)``: by how much the relaxation of each free unit lowers the bound at the minimiser (-1
+            for fixed units); None unless asked for.
     """
 
     lower: Array
-    slopes: dict[str, Array]
-    multipliers: dict[str, Array]
+    weights: Array
     minimiser: Array
-    scores: dict[str, Array]
+    scores: Array | None
+
+
+def initial_weights(form: OpenForm, rows: int, blocks: int | None = None) -> Array:
+    """CROWN's own slopes for the units of the first blocks (all blocks), ``(units, rows)`` float32."""
+    start = np.concatenate([b.start for b in form.blocks[:blocks]])
+    return np.repeat(start.astype(np.float32)[:, None], rows, axis=1)
+
+
+def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack: Array | None = None) -> Pass:
+    """One pass in the float type of the weights.
+
+    Args:
+        weights, phases: ``(units, R)``: of all open units in blocks that the rows depend on.
+        slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
+    """
+    dtype, rows = weights.dtype, len(start)
+    total = start.constant.astype(dtype)
+    kept = np.zeros(weights.shape, dtype=dtype)
+    pending: dict[int, Array] = {s: a.astype(dtype) for s, a in start.coefficients.items()}
+    for number in range(max(pending, default=0), 0, -1):
+        a = pending.pop(number, None)
+        if a is None:
+            continue
+        block = form.blocks[number]
+        part = slice(block.first, block.first + block.count)
+        slope, intercept = block.lines(dtype)
+        relax(a, weights[part], phases[part], slope, intercept, kept[part], total)
+        if slack is not None:
+            add_sizes(kept[part], block.open_cost, slack)
+            add_sizes(np.where(phases[part] != 0, weights[part], 0.0), block.open_cost, slack)
+            add_sizes(a, block.cost, slack)
+        add_constant(a, block.constant.astype(dtype), total)
+        for s, matrix in block.edges:
+            if s not in pending:
+                pending[s] = np.zeros((form.blocks[s].size, rows), dtype=dtype)
+            matrix.backward(a, pending[s])
+    box = form.blocks[0]
+    a = pending.get(0)
+    if a is None:
+        a = np.zeros((box.size, rows), dtype=dtype)
+    if slack is not None:
+        add_sizes(a, box.cost, slack)
+    x = np.empty_like(a)
+    least(a, box.low.astype(dtype), box.high.astype(dtype), total, x)
+    return Pass(total, x, kept)
+
+
+def _inputs_of(form: OpenForm, values: list[Array | None], number: int, rows: int, dtype: Any) -> Array:
+    """Preactivations of a block's live units, ``(live, R)``."""
+    block = form.blocks[number]
+    z = np.repeat(block.constant.astype(dtype)[:, None], rows, axis=1)
+    for s, matrix in block.edges:
+        value = values[s]
+        assert value is not None
+        matrix.forward(value, z)
+    return z
+
+
+def prove(form: OpenForm, start: Start, weights: Array, phases: Phases) -> Array:
+    """Proved lower bounds ``(R,)``: one pass in float64, its rounding subtracted."""
+    slack = start.slack.copy()
+    lower = backward(form, start, weights.astype(np.float64), phases, slack).lower - slack * (1 + 1e-6)
+    return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
 
 
 def ascend(
-    crown: Crown,
-    start: str,
-    rows: Array | Units,
-    box_of: Index,
-    lines: AllLines,
-    low: Array,
-    high: Array,
+    form: OpenForm,
+    start: Start,
+    weights: Array,
+    phases: Phases,
     *,
     steps: int,
-    slopes: Mapping[str, Array] | None = None,
-    phases: Mapping[str, npt.NDArray[np.int8]] | None = None,
-    multipliers: Mapping[str, Array] | None = None,
+    rate: float = 0.3,
+    rate_fixed: float = 0.1,
+    decay: float = 0.95,
     target: float = np.inf,
-    rate: float = 0.25,
+    score: bool = False,
 ) -> Ascent:
-    """Raise the lower bounds of rows over a node's value.
+    """Raise the lower bounds of rows, from the weights given.
 
     Args:
-        steps: bounds that are computed (at least 1: no ascent, just the bound and the scores).
-        slopes, multipliers: where to start; CROWN's slopes and zero by default.
-        phases: by preactivation node ``(R, size)`` 1 for ``z >= 0``, -1 for ``z <= 0``: which multipliers exist.
+        steps: bounds that are computed (1: no ascent).
+        rate, rate_fixed, decay: first step lengths of Adam (Kingma, Ba, ICLR 2015) for α and β, and by what they
+            shrink.
         target: stop when all bounds are above.
-        rate: first step length of Adam (Kingma, Ba, ICLR 2015); falls by 2 % a step.
+        score: whether to score the units at the end.
     """
-    network = crown.network
-    relus = [
-        n
-        for n in network.activations
-        if n.name in lines and isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu
-    ]
-    alpha: dict[str, Array] = {}
-    for node in relus:
-        line = lines[node.name]
-        assert isinstance(line, Lines)
-        given = None if slopes is None else slopes.get(node.name)
-        alpha[node.name] = line.lower_slope[box_of] if given is None else given.astype(np.float64)
-    signs = {k: -v.astype(np.float64) for k, v in (phases or {}).items() if v.any()}
-    beta = {
-        k: np.zeros(s.shape) if multipliers is None or k not in multipliers else multipliers[k].astype(np.float64)
-        for k, s in signs.items()
-    }
-    best = np.full(len(rows), -np.inf)
-    best_alpha = {k: v.copy() for k, v in alpha.items()}
-    best_beta = {k: v.copy() for k, v in beta.items()}
-    moments: dict[str, tuple[Array, Array]] = {}
-    scores: dict[str, Array] = {}
-    minimiser = np.zeros((len(rows), network.input_size))
+    rows = len(start)
+    weights = weights.astype(np.float32)
+    start = Start({s: a.astype(np.float32) for s, a in start.coefficients.items()}, start.constant, start.slack)
+    best, lower = weights.copy(), np.full(rows, -np.inf, dtype=np.float32)
+    first, second = np.zeros_like(weights), np.zeros_like(weights)
+    last = max(start.coefficients, default=0)
     for step in range(steps):
-        found = crown.lower(
-            start,
-            rows,
-            box_of,
-            lines,
-            low,
-            high,
-            slopes=alpha,
-            multipliers={k: signs[k] * b for k, b in beta.items()} or None,
-            keep=True,
+        found = backward(form, start, weights, phases)
+        better = found.lower > lower
+        lower = np.maximum(lower, found.lower)
+        done = step == steps - 1 or bool((lower > target).all())
+        if done:
+            best[:, better] = weights[:, better]
+            break
+        pace = (
+            np.float32(rate * decay**step),
+            np.float32(rate_fixed * decay**step),
+            np.float32(1 / (1 - 0.9 ** (step + 1))),
+            np.float32(1 / (1 - 0.99 ** (step + 1))),
         )
-        better = found.lower > best
-        best = np.where(better, found.lower, best)
-        for kept, now in ((best_alpha, alpha), (best_beta, beta)):
-            for k, value in now.items():
-                kept[k][better] = value[better]
-        minimiser = np.where(found.slopes > 0, low[box_of], high[box_of])
-        last = step == steps - 1 or bool((best > target).all())
-        values, scores = _walk(crown, start, found, lines, alpha, minimiser, box_of, last)
-        if last:
-            break
-        pace = rate * 0.98**step
-        for node in relus:
-            name = node.name
-            if name in found.coefficients:
-                line = lines[name]
-                assert isinstance(line, Lines)
-                slope = np.maximum(found.coefficients[name], 0.0) * values[node.inputs[0]] * line.unstable[box_of]
-                alpha[name] = np.clip(alpha[name] + _adam(moments, name, slope, step, pace), 0.0, 1.0)
-        for name, sign in signs.items():
-            if name in values:
-                move = _adam(moments, "β " + name, sign * values[name], step, pace * 0.4)
-                beta[name] = np.maximum(beta[name] + move * (sign != 0), 0.0)
-    return Ascent(best, best_alpha, best_beta, minimiser, scores)
+        values: list[Array | None] = [found.minimiser]
+        for number in range(1, last + 1):
+            block = form.blocks[number]
+            part = slice(block.first, block.first + block.count)
+            z = _inputs_of(form, values, number, rows, np.float32)
+            ascent_step(
+                z,
+                weights[part],
+                phases[part],
+                *block.lines(np.float32),
+                found.kept[part],
+                better,
+                best[part],
+                first[part],
+                second[part],
+                pace,
+            )
+            values.append(z)
+    scores = None
+    if score:
+        scores = np.full(weights.shape, -1, dtype=np.float32)
+        values = [found.minimiser]
+        for number in range(1, last + 1):
+            block = form.blocks[number]
+            part = slice(block.first, block.first + block.count)
+            z = _inputs_of(form, values, number, rows, np.float32)
+            score_units(z, weights[part], phases[part], *block.lines(np.float32), found.kept[part], scores[part])
+            values.append(z)
+    return Ascent(lower, best, found.minimiser.T, scores)
 
 
-def _adam(moments: dict[str, tuple[Array, Array]], name: str, slope: Array, step: int, rate: float) -> Array:
-    """Adam's step, upwards."""
-    first, second = moments.get(name, (np.zeros_like(slope), np.zeros_like(slope)))
-    first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope * slope
-    moments[name] = (first, second)
-    scale: Array = np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-12
-    return rate * (first / (1 - 0.9 ** (step + 1))) / scale
+@dataclass(frozen=True)
+class UnitBounder:
+    """Bounds for the signs of ReLUs while an `OpenForm` is built: CROWN, and an ascent on what stays open.
 
-
-def _walk(
-    crown: Crown,
-    start: str,
-    found: Rows,
-    lines: AllLines,
-    alpha: Mapping[str, Array],
-    x: Array,
-    box_of: Index,
-    score: bool,
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Values of the relaxed network at each row's minimiser, and the units' scores."""
-    network = crown.network
-    values: dict[str, Array] = {network.input: x}
-    scores: dict[str, Array] = {}
-    for node in network.nodes[1:]:
-        name = node.name
-        if any(i not in values for i in node.inputs):
-            continue
-        z = values[node.inputs[0]]
-        if isinstance(node.operator, AffineOperator):
-            inputs = [values[i].reshape(len(x), *network[i].shape) for i in node.inputs]
-            values[name] = node.operator.forward(*inputs).reshape(len(x), -1)
-        elif name in found.coefficients:
-            a, line = found.coefficients[name], lines[name]
-            if isinstance(line, Lines):
-                below = alpha[name] if name in alpha else line.lower_slope[box_of]
-                unstable = line.unstable[box_of]
-                slope = np.where(a < 0, line.upper_slope[box_of], np.where(unstable, below, line.lower_slope[box_of]))
-                value = slope * z + np.where(a < 0, line.upper_intercept[box_of], 0.0)
-                if line.lower_intercept is not None:
-                    value += np.where(a < 0, 0.0, line.lower_intercept[box_of])
-                if score:
-                    exact = node.operator.forward(z)
-                    chord = -np.minimum(a, 0.0) * line.upper_intercept[box_of]
-                    scores[name] = np.where(unstable, np.abs(a * (value - exact)) + 0.1 * chord, 0.0)
-                values[name] = value
-            else:
-                picked = np.take_along_axis(z, line.chosen[box_of], 1)
-                values[name] = np.where((a > 0) | line.decided[box_of], picked, line.upper[box_of])
-        else:
-            values[name] = node.operator.forward(z.reshape(len(x), *network[node.inputs[0]].shape)).reshape(len(x), -1)
-        if name == start:
-            break
-    return values, scores
-
-
-def tighten(
-    crown: Crown,
-    low: Array,
-    high: Array,
-    intervals: dict[str, tuple[Array, Array]],
-    steps: int,
-    deadline: float,
-) -> dict[str, tuple[Array, Array]]:
-    """Bounds of the preactivations of one box, with slopes optimised for every open unit, layer by layer.
-
-    Args:
-        intervals: bounds known so far, one box.
-        deadline: `time.monotonic` moment after which layers are left as they are.
+    Attributes:
+        steps: of the ascent (1: CROWN alone).
+        threads: that share the rows.
+        until: `time.monotonic` moment after which nothing more is bounded.
     """
-    import time
 
-    result = dict(intervals)
-    for node in crown.network.activations:
-        if not (isinstance(node.operator, PiecewiseLinear) and node.operator.is_relu) or time.monotonic() > deadline:
-            continue
-        name = node.inputs[0]
-        a, b = result[name]
-        (units,) = np.nonzero((a[0] < 0) & (b[0] > 0))
-        earlier = any(n.inputs[0] in result and n.name != node.name for n in crown.network.activations)
-        if not len(units) or not earlier:
-            continue
-        lines = crown.lines(result)
-        a, b = a.copy(), b.copy()
-        chunk = max(16, (1 << 20) // max(n.size for n in crown.network.nodes))
-        for sign in (1.0, -1.0):
-            for first in range(0, len(units), chunk):
-                if time.monotonic() > deadline:
-                    break
-                some = units[first : first + chunk]
-                rows = Units(some, np.full(len(some), sign))
-                found = ascend(
-                    crown, name, rows, np.zeros(len(some), dtype=np.intp), lines, low, high, steps=steps
-                ).lower
-                if sign > 0:
-                    a[0, some] = np.maximum(a[0, some], found)
-                else:
-                    b[0, some] = np.minimum(b[0, some], -found)
-        result[name] = (np.minimum(a, b), b)
-    return result
+    steps: int = 1
+    threads: int = 1
+    until: float = np.inf
+
+    def __call__(self, form: OpenForm, start: Start) -> Array:
+        """See `open_form.Bounder`."""
+        lower = np.full(len(start), -np.inf)
+
+        def part(first: int) -> None:
+            if time.monotonic() > self.until:
+                return
+            some = np.arange(first, min(first + CHUNK, len(start)))
+            rows = start.take(some)
+            weights = initial_weights(form, len(some))
+            phases = np.repeat(form.phases[:, None], len(some), axis=1)
+            if self.steps > 1:
+                weights = ascend(form, rows, weights, phases, steps=self.steps, target=0.0).weights
+            lower[some] = prove(form, rows, weights, phases)
+
+        chunks = range(0, len(start), CHUNK)
+        if self.threads > 1 and len(chunks) > 1:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(part, chunks))
+        else:
+            for first in chunks:
+                part(first)
+        return lower

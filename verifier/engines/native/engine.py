@@ -55,11 +55,11 @@ class NativeEngine(Engine):
             if replay(query, query.box.lower).exact:
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
-        crown = Crown(query.network, query.box)
-        layers = dense_chain(query.network)
         varying = int(np.count_nonzero(query.box.width))
         if varying > LOW_DIMENSION:
-            return ReluSplit(query, crown, conditions, self.keep_tree).run(deadline, listener)
+            return ReluSplit(query, conditions, options.threads, self.keep_tree).run(deadline, listener)
+        crown = Crown(query.network, query.box)
+        layers = dense_chain(query.network)
         rest, low, high = conditions.boxed(query.box)
         if layers is not None:
             bounds: ChainBounds | GraphBounds = ChainBounds(crown, rest, layers, options.threads)

@@ -1,0 +1,168 @@
+"""ReLU splitting: the form over open ReLUs, its bounds with slopes and multipliers, and its answers, against facts."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
+from verifier.bounds.open_form import OpenForm
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.native import NativeEngine
+from verifier.engines.native import engine as engine_module
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
+from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
+from verifier.options import Options
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
+from verifier.search.replay import replay
+
+ACTIVATIONS = [None, leaky_relu(0.1), clip(-0.5, 0.5), absolute(), clip(0, 6)]
+
+
+def dense(rng: np.random.Generator, sizes: tuple[int, ...], activation=None) -> Network:
+    weights = [rng.normal(size=(b, a)) * 1.5 / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
+    return feedforward(weights, [0.3 * rng.normal(size=len(w)) for w in weights], activation=activation)
+
+
+def convolutional(rng: np.random.Generator, pool: tuple[int, int]) -> Network:
+    """Residual, with a subtraction, a MaxPool of windows that may overlap, and a permutation."""
+    builder = NetworkBuilder((2, 6, 6))
+    first = builder.add(Conv(rng.normal(size=(3, 2, 3, 3)) / 4, rng.normal(size=3), padding=(1, 1, 1, 1)))
+    hidden = builder.add(relu(), first)
+    second = builder.add(Conv(rng.normal(size=(3, 3, 3, 3)) / 5, rng.normal(size=3), padding=(1, 1, 1, 1)), hidden)
+    builder.add(relu(), builder.add(Sum((1, -1)), second, hidden))
+    builder.add(MaxPool(pool, (2, 2)))
+    size = 3 * ((6 - pool[0]) // 2 + 1) * ((6 - pool[1]) // 2 + 1)
+    builder.add(Reshape((size,)))
+    builder.add(Select(np.arange(size)[::-1].copy()))
+    return builder.build(builder.add(Dense(rng.normal(size=(3, size)), rng.normal(size=3))))
+
+
+def networks(rng: np.random.Generator) -> list[tuple[Network, Box]]:
+    found = [(dense(rng, (5, 12, 12, 3), f), Box.around(rng.random(5), 0.25, None)) for f in ACTIVATIONS]
+    found += [(convolutional(rng, pool), Box.around(rng.random(72), 0.06)) for pool in ((2, 2), (3, 3))]
+    return found
+
+
+def values(form: OpenForm, x: np.ndarray) -> list[np.ndarray]:
+    """The blocks' values of z of their live units, by the definition of the form."""
+    v = [x.T]
+    z = [x.T]
+    for block in form.blocks[1:]:
+        total = np.repeat(block.constant[:, None], len(x), axis=1)
+        for s, matrix in block.edges:
+            matrix.forward(v[s], total)
+        z.append(total)
+        value = total.copy()
+        value[: block.count] = np.maximum(value[: block.count], 0.0)
+        v.append(value)
+    out = form.output
+    z.append(sum((m @ v[s] for s, m in out.terms.items()), start=out.constant[:, None] + np.zeros((1, len(x)))))
+    return z
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_the_form_is_the_network_and_its_bounds_contain_all_samples(steps: int) -> None:
+    rng = np.random.default_rng(0)
+    for network, box in networks(rng):
+        form = OpenForm(network, box, UnitBounder(1))
+        if steps > 1:
+            tighter = form.refined(UnitBounder(steps))
+            assert tighter.units <= form.units
+            form = tighter
+        assert form.units > 0
+        x = box.sample(400, rng)
+        z = values(form, x)
+        assert np.allclose(z[-1].T, network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1))
+        for block, value in zip(form.blocks[1:], z[1:], strict=False):
+            assert (value[: block.count] >= block.z_low[:, None]).all()
+            assert (value[: block.count] <= block.z_high[:, None]).all()
+            assert (value[block.count :] >= 0).all()
+
+
+def test_the_ascent_improves_and_stays_below_all_samples() -> None:
+    rng = np.random.default_rng(1)
+    better = 0
+    for network, box in networks(rng):
+        form = OpenForm(network, box, UnitBounder(1))
+        y_rows = rng.normal(size=(4, network.output_size))
+        start = form.rows(y_rows, np.zeros((4, box.size)), np.zeros(4))
+        weights = initial_weights(form, 4)
+        phases = np.zeros(weights.shape, dtype=np.int8)
+        plain = prove(form, start, weights, phases)
+        found = ascend(form, start, weights, phases, steps=40)
+        proved = prove(form, start, found.weights, phases)
+        assert np.allclose(proved, found.lower, rtol=1e-3, atol=1e-3)
+        assert (proved >= plain - 1e-4).all()
+        better += int((proved > plain + 1e-3).sum())
+        x = box.sample(1000, rng).reshape(-1, *network.input_shape)
+        assert (proved <= (network.forward(x).reshape(len(x), -1) @ y_rows.T).min(axis=0)).all()
+    assert better > 5
+
+
+def test_bounds_under_phases_contain_the_samples_of_the_phases() -> None:
+    """With any multipliers; in the rows of a node, and in the units' bounds of a form refined by phases."""
+    rng = np.random.default_rng(2)
+    checked = 0
+    for network, box in networks(rng):
+        form = OpenForm(network, box, UnitBounder(1))
+        x = box.sample(4000, rng)
+        z = values(form, x)
+        opened = np.concatenate([v[: b.count] for b, v in zip(form.blocks[1:], z[1:], strict=False)])
+        phases = np.zeros(form.units, dtype=np.int8)
+        some = rng.choice(form.units, 3, replace=False)
+        phases[some] = np.sign(opened[some, rng.integers(len(x))])
+        inside = (opened * phases[:, None] >= 0).all(axis=0)
+        y_rows = rng.normal(size=(2, network.output_size))
+        start = form.rows(y_rows, np.zeros((2, box.size)), np.zeros(2))
+        weights = initial_weights(form, 2)
+        weights[some] = rng.random((3, 2))
+        columns = np.repeat(phases[:, None], 2, axis=1)
+        truth = (z[-1].T @ y_rows.T)[inside].min(axis=0)
+        assert (prove(form, start, weights, columns) <= truth).all()
+        assert (prove(form, start, ascend(form, start, weights, columns, steps=30).weights, columns) <= truth).all()
+        part = form.refined(UnitBounder(10), phases)
+        assert not part.empty
+        for block, value in zip(part.blocks[1:], values(part, x[inside])[1:], strict=False):
+            assert (value[: block.count] >= block.z_low[:, None] - 1e-12).all()
+            assert (value[: block.count] <= block.z_high[:, None] + 1e-12).all()
+        checked += int(inside.sum())
+    assert checked > 1000
+
+
+def test_contradicting_phases_leave_nothing() -> None:
+    weights = [np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([[1.0, 1.0], [1.0, -1.0]]), np.array([[1.0, 1.0]])]
+    network = feedforward(weights, [np.array([0.0, -0.5]), np.array([-0.1, 0.0]), np.zeros(1)])
+    form = OpenForm(network, Box(-np.ones(2), np.ones(2)), UnitBounder(1))
+    both = np.zeros(form.units, dtype=np.int8)
+    both[:2] = 1  # x + y >= 0 and x + y <= -0.5
+    assert form.refined(UnitBounder(30), both).refined(UnitBounder(30)).empty
+    both[:2] = -1
+    assert not form.refined(UnitBounder(30), both).empty
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeypatch) -> None:
+    """Where a sample reaches, there is no proof; a counterexample is one; and there are proofs below."""
+    monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
+    rng = np.random.default_rng(10 + seed)
+    proofs = 0
+    for network, box in networks(rng):
+        row = rng.normal(size=(1, network.output_size))
+        x = box.sample(3000, rng)
+        reached = (network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1) @ row.T).ravel()
+        for below in (-1e-9, 0.5, 2.0):
+            bound = reached.min() - below * np.ptp(reached)
+            query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([bound])),))
+            result = NativeEngine().solve(query, Options(), Deadline.after(2))
+            if result.answer is Answer.SAT:
+                assert result.x is not None
+                assert replay(query, result.x).exact
+            if below < 0:
+                assert result.answer is not Answer.UNSAT
+            proofs += result.answer is Answer.UNSAT
+    assert proofs >= 5

@@ -1,0 +1,495 @@
+"""A network on one box, written over its open ReLUs alone: for many CROWN bounds on the same box.
+
+On a box most ReLUs are off or on all over. What is off is left out; what is on passes its value. So the network
+becomes blocks of ReLUs with sparse or dense matrices between them,
+
+    z_k = d_k + Σ_{s < k} M_ks v_s,     v_s = relu(z_s)  (v_0 = x),
+
+whatever the operators were: convolutions, sums and reshapes are folded into the M_ks, MaxPool is a tournament of
+``max(a, b) = b + relu(a - b)``, and any elementwise function is a combination of shifted ReLUs.
+
+**Rounding** (float64; γ_k = k u / (1 - k u) as in `verifier.bounds.crown`). Every step of a backward pass turns
+computed coefficients into other computed coefficients, and is off by at most a local error times values that are
+met on the box; so the errors add up, each weighted by the coefficients that the pass really had:
+
+* a block's matrices: M̂ is a product of few matrices, and A >= |W_1| |W_2| … is computed beside it; ``a M̂`` differs
+  from the exact ``a M`` by at most ``γ |a| A`` for each of the two reasons, and it multiplies values of at most m. So
+  `Block.cost` is ``3 γ_k Σ_s A_ks m_s + 3 γ_N D_k``, k counting the terms of the sums in one product;
+* a ReLU's lines: slopes are at most 1, intercepts at most m: `Block.open_cost` is ``3 γ_N m``;
+* the minimum over the box: ``3 γ_N m_0``.
+
+N is more than all terms that are ever added to a row's constant. 1 + 1e-6 covers the second order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from verifier.bounds.crown import LARGEST, UNIT
+from verifier.bounds.crown_lines import TINY, relu_lines
+from verifier.bounds.open_kernels import add_product
+from verifier.errors import InputError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.sets import Box
+
+Ends = tuple[Array, Array]
+Sparse = Any
+"""A ``scipy.sparse.csr_array``."""
+DENSE_FROM = 0.2
+"""Matrices with at least this share of non-zeros are applied by BLAS."""
+
+
+class Matrix:
+    """One M_ks in the forms in which it is applied, for each float type.
+
+    Args:
+        matrix: float64, sparse or dense; it is kept in the form that is faster.
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self.shape: tuple[int, int] = matrix.shape
+        filled = matrix.nnz if sp.issparse(matrix) else np.count_nonzero(matrix)
+        self.dense = filled >= DENSE_FROM * matrix.shape[0] * matrix.shape[1]
+        if self.dense != (not sp.issparse(matrix)):
+            matrix = matrix.toarray() if self.dense else sp.csr_array(matrix)
+        self.matrix: Any = matrix
+        self._forms: dict[Any, Any] = {}
+
+    def _form(self, dtype: Any) -> Any:
+        if dtype not in self._forms:
+            m = self.matrix.astype(dtype)
+            self._forms[dtype] = m if self.dense else (m, sp.csr_array(m.T))
+        return self._forms[dtype]
+
+    def forward(self, x: Array, out: Array) -> None:
+        """``out += M x``, columns."""
+        form = self._form(x.dtype)
+        if self.dense:
+            out += form @ x
+        else:
+            add_product(form[0].indptr, form[0].indices, form[0].data, x, out)
+
+    def backward(self, a: Array, out: Array) -> None:
+        """``out += Mᵀ a``, columns."""
+        form = self._form(a.dtype)
+        if self.dense:
+            out += form.T @ a
+        else:
+            add_product(form[1].indptr, form[1].indices, form[1].data, a, out)
+
+    def rows(self, which: Any) -> Array:
+        """Some rows, dense."""
+        some: Array = self.matrix[which]
+        return some if self.dense else some.toarray()
+
+    def restricted(self, rows: Any, columns: Any) -> Matrix:
+        """Some rows and columns."""
+        return Matrix(self.matrix[rows][:, columns])
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Values that are affine in the blocks before: ``constant + Σ terms[s] v_s``.
+
+    Attributes:
+        terms, absolute: by block ``(size, live units of the block)``; ``absolute`` bounds sums of absolute products.
+        constant, weight: ``(size,)``, and the sum of the absolute values in it.
+        length: how many terms the sums had, one after the other, that ``terms`` were computed by.
+    """
+
+    terms: dict[int, Sparse]
+    absolute: dict[int, Sparse]
+    constant: Array
+    weight: Array
+    length: int = 0
+
+    def take(self, which: Any) -> Affine:
+        """Some of the values."""
+        return Affine(
+            {s: m[which] for s, m in self.terms.items()},
+            {s: m[which] for s, m in self.absolute.items()},
+            self.constant[which],
+            self.weight[which],
+            self.length,
+        )
+
+    def mapped(self, matrix: Sparse, constant: Array | None = None) -> Affine:
+        """``matrix @ self + constant``."""
+        size = abs(matrix)
+        shift = np.zeros(matrix.shape[0]) if constant is None else constant
+        return Affine(
+            {s: sp.csr_array(matrix @ m) for s, m in self.terms.items()},
+            {s: sp.csr_array(size @ m) for s, m in self.absolute.items()},
+            matrix @ self.constant + shift,
+            size @ self.weight + np.abs(shift),
+            self.length + _longest_row(matrix) + 1,
+        )
+
+    def plus(self, other: Affine, sign: float = 1.0) -> Affine:
+        """``self + sign * other``."""
+        terms, absolute = dict(self.terms), dict(self.absolute)
+        for s, m in other.terms.items():
+            terms[s] = sp.csr_array(terms[s] + sign * m) if s in terms else sp.csr_array(sign * m)
+            a = abs(sign) * other.absolute[s]
+            absolute[s] = sp.csr_array(absolute[s] + a) if s in absolute else sp.csr_array(a)
+        constant, weight = self.constant + sign * other.constant, self.weight + abs(sign) * other.weight
+        return Affine(terms, absolute, constant, weight, max(self.length, other.length) + 2)
+
+    def shifted(self, constant: Array) -> Affine:
+        """``self + constant``."""
+        weight = self.weight + np.abs(constant)
+        return Affine(self.terms, self.absolute, self.constant + constant, weight, self.length + 1)
+
+
+@dataclass(eq=False)
+class Block:
+    """ReLUs that stand side by side: first the open ones, then those that are on; block 0 is the input.
+
+    Attributes:
+        units: ``(live,)`` their places in the operator's output.
+        low, high: bounds of the values v of the live units.
+        magnitude, reach: ``(live,)``: bounds on the values, and on the coefficients that a unit may meet before it.
+        cost: ``(live,)``: what rounding loses for each unit of coefficient of z (the module's docstring).
+        edges: ``(earlier block, matrix)``; constant: d.
+        count, first: how many units are open, and the number of the first among all open units.
+        z_low, z_high: ``(count,)`` bounds of the open units' preactivations.
+        slope, intercept, start: ``(count,)`` their upper lines, and CROWN's choice of the lower slope.
+        phases: ``(count,)``: 1 or -1 for units whose phase is assumed, else 0.
+        open_cost: ``(count,)``: what rounding at the ReLU loses for each unit of coefficient of v.
+    """
+
+    units: npt.NDArray[np.intp]
+    low: Array
+    high: Array
+    magnitude: Array
+    cost: Array
+    reach: Array
+    edges: list[tuple[int, Matrix]] = field(default_factory=list)
+    constant: Array = field(default_factory=lambda: np.zeros(0))
+    count: int = 0
+    first: int = 0
+    z_low: Array = field(default_factory=lambda: np.zeros(0))
+    z_high: Array = field(default_factory=lambda: np.zeros(0))
+    slope: Array = field(default_factory=lambda: np.zeros(0))
+    intercept: Array = field(default_factory=lambda: np.zeros(0))
+    start: Array = field(default_factory=lambda: np.zeros(0))
+    phases: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    open_cost: Array = field(default_factory=lambda: np.zeros(0))
+
+    _lines: dict[Any, Ends] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of live units."""
+        return len(self.low)
+
+    def lines(self, dtype: Any) -> Ends:
+        """`slope` and `intercept` in a float type."""
+        key = np.dtype(dtype)
+        if key not in self._lines:
+            self._lines[key] = (self.slope.astype(key), self.intercept.astype(key))
+        return self._lines[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Rows to be bounded, as columns: coefficients over blocks, constants, and the slack of the start.
+
+    Attributes:
+        coefficients: by block ``(live, R)``, float64.
+        constant, slack: ``(R,)``.
+    """
+
+    coefficients: dict[int, Array]
+    constant: Array
+    slack: Array
+
+    def __len__(self) -> int:
+        return len(self.constant)
+
+    def take(self, which: Any) -> Start:
+        """Some of the rows."""
+        some = {s: np.ascontiguousarray(a[:, which]) for s, a in self.coefficients.items()}
+        return Start(some, self.constant[which], self.slack[which])
+
+
+Bounder = Callable[["OpenForm", Start], Array]
+"""Proved lower bounds ``(R,)`` of rows over the blocks that exist so far."""
+
+
+class OpenForm:
+    """The form of one network on one box; see the module.
+
+    Args:
+        bounder: how the signs of ReLUs that intervals leave open are bounded.
+    """
+
+    def __init__(self, network: Network, box: Box, bounder: Bounder) -> None:
+        self._bounder = bounder
+        self.gamma = gamma(8 * sum(n.size for n in network.nodes) + 1024)
+        """γ_N."""
+        magnitude = np.maximum(np.abs(box.lower), np.abs(box.upper))
+        cost = 3 * self.gamma * magnitude + TINY
+        self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
+        self.empty = False
+        """Whether the assumed phases contradict each other."""
+        self.units = 0
+        values: dict[str, Affine] = {network.input: _identity(box.size, 0)}
+        readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
+        for node in network.nodes[1:]:
+            inputs = [values[i] for i in node.inputs]
+            values[node.name] = self._value(network, node, inputs)
+            for i in set(node.inputs):
+                readers[i] -= 1
+                if not readers[i]:
+                    del values[i]
+        self.output = values[network.output]
+
+    # -- construction ------------------------------------------------------------------------------------
+    def _value(self, network: Network, node: Node, inputs: list[Affine]) -> Affine:
+        operator = node.operator
+        if isinstance(operator, AffineOperator):
+            matrices = operator.matrices(*(network[i].shape for i in node.inputs))
+            constant = operator.constant()
+            total = inputs[0].mapped(sp.csr_array(matrices[0]))
+            for matrix, value in zip(matrices[1:], inputs[1:], strict=True):
+                total = total.plus(value.mapped(sp.csr_array(matrix)))
+            if constant is not None:
+                total = total.shifted(np.broadcast_to(constant, node.shape).reshape(-1))
+            return total
+        if isinstance(operator, MaxPool):
+            return self._tournament(inputs[0], operator.windows(network[node.inputs[0]].shape))
+        assert isinstance(operator, PiecewiseLinear)
+        if operator.is_relu:
+            return self._relu(inputs[0])
+        size = len(inputs[0].constant)
+        scaled = sp.csr_array(sp.diags_array(np.full(size, operator.slopes[0])))
+        total = inputs[0].mapped(scaled, np.full(size, operator.intercepts[0]))
+        gap = 0.0
+        for j, point in enumerate(operator.breaks):
+            bend = operator.slopes[j + 1] - operator.slopes[j]
+            jump = abs(bend * point + operator.intercepts[j + 1] - operator.intercepts[j])
+            gap += jump + 1e-15 * (abs(point) * (abs(operator.slopes[j]) + abs(operator.slopes[j + 1])) + 1.0)
+            total = total.plus(self._relu(inputs[0].shifted(np.full(size, -point))), bend)
+        # pieces need not meet exactly: what the form is off by counts as rounding
+        return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma)
+
+    def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64]) -> Affine:
+        low, high = self.interval(entries)
+        lows = np.where(windows >= 0, low[windows], -np.inf)
+        highs = np.where(windows >= 0, high[windows], -np.inf)
+        possible = (highs >= lows.max(axis=1, keepdims=True)) & (windows >= 0)
+        players = [w[p] for w, p in zip(windows, possible, strict=True)]
+        pool = entries.take(np.concatenate(players))
+        ends = np.cumsum([0] + [len(p) for p in players])
+        groups = [list(range(a, b)) for a, b in pairwise(ends)]
+        while any(len(g) > 1 for g in groups):
+            pairs = [(g[k], g[k + 1]) for g in groups for k in range(0, len(g) - 1, 2)]
+            left, right = np.array(pairs).T
+            second = pool.take(right)
+            winners = second.plus(self._relu(pool.take(left).plus(second, -1.0)))
+            alone = np.array([g[-1] for g in groups if len(g) % 2], dtype=np.intp)
+            rest = pool.take(alone)
+            count, regrouped, single = 0, [], len(pairs)
+            for g in groups:
+                new = list(range(count, count + len(g) // 2))
+                count += len(new)
+                if len(g) % 2:
+                    new.append(single)
+                    single += 1
+                regrouped.append(new)
+            pool, groups = self._stack(winners, rest), regrouped
+        return pool.take(np.array([g[0] for g in groups]))
+
+    def _stack(self, a: Affine, b: Affine) -> Affine:
+        """The values of both, one after the other."""
+
+        def join(x: dict[int, Sparse], y: dict[int, Sparse]) -> dict[int, Sparse]:
+            result = {}
+            for s in {*x, *y}:
+                width = self.blocks[s].size
+                parts = [m.get(s, sp.csr_array((len(v.constant), width))) for m, v in ((x, a), (y, b))]
+                result[s] = sp.csr_array(sp.vstack(parts))
+            return result
+
+        return Affine(
+            join(a.terms, b.terms),
+            join(a.absolute, b.absolute),
+            np.concatenate([a.constant, b.constant]),
+            np.concatenate([a.weight, b.weight]),
+        )
+
+    def cost(self, value: Affine) -> Array:
+        """What rounding loses for each unit of coefficient of these values."""
+        total = 3 * self.gamma * value.weight
+        for s, m in value.absolute.items():
+            longest = int(np.bincount(m.indices, minlength=1).max(initial=0)) + _longest_row(m)
+            total = total + 3 * gamma(2 * (longest + value.length) + 64) * (m @ self.blocks[s].magnitude)
+        return total * (1 + 1e-6) + TINY
+
+    def interval(self, value: Affine) -> Ends:
+        """Interval bounds from the bounds of the blocks."""
+        middle, radius = value.constant.copy(), 2 * self.cost(value)
+        for s, m in value.terms.items():
+            block = self.blocks[s]
+            center = block.low + (block.high - block.low) / 2
+            middle += m @ center
+            radius += abs(m) @ np.maximum(block.high - center, center - block.low)
+        return middle - radius, middle + radius
+
+    def _relu(self, value: Affine) -> Affine:
+        """Adds a block; its outputs."""
+        number = len(self.blocks)
+        low, high = self.interval(value)
+        cost = self.cost(value)
+        reach = value.weight + 1.0
+        for s, m in value.absolute.items():
+            reach = reach + m @ self.blocks[s].reach
+        if not (reach < LARGEST).all():
+            raise InputError("the network's numbers are too large for bounds in float64")
+        if set(value.terms) != {0}:
+            units = np.flatnonzero((low < 0) & (high > 0))
+            if len(units):
+                found = self._bounder(self, self.unit_rows(value.take(units)))
+                low, high = low.copy(), high.copy()
+                low[units] = np.maximum(low[units], found[: len(units)])
+                high[units] = np.minimum(high[units], -found[len(units) :])
+        high = np.maximum(low, high)  # ends that cross by rounding prove nothing
+        opened = np.flatnonzero((low < 0) & (high > 0))
+        live = np.concatenate([opened, np.flatnonzero(low >= 0)])
+        edges = [(s, Matrix(m[live])) for s, m in value.terms.items() if m.nnz]
+        self._add(
+            Block(live, low[live], high[live], np.zeros(0), cost[live], reach[live], edges, value.constant[live]),
+            np.zeros(len(opened), dtype=np.int8),
+        )
+        pick = sp.csr_array((np.ones(len(live)), (live, np.arange(len(live)))), shape=(len(low), len(live)))
+        return Affine({number: pick}, {number: pick}, np.zeros(len(low)), np.zeros(len(low)))
+
+    def _add(self, block: Block, phases: npt.NDArray[np.int8]) -> None:
+        """Completes a block: ``low, high`` come as bounds of z, the first ``len(phases)`` units are the open ones."""
+        count = len(phases)
+        block.magnitude = np.maximum(np.abs(block.low), np.abs(block.high))
+        block.z_low, block.z_high = block.low[:count], block.high[:count]
+        block.low, block.high = np.maximum(block.low, 0.0), np.maximum(block.high, 0.0)
+        lines = relu_lines(block.z_low, block.z_high)
+        block.slope, block.intercept = lines.upper_slope, lines.upper_intercept
+        block.start = np.where(phases == 0, lines.lower_slope, 0.0)
+        block.open_cost = 3 * self.gamma * block.magnitude[:count] + TINY
+        block.phases, block.count, block.first = phases, count, self.units
+        self.units += count
+        self.blocks.append(block)
+
+    def refined(self, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None) -> OpenForm:
+        """The form again with better bounds, on the part of the box where some phases hold.
+
+        Args:
+            phases: ``(units,)`` over the open units: 1 or -1 where a phase is assumed (those that are assumed
+                already included), else 0.
+        """
+        phases = self.phases if phases is None else phases
+        new = OpenForm.__new__(OpenForm)
+        new.gamma, new.blocks, new.units, new.empty = self.gamma, [self.blocks[0]], 0, self.empty
+        kept: list[Any] = [slice(None)]
+        for block in self.blocks[1:]:
+            count = block.count
+            edges = [(s, m.restricted(slice(None), kept[s])) for s, m in block.edges]
+            low = np.concatenate([block.z_low, block.low[count:]])
+            high = np.concatenate([block.z_high, block.high[count:]])
+            phase = phases[block.first : block.first + count]
+            if count:
+                middle, radius = block.constant.copy(), 2 * block.cost
+                for s, m in edges:
+                    center = new.blocks[s].low + (new.blocks[s].high - new.blocks[s].low) / 2
+                    middle += m.matrix @ center
+                    radius += abs(m.matrix) @ np.maximum(new.blocks[s].high - center, center - new.blocks[s].low)
+                low, high = np.maximum(low, middle - radius), np.minimum(high, middle + radius)
+                units = np.flatnonzero(((low < 0) & (high > 0))[:count])
+                if len(units) and any(s for s, _ in edges):
+                    rows = {s: m.rows(units).T for s, m in edges}
+                    both = {s: np.hstack([a, -a]) for s, a in rows.items()}
+                    shift, cost = block.constant[units], block.cost[units]
+                    start = Start(both, np.concatenate([shift, -shift]), np.concatenate([cost, cost]))
+                    found = bounder(new, start)
+                    low[units] = np.maximum(low[units], found[: len(units)])
+                    high[units] = np.minimum(high[units], -found[len(units) :])
+                low[:count] = np.where(phase > 0, np.maximum(low[:count], 0.0), low[:count])
+                high[:count] = np.where(phase < 0, np.minimum(high[:count], 0.0), high[:count])
+                new.empty |= bool((low > high).any())
+                high = np.maximum(low, high)
+            fixed = np.zeros(block.size, dtype=bool)
+            fixed[:count] = phase != 0
+            opened = np.flatnonzero(fixed | ((low < 0) & (high > 0)))
+            keep = np.concatenate([opened, np.flatnonzero((low >= 0) & ~fixed)])
+            kept.append(keep)
+            new._add(
+                Block(
+                    block.units[keep],
+                    low[keep],
+                    high[keep],
+                    np.zeros(0),
+                    block.cost[keep],
+                    block.reach[keep],
+                    [(s, m.restricted(keep, slice(None))) for s, m in edges],
+                    block.constant[keep],
+                ),
+                phase[opened],
+            )
+        out = self.output
+        new.output = Affine(
+            {s: m[:, kept[s]] for s, m in out.terms.items()},
+            {s: m[:, kept[s]] for s, m in out.absolute.items()},
+            out.constant,
+            out.weight,
+            out.length,
+        )
+        return new
+
+    @property
+    def phases(self) -> npt.NDArray[np.int8]:
+        """The phases assumed, over the open units of the blocks so far: ``(units,)``."""
+        return np.concatenate([b.phases for b in self.blocks])
+
+    # -- rows --------------------------------------------------------------------------------------------
+    def unit_rows(self, value: Affine) -> Start:
+        """Each value, and then each value negated."""
+        both = {s: m.toarray().T for s, m in value.terms.items()}
+        cost = self.cost(value)
+        return Start(
+            {s: np.hstack([a, -a]) for s, a in both.items()},
+            np.concatenate([value.constant, -value.constant]),
+            np.concatenate([cost, cost]),
+        )
+
+    def rows(self, y_rows: Array, x_rows: Array, bound: Array) -> Start:
+        """``y_rows y + x_rows x - bound``, one column each."""
+        value = self.output.mapped(sp.csr_array(y_rows), -bound)
+        if x_rows.any():
+            extra = sp.csr_array(x_rows)
+            value = value.plus(Affine({0: extra}, {0: abs(extra)}, np.zeros(len(bound)), np.zeros(len(bound))))
+        sizes = [value.absolute[s] @ self.blocks[s].reach for s in value.absolute]
+        if not (np.sum(sizes, axis=0) + value.weight < LARGEST).all():
+            raise InputError("the numbers of the condition are too large for bounds in float64")
+        return Start({s: m.toarray().T.copy() for s, m in value.terms.items()}, value.constant, self.cost(value))
+
+
+def gamma(k: int) -> float:
+    """γ_k, rounded up (Higham, Section 3.1)."""
+    return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
+
+
+def _longest_row(matrix: Sparse) -> int:
+    return int(np.diff(matrix.indptr).max(initial=0))
+
+
+def _identity(size: int, block: int) -> Affine:
+    eye = sp.csr_array(sp.eye_array(size))
+    return Affine({block: eye}, {block: eye}, np.zeros(size), np.zeros(size))

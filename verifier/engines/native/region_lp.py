@@ -1,0 +1,55 @@
+"""A linear region of an `OpenForm`, all phases fixed, by linear programming."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linprog
+
+from verifier.bounds.open_form import OpenForm, Start
+from verifier.network.operators import Array
+
+PENALTY = 1e4
+"""What breaking a phase constraint costs: a bound on its multiplier."""
+
+
+def decide_region(form: OpenForm, row: Start, phases: npt.NDArray[np.int8]) -> tuple[Array, Array]:
+    """Multipliers for the phase constraints that raise the row's least value most, and the point that takes it.
+
+    Nothing is proved here: the multipliers are for `verifier.bounds.crown_slopes.prove`.
+
+    Args:
+        row: one row.
+        phases: ``(units,)``, none of them 0.
+
+    Returns:
+        weights ``(units,)`` float32 and a point of the box ``(n,)``.
+    """
+    box = form.blocks[0]
+    n = box.size
+    values: list[tuple[Array, Array]] = [(np.eye(n), np.zeros(n))]
+    matrix, shift = np.zeros((form.units, n)), np.zeros(form.units)
+    for block in form.blocks[1:]:
+        z, constant = np.zeros((block.size, n)), block.constant.copy()
+        for s, edge in block.edges:
+            z += edge.matrix @ values[s][0]
+            constant += edge.matrix @ values[s][1]
+        part = slice(block.first, block.first + block.count)
+        matrix[part], shift[part] = z[: block.count], constant[: block.count]
+        on = np.ones(block.size)
+        on[: block.count] = phases[part] > 0
+        values.append((on[:, None] * z, on * constant))
+    cost = np.zeros(n)
+    for s, a in row.coefficients.items():
+        cost += a[:, 0] @ values[s][0]
+    sign = phases.astype(np.float64)
+    # sign * (matrix x + shift) + slack >= 0
+    found = linprog(
+        np.concatenate([cost, np.full(form.units, PENALTY)]),
+        A_ub=np.hstack([-sign[:, None] * matrix, -np.eye(form.units)]),
+        b_ub=sign * shift,
+        bounds=[*zip(box.low, box.high, strict=True), *[(0, None)] * form.units],
+    )
+    if found.x is None:
+        return np.zeros(form.units, dtype=np.float32), box.low.copy()
+    return np.maximum(-found.ineqlin.marginals, 0.0).astype(np.float32), found.x[:n]
