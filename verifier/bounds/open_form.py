@@ -60,7 +60,7 @@ class Matrix:
         filled = matrix.nnz if sp.issparse(matrix) else np.count_nonzero(matrix)
         self.dense = filled >= DENSE_FROM * matrix.shape[0] * matrix.shape[1]
         if self.dense != (not sp.issparse(matrix)):
-            matrix = matrix.toarray() if self.dense else sp.csr_array(matrix)
+            matrix = sp.csr_array(matrix).toarray() if self.dense else sp.csr_array(matrix)
         self.matrix: Any = matrix
         self._forms: dict[Any, Any] = {}
 
@@ -88,8 +88,9 @@ class Matrix:
 
     def rows(self, which: Any) -> Array:
         """Some rows, dense."""
-        some: Array = self.matrix[which]
-        return some if self.dense else some.toarray()
+        some: Any = self.matrix[which]
+        result: Array = some if self.dense else some.toarray()
+        return result
 
     def restricted(self, rows: Any, columns: Any) -> Matrix:
         """Some rows and columns."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.network.operators import Array
 
@@ -25,10 +24,10 @@ class Nodes:
         weights: ``(N, units)`` where the ascent starts: slopes of free units, multipliers of fixed ones.
     """
 
-    bound: npt.NDArray[np.float32]
-    row: npt.NDArray[np.int32]
-    phases: npt.NDArray[np.int8]
-    weights: npt.NDArray[Any]
+    bound: Array
+    row: Array
+    phases: Array
+    weights: Array
 
     def __len__(self) -> int:
         return len(self.bound)

@@ -53,9 +53,9 @@ class ReluProof:
 
     units: Sequence[npt.NDArray[np.intp]]
     bounds: Sequence[Array]
-    rows: npt.NDArray[np.int32]
-    phases: npt.NDArray[np.int8]
-    weights: npt.NDArray[np.float32]
+    rows: Array
+    phases: Array
+    weights: Array
 
 
 class ReluSplit:
