@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Answer, Deadline, Engine
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
@@ -45,7 +46,8 @@ def verify(
     Args:
         query: the question.
         engine: "auto", an engine's name, or several names separated by commas (a portfolio).
-        timeout: wall-clock seconds for everything; None for no limit.
+        timeout: wall-clock seconds for everything but the compilation of kernels on the first use after an
+            installation; None for no limit.
         options: all options at once, in place of ``engine`` and ``timeout``.
         listener: receives typed events while it works.
         changes: further fields of `Options`, e.g. ``memory=4, prepass=False``.
@@ -74,6 +76,7 @@ class _Run:
 
     def verdict(self) -> Verdict:
         engines = self._engines()
+        self._compile(engines)
         neurons = self.query.network.neurons
         # longer for larger networks, whose proofs take longer too
         found = self._search(min(SHORT_SEARCH, 0.05 + neurons / 1000), self.options.seed)
@@ -124,6 +127,15 @@ class _Run:
             else:
                 engines.append(registry.require(name, self.query))
         return list({engine.name: engine for engine in engines}.values())
+
+    def _compile(self, engines: Sequence[Engine]) -> None:
+        """Compile what will be used, the first time after an installation; the clock starts after it."""
+        if self.options.prepass:
+            compiled.ensure(compiled.LINES, self.listener)
+        if any(engine.name == "native" for engine in engines):
+            compiled.ensure(compiled.NATIVE, self.listener)
+        self.began = time.monotonic()
+        self.deadline = Deadline.after(self.options.timeout)
 
     def _search(self, most: float, seed: int) -> Verdict | None:
         """A look for counterexamples, for at most so many seconds."""

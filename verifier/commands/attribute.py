@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import verifier
+    from verifier import compiled
     from verifier.attribution import IntegratedGradients
     from verifier.commands.common import progress_listener, read_input
     from verifier.errors import InputError
@@ -60,11 +61,13 @@ def run(args: argparse.Namespace) -> int:
     for path in args.out:
         tables.check_suffix(path)
     network = verifier.load(args.model)
+    listener = progress_listener(args)
+    compiled.ensure(compiled.LINES, listener)
     x = read_input(args.input, network)
     baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network)
     y = network.forward(x).reshape(-1)
     target = int(np.argmax(y)) if args.target is None else args.target
-    ig = IntegratedGradients(network, listener=progress_listener(args))
+    ig = IntegratedGradients(network, listener=listener)
     shape = args.shape or network.input_shape
     if np.prod(shape) != network.input_size:
         raise InputError(f"--shape {args.shape} does not fit the network's {network.input_size} inputs")

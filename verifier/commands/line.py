@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import verifier
+    from verifier import compiled
     from verifier.commands.common import progress_listener, read_input
     from verifier.regions import line
     from verifier.report import tables
@@ -40,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
     for path in args.out:
         tables.check_suffix(path)
     network = verifier.load(args.model)
+    listener = progress_listener(args)
+    compiled.ensure(compiled.LINES, listener)
     start, end = read_input(args.start, network), read_input(args.end, network)
-    found = line(network, start, end, exact=args.exact, listener=progress_listener(args))
+    found = line(network, start, end, exact=args.exact, listener=listener)
     bands = found.classes(best=args.best)
     print(f"{len(found):,} linear pieces on a line of length {np.linalg.norm(found.end - found.start):.6g}")
     for first, last, label in zip(bands.boundaries[:-1], bands.boundaries[1:], bands.labels.tolist(), strict=True):

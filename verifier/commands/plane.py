@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     import verifier
+    from verifier import compiled
     from verifier.commands.common import progress_listener, read_inputs
     from verifier.regions import plane_tiles
     from verifier.report import tables
@@ -57,10 +58,12 @@ def run(args: argparse.Namespace) -> int:
         tables.check_suffix(path)
     best = "min" if args.acas_xu else args.best
     network = verifier.load(args.model)
+    listener = progress_listener(args)
+    compiled.ensure(compiled.LINES, listener)
     corners = np.concatenate([read_inputs(path, network) for path in args.corners])
     areas = np.zeros(network.output_size)
     number = 0
-    for tile, found in plane_tiles(network, corners, memory=args.memory, listener=progress_listener(args)):
+    for tile, found in plane_tiles(network, corners, memory=args.memory, listener=listener):
         number += 1
         classes = found.classes(best=best)
         areas += classes.areas

@@ -1,0 +1,48 @@
+"""Kernels are compiled once, ahead of the clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from verifier import compiled
+
+
+@pytest.fixture
+def cold(monkeypatch, tmp_path):
+    """An installation in which nothing is compiled; the sample says that it ran."""
+    ran = []
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compiled, "_done", set())
+    monkeypatch.setitem(compiled.SAMPLES, "part", lambda: ran.append(1))
+    return ran
+
+
+def test_once_per_process_and_installation(cold, monkeypatch):
+    heard = []
+    compiled.ensure("part", heard.append)
+    assert "once after an installation" in heard[0].text
+    compiled.ensure("part", heard.append)
+    monkeypatch.setattr(compiled, "_done", set())  # a new process
+    compiled.ensure("part", heard.append)
+    assert (len(cold), len(heard)) == (1, 2)
+
+
+def test_again_when_the_sources_change(cold, monkeypatch, tmp_path):
+    compiled.ensure("part")
+    monkeypatch.setattr(compiled, "_done", set())
+    monkeypatch.setattr(compiled, "_fingerprint", lambda: "other")
+    compiled.ensure("part")
+    assert len(cold) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["compiled-part-other"]
+
+
+def test_an_interrupted_compilation_is_not_done(cold, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(compiled.SAMPLES, "part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compiled.ensure("part")
+    monkeypatch.setitem(compiled.SAMPLES, "part", lambda: cold.append(1))
+    compiled.ensure("part")
+    assert len(cold) == 1

@@ -1,0 +1,122 @@
+"""Compiled kernels: numba compiles them on first use, for all later processes; here this is done ahead of any clock.
+
+The first use after an installation would otherwise take a minute or two inside somebody's time limit, where it can be
+neither interrupted nor explained. `ensure` runs small samples of a part's work once, and leaves a mark beside
+numba's own cache; the mark names the sources' state, so that changed sources are compiled ahead again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from verifier.events import Listener, Note, ignore
+
+COMPILED = ("bounds", "regions", "engines/native")
+"""Folders with the kernels of `SAMPLES`."""
+_done: set[str] = set()
+
+
+def ensure(part: str, listener: Listener = ignore) -> None:
+    """Compile what a part of the framework uses, unless that was done in this installation before.
+
+    Args:
+        part: a key of `SAMPLES`.
+        listener: is told, if there is something to compile.
+    """
+    if part in _done:
+        return
+    _done.add(part)
+    mark = f"compiled-{part}-{_fingerprint()}"
+    folders = _folders()
+    if any((folder / mark).exists() for folder in folders):
+        return
+    listener(
+        Note(seconds=0.0, text=f"compiling the kernels for {part}, once after an installation (one to two minutes)")
+    )
+    began = time.monotonic()
+    try:
+        SAMPLES[part]()
+    except BaseException:
+        _done.discard(part)
+        raise
+    listener(Note(seconds=time.monotonic() - began, text="compiled"))
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.glob(f"compiled-{part}-*"):
+                old.unlink(missing_ok=True)
+            (folder / mark).touch()
+        except OSError:
+            continue
+        return
+
+
+def _folders() -> list[Path]:
+    """Where the mark may be: beside numba's cache."""
+    folders = [Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "pwl-verifier"]
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    return [Path(named)] if named else folders
+
+
+def _fingerprint() -> str:
+    """The state of everything that numba's cache depends on: sources, versions, machine."""
+    root = Path(__file__).parent
+    words = [importlib.metadata.version("numba"), platform.python_version(), platform.machine()]
+    for path in sorted(p for folder in COMPILED for p in (root / folder).glob("*.py")):
+        if "jit" in path.read_text(encoding="utf-8"):
+            status = path.stat()
+            words.append(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def _regions() -> None:
+    from verifier.network.graph import NetworkBuilder, feedforward
+    from verifier.network.operators import Conv, Dense, Reshape
+    from verifier.network.piecewise import MaxPool, clip, relu
+    from verifier.regions import line, lines, plane
+
+    rng = np.random.default_rng(0)
+    dense = feedforward([rng.normal(size=s) for s in ((8, 3), (8, 8), (3, 8))], [rng.normal(size=n) for n in (8, 8, 3)])
+    builder = NetworkBuilder((1, 4, 4))
+    for operator in (
+        Conv(rng.normal(size=(2, 1, 3, 3)), rng.normal(size=2), padding=(1, 1, 1, 1)), relu(), MaxPool((2, 2), (2, 2)),
+        Reshape((8,)), Dense(rng.normal(size=(6, 8)), rng.normal(size=6)), clip(-0.5, 0.5),
+        Dense(rng.normal(size=(3, 6)), rng.normal(size=3)),
+    ):  # fmt: skip
+        builder.add(operator)
+    for network in (dense, builder.build()):
+        a, b, c = 3 * rng.normal(size=(3, network.input_size))
+        for found in (line(network, a, b), plane(network, a, b, c)):
+            found.classes()
+            found.gradient(0)
+        lines(network, [a, b], [b, c])[0].pattern()
+
+
+def _native() -> None:
+    from verifier.api import verify
+    from verifier.network.graph import feedforward
+    from verifier.properties.builders import robustness
+
+    ensure(LINES)
+    rng = np.random.default_rng(0)
+    for inputs in (3, 40):
+        sizes = (inputs, 30, 30, 3)
+        weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in itertools.pairwise(sizes)]
+        network = feedforward(weights, [0.1 * rng.normal(size=o) for o in sizes[1:]])
+        for epsilon in (0.02, 0.1, 0.2):
+            query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
+            verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
+
+
+LINES, NATIVE = "lines and planes", "the native engine"
+SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native}
+"""Work that makes numba compile a part's kernels."""
