@@ -32,11 +32,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, slope_limit, value_range
 from verifier.errors import InputError
+from verifier.lazy import sp
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import scipy.sparse as sp
 
+from verifier.lazy import sp
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Matrix, Query
 from verifier.verdict import Certainty

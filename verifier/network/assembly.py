@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from verifier.errors import NetworkError
+from verifier.lazy import sp
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import (
     Array,

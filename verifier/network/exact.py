@@ -13,9 +13,9 @@ from math import lcm, prod
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from verifier.errors import InputError, NetworkError
+from verifier.lazy import sp
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from verifier.errors import NetworkError
+from verifier.lazy import sp
 from verifier.network.assembly import Padding, Value, extra_for_ceiling, with_extra
 from verifier.network.onnx_movement import MOVEMENTS, Converter
 from verifier.network.onnx_reader import Step

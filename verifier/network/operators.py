@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 from numpy.lib.stride_tricks import sliding_window_view
 
 from verifier.errors import NetworkError
+from verifier.lazy import sp
 
 Array = npt.NDArray[Any]
 """A numeric array: float64, or object (exact integers) inside `verifier.network.exact`."""

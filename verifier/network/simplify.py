@@ -13,8 +13,8 @@ from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
-import scipy.sparse as sp
 
+from verifier.lazy import sp
 from verifier.network.graph import Network, NetworkBuilder, Node
 from verifier.network.operators import Array, Conv, Dense, Operator, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu

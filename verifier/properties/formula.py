@@ -16,14 +16,16 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from verifier.errors import PropertyError
+from verifier.lazy import sp
 from verifier.network.graph import Network
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Conjunction, Matrix, Query
 from verifier.properties.sets import Box
 
 Number = Decimal | Fraction
+SMALL = 10_000
+"""Matrices with at most so many entries are kept dense."""
 MAX_CASES = 65_536
 """More cases than this in the disjunctive normal form are an error rather than a memory problem."""
 
@@ -244,14 +246,19 @@ class _Side:
             entries.append((row, k, sign))
             bound[row] = end
         return Conjunction(
-            x_rows=_sparse(entries, (count, self.network.input_size)) if entries else None,
+            x_rows=_matrix(entries, (count, self.network.input_size)) if entries else None,
             y_rows=y_rows if y_rows.any() else None,
             bound=bound,
             strict=strict,
         )
 
 
-def _sparse(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -> sp.csr_array:
+def _matrix(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -> Matrix:
+    """A matrix from (row, column, value): dense if it is small."""
     rows, columns, values = zip(*entries, strict=True)
+    if shape[0] * shape[1] <= SMALL:
+        dense = np.zeros(shape)
+        np.add.at(dense, (list(rows), list(columns)), values)
+        return dense
     indices: tuple[npt.ArrayLike, npt.ArrayLike] = (rows, columns)
     return sp.csr_array(sp.coo_array((np.array(values), indices), shape=shape))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from verifier.errors import PropertyError
+from verifier.lazy import sp
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box

@@ -11,7 +11,6 @@ from verifier.engines.base import Answer, Availability, Capabilities, Deadline, 
 from verifier.engines.native.bounding import ChainBounds, GraphBounds, dense_chain
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
-from verifier.engines.native.relu_split import ReluSplit
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.options import Options
@@ -57,6 +56,8 @@ class NativeEngine(Engine):
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
         varying = int(np.count_nonzero(query.box.width))
         if varying > LOW_DIMENSION:
+            from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
+
             return ReluSplit(query, conditions, options.threads, self.keep_tree).run(deadline, listener)
         crown = Crown(query.network, query.box)
         layers = dense_chain(query.network)
