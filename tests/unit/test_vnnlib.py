@@ -95,7 +95,7 @@ def test_linear_terms() -> None:
     query = parse("(assert (<= (+ (* 2 Y_0) (- X_0 0.5) (* -1 Y_1 3)) (- (- 1.5) X_1)))")
     (case,) = query.cases
     assert case.y_rows.tolist() == [[2, -3]]
-    assert case.x_rows.toarray().tolist() == [[1, 1]]
+    assert case.x_rows.tolist() == [[1, 1]]
     assert case.bound.tolist() == [-1.0]
 
 
