@@ -107,7 +107,10 @@ def journal() -> dict[str, dict[str, Any]]:
     """All finished problems by name; a torn last line is dropped."""
     records = {}
     if JOURNAL.exists():
-        for line in JOURNAL.read_text().splitlines():
+        text = JOURNAL.read_text()
+        if text and not text.endswith("\n"):
+            JOURNAL.write_text(text + "\n")  # so that the next record gets a line of its own
+        for line in text.splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:

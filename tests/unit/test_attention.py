@@ -11,7 +11,7 @@ import pytest
 
 from verifier.attention import Inconsistency, RegionMap, attention_map
 from verifier.attention.maps import MapRun
-from verifier.attention.maps_lp import inward, lp_map
+from verifier.attention.maps_lp import lp_map
 from verifier.attention.problem import problem
 from verifier.encodings.perturbations import (
     Brightness,
@@ -367,7 +367,7 @@ def test_streamed_map_has_the_same_totals_and_says_what_it_holds() -> None:
     assert streamed.table is None
     assert streamed.raster is not None
     assert any(isinstance(e, Progress) and e.unit == "regions" for e in heard)
-    with pytest.raises(InputError, match="streamed"):
+    with pytest.raises(InputError, match="does not hold its regions in memory"):
         streamed.component("label")
 
 
@@ -387,7 +387,7 @@ def test_the_way_out_of_a_region() -> None:
     layer = perturbed(network, image_of(rng, network), [SHIFT, BRIGHT])
     prepared = problem(layer, Inconsistency(), 0)
     opens = PolygonExplorer(prepared.tnet, prepared.expected, 1.0, 0)
-    direction = inward(prepared.origin)
+    direction = prepared.into
     cell = opens.open(prepared.origin, direction)
     assert not isinstance(cell, int)
     assert cell is not None

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.attention.maps import MapRun, Totals
-from verifier.attention.maps_lp import cell_table, count_cells, explorer, inward
+from verifier.attention.maps_lp import cell_table, count_cells, explorer
 from verifier.attention.region_map import Aspect, RegionMap
 from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, exit_point
@@ -100,7 +100,7 @@ class _Search:
     def way(self) -> list[int]:
         """Approach: the regions on a straight way from θ = 0 to the border of Θ."""
         point = self.prepared.origin
-        direction = inward(point)
+        direction = self.prepared.into
         keys: list[Any] = []
         for _ in range(1_000_000):
             key = self.open(point, direction)
@@ -179,7 +179,7 @@ def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
         totals,
         "gbs",
         reason,
-        cell_table(search.prepared, cells, search.aliases),
+        cell_table(search.prepared, cells, search.aliases, run.perturbed.box),
         origin=order.get(origin, 0),
         boundary={aspect: (mask(inside), mask(outermost))},
         statistics={"expanded": len(search.expanded), "linear programs": getattr(search.opens, "programs", 0)},

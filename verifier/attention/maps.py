@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +19,10 @@ from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.properties.sets import Box
 
 if TYPE_CHECKING:
     from verifier.regions.traversal import RegionChunk
-
-RASTER = 256
-"""Tiles a side of the picture that a streamed map keeps."""
 
 
 def attention_map(
@@ -38,6 +37,7 @@ def attention_map(
     method: str = "exhaustive",
     aspect: Aspect = "attention",
     keep: int = 3_000_000,
+    stream: str | Path | None = None,
     timeout: float | None = None,
     listener: Listener = ignore,
 ) -> RegionMap:
@@ -55,7 +55,10 @@ def attention_map(
         clip: clip pixels to [0, 1].
         method: "exhaustive", or "gbs": only what is needed to find the boundary around θ = 0.
         aspect: whose boundary "gbs" follows: "attention" or "label".
-        keep: with more regions than this, the map is streamed: totals and a picture are kept, no regions.
+        keep: most regions in memory at a time. An exhaustive map with more keeps totals and a picture only
+            (two parameters), unless ``stream`` is given. About 0.5 kB a region.
+        stream: a folder. Θ is mapped in tiles of at most ``keep`` regions, and each finished tile is written
+            there (`RegionMap.tiles`). Called again with the same arguments, finished tiles are not mapped again.
         timeout: seconds after which the walk stops; the map then says what it covers.
         listener: hears `Progress` with the share of Θ done (in 1/1000).
 
@@ -69,6 +72,10 @@ def attention_map(
         raise InputError(f"unknown method {method!r}", fix="'exhaustive' or 'gbs'")
     if aspect not in NAMES:
         raise InputError(f"unknown aspect {aspect!r}", fix="'attention' or 'label'")
+    if keep < 1:
+        raise InputError(f"keep must be at least 1, got {keep}")
+    if stream is not None and method != "exhaustive":
+        raise InputError("only exhaustive maps can be streamed", fix="leave out stream=, or method='gbs'")
     layer = perturbed(network, image, perturbations, clip=clip)
     if label is None:
         label = int(np.argmax(network.forward(layer.image.reshape(1, -1))[0]))
@@ -80,6 +87,10 @@ def attention_map(
         from verifier.attention.boundary import boundary_map
 
         return boundary_map(run, aspect)
+    if stream is not None:
+        from verifier.attention.tiles import tiled_map
+
+        return tiled_map(run, Path(stream))
     if layer.dimension > 2:
         from verifier.attention.maps_lp import lp_map
 
@@ -99,6 +110,14 @@ class MapRun:
     began: float
     timeout: float | None
     listener: Listener
+    regions_before: int = 0
+    share_before: float = 0.0
+    share: float = 1.0
+    """Of Θ, if this run is one tile of a map; the two fields above say what was done before it."""
+
+    def after(self, totals: Totals, share: float) -> MapRun:
+        """The same run for one tile, after some others."""
+        return replace(self, regions_before=totals.regions, share_before=totals.covered, share=share)
 
     @property
     def late(self) -> bool:
@@ -106,7 +125,8 @@ class MapRun:
         return self.timeout is not None and time.monotonic() - self.began > self.timeout
 
     def heard(self, regions: int, share: float) -> None:
-        """Tell the listener how far the walk is; ``left`` extrapolates the number of regions."""
+        """Tell the listener how far the walk is; ``left`` extrapolates the number of regions from the share done."""
+        regions, share = self.regions_before + regions, self.share_before + self.share * share
         left = int(regions * (1 / share - 1)) if share > 1e-3 else None
         self.listener(
             Progress(seconds=time.monotonic() - self.began, stage="map", done=regions, unit="regions", left=left)
@@ -161,6 +181,27 @@ class Totals:
         close = 1e-7 * max(1.0, self.delta)
         self.near += int(((np.abs(low - self.delta) < close) | (np.abs(high - self.delta) < close)).sum())
 
+    def scaled(self, share: float) -> Totals:
+        """The same, where what was walked is this share of Θ."""
+        return replace(
+            self,
+            volumes={k: v * share for k, v in self.volumes.items()},
+            counts=dict(self.counts),
+            label_share=self.label_share * share,
+            covered=self.covered * share,
+        )
+
+    def join(self, other: Totals) -> None:
+        """Add another part of Θ."""
+        self.regions += other.regions
+        self.covered += other.covered
+        self.label_share += other.label_share
+        self.near += other.near
+        for name in self.volumes:
+            self.volumes[name] += other.volumes[name]
+            self.counts[name] += other.counts[name]
+        self.smallest, self.largest = min(self.smallest, other.smallest), max(self.largest, other.largest)
+
     def summary(self) -> Summary:
         """The totals, frozen."""
         return Summary(
@@ -177,18 +218,22 @@ class Totals:
 
 def _plane_map(run: MapRun) -> RegionMap:
     """The exhaustive map of one or two parameters."""
+    from verifier.attention.raster import Raster
     from verifier.regions.traversal import Regions
 
     prepared = problem(run.perturbed, run.settings, run.label)
-    regions = Regions(prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin)
+    regions = Regions(prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin, prepared.into)
+    whole = run.perturbed.box
     totals, chunks, reason = Totals(run.delta), [], ""
-    raster = np.zeros((RASTER, RASTER, 3))
+    raster = None
     for chunk in regions:
         totals.add(chunk.areas, chunk.low, chunk.high, chunk.attention, chunk.label, chunk.label_area)
-        _paint(raster, chunk)
-        if totals.regions <= run.keep:
-            chunks.append(chunk)
-        else:
+        chunks.append(chunk)
+        if totals.regions > run.keep:
+            raster = raster or Raster(prepared.box)
+            for c in chunks:
+                vertices = prepared.box.lower + c.vertices * prepared.box.width
+                raster.paint(vertices, c.offsets, c.areas, c.attention, c.label_area)
             chunks.clear()
         run.heard(totals.regions, totals.covered)
         if run.late:
@@ -196,31 +241,22 @@ def _plane_map(run: MapRun) -> RegionMap:
             break
     if not reason and abs(totals.covered - 1.0) > 1e-9:
         reason = f"the regions found cover {totals.covered:.12g} of Θ"
-    table = plane_table(prepared, chunks, regions.aliases) if chunks else None
     return run.result(
         totals,
         "exhaustive",
         reason,
-        table,
-        raster=raster[..., 1:] / np.maximum(raster[..., :1], 1e-300) if table is None else None,
+        plane_table(prepared, chunks, regions.aliases, whole) if raster is None else None,
+        raster=raster.shares() if raster is not None and not prepared.idle else None,
         statistics={"neurons": run.perturbed.network.neurons, "aliases": len(regions.aliases)},
     )
 
 
-def _paint(raster: Array, chunk: RegionChunk) -> None:
-    """Add each region's area (total, AR, CR) to the tile of its first vertices' mean."""
-    first = chunk.offsets[:-1]
-    counts = np.diff(chunk.offsets)
-    centers = np.add.reduceat(chunk.vertices, first, axis=0) / counts[:, None]
-    i, j = np.minimum((centers * len(raster)).astype(np.int64), len(raster) - 1).T
-    flat = raster.reshape(-1, 3)
-    where = i * len(raster) + j
-    for k, share in enumerate((1.0, chunk.attention == 0, chunk.label_area / np.maximum(chunk.areas, 1e-300))):
-        flat[:, k] += np.bincount(where, chunk.areas * share, minlength=len(flat))
+def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int, int], whole: Box) -> Table:
+    """The regions of a walk as a table in the parameters' own units; an idle second parameter is dropped.
 
-
-def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int, int]) -> Table:
-    """The regions of a walk as a table in the parameters' own units; an idle second parameter is dropped."""
+    Args:
+        whole: Θ, of which ``prepared.box`` may be a tile.
+    """
     from verifier.regions.traversal import joined
 
     c = joined(chunks)
@@ -230,14 +266,14 @@ def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int,
     vertices = lower + c.vertices * width
     first = c.offsets[:-1]
     centers = np.add.reduceat(vertices, first, axis=0) / np.diff(c.offsets)[:, None]
-    distance = np.linalg.norm((vertices / width)[:, :d], axis=1)
+    distance = np.linalg.norm(vertices[:, :d] / whole.width, axis=1)
     order = np.lexsort((-distance, owner))
     farthest = vertices[order[first]][:, :d]
     following = np.arange(1, len(c.vertices) + 1)
     following[c.offsets[1:] - 1] = first
     on_border = np.zeros(len(c.vertices), dtype=bool)
     for axis in range(d):
-        for side in (0.0, 1.0):
+        for side in real_sides(prepared.box, whole, axis):
             on_border |= (c.vertices[:, axis] == side) & (c.vertices[following, axis] == side)
     touches = np.zeros(len(c), dtype=bool)
     touches[owner[on_border]] = True
@@ -260,7 +296,14 @@ def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int,
         farthest=farthest,
         vertices=vertices,
         offsets=offsets,
+        keys=c.keys,
     )
+
+
+def real_sides(box: Box, whole: Box, axis: int) -> list[float]:
+    """Which sides of a tile (0: lower, 1: upper) along one axis lie on the border of Θ."""
+    ends = ((0.0, box.lower[axis] == whole.lower[axis]), (1.0, box.upper[axis] == whole.upper[axis]))
+    return [side for side, real in ends if real]
 
 
 def _pairs(

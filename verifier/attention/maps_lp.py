@@ -4,32 +4,49 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.attention.maps import MapRun, Totals
+from verifier.attention.maps import MapRun, Totals, real_sides
 from verifier.attention.problem import Problem, problem
 from verifier.attention.region_map import RegionMap, Table
 from verifier.network.operators import Array
+from verifier.properties.sets import Box
 from verifier.regions.traversal_cells import Cell, PolygonExplorer
-from verifier.regions.traversal_lp import LPExplorer
+from verifier.regions.traversal_lp import TOLERANCE, LPExplorer
 
 
 def explorer(run: MapRun) -> tuple[LPExplorer | PolygonExplorer, Problem]:
     """What opens regions for this map: polygons for one and two parameters, linear programs for more."""
     prepared = problem(run.perturbed, run.settings, run.label)
+    return explorer_of(prepared, run), prepared
+
+
+def explorer_of(prepared: Problem, run: MapRun) -> LPExplorer | PolygonExplorer:
+    """What opens the regions of a prepared problem."""
     kind = PolygonExplorer if len(prepared.tnet.width) == 2 else LPExplorer
-    return kind(prepared.tnet, prepared.expected, run.delta, run.label), prepared
+    return kind(prepared.tnet, prepared.expected, run.delta, run.label)
 
 
-def lp_map(run: MapRun) -> RegionMap:
-    """The exhaustive map, breadth first from θ = 0."""
-    opens, prepared = explorer(run)
+@dataclass(frozen=True, eq=False)
+class CellWalk:
+    """What a walk by linear programs found; ``reason`` says why it stopped early, if it did."""
+
+    cells: dict[int, Cell]
+    aliases: dict[int, int]
+    reason: str
+    programs: int
+    thin: int
+
+
+def lp_walk(run: MapRun, opens: LPExplorer | PolygonExplorer, prepared: Problem, totals: Totals) -> CellWalk:
+    """Open all regions of the unit cube, breadth first; stops when the time is up or more than ``run.keep`` are open."""
     cells: dict[int, Cell] = {}
     aliases: dict[int, int] = {}
     thin: set[int] = set()
-    queue = deque([(prepared.origin, inward(prepared.origin), 0)])
-    totals, reason, heard = Totals(run.delta), "", 0
+    queue = deque([(prepared.origin, prepared.into, 0)])
+    reason, heard = "", 0
     while queue:
         at, into, foreseen = queue.popleft()
         if foreseen in cells or foreseen in aliases or foreseen in thin:
@@ -52,22 +69,27 @@ def lp_map(run: MapRun) -> RegionMap:
         if run.late:
             reason = f"stopped after {run.timeout:g} s"
             break
+        if len(cells) > run.keep:
+            reason = f"more than {run.keep:,} regions"
+            break
+    return CellWalk(cells, aliases, reason, getattr(opens, "programs", 0), len(thin))
+
+
+def lp_map(run: MapRun) -> RegionMap:
+    """The exhaustive map, breadth first from θ = 0."""
+    opens, prepared = explorer(run)
+    totals = Totals(run.delta)
+    walk = lp_walk(run, opens, prepared, totals)
+    reason = walk.reason
     if not reason and abs(totals.covered - 1.0) > 1e-6:
         reason = f"the regions found cover {totals.covered:.9g} of Θ"
     return run.result(
         totals,
         "exhaustive",
         reason,
-        cell_table(prepared, cells, aliases),
-        statistics={"linear programs": getattr(opens, "programs", 0), "thin": len(thin)},
+        cell_table(prepared, walk.cells, walk.aliases, run.perturbed.box),
+        statistics={"linear programs": walk.programs, "thin": walk.thin},
     )
-
-
-def inward(origin: Array) -> Array:
-    """A direction from a point of the cube into it, in general position."""
-    target = 0.25 + 0.5 * np.random.default_rng(0).random(len(origin))
-    step = target - origin
-    return np.asarray(step / np.linalg.norm(step))
 
 
 def count_cells(totals: Totals, cells: list[Cell]) -> None:
@@ -79,8 +101,8 @@ def count_cells(totals: Totals, cells: list[Cell]) -> None:
     totals.add(*(column(n) for n in ("volume", "low", "high", "attention", "label", "label_volume")))
 
 
-def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[int, int]) -> Table:
-    """The cells as a table, in the order in which they were found."""
+def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[int, int], whole: Box) -> Table:
+    """The cells as a table, in the order in which they were found; ``prepared.box`` may be a tile of ``whole``."""
     d = len(prepared.tnet.width)
     lower, width = prepared.box.lower, prepared.box.width
     scale = float(np.prod(width))
@@ -93,8 +115,12 @@ def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[in
             if other is not None and other != k:
                 pairs.add((min(k, other), max(k, other)))
     vertices = [lower + c.vertices * width for c in found]
-    farthest = [v[int(np.argmax(np.linalg.norm(v / width, axis=1)))] for v in vertices]
     real = 1 if prepared.idle else d
+    farthest = [v[int(np.argmax(np.linalg.norm(v[:, :real] / whole.width, axis=1)))] for v in vertices]
+    sides = [(axis, side) for axis in range(real) for side in real_sides(prepared.box, whole, axis)]
+    touches = [
+        any(int((np.abs(c.vertices[:, axis] - side) < TOLERANCE).sum()) >= d for axis, side in sides) for c in found
+    ]
     flat: Array | None = None
     offsets = None
     if prepared.idle:
@@ -113,8 +139,9 @@ def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[in
         label_volumes=np.array([c.label_volume for c in found]) * scale,
         winner=np.array([c.winner for c in found], dtype=np.int16),
         edges=np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2),
-        touches_border=np.array([c.touches_border for c in found]),
+        touches_border=np.array(touches),
         farthest=np.stack(farthest)[:, :real],
         vertices=flat,
         offsets=offsets,
+        keys=np.array(list(cells), dtype=np.uint64),
     )

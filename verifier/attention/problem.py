@@ -24,7 +24,9 @@ class Problem:
         tnet: the network over Θ scaled to the unit cube.
         expected: the expected map over the unit cube.
         box: Θ; with an idle second parameter in [0, 1] if there is only one.
-        origin: θ = 0 (or the nearest point of Θ), in the unit cube.
+        origin: θ = 0 (or the nearest point of the box), in the unit cube.
+        into: unit vector from there into the cube, in general position; many regions may meet at θ = 0, and this
+            says which one is meant, in Θ and in a tile of it alike.
         idle: whether the second parameter is an idle companion of the only one.
     """
 
@@ -32,20 +34,26 @@ class Problem:
     expected: Expected
     box: Box
     origin: Array
+    into: Array
     idle: bool = False
 
 
-def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: bool = True) -> Problem:
+def problem(
+    perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: bool = True, box: Box | None = None
+) -> Problem:
     """Prepare a traversal.
 
     Args:
         idle: give a single parameter an idle companion, so that its regions are rectangles of a square.
+        box: a tile of Θ; all of Θ by default.
     """
     form = relu_form(perturbed.network, [perturbed.pixels])
-    box = perturbed.box
+    whole = perturbed.box
+    box = whole if box is None else box
     idle = idle and box.size == 1
     if idle:
-        form, box = _with_idle(form), Box(np.append(box.lower, 0.0), np.append(box.upper, 1.0))
+        form = _with_idle(form)
+        whole, box = (Box(np.append(b.lower, 0.0), np.append(b.upper, 1.0)) for b in (whole, box))
     pixels = form.linear[perturbed.pixels]
     rows = settings.linear_part(perturbed.image.shape)
     wanted = expected_map(perturbed, settings, label)
@@ -55,7 +63,19 @@ def problem(perturbed: Perturbed, settings: Inconsistency, label: int, *, idle: 
     seeds, wanted = _padded(seeds, wanted)
     tnet = traversal_net(form, box, pixels, seeds, rows)
     origin = (np.clip(0.0, box.lower, box.upper) - box.lower) / box.width
-    return Problem(tnet, _scaled(wanted, settings, box, form, tnet), box, origin, idle)
+    start = np.clip(0.0, whole.lower, whole.upper)
+    into = inward(origin)
+    if np.all((box.lower <= start) & (start <= box.upper)):
+        into = inward((start - whole.lower) / whole.width) * whole.width / box.width
+        into /= np.linalg.norm(into)
+    return Problem(tnet, _scaled(wanted, settings, box, form, tnet), box, origin, into, idle)
+
+
+def inward(origin: Array) -> Array:
+    """A direction from a point of the cube into it, in general position."""
+    target = 0.25 + 0.5 * np.random.default_rng(0).random(len(origin))
+    step = target - origin
+    return np.asarray(step / np.linalg.norm(step))
 
 
 def _padded(seeds: Array, wanted: ExpectedMap) -> tuple[Array, ExpectedMap]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from verifier.attention.inconsistency import Inconsistency
 from verifier.encodings.perturbations import Perturbed
 from verifier.errors import InputError
 from verifier.network.operators import Array
+
+if TYPE_CHECKING:
+    from verifier.attention.tiles import TileStore
 
 ROBUST, NEVER, MIXED = 0, 1, 2
 Aspect = Literal["attention", "label"]
@@ -40,6 +43,7 @@ class Table:
         farthest: ``(P, d)`` the vertex that is farthest from θ = 0, measured in widths of Θ.
         vertices, offsets: ``(V, d)`` and ``(P + 1,)`` the polygons (counter-clockwise) or intervals of maps of
             one or two parameters; None for more.
+        keys: ``(P,)`` hash of each region's active units; the same in every tile of a map.
     """
 
     volumes: Array
@@ -55,6 +59,7 @@ class Table:
     farthest: Array
     vertices: Array | None = None
     offsets: npt.NDArray[np.int64] | None = None
+    keys: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -106,7 +111,10 @@ class RegionMap:
         summary: totals.
         table: the regions; None if there were more than could be kept (`attention_map`'s ``keep``).
         origin: index of the region at θ = 0 in the table.
-        raster: ``(n, n, 2)`` for streamed maps of two parameters: share of volume per tile that is AR and CR.
+        raster: ``(n, n, 2)`` for maps of two parameters without a table: share of each pixel that is AR and CR
+            (NaN: not visited).
+        tiles: the regions on disk, for maps with ``stream``; regions that cross a cut between tiles are counted
+            once per tile in the summary.
         boundary: for "gbs", by aspect: the opened regions of the robust part around θ = 0, and those on its
             outermost boundary, as masks over the table.
         seconds: wall-clock time.
@@ -124,6 +132,7 @@ class RegionMap:
     table: Table | None
     origin: int = 0
     raster: Array | None = None
+    tiles: TileStore | None = None
     boundary: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = field(default_factory=dict)
     seconds: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
@@ -138,8 +147,21 @@ class RegionMap:
 
     def _kept(self) -> Table:
         if self.table is None:
-            raise InputError("the map was streamed and does not hold its regions", fix="raise keep=")
+            fix = "raise keep=, or give a folder with stream=" if self.tiles is None else "see RegionMap.joined"
+            raise InputError("the map does not hold its regions in memory", fix=fix)
         return self.table
+
+    def joined(self) -> RegionMap:
+        """A map with `tiles` as one with a table, read from disk: regions whole again, without polygons.
+
+        It answers `component`, `outermost`, `enclaves` and `farthest`; about 150 bytes a region.
+        """
+        if self.tiles is None:
+            return self
+        table = self.tiles.joined()
+        box = self.perturbed.box
+        share = (np.clip(0.0, box.lower, box.upper) - box.lower) / box.width
+        return replace(self, table=table, tiles=None, origin=self.tiles.region_at(share, table))
 
     def component(self, aspect: Aspect) -> npt.NDArray[np.bool_]:
         """The regions that hold everywhere and are connected, through such regions, to the one at θ = 0."""

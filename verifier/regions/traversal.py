@@ -72,11 +72,20 @@ class Regions:
         delta: bound on the inconsistency.
         label: output that should be the largest.
         start: where the walk begins, in [0, 1]²; the region there is the first.
+        into: direction from there into that region.
         chunk: regions handed out at a time.
     """
 
     def __init__(
-        self, tnet: TraversalNet, expected: Expected, delta: float, label: int, start: Array, *, chunk: int = 20_000
+        self,
+        tnet: TraversalNet,
+        expected: Expected,
+        delta: float,
+        label: int,
+        start: Array,
+        into: Array,
+        *,
+        chunk: int = 20_000,
     ) -> None:
         self.tnet, self.expected, self.delta, self.label, self.chunk = tnet, expected, delta, label, chunk
         self.state = new_state(tnet.net, expected)
@@ -105,20 +114,12 @@ class Regions:
             scan=tnet.scan,
             zero=np.zeros(units, dtype=np.uint8),
             zeros=np.zeros(units, dtype=np.int64),
+            box=np.zeros(6),
+            candidates=np.zeros(traversal_polygon.BLOCK, dtype=np.int64),
         )
-        self.begin_at(start)
-
-    def begin_at(self, point: Array, toward: Array | None = None) -> None:
-        """Put a point on the list of places from which the walk (also) starts, unless its region is known."""
-        rng = np.random.default_rng(0)
-        inside = 0.25 + 0.5 * rng.random(2) if toward is None else toward
-        direction = inside - point
-        norm = np.linalg.norm(direction)
-        direction = direction / norm if norm > 0 else np.array([0.6, 0.8])
-        k = self.counters[traversal_polygon.JUMPS]
-        self.walk.jumps[k] = [*point, *direction]
-        self.walk.jump_keys[k] = np.uint64(1)
-        self.counters[traversal_polygon.JUMPS] += 1
+        self.walk.jumps[0] = [*start, *into]
+        self.walk.jump_keys[0] = np.uint64(1)
+        self.counters[traversal_polygon.JUMPS] = 1
 
     def __iter__(self) -> Iterator[RegionChunk]:
         """The remaining regions, chunk by chunk."""

@@ -81,7 +81,7 @@ class PolygonExplorer:
     dimension = 2
 
     def __init__(self, tnet: TraversalNet, expected: Expected, delta: float, label: int) -> None:
-        self._regions = Regions(tnet, expected, delta, label, np.array([0.5, 0.5]), chunk=1)
+        self._regions = Regions(tnet, expected, delta, label, np.array([0.5, 0.5]), np.array([0.6, 0.8]), chunk=1)
         self.tnet, self.expected = tnet, expected
         self.state = self._regions.state
 

@@ -49,6 +49,7 @@ def traversal_net(
         rows: ``(R, pixels)``: the linear functions of such a gradient that are kept (the filtered map).
     """
     layers = form.layers[1:]
+    draws = np.random.default_rng(seed).integers(1, 2**64 - 1, size=sum(k.size for k in layers), dtype=np.uint64)
     lower, upper = unit_bounds(form, box)
     slack = 1e-9
     order, scan, starts = [], [], [0]
@@ -67,11 +68,13 @@ def traversal_net(
     width = box.width
     base = np.zeros((len(width) + 1, units))
     noise = np.zeros(units)
+    hashes = np.zeros(units, dtype=np.uint64)  # a unit's own, wherever it is put, so that tiles agree on keys
     forward: list[tuple[Array, Array, Array]] = []
     backward: list[tuple[Array, Array, Array]] = []
     for k, layer in enumerate(layers, start=1):
         here = position[k - 1]
         base[0, here] = layer.bias
+        hashes[here] = draws[start[k - 1] : start[k]]
         noise[here] = np.abs(layer.bias)
         for source, block in layer.blocks.items():
             noise[here] += np.asarray(abs(block).sum(axis=1)).reshape(-1)
@@ -89,7 +92,6 @@ def traversal_net(
                 backward.append((targets, sources, coo.data))
     f_pointer, f_index, f_value = _grouped(forward, units)
     b_pointer, b_index, b_value = _grouped(backward, units)
-    rng = np.random.default_rng(seed)
     sizes = [layer.size for layer in layers]
     layer_of = np.repeat(np.arange(len(layers)), sizes)
     work, fresh = _work(form, pixels, len(width) + 1, len(seeds), len(b_index))
@@ -109,7 +111,7 @@ def traversal_net(
         b_dense=_first_if_consecutive(b_pointer, b_index),
         base=base,
         noise=4e-15 * (1.0 + noise),
-        hash=rng.integers(1, 2**64 - 1, size=units, dtype=np.uint64),
+        hash=hashes,
         work=np.repeat(work[1:], sizes),
         seeds=arranged_seeds,
         lowest=pixels,

@@ -13,9 +13,13 @@ ON_LINE = 1e-12
 """A vertex this close to a line (the square has side 1) counts as on it."""
 SAME_LINE = 1e-11
 """A unit whose zero set is this close to both ends of an edge has its zero set along the edge."""
+NEAR = 1e-10
+"""A unit whose zero set is this close to a region's bounding box is looked at more closely."""
 SHORT = 1e-10
 """Edges shorter than this are not crossed."""
 MOST_VERTICES = 1024
+BLOCK = 1024
+"""Units that are looked at before the polygon's bounding box is drawn anew."""
 ZERO = 16.0
 """An affine map below this many times its rounding level is zero: its unit has no zero set of its own."""
 
@@ -50,6 +54,8 @@ class Walk(NamedTuple):
     scan: Array
     zero: Array
     zeros: Array
+    box: Array
+    candidates: Array
 
 
 class Cells(NamedTuple):
@@ -131,14 +137,13 @@ def clip(polygon, labels, n, a, b, c, label, out, out_labels):  # type: ignore[n
 
 @nb.njit(cache=True)
 def _clip_unit(Z, bits, noise, polygon, labels, n, u, work, work_labels):  # type: ignore[no-untyped-def]
-    """Clip the present polygon by a unit's half-plane; its size, 0 if nothing is left."""
+    """Clip the present polygon by a unit's half-plane; its size, 0 if nothing is left, -1 if it stays as it is."""
     a, b, c = Z[0, u], Z[1, u], Z[2, u]
     size = np.sqrt(b * b + c * c)
     if size <= ZERO * noise[u]:
-        return n
+        return -1
     sign = 1.0 / size if bits[u] else -1.0 / size
-    m = clip(polygon, labels, n, a * sign, b * sign, c * sign, u, work, work_labels)
-    return n if m < 0 else m
+    return clip(polygon, labels, n, a * sign, b * sign, c * sign, u, work, work_labels)
 
 
 @nb.njit(cache=True)
@@ -152,15 +157,54 @@ def circle(polygon, n):  # type: ignore[no-untyped-def]
     return x, y, r
 
 
+@nb.njit(cache=True)
+def bounding_box(polygon, n, box):  # type: ignore[no-untyped-def]
+    """A rectangle around the polygon, along its longest edge: ``box`` gets its center and both half axes."""
+    ux, uy, longest = 1.0, 0.0, 0.0
+    for i in range(n):
+        k = i + 1 if i + 1 < n else 0
+        dx, dy = polygon[k, 0] - polygon[i, 0], polygon[k, 1] - polygon[i, 1]
+        length = dx * dx + dy * dy
+        if length > longest:
+            longest, ux, uy = length, dx, dy
+    if longest > 0.0:
+        root = np.sqrt(longest)
+        ux, uy = ux / root, uy / root
+    along_low = across_low = np.inf
+    along_high = across_high = -np.inf
+    for i in range(n):
+        along, across = ux * polygon[i, 0] + uy * polygon[i, 1], ux * polygon[i, 1] - uy * polygon[i, 0]
+        along_low, along_high = min(along_low, along), max(along_high, along)
+        across_low, across_high = min(across_low, across), max(across_high, across)
+    along, across = (along_low + along_high) / 2.0, (across_low + across_high) / 2.0
+    reach, depth = (along_high - along_low) / 2.0, (across_high - across_low) / 2.0
+    box[0], box[1] = along * ux - across * uy, along * uy + across * ux
+    box[2], box[3], box[4], box[5] = reach * ux, reach * uy, -depth * uy, depth * ux
+
+
 @nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _any_near(Z, first, last, x, y, r):  # type: ignore[no-untyped-def]
-    """Whether a unit in the range may vanish within the circle (compiled to vector instructions)."""
-    found = 0
-    for u in range(first, last):
-        b, c = Z[1, u], Z[2, u]
-        value = Z[0, u] + b * x + c * y
-        found |= value * value <= (b * b + c * c) * r + 1e-22
-    return found != 0
+def _near_units(Z, first, last, box, found):  # type: ignore[no-untyped-def]
+    """The units of a range that may vanish within a `bounding_box`: how many; they are written to ``found``.
+
+    Most blocks of units have none, which vector instructions tell at once.
+    """
+    x, y, ux, uy, vx, vy = box[0], box[1], box[2], box[3], box[4], box[5]
+    count = 0
+    for block in range(first, last, 64):
+        end = min(block + 64, last)
+        hit = 0
+        for u in range(block, end):
+            b, c = Z[1, u], Z[2, u]
+            reach = abs(b * ux + c * uy) + abs(b * vx + c * vy) + NEAR * (1.0 + abs(b) + abs(c))
+            hit |= abs(Z[0, u] + b * x + c * y) <= reach
+        if hit:
+            for u in range(block, end):
+                b, c = Z[1, u], Z[2, u]
+                reach = abs(b * ux + c * uy) + abs(b * vx + c * vy) + NEAR * (1.0 + abs(b) + abs(c))
+                if abs(Z[0, u] + b * x + c * y) <= reach:
+                    found[count] = u
+                    count += 1
+    return count
 
 
 @nb.njit(cache=True)
@@ -186,36 +230,38 @@ def region_polygon(net, state, walk, old_n):  # type: ignore[no-untyped-def]
         labels[i] = -1 - i
     n = 4
     for k in range(seeds):
-        n = _clip_unit(Z, bits, noise, polygon, labels, n, near[k], work, work_labels)
-        if n == 0:
+        m = _clip_unit(Z, bits, noise, polygon, labels, n, near[k], work, work_labels)
+        if m == 0:
             return 0, 0
-    x, y, r = circle(polygon, n)
-    r = r * 1.000001 + 1e-20
+        n = n if m < 0 else m
+    box = walk.box
+    bounding_box(polygon, n, box)
     found = 0
     for s in range(len(scan)):
-        for first in range(scan[s, 0], scan[s, 1], 64):
-            last = min(first + 64, scan[s, 1])
-            if not _any_near(Z, first, last, x, y, r):
-                continue
-            for u in range(first, last):
+        for first in range(scan[s, 0], scan[s, 1], BLOCK):
+            last = min(first + BLOCK, scan[s, 1])
+            for k in range(_near_units(Z, first, last, box, walk.candidates)):
+                u = walk.candidates[k]
                 b, c = Z[1, u], Z[2, u]
                 size = b * b + c * c
-                value = Z[0, u] + b * x + c * y
                 if np.sqrt(size) + abs(Z[0, u]) <= ZERO * noise[u]:
                     walk.zero[u] = 1
                     zeros[walk.counters[ZEROS]] = u
                     walk.counters[ZEROS] += 1
                     continue
-                if value * value > size * r:
+                # within the box, but neither cutting the polygon nor touching it
+                sign, least = 1.0 if bits[u] else -1.0, np.inf
+                for i in range(n):
+                    least = min(least, sign * (Z[0, u] + b * polygon[i, 0] + c * polygon[i, 1]))
+                if least > 0 and least * least > 2.0 * (SAME_LINE * SAME_LINE * size + noise[u] * noise[u]):
                     continue
                 near[found] = u
                 found += 1
                 m = _clip_unit(Z, bits, noise, polygon, labels, n, u, work, work_labels)
                 if m == 0:
                     return 0, 0
-                n = m
-                x, y, r = circle(polygon, n)
-                r = r * 1.000001 + 1e-20
+                n = n if m < 0 else m
+            bounding_box(polygon, n, box)
     return n, found
 
 
