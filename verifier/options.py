@@ -21,6 +21,8 @@ class Options:
         memory: memory limit in GiB for each solver process; None for no limit.
         prepass: whether the counterexample search runs before the engines.
         bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
+        propagate: for conditions on the gradient: whether the encodings use the phases and bounds that propagation
+            in both directions finds for witnesses (`verifier.engines.saliency.hints`).
         threads: threads that one engine may use.
         seed: seed of everything random.
         compare: for several engines: let all finish and compare, instead of stopping at the first answer.
@@ -32,6 +34,7 @@ class Options:
     memory: float | None = None
     prepass: bool = True
     bounds: str = "crown"
+    propagate: bool = False
     threads: int = 1
     seed: int = 0
     compare: bool = False

@@ -46,6 +46,9 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=cores, metavar="N", help=f"threads of one engine ({cores})")
     group.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
+    group.add_argument(
+        "--propagate", action="store_true", help="saliency: give solvers the phases that propagation fixes"
+    )
     group.add_argument("--no-prepass", action="store_true", help="leave out the counterexample search")
     group.add_argument("--compare", action="store_true", help="let all engines finish and compare their answers")
     group.add_argument("--keep", type=Path, metavar="DIR", help="keep the query of a failed solver call here")
@@ -64,6 +67,7 @@ def options_of(args: argparse.Namespace) -> Options:
         threads=args.threads,
         seed=args.seed,
         bounds=args.bounds,
+        propagate=args.propagate,
         prepass=not args.no_prepass,
         compare=args.compare,
         reproducers=args.keep,

@@ -43,10 +43,20 @@ def bounded_encoding(
     """
     method = options.bounds if not exact or options.bounds in RIGOROUS else "crown"
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
+    refuted = False
+    if options.propagate and query.gradient is not None and values.method in RIGOROUS:
+        from verifier.engines.saliency.hints import witness_bounds
+
+        tightened = witness_bounds(query, values)
+        refuted = tightened is None
+        values = values if tightened is None else tightened
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
-    return encode(query, values, gradients, relax=relax, relax_gradient=relax_gradient)
+    encoding = encode(query, values, gradients, relax=relax, relax_gradient=relax_gradient)
+    if refuted:
+        encoding.model.contradiction = encoding.model.contradiction or "propagation leaves no witness"
+    return encoding
 
 
 def package(name: str, module: str, install: str) -> Availability:
@@ -99,7 +109,8 @@ def solve_exactly(
     encoding = bounded_encoding(query, options, exact=True)
     if encoding.model.contradiction:
         figures: dict[str, float | int | str] = {"decided by": "bounds"}
-        return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
+        certainty = Certainty.RIGOROUS if options.propagate else Certainty.EXACT
+        return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
     checker = Checker(query)
     figures = {"free units": encoding.free_units, "regions passed over": 0}
     strict, passed_over = False, 0

@@ -7,26 +7,25 @@ that an encoding needs: it loses no witness, and what it proposes is replayed an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from verifier.bounds.bound import Bound
+from verifier.bounds.bound import Bound, NetworkBounds
+from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 
 
-def witness_bounds(query: Query, values: Mapping[str, Bound]) -> Mapping[str, Bound]:
+def witness_bounds(query: Query, values: NetworkBounds) -> NetworkBounds | None:
     """Bounds on node values, tightened for the query's witnesses.
 
     Args:
         values: rigorous bounds over the box, by node name.
 
     Returns:
-        the tightened bounds; unchanged where rounding in composed coefficients would make them unproved, or
-        where propagation finds that there is no witness at all (the solver is then to say so itself).
+        the tightened bounds; unchanged where rounding in composed coefficients would make them unproved; None
+        where propagation proves that there is no witness at all.
     """
     problem = Problem.of(query)
     if not problem.form.exact:
@@ -34,8 +33,9 @@ def witness_bounds(query: Query, values: Mapping[str, Bound]) -> Mapping[str, Bo
     state = State.root(problem)
     try:
         propagate(problem, state)
+        check_map(problem, state)
     except Infeasible:
-        return values
+        return None
     known = dict(values)
     for r, name in enumerate(problem.form.nodes):
         if not name:
@@ -45,7 +45,7 @@ def witness_bounds(query: Query, values: Mapping[str, Bound]) -> Mapping[str, Bo
         low, high = state.z_lower[r], state.z_upper[r]
         _tighten(known, source, low.reshape(shape), high.reshape(shape))
         _tighten(known, name, np.maximum(low, 0).reshape(shape), np.maximum(high, 0).reshape(shape))
-    return known
+    return NetworkBounds(known, values.method)
 
 
 def _tighten(known: dict[str, Bound], name: str, lower: Array, upper: Array) -> None:
