@@ -26,9 +26,9 @@ def _engine(name: str) -> Engine:
     return engine
 
 
-def ask(engine: Engine, case: Case) -> tuple[str, str]:
+def ask(engine: Engine, case: Case, *, propagate: bool = False) -> tuple[str, str]:
     """The engine's answer to a case, with its reason; Marabou can crash or hang, so it gets a process."""
-    deadline, options = Deadline.after(10.0), Options(timeout=10.0)
+    deadline, options = Deadline.after(10.0), Options(timeout=10.0, propagate=propagate)
     if engine.name == "marabou":
         result = solve_in_child(engine, case.query, options, deadline)
     else:
@@ -55,6 +55,20 @@ def test_engine_agrees_with_the_enumeration(name: str, group: int) -> None:
     assert not wrong
     if asked:
         assert decided >= 0.7 * asked, f"{name} decided only {decided} of {asked}"
+
+
+@pytest.mark.parametrize(("name", "step"), [("highs", 3), ("yices", 5), ("z3", 12), ("marabou", 24)])
+def test_no_witness_is_lost_by_propagated_phases(name: str, step: int) -> None:
+    engine = _engine(name)
+    saliency = [case for case in cases() if case.kind == "saliency"]
+    wrong, decided = [], 0
+    for case in saliency[::step]:
+        answer, reason = ask(engine, case, propagate=True)
+        decided += answer == case.verdict
+        if answer not in (case.verdict, "unknown", "timeout"):
+            wrong.append(f"{case.name}: {answer} ({reason}), truth {case.verdict}")
+    assert not wrong
+    assert decided >= 0.7 * len(saliency[::step])
 
 
 @pytest.mark.parametrize("index", [3, 4, 12, 27, 59, 77, 112, 137, 186, 227, 256, 300, 341, 385, 420, 467])

@@ -31,8 +31,7 @@ class Rule:
     Attributes:
         engine: the engine it picks, if that is installed and can take the query.
         gradient: for queries with (True) or without (False) a condition on the gradient; None: any.
-        condition: for queries with (True) or without (False) a condition on a saliency map that is more than a
-            box; None: any.
+        condition: for queries with (True) or without (False) a condition on a saliency map; None: any.
         max_inputs, max_neurons: only up to this size; None: any.
         why: in words, for the verdict.
     """
@@ -48,7 +47,7 @@ class Rule:
         """Whether the query is of the kind that this line is for."""
         return (
             self.gradient in (None, query.gradient is not None)
-            and self.condition in (None, query.condition is not None and not query.condition.is_box)
+            and self.condition in (None, query.condition is not None)
             and (self.max_inputs is None or query.box.size <= self.max_inputs)
             and (self.max_neurons is None or query.network.neurons <= self.max_neurons)
         )
