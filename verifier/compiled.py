@@ -104,14 +104,15 @@ def _regions() -> None:
 def _native() -> None:
     from verifier.api import verify
     from verifier.network.graph import feedforward
+    from verifier.network.piecewise import leaky_relu
     from verifier.properties.builders import robustness
 
     ensure(LINES)
     rng = np.random.default_rng(0)
-    for inputs in (3, 40):
+    for inputs, activation in ((3, None), (3, leaky_relu(0.1)), (40, None)):
         sizes = (inputs, 30, 30, 3)
         weights = [rng.normal(size=(o, i)) * np.sqrt(2 / i) for i, o in itertools.pairwise(sizes)]
-        network = feedforward(weights, [0.1 * rng.normal(size=o) for o in sizes[1:]])
+        network = feedforward(weights, [0.1 * rng.normal(size=o) for o in sizes[1:]], activation=activation)
         for epsilon in (0.02, 0.1, 0.2):
             query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
             verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
