@@ -15,6 +15,7 @@ from verifier.engines.native import NativeEngine, decide, input_split
 from verifier.engines.native.bounding import ChainBounds, dense_chain
 from verifier.engines.native.combine import best_weights, cut, room
 from verifier.engines.native.conditions import Conditions
+from verifier.engines.native.probe import Probe
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
 from verifier.options import Options
@@ -190,3 +191,17 @@ def test_the_kernel_is_compiled_once_for_all_queries() -> None:
         )
         NativeEngine().solve(Query(network=network, box=box, cases=cases), Options(), Deadline.after(5))
     assert len(decide.examine_chain.signatures) == 1  # type: ignore[attr-defined]
+
+
+def test_the_probe_finds_what_only_a_small_part_of_the_box_holds() -> None:
+    rng = np.random.default_rng(4)
+    network = dense(rng, (4, 12, 12, 2))
+    box = Box.around(rng.random(4), 1.0, None)
+    values = np.sort(network.forward(box.sample(100_000, rng))[:, 0])
+    for bound, exists in ((values[0], True), (values[0] - 10 * (values[1000] - values[0]), False)):
+        case = Conjunction(y_rows=np.eye(2)[:1], bound=np.array([bound]))
+        query = Query(network=network, box=box, cases=(case,))
+        probe = Probe(query, Conditions.of(query), seed=0)
+        found = [probe.step() for _ in range(12)]
+        assert any(x is not None and replay(query, x).exact for x in found) is exists
+        assert (probe.margins >= -10 * np.abs(values).max()).all()

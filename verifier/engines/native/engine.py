@@ -11,6 +11,7 @@ from verifier.engines.base import Answer, Availability, Capabilities, Deadline, 
 from verifier.engines.native.bounding import ChainBounds, GraphBounds, dense_chain
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
+from verifier.engines.native.probe import Probe
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.options import Options
@@ -67,4 +68,5 @@ class NativeEngine(Engine):
         else:
             bounds = GraphBounds(crown, rest)
         tree = SearchTree() if self.keep_tree else None
-        return InputSplit(query, bounds, low, high, tree).run(deadline, listener)
+        probe = Probe(query, conditions, options.seed)
+        return InputSplit(query, bounds, low, high, probe, tree).run(deadline, listener)

@@ -13,6 +13,7 @@ import numpy as np
 
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.bounding import Block, ChainBounds, GraphBounds
+from verifier.engines.native.probe import HIT, TRIES, Probe
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
 from verifier.network.operators import Array
@@ -23,8 +24,8 @@ from verifier.verdict import Certainty
 BATCH = 512
 FEW_OPEN = 12
 """With at most this many open ReLUs a box is split on a ReLU."""
-HIT, TRIES = 1e-9, 8
-"""Points whose rows are all below `HIT` are replayed exactly, at most `TRIES` of a batch."""
+PROBE_AFTER, PROBE_SHARE = 1.0, 0.3
+"""After so many seconds the search for counterexamples begins, and takes this share of the time."""
 SPACES = 12
 """How many half-spaces a box can carry."""
 
@@ -34,6 +35,7 @@ class InputSplit:
 
     Args:
         low, high: ``(cases, n)`` the box of each case, in the query's.
+        probe: looks for counterexamples meanwhile.
         tree: records the nodes, or None.
     """
 
@@ -43,9 +45,10 @@ class InputSplit:
         bounds: ChainBounds | GraphBounds,
         low: Array,
         high: Array,
+        probe: Probe,
         tree: SearchTree | None = None,
     ) -> None:
-        self.query, self.bounds, self.tree = query, bounds, tree
+        self.query, self.bounds, self.probe, self.tree = query, bounds, probe, tree
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
@@ -82,6 +85,11 @@ class InputSplit:
             witness = self._step(block)
             if witness is not None:
                 return self._result(Answer.SAT, x=witness)
+            spent = time.monotonic() - begin
+            if spent > PROBE_AFTER and self.probe.seconds < PROBE_SHARE * spent:
+                witness = self.probe.step()
+                if witness is not None:
+                    return self._result(Answer.SAT, x=witness)
             stuck += int((self._narrow(block)).sum())
             if stuck > 10_000:
                 return self._result(Answer.UNKNOWN, reason="boxes too small to be split in float64 stay undecided")
