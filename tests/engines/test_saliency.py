@@ -166,3 +166,36 @@ def test_impossible_gradients_are_refuted_by_propagation() -> None:
     gradient.lower[:], gradient.upper[:] = 1e3, 1e3 + 1
     with pytest.raises(Infeasible):
         propagate(problem, State.root(problem))
+
+
+def _agrees_with_z3(query) -> bool:  # type: ignore[no-untyped-def]
+    """Z3's word; True where it knows none."""
+    from verifier.engines.z3_engine import Z3Engine
+
+    expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
+    found = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
+    return expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_dives_agree_with_exact_arithmetic(seed: int) -> None:
+    """Few first-layer neurons and many in the last one: the search is a dive almost at once."""
+    pytest.importorskip("z3")
+    network = dense_network(seed, (3, 2, 14, 3))
+    x = np.random.default_rng(seed).normal(size=3)
+    size = float(np.abs(network.gradient(x, 0)).max())
+    query = saliency_robustness(network, x, 1.0, (0.02, 0.1, 0.4)[seed % 3] * size, domain=None)
+    assert _agrees_with_z3(query)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """From small boxes, where the label holds, to large ones."""
+    pytest.importorskip("z3")
+    monkeypatch.setattr("verifier.engines.saliency.engine.SMALL", 0)
+    network = dense_network(seed, (3, 6, 5, 3))
+    x = np.random.default_rng(seed).normal(size=3)
+    size = float(np.abs(network.gradient(x, 0)).max())
+    query = saliency_robustness(network, x, (0.02, 0.3, 1.0)[seed % 3], 0.5 * size, domain=None)
+    assert _agrees_with_z3(query)

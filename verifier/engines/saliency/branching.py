@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from verifier.engines.base import Deadline
+from verifier.engines.saliency.dive import Dive, Fixing, PseudoCosts
 from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Problem, State
@@ -41,8 +42,8 @@ class Statistics:
         }
 
 
-SPLIT_CASES = -1
-"""Instead of a layer: branch over the cases of the disjunction."""
+Child = tuple[State, int]
+"""A subproblem and the first layer whose preactivation bounds may have changed."""
 
 
 class Search:
@@ -56,41 +57,57 @@ class Search:
         self.statistics = Statistics()
         self.finder = WitnessFinder(problem)
         self.timed_out = False
+        self._stack: list[Child] = []
+        self._root_done = False
+        self._costs: dict[int, PseudoCosts] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every subproblem was closed."""
         return not self.timed_out and self.statistics.open_leaves == 0
 
+    def refuted_at_root(self) -> bool:
+        """Whether propagation alone refutes the query; if not, `run` starts from what it found."""
+        root = State.root(self.problem)
+        self._stack = [(root, 0)] if self._propagate(root, 0) else []
+        if self._stack:
+            self.statistics.first_unknown = [int((p == 0).sum()) for p in root.phase]
+        self._root_done = True
+        return not self._stack
+
     def run(self) -> Array | None:
         """Search the whole tree until a witness, the end, or the deadline."""
-        root = State.root(self.problem)
-        stack = [(root, 0)]
-        while stack:
+        if not self._root_done and self.refuted_at_root():
+            return None
+        fresh = False
+        while self._stack:
             if self.deadline.passed:
                 self.timed_out = True
                 return None
-            state, start = stack.pop()
-            self.statistics.nodes += 1
-            self.statistics.deepest = max(self.statistics.deepest, state.depth)
-            try:
-                propagate(self.problem, state, start=start)
-                check_map(self.problem, state)
-            except Infeasible:
-                self.statistics.by_propagation += 1
+            state, start = self._stack.pop()
+            if fresh and not self._propagate(state, start):
                 continue
-            if not self.statistics.first_unknown:
-                self.statistics.first_unknown = [int((p == 0).sum()) for p in state.phase]
-            found, branch = self._bound(state)
+            fresh = True
+            found, children = self._expand(state)
             if found is not None:
                 return found
-            if branch is None:
-                continue
-            stack += self._children(state, *branch)
+            self._stack += children
         return None
 
-    def _bound(self, state: State) -> tuple[Array | None, tuple[int, int, int] | None]:
-        """Solve the LP of every case; a witness, or where to branch (None: closed)."""
+    def _propagate(self, state: State, start: int) -> bool:
+        """Tighten a state; False if that refutes it."""
+        self.statistics.nodes += 1
+        self.statistics.deepest = max(self.statistics.deepest, state.depth)
+        try:
+            propagate(self.problem, state, start=start)
+            check_map(self.problem, state)
+        except Infeasible:
+            self.statistics.by_propagation += 1
+            return False
+        return True
+
+    def _expand(self, state: State) -> tuple[Array | None, list[Child]]:
+        """Solve the LP of every case; a witness, or the subproblems that are left (none: closed)."""
         relaxation = Relaxation(self.problem, state)
         left, point = [], None
         for case in state.cases:
@@ -108,22 +125,53 @@ class Search:
                 break
             found = self._try(relaxation, point, case)
             if found is not None:
-                return found, None
+                return found, []
         self.statistics.iterations += relaxation.lp.iterations
         state.cases = tuple(left)
         if not left:
-            return None, None
+            return None, []
         if point is not None:
             state.basis = relaxation.basis()
         if len(left) > 1:
-            return None, (SPLIT_CASES, 0, 0)
+            return None, self._by_case(state)
+        if self._can_dive(state):
+            return self._dive(relaxation)
         branch = choose_branch(relaxation, point)
         if branch is None:
             found, closed = settle_leaf(self.problem, state, self.deadline.left)
-            if found is not None:
-                return found, None
-            self.statistics.open_leaves += not closed
-        return None, branch
+            self.statistics.open_leaves += found is None and not closed
+            return found, []
+        return None, self._children(state, *branch)
+
+    @staticmethod
+    def _can_dive(state: State) -> bool:
+        """Whether only phases of the last layer are unknown."""
+        return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
+
+    def _dive(self, relaxation: Relaxation) -> tuple[Array | None, list[Child]]:
+        """Search below a state of one case; a witness, or the leaves that are still to be settled on their own."""
+        state = relaxation.state
+        (case,) = state.cases
+        known = relaxation.lp.iterations
+        costs = self._costs.setdefault(case, PseudoCosts(len(state.phase[-1])))
+        result = Dive(relaxation, case, costs, lambda point: self._try(relaxation, point, case)).run(self.deadline)
+        self.statistics.nodes += result.nodes
+        self.statistics.programs += result.nodes
+        self.statistics.iterations += relaxation.lp.iterations - known
+        self.statistics.deepest = max(self.statistics.deepest, state.depth + result.depth)
+        self.timed_out |= result.timed_out
+        return result.witness, [child for fixing in result.unsettled for child in self._leaf(state, fixing)]
+
+    def _leaf(self, state: State, fixing: Fixing) -> list[Child]:
+        """The state below with all phases known, which gets bounds and an LP of its own."""
+        leaf = state.copy()
+        leaf.depth += len(fixing)
+        try:
+            for neuron, phase in fixing:
+                leaf.fix(len(state.phase) - 1, np.array([neuron]), phase)
+        except Infeasible:
+            return []
+        return [(leaf, len(state.phase) - 1)]
 
     def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:
         """Look for a witness where the LP's solution points."""
@@ -137,15 +185,19 @@ class Search:
             pattern.append(((phase > 0) | ((phase == 0) & (d > 0))).astype(np.int8))
         return self.finder.region(tuple(pattern), case, self.deadline.left)
 
-    def _children(self, state: State, r: int, neuron: int, first: int) -> list[tuple[State, int]]:
-        """Both phases (or one child per case); the preferred one is searched first (last in the list)."""
+    @staticmethod
+    def _by_case(state: State) -> list[Child]:
+        """One subproblem per case of the disjunction."""
         children = []
-        if r == SPLIT_CASES:
-            for case in state.cases:
-                child = state.copy()
-                child.cases = (case,)
-                children.append((child, max(len(state.phase) - 1, 0)))
-            return children
+        for case in state.cases:
+            child = state.copy()
+            child.cases = (case,)
+            children.append((child, max(len(state.phase) - 1, 0)))
+        return children
+
+    def _children(self, state: State, r: int, neuron: int, first: int) -> list[Child]:
+        """Both phases; the preferred one is searched first (last in the list)."""
+        children = []
         for phase in (-first, first):
             child = state.copy()
             child.depth += 1

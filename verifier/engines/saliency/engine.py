@@ -20,6 +20,11 @@ from verifier.verdict import Certainty
 EXACT_UP_TO = 300
 """Neurons up to which a query that rounding errors leave open is passed to exact arithmetic."""
 
+SMALL = 64
+"""Networks of at most so many neurons are searched at once."""
+ATTACK, SHARE = 0.3, 0.5
+"""Seconds of the attack, and share of the time, given to the query without its gradient."""
+
 
 class SaliencyEngine(Engine):
     """Gradient inversion, phases propagated both ways, branch and bound with certified LPs."""
@@ -37,7 +42,12 @@ class SaliencyEngine(Engine):
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)
-        witness = search.run()
+        witness = None
+        if not search.refuted_at_root():
+            label = self._without_gradient(query, search, options, deadline)
+            if label is not None:
+                return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
+            witness = search.run()
         statistics = search.statistics.as_dict()
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
@@ -51,6 +61,30 @@ class SaliencyEngine(Engine):
             return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
         certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
+
+    @staticmethod
+    def _without_gradient(query: Query, search: Search, options: Options, deadline: Deadline) -> EngineResult | None:
+        """Where the outputs' conditions cannot be met at all, nothing about the gradient is needed.
+
+        A quick attack tells the boxes where that is hopeless; its point may also lead to a witness.
+        """
+        speaks = any(part.g_rows is not None for part in query.parts)
+        if query.gradient is None or speaks or query.network.neurons <= SMALL:
+            return None
+        # imported here: compiled code that small networks need not wait for
+        from verifier.engines.native.engine import NativeEngine
+        from verifier.search.prepass import find_witness
+
+        plain = replace(query, gradient=None, condition=None)
+        met = find_witness(plain, deadline, options.seed, most=ATTACK)
+        if met is not None:
+            for case in range(len(query.cases)):
+                found = search.finder.near(met, case, deadline.left)
+                if found is not None:
+                    return EngineResult(answer=Answer.SAT, x=found)
+            return None
+        result = NativeEngine().solve(plain, options, Deadline.after(SHARE * deadline.left))
+        return result if result.answer is Answer.UNSAT else None
 
     @staticmethod
     def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:

@@ -135,6 +135,8 @@ class BoxedLp:
         self.solver.setOptionValue("output_flag", False)
         self.solver.setOptionValue("threads", 1)
         self.solver.setOptionValue("presolve", "off")
+        # Devex weights: exact steepest-edge weights would be computed anew after every change of basis
+        self.solver.setOptionValue("simplex_dual_edge_weight_strategy", 1)
         self.solver.setOptionValue("small_matrix_value", 1e-12)
         self.solver.setOptionValue("primal_feasibility_tolerance", 1e-9)
         self.solver.setOptionValue("dual_feasibility_tolerance", 1e-9)

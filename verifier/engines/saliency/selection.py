@@ -40,7 +40,7 @@ def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int
     for k in tried:
         gains = []
         for phase in (1, -1):
-            gain = _trial(relaxation, layer, int(free[k]), phase) - objective
+            gain = branch_trial(relaxation, layer, int(free[k]), phase) - objective
             relaxation.lp.start_from(columns, rows)
             gains.append(gain)
         up, down = (min(max(g, 1e-9), 1e3) for g in gains)
@@ -50,7 +50,7 @@ def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int
     return choice
 
 
-def _trial(relaxation: Relaxation, layer: int, neuron: int, phase: int) -> float:
+def branch_trial(relaxation: Relaxation, layer: int, neuron: int, phase: int) -> float:
     """The LP's objective after a few iterations with the phase fixed; infinite if that is infeasible."""
     d, off = relaxation.d[layer][neuron], (relaxation.s if phase > 0 else relaxation.a)[layer][neuron]
     columns = np.array([c for c in (d, off) if c >= 0])
