@@ -194,6 +194,7 @@ def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int, 
     """From small boxes, where the label holds, to large ones."""
     pytest.importorskip("z3")
     monkeypatch.setattr("verifier.engines.saliency.engine.SMALL", 0)
+    monkeypatch.setattr("verifier.engines.native.engine.LOW_DIMENSION", 0)  # as in a network of many inputs
     network = dense_network(seed, (3, 6, 5, 3))
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
