@@ -1,16 +1,17 @@
-"""Repair: the patching paper's experiment on ACAS Xu, and a polygon of corrupted MNIST images.
+"""Repair: the patching paper's experiment on ACAS Xu, and polygons of corrupted MNIST images.
 
 Sotoudeh, Thakur: *Correcting Deep Neural Networks with Small, Generalizing Patches*, 2019, Table 1 and Figure 4.
 
-    python benchmarks/patching.py               runs everything, writes benchmarks/results/patching.md
-    python benchmarks/patching.py --pictures    also draws benchmarks/results/patching_*.png
+    python benchmarks/patching.py                   runs what is not in the journal yet, writes results/patching.md
+    python benchmarks/patching.py --again Bands     runs the parts of that name again (--list names them)
+    python benchmarks/patching.py --report          only writes the report again, from the journal
 
 The network is ACAS Xu 1_1. The patched slice: intruder heading -180°, both velocities 150 ft/s, distance ρ from 0
 to 5000·√2 ft (the circle around the square of ±5000 ft), all bearings θ. The second slice has both velocities
 raised by 50. The advisory is the smallest output: 0 clear of conflict, 1 weak left, 2 weak right, 3 strong left,
-4 strong right. A specification is the network's own class map with some areas relabelled; all other polygons must
-keep their class. The areas are drawn as in the authors' published script (repository 95616ARG/SyReNN,
-experiments/netpatch.py), but polygons are cut along an area's border instead of being judged corner by corner:
+4 strong right. A specification is the network's own class map with some areas relabelled; everything else must
+keep its class. The areas are those of the authors' published script (repository 95616ARG/SyReNN,
+experiments/netpatch.py):
 
 - Pockets: strong right -> weak right for θ in (1.0, 1.5), ρ in (2750, 3750); strong left -> weak left for θ in
   (-1.5, -1.1), ρ in (2250, 3500). On the second slice: (0.94, 2.0) x (2750, 4500) and (-2, -1.05) x (2250, 4500).
@@ -18,17 +19,22 @@ experiments/netpatch.py), but polygons are cut along an area's border instead of
   (2, 2.55) x (950, 1100).
 - Symmetry: strong left -> strong right for θ > 0, on both slices.
 
-Patched layer, as in that script: the last but one (2,550 weights) for Pockets and Bands, the last (255) for Symmetry.
+Each is written down in two ways. *Vertices*, as in the authors' script: every vertex of a linear region once, with the
+network's class there, or the new class inside an area; of a region that a class border crosses nothing more is said.
+*Regions*, exactly: the polygons of the class map, cut along the areas' borders, each with its class on all of it; a
+vertex counts once for every polygon, and where a border crosses a linear region both classes must tie exactly on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from common import RESULTS, data_folder, machine, table
@@ -48,7 +54,14 @@ from verifier.repair import (
     repairable_layers,
 )
 from verifier.repair.keypoints import KeyPoints, key_points
-from verifier.repair.slices import HalfPlanes, Relabel, area_right, frozen_restriction, specification_of_map
+from verifier.repair.slices import (
+    HalfPlanes,
+    Relabel,
+    area_right,
+    frozen_restriction,
+    specification_of_map,
+    specification_of_vertices,
+)
 
 MEAN = np.array([19791.091, 0.0, 0.0, 650.0, 600.0])
 RANGE = np.array([60261.0, 2 * math.pi, 2 * math.pi, 1100.0, 1200.0])
@@ -96,28 +109,110 @@ EXPERIMENTS = (
 )
 
 
+JOURNAL = RESULTS / "patching_journal.json"
+ADVISORIES = ("clear of conflict", "weak left", "weak right", "strong left", "strong right")
+LAYERS = {
+    ("vertices", "greedy"): (-1, -2),
+    ("vertices", "lp"): (-1, -2, -3),
+    ("regions", "greedy"): (-1, -2),
+    ("regions", "lp"): (-1, -2),
+}
+"""Layers that are tried. (Regions by linear programming, -3: unfinished after 60 s, so left out.)"""
+
+WAYS = {"vertices": specification_of_vertices, "regions": specification_of_map}
+
+
+def pieces() -> list[str]:
+    """All parts of the benchmark, in the order of the report."""
+    found = [f"{e.name}/{way}/{method}/{k}" for e in EXPERIMENTS for (way, method), ks in LAYERS.items() for k in ks]
+    return found + [f"MNIST/{number}" for number in range(3)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="greedy weight changes (5)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each linear program (60)")
-    parser.add_argument("--pictures", action="store_true", help="also draw the class maps before and after")
-    parser.add_argument("--only", choices=[e.name.lower() for e in EXPERIMENTS] + ["mnist"], help="one part only")
+    parser.add_argument("--again", metavar="TEXT", help="run the parts whose name contains TEXT again")
+    parser.add_argument("--list", action="store_true", help="list the parts, and whether they were run")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the report from the journal")
     args = parser.parse_args(arguments)
-    sections = [
-        "# Repair\n",
-        f"Written by `benchmarks/patching.py`. Machine: {machine()}.\n",
-        (__doc__ or "").split("\n\n", 3)[3].strip() + "\n",
-    ]
-    if args.only != "mnist":
-        sections.append(acas(args.steps, args.timeout, args.only, args.pictures))
-    if args.only in (None, "mnist"):
-        sections.append(mnist(args.timeout))
-    text = "\n".join(sections)
+    RESULTS.mkdir(exist_ok=True)
+    journal: dict[str, Any] = json.loads(JOURNAL.read_text()) if JOURNAL.exists() else {}
+    if args.list:
+        print("\n".join(f"{'done' if piece in journal else 'open'}  {piece}" for piece in pieces()))
+        return 0
+    for piece in [] if args.report else pieces():
+        if piece in journal and not (args.again and args.again in piece):
+            continue
+        print(f"{piece} …", file=sys.stderr, flush=True)
+        kind, *rest = piece.split("/")
+        if kind == "MNIST":
+            found = mnist(int(rest[0]), args.timeout)
+        else:
+            found = acas(kind, rest[0], rest[1], int(rest[2]), args.steps, args.timeout)
+        picture = found.pop("picture", None)
+        journal[piece] = found | {"machine": machine()}
+        JOURNAL.write_text(json.dumps(journal, indent=1) + "\n")
+        if picture is not None:
+            draw(*picture)
+    text = report(journal)
+    (RESULTS / "patching.md").write_text(text)
     print(text)
-    if args.only is None:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "patching.md").write_text(text)
     return 0
+
+
+def report(journal: dict[str, Any]) -> str:
+    """The report of all parts that were run."""
+    from verifier.report.repair import met_curves
+
+    done = [(piece, journal[piece]) for piece in pieces() if piece in journal]
+    greedy = [found for piece, found in done if "/greedy/" in piece]
+    linear = [found for piece, found in done if "/lp/" in piece]
+    for found in linear:
+        same = [f for f in linear if f["row"][:2] == found["row"][:2] and f["row"][3] == "repaired"]
+        if found["row"][3] == "repaired" and found["norm"] == min(f["norm"] for f in same):
+            found["row"] = [*found["row"][:3], "**repaired**", *found["row"][4:]]
+    curves = {
+        f"{f['curve'][0]}, layer {f['curve'][2]}": [float(c) / 100 for c in f["curve"][3:] if c]
+        for f in greedy
+        if f["curve"][1] == "vertices"
+    }
+    if curves:
+        met_curves(curves).savefig(RESULTS / "patching_met.png", dpi=110)
+    pictures = sorted(p.name for p in RESULTS.glob("patching_*_*.png"))
+    return "\n".join(
+        [
+            "# Repair\n",
+            f"Written by `benchmarks/patching.py` (parts done: {len(done)} of {len(pieces())}); times are wall-clock "
+            f"seconds. Machine: {'; '.join(sorted({found['machine'] for _, found in done}))}. The runs shared the machine "
+            "with other work.\n",
+            (__doc__ or "").split("\n\n", 3)[3].strip() + "\n",
+            "## Greedy single-weight patches\n\nThe paper, over its three patches (its Table 1 itself was not at hand): "
+            f"{PAPER}. Layers are counted from the end.\n",
+            table(GREEDY, [found["row"] for found in greedy]),
+            "Constraints met (%) after 0, 1, 2 … weight changes (the paper's Figure 4; `patching_met.png`):\n",
+            table(("patch", "as", "layer", *range(6)), [found["curve"] for found in greedy]),
+            "## Linear programming, one layer, smallest L1 norm\n\nThe cheapest repaired layer of each specification is "
+            "in bold. Infeasible: multipliers of the rows prove that no change below the norm in the last column meets "
+            "them (the search ends at the layer's own norm). Rows are those of the last program, of all.\n",
+            table(LINEAR, [found["row"] for found in linear]),
+            "## Drawdown on other slices\n\nPercent of the slice on which the advisory is another than before (20,000 "
+            "random points each; on the patched slice this is mostly the repair itself).\n",
+            table(
+                ("patch", "as", "method", "layer", *(name for name, _ in SLICES)),
+                [found["drawdown"] for _, found in done if found.get("drawdown")],
+            ),
+            f"Class maps before and after: {', '.join(f'`{name}`' for name in pictures)}.\n",
+            MNIST,
+            table(
+                (
+                    "image", "label", "layer", "answer", "key points", "met before %", "met after %", "weights", "L1",
+                    "seconds", "labels changed of 10,000", "drawdown",
+                ),
+                [row for piece, found in done if piece.startswith("MNIST") for row in found["rows"]],
+            ),
+        ]
+    )  # fmt: skip
 
 
 def slice_of(network: Network, velocity: float) -> PlaneRestriction:
@@ -133,96 +228,110 @@ def percent(frozen: FrozenNetwork, points: KeyPoints) -> str:
     return f"{100 * points.met(points.slack(frozen)).mean():.3f}"
 
 
-def acas(steps: int, timeout: float, only: str | None, pictures: bool) -> str:
-    """Table 1 and Figure 4: greedy patches and linear programs for the three specifications."""
+GREEDY = (
+    "patch", "as", "constraints", "layer", "met before %", "met after %", "second slice before %",
+    "second slice after %", "area right before %", "area right after %", "weights", "s an iteration, mean / worst",
+    "largest change",
+)  # fmt: skip
+LINEAR = (
+    "patch", "as", "layer", "answer", "met %", "second slice %", "area right %", "weights", "L1", "L∞", "rows",
+    "rounds", "LP seconds", "seconds with check", "excluded below",
+)  # fmt: skip
+SLICES = (
+    ("patched", (-math.pi, 150.0)),
+    ("velocities + 50", (-math.pi, 200.0)),
+    ("velocities 500", (-math.pi, 500.0)),
+    ("heading +90°", (math.pi / 2, 150.0)),
+    ("heading 0°", (0.0, 150.0)),
+)
+
+
+@cache
+def acas_maps() -> tuple[PlaneRestriction, PlaneRestriction]:
+    """The network on both slices."""
     folder = data_folder() / "vnncomp" / "acasxu" / "onnx"
     network = verifier.load(folder / "ACASXU_run2a_1_1_batch_2000.onnx.gz")
-    maps = slice_of(network, 150.0), slice_of(network, 200.0)
-    layers = repairable_layers(network)
-    greedy_rows, curves, linear_rows = [], [], []
-    for experiment in EXPERIMENTS:
-        if only not in (None, experiment.name.lower()):
-            continue
-        layer = layers[experiment.layer]
-        start = time.perf_counter()
-        specification = specification_of_map(maps[0], experiment.patched, best="min")
-        second = key_points(network, specification_of_map(maps[1], experiment.second, best="min"))
-        points = key_points(network, specification)
-        seconds = time.perf_counter() - start
-        print(f"{experiment.name}: {len(points)} + {len(second)} key points in {seconds:.1f} s", file=sys.stderr)
-        original = FrozenNetwork(network)
-        result = repair(network, specification, method="greedy", layers=[layer], steps=steps)
+    return slice_of(network, 150.0), slice_of(network, 200.0)
+
+
+@cache
+def demands(name: str, way: str) -> tuple[Specification, KeyPoints, KeyPoints]:
+    """The specification, its key points, and those of the second slice."""
+    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    first, second = acas_maps()
+    specification = WAYS[way](first, experiment.patched, best="min")
+    other = WAYS[way](second, experiment.second, best="min")
+    return specification, key_points(first.network, specification), key_points(first.network, other)
+
+
+def acas(name: str, way: str, method: str, which: int, steps: int, timeout: float) -> dict[str, Any]:
+    """One row of the tables: one patch, one way to write it down, one method, one layer."""
+    experiment = next(e for e in EXPERIMENTS if e.name == name)
+    maps = acas_maps()
+    network = maps[0].network
+    original, layer = FrozenNetwork(network), repairable_layers(network)[which]
+    specification, points, second = demands(name, way)
+    regions = demands(name, "regions")[0]
+    result = repair(network, specification, method=method, layers=[layer], steps=steps, timeout=timeout)
+    frozen = result.frozen
+    area = f"{100 * area_right(frozen, regions, best='min'):.3f}"
+    found: dict[str, Any] = {}
+    if method == "greedy":
         each = [s.seconds for s in result.steps]
-        greedy_rows.append(
-            (
-                experiment.name,
-                f"{len(points):,}",
-                f"{experiment.layer}",
-                percent(original, points),
-                percent(result.frozen, points),
-                percent(original, second),
-                percent(result.frozen, second),
-                f"{100 * area_right(original, specification, best='min'):.3f}",
-                f"{100 * area_right(result.frozen, specification, best='min'):.3f}",
-                len(result.steps),
-                f"{np.mean(each):.2f} / {max(each):.2f}" if each else "-",
-                f"{result.norms['linf']:.3g}",
-            )
-        )
-        met = [result.met_before, *(s.met for s in result.steps)]
-        curves.append((experiment.name, *(f"{100 * m / result.total:.4f}" for m in met)))
-        for which in (-1, -2):
-            begin = time.perf_counter()
-            linear = repair(network, specification, method="lp", layers=[layers[which]], timeout=timeout)
-            wall = time.perf_counter() - begin
-            attempt = linear.attempts[layers[which]]
-            linear_rows.append(
-                (
-                    experiment.name,
-                    which,
-                    linear.status,
-                    percent(linear.frozen, points),
-                    percent(linear.frozen, second),
-                    f"{100 * area_right(linear.frozen, specification, best='min'):.3f}",
-                    f"{linear.norms['weights']:.0f}",
-                    f"{linear.norms['l1']:.3g}",
-                    f"{linear.norms['linf']:.3g}",
-                    f"{attempt.rows_used:,}",
-                    attempt.rounds,
-                    f"{wall:.1f}",
-                    linear.reason[:90],
-                )
-            )
-            if pictures and linear.status == "repaired":
-                draw(experiment.name.lower() + f"_lp{which}", maps, linear.frozen)
-        if pictures:
-            draw(experiment.name.lower() + "_greedy", maps, result.frozen)
-    width = max((len(c) for c in curves), default=1) - 1
-    padded = [(*c, *("" for _ in range(width - len(c) + 1))) for c in curves]
-    return "\n".join(
-        [
-            f"## ACAS Xu 1_1, greedy single-weight patches (paper: {PAPER})\n",
-            table(
-                (
-                    "patch", "key points", "layer", "met before %", "met after %", "second slice before %",
-                    "second slice after %", "area right before %", "area right after %", "weights",
-                    "s an iteration, mean / worst", "largest change",
-                ),
-                greedy_rows,
-            ),
-            "Constraints met (%) after 0, 1, 2 … weight changes (the paper's Figure 4):\n",
-            table(("patch", *range(width)), padded),
-            f"## The same by linear programming (L1, limit {timeout:g} s a program)\n",
-            table(
-                (
-                    "patch", "layer", "answer", "met %", "second slice %", "area right %", "weights", "L1", "L∞",
-                    "rows used",
-                    "rounds", "seconds", "remark",
-                ),
-                linear_rows,
-            ),
+        found["row"] = [
+            name,
+            way,
+            f"{len(points):,}",
+            f"{which}" + (" (the paper's)" if which == experiment.layer else ""),
+            percent(original, points),
+            percent(frozen, points),
+            percent(original, second),
+            percent(frozen, second),
+            f"{100 * area_right(original, regions, best='min'):.3f}",
+            area,
+            len(result.steps),
+            f"{np.mean(each):.2f} / {max(each):.2f}" if each else "-",
+            f"{result.norms['linf']:.3g}",
         ]
-    )  # fmt: skip
+        met = [f"{100 * m / result.total:.4f}" for m in (result.met_before, *(s.met for s in result.steps))]
+        found["curve"] = [name, way, which, *met, *[""] * (steps + 1 - len(met))]
+    else:
+        attempt = result.attempts[layer]
+        found["norm"] = attempt.objective
+        found["row"] = [
+            name,
+            way,
+            which,
+            result.status,
+            percent(frozen, points),
+            percent(frozen, second),
+            area,
+            f"{result.norms['weights']:.0f}",
+            f"{result.norms['l1']:.3g}",
+            f"{result.norms['linf']:.3g}",
+            f"{attempt.rows_used:,} of {attempt.rows:,}",
+            attempt.rounds,
+            f"{attempt.seconds:.1f}",
+            f"{result.seconds:.1f}",
+            f"{attempt.beyond:.3g} (layer: {attempt.reach:.3g})" if attempt.beyond else "",
+        ]
+    if result.changes and (method == "lp" or (way == "vertices" and which == experiment.layer)):
+        found["drawdown"] = [name, way, method, which, *changed_on_slices(frozen)]
+        if which == experiment.layer or way == "regions":
+            found["picture"] = f"{name.lower()}_{way}_{method}", maps, frozen
+    return found
+
+
+def changed_on_slices(frozen: FrozenNetwork) -> list[str]:
+    """Percent of each slice on which the advisory changed."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _, (heading, velocity) in SLICES:
+        rho, theta = rng.uniform(0, RADIUS, 20_000), rng.uniform(-math.pi, math.pi, 20_000)
+        rest = [np.full(20_000, v) for v in (heading, velocity, velocity)]
+        effect = drawdown(frozen, (np.stack([rho, theta, *rest], axis=1) - MEAN) / RANGE, largest=False)
+        shares.append(f"{100 * effect.changed / effect.total:.2f}")
+    return shares
 
 
 def draw(name: str, maps: Sequence[PlaneRestriction], frozen: FrozenNetwork) -> None:
@@ -236,6 +345,7 @@ def draw(name: str, maps: Sequence[PlaneRestriction], frozen: FrozenNetwork) -> 
         ],
         best="min",
         polar=True,
+        names=ADVISORIES,
     )
     figure.savefig(RESULTS / f"patching_{name}.png", dpi=110)
 
@@ -249,57 +359,57 @@ def corruptions(image: Array) -> tuple[Array, Array]:
     return 0.6 * (fog - image), np.asarray(blurred) - image
 
 
-def mnist(timeout: float) -> str:
+MNIST = """## MNIST, polygons of corrupted images (fog and blur)
+
+ERAN's mnist_relu_3_100. The first three test images that are classified rightly and for which the triangle (image, 60 %
+towards a bright gradient, fully blurred by a 5x5 mean) has a wrong corner; the whole triangle must have the true label
+by a margin of 0.001. Each layer is tried (counted from the end). Drawdown: accuracy lost on the 10,000 test images, in
+percentage points.
+"""
+
+
+def mnist(number: int, timeout: float) -> dict[str, Any]:
     """Repair one polygon of corrupted images of one test image, and what that does to all test images."""
     network = verifier.load(data_folder() / "eran_nets" / "mnist_relu_3_100.onnx")
     with np.load(data_folder() / "mnist" / "mnist.npz") as data:
         images, labels = data["x_test"] / 255.0, data["y_test"].astype(int)
     flat = images.reshape(len(images), -1)
     right = network.forward(flat).reshape(len(flat), -1).argmax(axis=1) == labels
-    rows = []
     triangle = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    for index in np.flatnonzero(right):
+    wrong = []
+    for index in np.flatnonzero(right).tolist():
         u, v = (d.reshape(-1) for d in corruptions(images[index]))
         corners = flat[index] + triangle @ np.stack([u, v])
-        if (network.forward(corners).reshape(3, -1).argmax(axis=1) == labels[index]).all():
-            continue
-        region = PolygonRegion(flat[index], u, v, triangle)
-        demand = output_class(network.output_size, int(labels[index]), margin=1e-3)
-        specification = Specification((Requirement(region, demand, f"image {index}"),))
-        for which, layer in ((k, repairable_layers(network)[k]) for k in (-1, -2, -3)):
-            result = repair(network, specification, method="lp", layers=[layer], timeout=timeout)
-            effect = drawdown(result.frozen, flat, labels)
-            rows.append(
-                (
-                    index,
-                    labels[index],
-                    which,
-                    result.status,
-                    result.total,
-                    f"{100 * result.met_before / result.total:.1f}",
-                    f"{100 * result.met_after / result.total:.1f}",
-                    f"{result.norms['weights']:.0f}",
-                    f"{result.norms['l1']:.3g}",
-                    f"{result.seconds:.1f}",
-                    effect.changed,
-                    f"{100 * (effect.drawdown or 0.0):+.2f}",
-                )
-            )
-        if len(rows) >= 9:
-            break
-    return (
-        "## MNIST, one polygon of corrupted images (fog and blur)\n\n"
-        "ERAN's mnist_relu_3_100. The first three test images that are classified rightly and for which the triangle "
-        "(image, 60 % towards a bright gradient, fully blurred by a 5x5 mean) has a wrong corner; the whole triangle "
-        "must have the true label by a margin of 0.001. Drawdown: accuracy lost on the 10,000 test images.\n\n"
-        + table(
-            (
-                "image", "label", "layer", "answer", "key points", "met before %", "met after %", "weights", "L1",
-                "seconds", "labels changed of 10,000", "drawdown, points",
-            ),
-            rows,
+        if (network.forward(corners).reshape(3, -1).argmax(axis=1) != labels[index]).any():
+            wrong.append((index, u, v))
+            if len(wrong) > number:
+                break
+    index, u, v = wrong[number]
+    label = int(labels[index])
+    region = PolygonRegion(flat[index], u, v, triangle)
+    demand = output_class(network.output_size, label, margin=1e-3)
+    specification = Specification((Requirement(region, demand, f"image {index}"),))
+    rows = []
+    for which, layer in enumerate(reversed(repairable_layers(network)), start=1):
+        result = repair(network, specification, method="lp", layers=[layer], timeout=timeout)
+        effect = drawdown(result.frozen, flat, labels)
+        rows.append(
+            [
+                index,
+                label,
+                -which,
+                result.status,
+                result.total,
+                f"{100 * result.met_before / result.total:.1f}",
+                f"{100 * result.met_after / result.total:.1f}",
+                f"{result.norms['weights']:.0f}",
+                f"{result.norms['l1']:.3g}",
+                f"{result.seconds:.1f}",
+                effect.changed,
+                f"{100 * (effect.drawdown or 0.0):+.2f}",
+            ]
         )
-    )  # fmt: skip
+    return {"rows": rows, "accuracy": float(right.mean())}
 
 
 if __name__ == "__main__":

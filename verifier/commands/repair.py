@@ -33,6 +33,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--steps", type=int, default=5, metavar="N", help="greedy: most weights that may change (5)")
     parser.add_argument("--norm", choices=("l1", "linf", "mixed"), default="l1", help="lp: what is kept small (l1)")
     parser.add_argument("--soft", type=positive, metavar="PRICE", help="lp: price of one unit of violation")
+    parser.add_argument(
+        "--reach", type=positive, metavar="NORM", help="lp: largest norm of a change (that of the layer's own weights)"
+    )
     parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="lp: seconds for each layer (60)")
     parser.add_argument("--exact", action="store_true", help="check again in rational arithmetic (small cases)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the network, the report and pictures here")
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         norm=args.norm,
         soft=args.soft,
+        reach=args.reach,
         timeout=args.timeout,
         listener=progress_listener(args),
     )
@@ -124,6 +128,11 @@ def as_record(result: RepairResult, specification: Specification) -> dict[str, A
         "met before": result.met_before,
         "met after": result.met_after,
         "worst slack": result.check.worst,
+        "layers": {
+            name: {"answer": a.status, "norm": a.objective, "excluded below": min(a.beyond, 1e300), "reason": a.reason}
+            for name, a in result.attempts.items()
+        },
+        "repaired layer": result.layer,
         "changes": dict(result.changes),
         "norms": dict(result.norms),
         "violated": list(result.check.violated),
@@ -151,6 +160,10 @@ def in_words(record: dict[str, Any]) -> str:
         lines += [f"    {name}: {delta:+.6g}" for name, delta in largest]
         if len(record["changes"]) > 10:
             lines.append(f"    … and {len(record['changes']) - 10} more (--json names all)")
+    if len(record["layers"]) > 1:
+        for name, answer in record["layers"].items():
+            norm = f", norm {answer['norm']:.4g}" if answer["answer"] == "feasible" else ""
+            lines.append(f"  layer {name}: {answer['answer']}{norm}")
     lines += [f"  still violated: {name}" for name in record["violated"][:10]]
     for layer, names in record["conflicts"].items():
         lines.append(f"  cannot hold together (layer {layer}): {'; '.join(names[:8])}")

@@ -32,7 +32,7 @@ class RepairResult:
 
     Attributes:
         status: "repaired" (all met, checked again), "improved" (more met than before, not all), "unchanged",
-            "infeasible" (proved numerically: no change of any tried layer can meet the specification),
+            "infeasible" (proved numerically: no change of any one tried layer within its reach meets it),
             "unfinished" (the reason says why).
         frozen: the repaired network (the original's own value channel where nothing was changed).
         method: "greedy" or "lp".
@@ -81,6 +81,7 @@ def repair(
     steps: int = 5,
     norm: str = "l1",
     soft: float | None = None,
+    reach: float | None = None,
     timeout: float | None = None,
     listener: Listener = ignore,
 ) -> RepairResult:
@@ -95,6 +96,7 @@ def repair(
         steps: for greedy, the most weights that may change.
         norm: for lp, "l1" (few weights), "linf" (small changes) or "mixed".
         soft: for lp, None, or the price of one unit of violation: then an answer always exists.
+        reach: for lp, the largest norm of a change; by default that of the layer's own parameters.
         timeout: for lp, seconds for each layer.
 
     Raises:
@@ -125,8 +127,16 @@ def repair(
             own, _ = points.distinct(frozen, name)
             rows = layer_rows(frozen, own, name)
             reduced[name] = own
-            margin = np.where(own.opposed(frozen, name), 0.0, MARGIN * np.abs(rows.slack).max(initial=0.0))
-            attempts[name] = solve_layer(rows, norm=norm, margin=margin, soft=soft, timeout=timeout, listener=listener)
+            attempts[name] = solve_layer(
+                rows,
+                norm=norm,
+                margin=MARGIN * float(np.abs(rows.slack).max(initial=0.0)),
+                opposites=own.opposites(frozen, name),
+                soft=soft,
+                reach=reach,
+                timeout=timeout,
+                listener=listener,
+            )
             text = f"layer {name!r}: {attempts[name].status}"
             listener(Note(seconds=time.perf_counter() - start, text=text))
         feasible = [n for n in attempts if attempts[n].status == "feasible"]
@@ -139,7 +149,7 @@ def repair(
             )
     checked = check(patched, specification)
     after = int(points.met(points.slack(patched)).sum())
-    status, reason = _status(method, before, after, checked, attempts)
+    status, reason = _status(method, norm, before, after, checked, attempts)
     return RepairResult(
         status=status,
         frozen=patched,
@@ -159,13 +169,13 @@ def repair(
 
 
 def _status(
-    method: str, before: int, after: int, checked: Check, attempts: Mapping[str, LinearRepair]
+    method: str, norm: str, before: int, after: int, checked: Check, attempts: Mapping[str, LinearRepair]
 ) -> tuple[str, str]:
     if checked.proved:
         return "repaired", ""
     if method == "lp" and all(a.status == "infeasible" for a in attempts.values()):
-        worst = min(a.shortfall for a in attempts.values())
-        return "infeasible", f"every change of one layer violates some row by at least {worst:g}"
+        parts = [f"{n}: its {norm} norm would have to exceed {a.beyond:.4g}" for n, a in attempts.items()]
+        return "infeasible", "no small enough change of one layer meets all rows (" + "; ".join(parts) + ")"
     reasons = "; ".join(f"{n}: {a.reason}" for n, a in attempts.items() if a.reason)
     if after > before:
         return "improved", reasons or f"{checked.total - checked.met} of {checked.total} key points are not met"

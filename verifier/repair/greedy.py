@@ -142,10 +142,14 @@ def best_deltas(
         upstream = np.ascontiguousarray(rows.upstream.T)
         inputs = np.concatenate([np.ascontiguousarray(rows.inputs.T), ones[None]])
         outs, ins = rows.operator.weight.shape
-        pairs = np.array(
-            [(i, j) for i in range(outs) for j in range(ins)] + [(i, ins) for i in range(outs)], dtype=np.int64
-        )
-        return _sweep_all(upstream, inputs, pairs, rows.slack, row_start, weight, order, unmet)
+        used = rows.used()
+        is_weight = used < outs * ins
+        unit = np.where(is_weight, used // ins, used - outs * ins)
+        pairs = np.stack([unit, np.where(is_weight, used % ins, ins)], axis=1)
+        counts, deltas = np.full(rows.size, int(weight[met].sum())), np.zeros(rows.size)
+        found = _sweep_all(upstream, inputs, pairs, rows.slack, row_start, weight, order, unmet)
+        counts[used], deltas[used] = found
+        return counts, deltas
     counts, deltas = np.zeros(rows.size, dtype=np.int64), np.zeros(rows.size)
     step = max(1, 40_000_000 // max(1, len(rows.slack)))
     for start in range(0, rows.size, step):

@@ -22,7 +22,12 @@ from verifier.repair.specification import LineRegion, PointRegion, PolygonRegion
 Pieces = npt.NDArray[np.int16]
 
 ROUNDING = 1e-10
-"""Share of the outputs' size up to which a row's slack counts as rounding error."""
+"""Share of the original network's outputs' size up to which a row's slack counts as rounding error.
+
+Not of the patched network's: a patch that makes outputs huge must not buy itself a huge tolerance."""
+
+NOISE = 1e-12
+"""Share of a layer's largest input (or gradient) up to which an input (or gradient) counts as zero."""
 
 CHUNK = 8192
 """Key points that are evaluated at once; bounds the memory."""
@@ -39,6 +44,7 @@ class KeyPoints:
         requirement: ``(K,)`` index of the requirement in the specification.
         rows, bound: ``(R, m)`` and ``(R,)``: what is demanded, ``rows @ y <= bound`` at the row's key point.
         row_point: ``(R,)`` the key point of each row, increasing.
+        tolerance: ``(R,)`` slack of a row up to which it counts as zero (`ROUNDING`).
     """
 
     specification: Specification
@@ -49,6 +55,7 @@ class KeyPoints:
     rows: Array
     bound: Array
     row_point: npt.NDArray[np.int64]
+    tolerance: Array
 
     def __len__(self) -> int:
         return len(self.points)
@@ -77,7 +84,12 @@ class KeyPoints:
         outputs = np.concatenate(
             [frozen.forward(self.points[c], self.pattern(c)).reshape(c.stop - c.start, -1) for c in self.chunks()]
         )
-        return row_slack(self.rows, self.bound, outputs[self.row_point])
+        return self.slack_at(outputs)
+
+    def slack_at(self, outputs: Array) -> Array:
+        """`slack` for the outputs ``(K, m)`` at the key points."""
+        slack = self.bound - (self.rows * outputs[self.row_point]).sum(axis=1)
+        return np.where(np.abs(slack) <= self.tolerance, 0.0, slack)
 
     def met(self, slack: Array) -> npt.NDArray[np.bool_]:
         """Which key points have all their rows met, ``(K,)``."""
@@ -94,17 +106,20 @@ class KeyPoints:
         first, inverse = _distinct(keys)
         return self.subset(first), np.bincount(inverse)
 
-    def opposed(self, frozen: FrozenNetwork, layer: str) -> npt.NDArray[np.bool_]:
-        """Rows whose opposite is demanded at the same place, ``(R,)``: both can only hold by a tie.
+    def opposites(self, frozen: FrozenNetwork, layer: str) -> npt.NDArray[np.int64]:
+        """For each row one whose opposite it demands at the same place, or -1, ``(R,)``: both only hold by a tie.
 
-        So it is where areas of two classes share a border inside one linear region.
+        So it is where areas of two classes share a border inside one linear region. Of equal rows at one place only
+        the first is named, and the others name its opposite too.
         """
         _, place = _distinct(self._places(frozen, layer))
         own = place[self.row_point][:, None].astype(np.float64)
         both = np.concatenate([np.hstack([own, self.rows]), np.hstack([own, -self.rows])]) + 0.0
         _, group = _distinct([both])
         here, there = group[: len(own)], group[len(own) :]
-        return np.isin(here, there)
+        first = np.full(int(group.max(initial=0)) + 1, -1, dtype=np.int64)
+        first[here[::-1]] = np.arange(len(own))[::-1]
+        return first[there]
 
     def _places(self, frozen: FrozenNetwork, layer: str) -> list[Array]:
         """What decides a key point's output and gradient as functions of a layer: its input, and the pattern behind."""
@@ -128,14 +143,8 @@ class KeyPoints:
             rows=self.rows[rows],
             bound=self.bound[rows],
             row_point=row_point,
+            tolerance=self.tolerance[rows],
         )
-
-
-def row_slack(rows: Array, bound: Array, outputs: Array) -> Array:
-    """``bound - rows @ y`` row by row, with what is within rounding errors of zero set to zero."""
-    slack = bound - (rows * outputs).sum(axis=1)
-    scale = np.abs(bound) + np.abs(rows).sum(axis=1) * np.abs(outputs).max(initial=0.0)
-    return np.where(np.abs(slack) <= ROUNDING * scale, 0.0, slack)
 
 
 def _distinct(keys: list[Array]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -169,18 +178,25 @@ def key_points(network: Network, specification: Specification) -> KeyPoints:
         patterns.append(pattern)
         requirement.append(np.full(len(here), k))
         count += int(piece[-1]) + 1
-    which = np.concatenate(requirement)
+    which, everywhere = np.concatenate(requirement), np.concatenate(points)
     polytopes = [item.output for item in specification.requirements]
     sizes = np.array([len(p.bound) for p in polytopes])
+    rows = np.concatenate([np.tile(polytopes[r[0]].rows, (len(r), 1)) for r in requirement])
+    bound = np.concatenate([np.tile(polytopes[r[0]].bound, len(r)) for r in requirement])
+    size = max(
+        float(np.abs(network.forward(everywhere[start : start + CHUNK])).max(initial=0.0))
+        for start in range(0, len(everywhere), CHUNK)
+    )
     return KeyPoints(
         specification=specification,
-        points=np.concatenate(points),
+        points=everywhere,
         piece=np.concatenate(pieces),
         patterns={n.name: np.concatenate([p[n.name] for p in patterns]) for n in network.activations},
         requirement=which,
-        rows=np.concatenate([np.tile(polytopes[r[0]].rows, (len(r), 1)) for r in requirement]),
-        bound=np.concatenate([np.tile(polytopes[r[0]].bound, len(r)) for r in requirement]),
+        rows=rows,
+        bound=bound,
         row_point=np.repeat(np.arange(len(which)), sizes[which]),
+        tolerance=ROUNDING * (np.abs(bound) + np.abs(rows).sum(axis=1) * size),
     )
 
 
@@ -189,7 +205,7 @@ def _pieces(network: Network, region: Region) -> tuple[Array, npt.NDArray[np.int
     from verifier.regions import line, plane
 
     if isinstance(region, PointRegion):
-        return region.point[None], np.zeros(1, dtype=np.int64), network.pattern(region.point)
+        return region.points, np.arange(len(region.points)), _full(network, {}, region.points)
     if isinstance(region, LineRegion):
         found = line(network, region.start, region.end)
         ends = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
@@ -238,6 +254,13 @@ class LayerRows:
         """Number of parameters of the layer."""
         return sum(getattr(self.operator, n).size for n in parameter_names(self.operator))
 
+    def used(self) -> npt.NDArray[np.int64]:
+        """Indices of the parameters on which some row depends (all, for layers other than plain Dense ones)."""
+        if not isinstance(self.operator, Dense) or self.upstream.ndim != 2:
+            return np.arange(self.size)
+        units, inputs = (self.upstream != 0).any(axis=0), (self.inputs != 0).any(axis=0)
+        return np.flatnonzero(np.concatenate([np.outer(units, inputs).reshape(-1), units]))
+
     def change(self, delta: Array) -> Array:
         """``coefficients @ delta`` for every row, ``(R,)``."""
         names = parameter_names(self.operator)
@@ -253,7 +276,9 @@ class LayerRows:
         if isinstance(self.operator, Dense):
             lead = tuple(range(1, upstream.ndim - 1))
             weight = np.einsum("r...i,r...j->rij", upstream, inputs)
-            return np.concatenate([weight.reshape(len(rows), -1), upstream.sum(axis=lead)], axis=1)
+            return np.concatenate(
+                [weight.reshape(len(rows), self.operator.weight.size), upstream.sum(axis=lead)], axis=1
+            )
         assert isinstance(self.operator, Conv)
         conv = self.operator
         windows = sliding_windows(inputs, conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation, 0)
@@ -261,7 +286,7 @@ class LayerRows:
         grouped = upstream.reshape(len(rows), groups, -1, *upstream.shape[2:])
         spread = windows.reshape(len(rows), groups, per_group, *windows.shape[2:])
         weight = np.einsum("rgohw,rgchwab->rgocab", grouped, spread)
-        return np.concatenate([weight.reshape(len(rows), -1), upstream.sum(axis=(2, 3))], axis=1)
+        return np.concatenate([weight.reshape(len(rows), conv.weight.size), upstream.sum(axis=(2, 3))], axis=1)
 
     def columns(self, parameters: npt.NDArray[np.int64]) -> Array:
         """The coefficients of some parameters in every row, ``(len(parameters), R)``."""
@@ -306,5 +331,16 @@ def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRow
         outputs.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
         row_pattern = {name: p[own] for name, p in pattern.items()}
         upstream.append(frozen.gradients(row_pattern, points.rows[rows], stop=layer)[layer])
-    slack = row_slack(points.rows, points.bound, np.concatenate(outputs)[points.row_point])
-    return LayerRows(operator, np.concatenate(upstream), np.concatenate(inputs), points.row_point, slack)
+    slack = points.slack_at(np.concatenate(outputs))
+    parts = _without_noise(np.concatenate(upstream)), _without_noise(np.concatenate(inputs))
+    return LayerRows(operator, *parts, points.row_point, slack)
+
+
+def _without_noise(values: Array) -> Array:
+    """Values within rounding errors of zero set to zero.
+
+    At a vertex where a unit turns on, its value is 0 but computed as 1e-17 or so: a change of 1e15 of the weight behind
+    it would seem to help.
+    """
+    values[np.abs(values) <= NOISE * np.abs(values).max(initial=0.0)] = 0.0
+    return values

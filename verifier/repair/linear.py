@@ -1,8 +1,9 @@
 """Repair of one layer by linear programming: the smallest change of its weights that meets every row.
 
 The rows are ``coefficients @ Δ <= slack`` at all key points (`verifier.repair.keypoints.LayerRows`): often
-hundreds of thousands, nearly all of them slack at the optimum. So the program starts with none and takes in
-the most violated ones (row generation) until no row is violated.
+hundreds of thousands, nearly all of them slack at the optimum. So the program starts with those that are demanded
+in both directions (class borders inside a linear region: equations) and takes in the most violated ones (row
+generation) until no row is violated. Weights that no row depends on are left out.
 """
 
 from __future__ import annotations
@@ -10,23 +11,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import EngineError, InputError
+from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.operators import Array
+from verifier.repair.frozen import parameters
 from verifier.repair.keypoints import LayerRows
+from verifier.repair.program import TOLERANCE, Program, measure, norm_weights
 
 NORMS = ("l1", "linf", "mixed")
 
-TOLERANCE = 1e-9
-"""Feasibility tolerance of the linear program."""
+BATCH = 400
+"""Rows taken in per round."""
 
-INTERIOR_POINT_ABOVE = 1000
-"""Parameters above which programs are solved by the interior-point method."""
+GLIMPSE = 4.0
+"""Seconds after which a running program is asked what its multipliers prove so far."""
+
+ROUNDING = 2.0**-52
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,12 +38,15 @@ class LinearRepair:
     """What the linear program found.
 
     Attributes:
-        status: "feasible", "infeasible", or "unfinished" (time ran out, or the solver gave up: see ``reason``).
+        status: "feasible", "infeasible" (no change within the reach), or "unfinished" (time ran out, or the solver
+            gave up: see ``reason``).
         delta: ``(size,)`` parameter changes, if feasible (or the best effort of a soft repair).
         objective: the norm of ``delta``.
-        conflict: if infeasible, the rows that cannot hold together, with their multipliers λ >= 0:
-            ``Σ λ · coefficients`` is (numerically) zero while ``Σ λ · slack`` is negative.
-        shortfall: if infeasible, the smallest possible largest violation of any row.
+        conflict: if infeasible, the rows that cannot hold together, with their multipliers λ >= 0: the proof.
+            By weak duality every Δ that meets them has ``norm(Δ) >= -Σ λ · bound / dual_norm(Σ λ · coefficients)``.
+        beyond: that lower bound, with rounding errors taken off; infinite when the combined coefficients vanish.
+        reach: the largest norm that counts as a repair.
+        rows: rows of the specification, each once.
         rows_used: rows that the final program held.
         rounds: number of programs solved.
     """
@@ -48,8 +55,10 @@ class LinearRepair:
     delta: Array | None = None
     objective: float = 0.0
     conflict: Mapping[int, float] = field(default_factory=dict)
-    shortfall: float = 0.0
+    beyond: float = 0.0
+    reach: float = np.inf
     reason: str = ""
+    rows: int = 0
     rows_used: int = 0
     rounds: int = 0
     seconds: float = 0.0
@@ -59,266 +68,159 @@ def solve_layer(
     rows: LayerRows,
     *,
     norm: str = "l1",
-    margin: float | Array = 0.0,
+    margin: float = 0.0,
+    opposites: npt.NDArray[np.int64] | None = None,
     soft: float | None = None,
+    reach: float | None = None,
     timeout: float | None = None,
-    batch: int | None = None,
     listener: Listener = ignore,
 ) -> LinearRepair:
     """The smallest change of a layer's parameters that meets every row, or the proof that there is none.
 
     Args:
         norm: "l1", "linf" or "mixed" (their sum, L∞ weighted by the square root of the number of parameters).
-        margin: what rows are demanded to have to spare, one number or one per row: above the solver's tolerance,
-            so that the rows then hold without any. Rows that are met now need keep no more than half of what
-            they have.
+        margin: what rows are demanded to have to spare: above the solver's tolerance, so that the rows then hold
+            without any. Rows that are met now need keep no more than half of what they have; ties have none.
+        opposites: ``(R,)`` for each row one that demands its opposite at the same place, or -1
+            (`KeyPoints.opposites`): the two can only hold by a tie.
         soft: None for hard rows; else the price of one unit of violation of a row: the program minimises
             norm + soft · Σ violations, and always has an answer.
+        reach: the largest norm of a change; by default that of the layer's own parameters: what changes a layer by
+            more than it is, is no repair. (Without such a limit many programs are almost feasible, with huge changes.)
         timeout: seconds.
-        batch: rows taken in per round; by default more where each round starts anew.
     """
     if norm not in NORMS:
         raise InputError(f"norm {norm!r} is not known", fix=f"norms: {', '.join(NORMS)}")
     start = time.perf_counter()
-    batch = batch or (1000 if rows.size > INTERIOR_POINT_ABOVE else 400)
-    program = _Program(rows.size, norm, soft)
-    bound = rows.slack - np.where(rows.slack < 0.0, margin, np.minimum(margin, rows.slack / 2))
+    used = rows.used()
+    if reach is None:
+        reach = measure(parameters(rows.operator), *norm_weights(norm, rows.size))
+    program = Program(len(used), norm, soft, reach)
+    margins = np.where(rows.slack < 0.0, margin, np.minimum(margin, rows.slack / 2))
+    bound = rows.slack - (margins if opposites is None else np.where(opposites >= 0, 0.0, margins))
+    held = _Equations.of(rows, used, None if soft is not None else opposites)
+    program.add(held.coefficients, held.bound, equal=True)
     taken = np.zeros(len(bound), dtype=bool)
-    rounds = 0
+    taken[held.rows] = taken[held.opposite] = True
+    order = [held.rows]
+    rounds, beyond = 0, 0.0
+
+    def result(status: str, **found: object) -> LinearRepair:
+        return LinearRepair(
+            status=status,
+            reach=reach,
+            rows=len(bound),
+            rows_used=sum(map(len, order)),
+            rounds=rounds,
+            seconds=time.perf_counter() - start,
+            **found,  # type: ignore[arg-type]
+        )
+
     while True:
-        left = None if timeout is None else timeout - (time.perf_counter() - start)
-        if left is not None and left <= 0:
-            return _unfinished("the time limit was reached", taken, rounds, start)
-        status, delta = program.solve(left)
+        left = np.inf if timeout is None else timeout - (time.perf_counter() - start)
+        if left <= 0:
+            return result("unfinished", reason=f"time limit; changes of a norm below {beyond:.3g} are excluded")
+        status, part = program.solve(min(left, GLIMPSE))
         rounds += 1
-        if status == "infeasible":
-            return _conflict(rows, bound, np.flatnonzero(taken), rounds, start, left)
-        if status != "optimal" or delta is None:
-            return _unfinished(f"HiGHS answered {status}", taken, rounds, start)
+        if status in ("infeasible", "beyond", "time"):
+            conflict, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
+            if beyond > reach:
+                return result("infeasible", conflict=conflict, beyond=beyond)
+            if status == "time":
+                continue
+            reason = f"HiGHS says {status}, but its multipliers prove it only for changes of a norm below {beyond:.3g}"
+            return result("unfinished", reason=reason, beyond=beyond)
+        if status != "optimal" or part is None:
+            return result("unfinished", reason=f"HiGHS answered {status}")
+        delta = np.zeros(rows.size)
+        delta[used] = part
         violation = rows.change(delta) - bound
         new = np.flatnonzero((violation > TOLERANCE) & ~taken)
         listener(
             Progress(
                 seconds=time.perf_counter() - start,
                 stage="lp",
-                done=int(taken.sum()),
+                done=sum(map(len, order)),
                 unit="rows",
                 left=len(new),
-                bound=program.norm(delta),
+                bound=program.norm(part),
             )
         )
+        if program.norm(part) > reach:  # the rows taken in so far need this much
+            conflict, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
+            status = "infeasible" if beyond > reach else "unfinished"
+            reason = "" if status == "infeasible" else f"a norm of {program.norm(part):.3g} seems to be needed"
+            return result(status, conflict=conflict, beyond=beyond, reason=reason)
         if len(new) == 0:
-            return LinearRepair(
-                status="feasible",
-                delta=delta,
-                objective=program.norm(delta),
-                rows_used=int(taken.sum()),
-                rounds=rounds,
-                seconds=time.perf_counter() - start,
-            )
-        new = _most_violated(rows, new, violation[new], batch)
-        program.add(rows.coefficients(new), bound[new])
+            return result("feasible", delta=delta, objective=program.norm(part))
+        new = _most_violated(rows, new, violation[new])
+        program.add(rows.coefficients(new)[:, used], bound[new])
         taken[new] = True
+        order.append(new)
 
 
-def _most_violated(
-    rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array, batch: int
-) -> npt.NDArray[np.int64]:
+def _most_violated(rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array) -> npt.NDArray[np.int64]:
     """The most violated rows, at first one for each key point: neighbours say nearly the same."""
     order = candidates[np.argsort(-violation, kind="stable")]
     _, first = np.unique(rows.row_point[order], return_index=True)
-    chosen = order[np.sort(first)][:batch]
-    return np.sort(chosen)
+    return np.sort(order[np.sort(first)][:BATCH])
 
 
-def _unfinished(reason: str, taken: npt.NDArray[np.bool_], rounds: int, start: float) -> LinearRepair:
-    seconds = time.perf_counter() - start
-    return LinearRepair(status="unfinished", reason=reason, rows_used=int(taken.sum()), rounds=rounds, seconds=seconds)
+@dataclass(frozen=True, eq=False)
+class _Equations:
+    """Rows that are demanded in both directions, each pair once: ``coefficients @ Δ == bound``.
+
+    Attributes:
+        rows: the rows that say ``<=``.
+        opposite: the rows that say ``>=``.
+    """
+
+    coefficients: Array
+    bound: Array
+    rows: npt.NDArray[np.int64]
+    opposite: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(rows: LayerRows, used: npt.NDArray[np.int64], opposites: npt.NDArray[np.int64] | None) -> _Equations:
+        if opposites is None:
+            opposites = np.full(len(rows.slack), -1)
+        first = np.flatnonzero((opposites >= 0) & (np.arange(len(opposites)) < opposites))
+        # where a margin makes the two contradict each other, they are no equation
+        first = first[np.abs(rows.slack[first] + rows.slack[opposites[first]]) <= TOLERANCE]
+        _, unique = np.unique(opposites[first], return_index=True)
+        first = first[unique]
+        return _Equations(rows.coefficients(first)[:, used], rows.slack[first], first, opposites[first])
 
 
-def _conflict(
+def _certificate(
+    program: Program,
     rows: LayerRows,
     bound: Array,
-    taken: npt.NDArray[np.int64],
-    rounds: int,
-    start: float,
-    left: float | None,
-) -> LinearRepair:
-    """Why some rows cannot hold together: the multipliers of "make the largest violation as small as it can be"."""
-    import highspy
-
-    size = rows.size
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
-    if left is not None:
-        solver.setOptionValue("time_limit", max(1.0, left))
-    infinity = highspy.kHighsInf
-    for _ in range(size):
-        solver.addVar(-infinity, infinity)
-    solver.addVar(0.0, infinity)
-    solver.changeColCost(size, 1.0)
-    for coefficients, right in zip(rows.coefficients(taken), bound[taken], strict=True):
-        entries = np.append(np.flatnonzero(coefficients), size).astype(np.int32)
-        values = np.append(coefficients[entries[:-1]], -1.0)
-        solver.addRow(-infinity, float(right), len(entries), entries, values)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        text = solver.modelStatusToString(solver.getModelStatus())
-        return LinearRepair(
-            status="unfinished",
-            reason=f"the rows seem infeasible, but HiGHS could not say why: {text}",
-            rows_used=len(taken),
-            rounds=rounds,
-            seconds=time.perf_counter() - start,
-        )
-    shortfall = float(solver.getInfo().objective_function_value)
-    seconds = time.perf_counter() - start
-    if shortfall <= 5 * TOLERANCE:
-        return LinearRepair(
-            status="unfinished",
-            reason=f"too close to call: the largest violation can be as small as {shortfall:g}",
-            rows_used=len(taken),
-            rounds=rounds,
-            seconds=seconds,
-        )
-    duals = -np.array(solver.getSolution().row_dual)
-    weights = {int(r): float(w) for r, w in zip(taken, duals, strict=True) if w > 1e-9}
-    return LinearRepair(
-        status="infeasible",
-        conflict=weights,
-        shortfall=shortfall,
-        rows_used=len(taken),
-        rounds=rounds,
-        seconds=seconds,
-    )
-
-
-class _Program:
-    """The linear program, kept in the solver so that each round starts from the last one's basis.
-
-    Columns: Δ⁺ and Δ⁻ (Δ = Δ⁺ - Δ⁻, both >= 0), then the L∞ radius where the norm has one, then one
-    violation per row of a soft repair.
-    """
-
-    def __init__(self, size: int, norm: str, soft: float | None) -> None:
-        import highspy
-
-        self._highspy: Any = highspy
-        self._solver = highspy.Highs()
-        self._solver.setOptionValue("output_flag", False)
-        self._solver.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
-        if size > INTERIOR_POINT_ABOVE:
-            self._use_interior_point()
-        self.size, self.soft = size, soft
-        self._l1 = 1.0 if norm in ("l1", "mixed") else 0.0
-        self._linf = {"l1": 0.0, "linf": 1.0, "mixed": float(np.sqrt(size))}[norm]
-        infinity = highspy.kHighsInf
-        for _ in range(2 * size):
-            self._solver.addVar(0.0, infinity)
-        # a tiny L1 price keeps Δ⁺ and Δ⁻ from growing together under L∞
-        price = self._l1 if self._l1 else 1e-6
-        for k in range(2 * size):
-            self._solver.changeColCost(k, price)
-        if self._linf:
-            self._solver.addVar(0.0, infinity)
-            self._solver.changeColCost(2 * size, self._linf)
-            for k in range(size):
-                entries = np.array([k, size + k, 2 * size], dtype=np.int32)
-                self._solver.addRow(-infinity, 0.0, 3, entries, np.array([1.0, 1.0, -1.0]))
-
-    def _use_interior_point(self) -> None:
-        """Large, dense programs: several times faster, and each round starts anew."""
-        self._solver.setOptionValue("solver", "ipm")
-        self._solver.setOptionValue("run_crossover", "off")
-        self._solver.setOptionValue("primal_feasibility_tolerance", 1e-7)
-
-    def add(self, coefficients: Array, bound: Array) -> None:
-        """Add rows ``coefficients @ Δ <= bound`` (each scaled so that its largest coefficient is 1)."""
-        infinity = self._highspy.kHighsInf
-        for row, right in zip(coefficients, bound, strict=True):
-            nonzero = np.flatnonzero(row)
-            scale = float(np.abs(row[nonzero]).max(initial=0.0)) or 1.0
-            entries = np.concatenate([nonzero, self.size + nonzero])
-            values = np.concatenate([row[nonzero], -row[nonzero]]) / scale
-            if self.soft is not None:
-                column = self._solver.getNumCol()
-                self._solver.addVar(0.0, infinity)
-                self._solver.changeColCost(column, self.soft)
-                entries, values = np.append(entries, column), np.append(values, -1.0 / scale)
-            self._solver.addRow(-infinity, float(right / scale), len(entries), entries.astype(np.int32), values)
-
-    def solve(self, timeout: float | None) -> tuple[str, Array | None]:
-        """("optimal", Δ), or another status in words and None."""
-        began = time.perf_counter()
-        if timeout is not None:
-            self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + timeout))
-        known = self._highspy.HighsModelStatus
-        self._solver.run()
-        if self._solver.getModelStatus() in (known.kNotset, known.kUnknown, known.kSolveError):
-            # the simplex method got lost: start again, by the other method
-            self._solver.clearSolver()
-            self._use_interior_point()
-            if timeout is not None:
-                left = max(1.0, timeout - (time.perf_counter() - began))
-                self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + left))
-            self._solver.run()
-        status = self._solver.getModelStatus()
-        if status == known.kInfeasible:
-            return "infeasible", None
-        if status != known.kOptimal:
-            return str(self._solver.modelStatusToString(status)), None
-        values = np.array(self._solver.getSolution().col_value)
-        return "optimal", values[: self.size] - values[self.size : 2 * self.size]
-
-    def norm(self, delta: Array) -> float:
-        """The norm that is minimised."""
-        size = np.abs(delta)
-        return float(self._l1 * size.sum() + self._linf * size.max(initial=0.0))
-
-
-def solve_max_smt(
-    rows: LayerRows, row_start: npt.NDArray[np.int64], parameters: npt.NDArray[np.int64], timeout: float | None = None
-) -> tuple[Array, int]:
-    """The change of a few parameters that meets the most key points, exactly, by Z3's MAX-SMT (Appendix B).
-
-    For small problems only: one soft constraint for each key point, over rationals.
-
-    Args:
-        row_start: ``(K + 1,)`` the rows of each key point.
-        parameters: indices of the parameters that may change.
-
-    Returns:
-        changes ``(size,)`` rounded to float64, and the number of key points met before that rounding.
-
-    Raises:
-        EngineError: if Z3 does not finish.
-    """
-    from fractions import Fraction
-
-    import z3
-
-    optimizer = z3.Optimize()
-    if timeout is not None:
-        optimizer.set("timeout", int(1000 * timeout))
-    unknowns = [z3.Real(f"delta_{p}") for p in parameters]
-    columns = rows.columns(np.asarray(parameters, dtype=np.int64))
-
-    def exact(value: float) -> Any:
-        return z3.RealVal(Fraction(float(value)))
-
-    def row(r: int) -> Any:
-        terms = [exact(c) * x for c, x in zip(columns[:, r], unknowns, strict=True) if c != 0.0]
-        return z3.Sum(terms) <= exact(rows.slack[r]) if terms else z3.BoolVal(bool(rows.slack[r] >= 0))
-
-    points = len(row_start) - 1
-    demands = [z3.And([row(r) for r in range(row_start[k], row_start[k + 1])]) for k in range(points)]
-    for demand in demands:
-        optimizer.add_soft(demand, 1)
-    if optimizer.check() != z3.sat:
-        raise EngineError(f"Z3 did not finish the MAX-SMT problem: {optimizer.reason_unknown()}")
-    model = optimizer.model()
-    delta = np.zeros(rows.size)
-    for p, unknown in zip(parameters, unknowns, strict=True):
-        delta[p] = float(model.eval(unknown, model_completion=True).as_fraction())
-    met = sum(z3.is_true(model.eval(d, model_completion=True)) for d in demands)
-    return delta, met
+    used: npt.NDArray[np.int64],
+    held: _Equations,
+    order: npt.NDArray[np.int64],
+) -> tuple[dict[int, float], float]:
+    """Multipliers λ >= 0 of rows, and the lower bound of the norm that they prove; (the best of) HiGHS's own."""
+    best: dict[int, float] = {}
+    beyond = 0.0
+    coefficients: Array | None = None
+    for candidate in program.multipliers():
+        for m in (candidate, -candidate):
+            equations, rest = m[: len(held.rows)], np.maximum(m[len(held.rows) :], 0.0)
+            which = np.concatenate([np.where(equations > 0, held.rows, held.opposite), order[len(held.rows) :]])
+            weight = np.concatenate([np.abs(equations), rest])
+            chosen = np.flatnonzero(weight > 1e-12 * weight.max(initial=0.0))
+            if not len(chosen) or not np.isfinite(weight).all():
+                continue
+            weight, which = weight[chosen] / weight.max(), which[chosen]
+            coefficients = rows.coefficients(which)[:, used]
+            terms = weight @ bound[which]
+            error = (len(which) + 2) * ROUNDING
+            direction = np.abs(weight @ coefficients) + error * (weight @ np.abs(coefficients))
+            shortage = -terms - error * (weight @ np.abs(bound[which]))
+            if shortage > 0:
+                size = program.dual_norm(direction)
+                found = float(shortage / size) if size else np.inf
+                if found > beyond:
+                    best, beyond = dict(zip(which.tolist(), weight.tolist(), strict=True)), found
+    return best, beyond

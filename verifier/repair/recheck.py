@@ -1,7 +1,7 @@
 """Independent proof of a repair: the specification is checked again on the exact linear regions.
 
-`check` subdivides every region anew and looks at all vertices in float64. `check_exactly` does the same in
-rational arithmetic with a subdivision of its own (no tolerance anywhere): for small cases.
+`check` subdivides every region anew, checks the subdivision, and looks at all vertices in float64. `check_exactly`
+does it in rational arithmetic with a subdivision of its own (no tolerance anywhere): for small cases.
 """
 
 from __future__ import annotations
@@ -13,21 +13,32 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from verifier.bounds.interval import magnitude, rounding
 from verifier.errors import InputError
 from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Array
-from verifier.network.piecewise import PiecewiseLinear
+from verifier.network.operators import AffineOperator, Array
+from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
+from verifier.regions.plane import areas_and_centroids, convex_polygon
+from verifier.regions.rounding import UNIT
 from verifier.repair.frozen import FrozenNetwork
-from verifier.repair.keypoints import key_points
+from verifier.repair.keypoints import CHUNK, ROUNDING, KeyPoints, key_points
 from verifier.repair.specification import (
     LineRegion,
     OutputPolytope,
     PiecesRegion,
     PointRegion,
+    PolygonRegion,
     Region,
     Specification,
 )
+
+UNRELIABLE = 1e-6
+"""Share of the original network's outputs' size: a row whose value may be off by more through rounding must hold by
+more than its error bound."""
+
+UNCOVERED = 1e-9
+"""Share of a polygon's area that its pieces may leave out (or count twice) through rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,9 @@ class Check:
         worst: the smallest slack of any row; negative where violated.
         violated: names of the requirements with a violated key point.
         exact: whether it was done in rational arithmetic.
-        misplaced: vertices of given pieces that are not in the linear region they claim (float64 check only).
+        misplaced: vertices that are not in the linear region their piece claims (float64 check only).
+        uncovered: largest share of a polygon's area that its pieces miss or count twice (float64 check only).
+        rounding: bound on the rounding error of any row's slack (float64 check only).
     """
 
     met: int
@@ -48,50 +61,88 @@ class Check:
     violated: tuple[str, ...]
     exact: bool = False
     misplaced: int = 0
+    uncovered: float = 0.0
+    rounding: float = 0.0
 
     @property
     def proved(self) -> bool:
         """Whether the whole specification holds."""
-        return self.met == self.total and self.misplaced == 0
+        return self.met == self.total and self.misplaced == 0 and self.uncovered <= UNCOVERED
 
 
 def check(frozen: FrozenNetwork, specification: Specification) -> Check:
     """Check a specification at the vertices of all linear regions, found anew, in float64.
 
-    Slack within rounding errors of zero counts as zero (see `KeyPoints.slack`): a requirement with a margin is
-    proved with the margin less those errors.
+    Nothing of the repair is used, and the subdivision is not taken on trust: each piece has to lie in one linear
+    region of the original network (at each vertex every unit's true value is that of the piece's affine function),
+    and the pieces of a polygon have to cover its area. Slack within rounding errors of zero counts as zero (see
+    `KeyPoints.slack`): a requirement with a margin is proved with the margin less those errors. A row whose own
+    error bound is larger than `UNRELIABLE` counts as met only if its slack is larger than the bound.
     """
     points = key_points(frozen.network, specification)
-    slack = points.slack(frozen)
-    met = points.met(slack)
+    slack, errors = points.slack(frozen), _slack_errors(frozen, points)
+    certain = (errors <= UNRELIABLE / ROUNDING * points.tolerance) | (slack >= errors)
+    met = np.logical_and.reduceat((slack >= 0) & certain, points.row_start[:-1])
     bad = np.unique(points.requirement[~met])
     return Check(
         met=int(met.sum()),
         total=len(points),
         worst=float(slack.min()),
         violated=tuple(specification.label(int(k)) for k in bad),
-        misplaced=sum(
-            misplaced(frozen.network, r.region)
-            for r in specification.requirements
-            if isinstance(r.region, PiecesRegion)
-        ),
+        misplaced=misplaced(frozen.network, points.points, points.piece),
+        uncovered=max((_uncovered(points, k) for k in range(len(specification.requirements))), default=0.0),
+        rounding=float(errors.max(initial=0.0)),
     )
 
 
-def misplaced(network: Network, pieces: PiecesRegion, tolerance: float = 1e-7) -> int:
-    """How many vertices lie outside the linear region of their polygon's centroid.
+def _slack_errors(frozen: FrozenNetwork, points: KeyPoints) -> Array:
+    """A bound on each row's rounding error, ``(R,)``: the value channel without cancellation, times the roundings.
 
-    A vertex is misplaced when a unit's function on the centroid's piece differs there from the unit's true
-    value by more than ``tolerance`` of the value's scale.
+    A sum of n products in any order is within ``(n + 4) u`` of its terms' absolute values (the analysis of
+    `verifier.bounds.interval`); over the layers these factors multiply.
     """
-    found, chunk = 0, 8192
-    owner = np.repeat(np.arange(len(pieces.counts)), pieces.counts)
-    inside = pieces.embed(pieces.centroids)
-    for start in range(0, len(pieces.vertices), chunk):
-        own = owner[start : start + chunk]
-        pattern = network.pattern(inside[own])
-        x = pieces.embed(pieces.vertices[start : start + chunk])
-        true, values = network.values(x), FrozenNetwork(network).values(x, pattern)
+    sizes, growth = [], 1.0
+    for node in frozen.network.nodes[1:]:
+        operator = frozen.operator(node)
+        growth *= 1 + (rounding(operator, False) if isinstance(operator, AffineOperator) else 4 * UNIT)
+    for chunk in points.chunks():
+        pattern = points.pattern(chunk)
+        values = {frozen.network.input: np.abs(frozen.network.batch(points.points[chunk])[0])}
+        for node in frozen.network.nodes[1:]:
+            operator, inputs = frozen.operator(node), [values[i] for i in node.inputs]
+            if isinstance(operator, AffineOperator):
+                size, constant = magnitude(operator).linear(*inputs), operator.constant()
+                values[node.name] = size if constant is None else size + np.abs(constant)
+            else:
+                values[node.name] = _piece_size(operator, inputs[0], pattern[node.name])
+        sizes.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
+    largest = (np.abs(points.rows) * np.concatenate(sizes)[points.row_point]).sum(axis=1) + np.abs(points.bound)
+    return np.asarray((growth * (1 + (points.rows.shape[1] + 4) * UNIT) - 1) * largest)
+
+
+def _piece_size(operator: PiecewiseOperator, size: Array, pieces: npt.NDArray[np.int16]) -> Array:
+    if isinstance(operator, PiecewiseLinear):
+        return np.abs(operator.slopes)[pieces] * size + np.abs(operator.intercepts)[pieces]
+    return operator.on_piece(size, pieces)
+
+
+def misplaced(network: Network, points: Array, piece: npt.NDArray[np.int64], tolerance: float = 1e-7) -> int:
+    """How many key points lie outside the linear region of their piece.
+
+    The region is that of the piece's middle (the mean of its key points). A key point is misplaced when a unit's
+    function on that region's piece differs there from the unit's true value by more than ``tolerance`` of the
+    values' size.
+    """
+    found, unpatched = 0, FrozenNetwork(network)
+    starts = np.flatnonzero(np.diff(piece, prepend=-1))  # key points of one piece follow each other
+    inside = np.add.reduceat(points, starts, axis=0) / np.bincount(piece)[:, None]
+    parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]
+    patterns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    for start in range(0, len(points), CHUNK):
+        x = points[start : start + CHUNK]
+        true = network.values(x)
+        own = piece[start : start + CHUNK]
+        values = unpatched.values(x, {name: p[own] for name, p in patterns.items()})
         wrong = np.zeros(len(x), dtype=bool)
         for node in network.activations:
             scale = 1.0 + np.abs(true[node.inputs[0]]).max()
@@ -99,6 +150,21 @@ def misplaced(network: Network, pieces: PiecesRegion, tolerance: float = 1e-7) -
             wrong |= difference > tolerance * scale
         found += int(wrong.sum())
     return found
+
+
+def _uncovered(points: KeyPoints, requirement: int) -> float:
+    """Share of a polygon's area that its pieces miss or count twice; 0 for other regions."""
+    region = points.specification.requirements[requirement].region
+    if not isinstance(region, PolygonRegion):
+        return 0.0
+    own = points.requirement == requirement
+    axes = np.stack([region.u, region.v], axis=1)
+    place = np.linalg.lstsq(axes, (points.points[own] - region.origin).T, rcond=None)[0].T
+    counts = np.unique(points.piece[own], return_counts=True)[1]
+    areas, _ = areas_and_centroids(place, np.concatenate([[0], np.cumsum(counts)]), np.arange(len(place)))
+    corners = convex_polygon(region.polygon)
+    whole = float(areas_and_centroids(corners, np.array([0, len(corners)]), np.arange(len(corners)))[0][0])
+    return abs(float(areas.sum()) - whole) / whole
 
 
 Coordinates = tuple[Fraction, ...]
@@ -156,7 +222,7 @@ def _frame(origin: Array, *directions: Array) -> _Frame:
 
 def _polygons(region: Region) -> list[tuple[_Frame, list[Coordinates]]]:
     if isinstance(region, PointRegion):
-        return [(_frame(region.point), [()])]
+        return [(_frame(point), [()]) for point in region.points]
     if isinstance(region, LineRegion):
         ends = [Fraction(float(v)) for v in region.end]
         rows = [[Fraction(float(v)) for v in region.start], ends]

@@ -14,7 +14,7 @@ from verifier.regions.classes import ClassMap, class_map
 from verifier.regions.plane import PlaneRestriction, areas_and_centroids, convex_polygon
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.keypoints import CHUNK
-from verifier.repair.specification import PiecesRegion, Requirement, Specification, output_class
+from verifier.repair.specification import PiecesRegion, PointRegion, Requirement, Specification, output_class
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,7 @@ def specification_of_map(
     outputs = restriction.network.output_size
     for k, relabel in enumerate(relabels):
         place = f"relabelling {k}"
-        if not 0 <= relabel.new < outputs:
-            raise PropertyError(f"class {relabel.new} does not exist", place=place, fix=f"0 to {outputs - 1}")
+        _check_class(relabel, outputs, place)
         if isinstance(relabel.area, Component):
             component = _components(classes) if component is None else component
             if len(component) != len(pieces.labels):
@@ -131,6 +130,41 @@ def specification_of_map(
                 requirements.append(
                     Requirement(region, output_class(outputs, label, largest=best == "max", margin=margin), name)
                 )
+    return Specification(tuple(requirements))
+
+
+def _check_class(relabel: Relabel, outputs: int, place: str) -> None:
+    if not 0 <= relabel.new < outputs:
+        raise PropertyError(f"class {relabel.new} does not exist", place=place, fix=f"0 to {outputs - 1}")
+
+
+def specification_of_vertices(
+    restriction: PlaneRestriction, relabels: Sequence[Relabel], *, best: str = "max"
+) -> Specification:
+    """The classes at the vertices of the linear regions alone, some relabelled: the patching paper's own encoding.
+
+    Each vertex counts once, with the network's class there, or the new one strictly inside a relabelled area. Where
+    a class border crosses a linear region nothing is said about the region's inside: this is fewer, looser demands
+    than `specification_of_map`, and no proof for whole regions.
+
+    Raises:
+        PropertyError: if a relabelling names a class that does not exist or a component.
+    """
+    labels = restriction.values.argmax(axis=1) if best == "max" else restriction.values.argmin(axis=1)
+    outputs = restriction.network.output_size
+    for k, relabel in enumerate(relabels):
+        _check_class(relabel, outputs, f"relabelling {k}")
+        if isinstance(relabel.area, Component):
+            raise PropertyError("a component has no vertices of its own", place=f"relabelling {k}")
+        inside = (restriction.vertices @ relabel.area.normals.T < relabel.area.bounds).all(axis=1)
+        labels[inside if relabel.old is None else inside & (labels == relabel.old)] = relabel.new
+    x = restriction.embed(restriction.vertices)
+    requirements = [
+        Requirement(
+            PointRegion(x[labels == label]), output_class(outputs, int(label), largest=best == "max"), f"class {label}"
+        )
+        for label in np.unique(labels)
+    ]
     return Specification(tuple(requirements))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import PropertyError
+from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 
@@ -85,6 +85,18 @@ class PolygonRegion:
             raise PropertyError(f"a polygon needs at least 3 vertices (s, t), got an array of shape {polygon.shape}")
         object.__setattr__(self, "polygon", polygon)
 
+    def check(self, name: str) -> None:
+        """Raises PropertyError, naming the requirement, unless the polygon is convex, with an area, in a plane."""
+        from verifier.regions.plane import convex_polygon
+
+        try:
+            convex_polygon(self.polygon)
+        except InputError as error:
+            raise PropertyError(error.problem, place=name, fix=error.fix or "split it into convex polygons") from None
+        lengths = float(np.linalg.norm(self.u) * np.linalg.norm(self.v))
+        if not lengths or 1 - abs(float(self.u @ self.v)) / lengths <= 1e-15:
+            raise PropertyError("u and v are parallel or zero", place=name, fix="they must span a plane")
+
     def embed(self, coordinates: Array) -> Array:
         """Plane coordinates ``(..., 2)`` to inputs ``(..., n)``."""
         result: Array = self.origin + coordinates[..., :1] * self.u + coordinates[..., 1:] * self.v
@@ -109,12 +121,19 @@ class LineRegion:
 
 @dataclass(frozen=True, eq=False)
 class PointRegion:
-    """One input, flattened ``(n,)``."""
+    """One input, or several (images of a data set, the vertices of a map), each on the region it lies in.
 
-    point: Array
+    Attributes:
+        points: flattened inputs ``(k, n)``; one input ``(n,)`` may be given.
+    """
+
+    points: Array
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "point", np.asarray(self.point, dtype=np.float64).reshape(-1))
+        points = np.asarray(self.points, dtype=np.float64)
+        if points.ndim not in (1, 2) or not points.size:
+            raise PropertyError(f"points are an array (k, n) or one input (n,), got shape {points.shape}")
+        object.__setattr__(self, "points", np.atleast_2d(points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +234,8 @@ class Specification:
                     f"{network.output_size}",
                     place=name,
                 )
+            if isinstance(requirement.region, PolygonRegion):
+                requirement.region.check(name)
             if self.domain is not None:
                 slack = 1e-9 * np.maximum(1.0, np.abs(points))
                 outside = (points < self.domain[0] - slack) | (points > self.domain[1] + slack)
@@ -240,14 +261,14 @@ def _extreme_points(region: Region) -> Array:
         return region.embed(region.vertices)
     if isinstance(region, LineRegion):
         return np.stack([region.start, region.end])
-    return region.point[None]
+    return region.points
 
 
 def specification_from_dict(data: object, network: Network) -> Specification:
     """A specification from what a JSON file holds.
 
     ``{"requirements": [{"name": …, "region": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]} or
-    {"line": [[…], […]]} or {"point": […]}, "class": 2, "margin": 0.0, "smallest": false}, …],
+    {"line": [[…], […]]} or {"point": […]} or {"points": [[…], …]}, "class": 2, "margin": 0.0, "smallest": false}, …],
     "domain": {"lower": […], "upper": […]}}``. Instead of "class" an output polytope may be given as
     ``"output": {"rows": [[…], …], "bound": […]}``.
 
@@ -283,9 +304,10 @@ def _region(item: dict[str, list[float]]) -> Region:
     if "line" in item:
         start, end = item["line"]
         return LineRegion(np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64))
-    if "point" in item:
-        return PointRegion(np.asarray(item["point"], dtype=np.float64))
-    raise PropertyError('a region has "polygon" (with "origin", "u", "v"), "line" or "point"')
+    for key in ("point", "points"):
+        if key in item:
+            return PointRegion(np.asarray(item[key], dtype=np.float64))
+    raise PropertyError('a region has "polygon" (with "origin", "u", "v"), "line", "point" or "points"')
 
 
 def _output(item: dict[str, object], network: Network) -> OutputPolytope:
