@@ -5,6 +5,7 @@
     python benchmarks/attention.py --beyond         three parameters, MaxPool, CIFAR-10 convSmall
     python benchmarks/attention.py --train          train the networks that are missing
     python benchmarks/attention.py --report         write the tables from the journal, run nothing
+    python benchmarks/attention.py --again cnn-s    run problems again that are in the journal
 
 Each problem runs in a child process of its own; one line of JSON per finished problem goes to the journal,
 so that an interrupted run loses at most one problem.
@@ -17,6 +18,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ from verifier.network.graph import Network
 JOURNAL = RESULTS / "attention_journal.jsonl"
 COMBINATIONS = ("BP", "TP", "TB")
 DELTA, WIDTH = 3.0, 0.2
+SWEEP = (0.1, 0.3, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
+"""Other deltas, for the share of Θ on which the inconsistency stays within them (from the same map)."""
 TIMEOUT = 900.0
 
 KNOWN = {
@@ -75,13 +79,22 @@ def measure(
         "near_delta": m.summary.near_delta,
         "robust": dict(m.robust),
     }
+    record["revision"] = revision()
     if m.table is not None:
+        shares = m.table.volumes / m.table.volumes.sum()
+        record["sweep"] = {str(d): float(f"{shares[m.table.high <= d].sum():.9g}") for d in SWEEP}
         for aspect in ("label", "attention"):
             far = m.farthest(aspect)  # type: ignore[arg-type]
             record[f"{aspect}_farthest"] = None if far is None else round(far[1], 6)
             record[f"{aspect}_outermost"] = int(m.outermost(aspect).sum())  # type: ignore[arg-type]
             record[f"{aspect}_enclaves"] = m.enclaves(aspect)  # type: ignore[arg-type]
     return record
+
+
+def revision() -> str:
+    """The commit of the sources, "+" if they are changed."""
+    say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=RESULTS).stdout.strip()  # noqa: E731
+    return say("git", "rev-parse", "--short", "HEAD") + ("+" if say("git", "status", "--porcelain", "-uno") else "")
 
 
 def in_child(work: Any) -> dict[str, Any]:
@@ -141,14 +154,15 @@ def warm_up() -> None:
     measure(load("fnn-100", "mnist"), x[-1], "TP")
 
 
-def run(sizes: list[str], limit: float | None) -> bool:
-    """Run what the journal lacks; False if the time limit ended it."""
-    began, done = time.monotonic(), journal()
+def run(sizes: list[str], limit: float | None, again: bool, every: int) -> bool:
+    """Run what the journal lacks (``again``: lacks of this revision); False if the time limit ended it."""
+    began, now = time.monotonic(), revision()
+    done = {n: r for n, r in journal().items() if not again or r.get("revision") == now}
     warm_up()
     for size in sizes:
         nets = {d: load(size, d) for d in DATASETS}
         pictures = {d: images(d, "test")[0][-10:] for d in DATASETS}
-        for name, dataset, k, letters in problems(size):
+        for name, dataset, k, letters in list(problems(size))[::every]:
             if name in done:
                 continue
             if limit is not None and time.monotonic() - began > limit:
@@ -277,6 +291,8 @@ def main() -> None:
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--beyond", action="store_true")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--again", action="store_true", help="also problems that the journal has of other revisions")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th problem of a size")
     parser.add_argument("--limit", type=float, help="seconds after which no further problem is begun")
     args = parser.parse_args()
     unknown = set(args.sizes) - set(ARCHITECTURES)
@@ -290,7 +306,7 @@ def main() -> None:
     elif args.beyond:
         beyond()
     elif not args.report:
-        run(args.sizes or list(PAPER), args.limit)
+        run(args.sizes or list(PAPER), args.limit, args.again, args.every)
     report()
 
 
