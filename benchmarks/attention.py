@@ -39,6 +39,7 @@ DELTA, WIDTH = 3.0, 0.2
 SWEEP = (0.1, 0.3, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
 """Other deltas, for the share of Θ on which the inconsistency stays within them (from the same map)."""
 TIMEOUT = 900.0
+SOURCES = ("../../verifier", "../../encodings")
 
 KNOWN = {
     "fnn-100": "exhaustive: 25 of 60 timed out",
@@ -94,7 +95,7 @@ def measure(
 def revision() -> str:
     """The commit of the sources, "+" if they are changed."""
     say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=RESULTS).stdout.strip()  # noqa: E731
-    return say("git", "rev-parse", "--short", "HEAD") + ("+" if say("git", "status", "--porcelain", "-uno") else "")
+    return say("git", "rev-parse", "--short", "HEAD") + ("+" if say("git", "status", "--porcelain", "-uno", "--", *SOURCES) else "")
 
 
 def in_child(work: Any) -> dict[str, Any]:
