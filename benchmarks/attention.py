@@ -95,7 +95,9 @@ def measure(
 def revision() -> str:
     """The commit of the sources, "+" if they are changed."""
     say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=RESULTS).stdout.strip()  # noqa: E731
-    return say("git", "rev-parse", "--short", "HEAD") + ("+" if say("git", "status", "--porcelain", "-uno", "--", *SOURCES) else "")
+    return say("git", "rev-parse", "--short", "HEAD") + (
+        "+" if say("git", "status", "--porcelain", "-uno", "--", *SOURCES) else ""
+    )
 
 
 def in_child(work: Any) -> dict[str, Any]:

@@ -60,6 +60,35 @@ def test_words_and_exit_status(model: list[str], capsys: pytest.CaptureFixture[s
     assert "incomplete" in capsys.readouterr().out
 
 
+def test_tiles_on_disk_and_files_from_them(
+    model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streamed = [*model, *BOTH, "--delta", "0.5", "--keep", "12", "--stream", str(tmp_path / "tiles")]
+    names = [w for kind in ("csv", "html") for w in ("--out", str(tmp_path / f"map.{kind}"))]
+    assert main([*streamed, *names, "--json"]) in (0, 1)
+    said = json.loads(capsys.readouterr().out)
+    assert said["covered"] == pytest.approx(1.0, abs=1e-9)
+    with (tmp_path / "map.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == said["regions"]
+    assert sum(float(r["volume"]) for r in rows) == pytest.approx(0.6 * 0.5, rel=1e-9)
+    assert len(list((tmp_path / "tiles").glob("tile_*.npz"))) > 1
+    assert "counts once per tile" in (tmp_path / "map.html").read_text()
+    assert main([*streamed[:-4], "--keep", "12", "--out", str(tmp_path / "all.csv")]) == 2
+    assert "does not hold its regions" in capsys.readouterr().err
+
+
+def test_arrays_from_files(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "mask.npy", np.eye(6))
+    np.save(tmp_path / "direction.npy", np.linspace(0, 1, 36).reshape(6, 6))
+    fog = f"linear:-0.2:0.2,direction={tmp_path / 'direction.npy'},name=fog"
+    occlusion = f"blend:0:1,mask={tmp_path / 'mask.npy'},other=0.5"
+    assert main([*model, "--perturb", fog, "--perturb", occlusion, "--delta", "1000"]) in (0, 1)
+    assert "fog in [-0.2, 0.2], blend in [0, 1]" in capsys.readouterr().out
+    assert main([*model, "--perturb", f"blend:0:1,mask={tmp_path / 'image.npy'},other={tmp_path / 'none.npy'}"]) == 2
+    assert "none.npy: cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -68,6 +97,7 @@ def test_words_and_exit_status(model: list[str], capsys: pytest.CaptureFixture[s
         (["--perturb", "brightness:0:x"], "could not convert"),
         (["--perturb", "brightness:1:0"], "is empty"),
         (["--perturb", "patch:0:1"], "a patch needs top= and left="),
+        (["--perturb", "blend:0:1"], "a blend needs mask="),
         (["--perturb", "patch:0:1,top=5,left=0"], "not inside the image of 6 × 6"),
         (["--perturb", "brightness:0:1,colour=2"], "no option 'colour'"),
         (["--perturb", "brightness:0:1", "--out", "map.xyz"], "cannot write .xyz"),

@@ -14,6 +14,8 @@ SYNTAX = """perturbations (NAME:LOW:HIGH, options as ,KEY=VALUE):
   patch:0:0.2,top=4,left=4,height=3,width=3[,value=1]    a rectangle (blended towards VALUE, if given)
   translation:0:1,down=0,right=1         pixels
   contrast:-0.2:0.2[,pivot=0.5]   blur:0:1[,size=3]
+  blend:0:1,mask=FILE[,other=FILE]       occlusion: blended towards another image (or intensity), by a mask in [0, 1]
+  linear:-1:1,direction=FILE[,map_direction=FILE][,name=fog]     any direction; FILEs are .npy
   rotation:-5:5[,poses=11]  (degrees)    zoom:-0.1:0.1[,poses=11]   shear:-0.1:0.1[,poses=11]
 
 exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or input; 3 the map is incomplete"""
@@ -41,7 +43,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
     parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"))
     parser.add_argument("--aspect", default="attention", choices=("attention", "label"), help="for --method gbs")
-    parser.add_argument("--keep", type=int, default=3_000_000, help="more regions than this are streamed (3000000)")
+    parser.add_argument("--keep", type=int, default=3_000_000, metavar="N",
+                        help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip
+    parser.add_argument("--stream", type=Path, metavar="DIR", help="map in tiles of at most --keep regions, each "
+                        "written here; after an interruption the same command goes on with the next tile")  # fmt: skip
     parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
     parser.add_argument("--out", type=Path, action="append", default=[], metavar="FILE",
                         help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
@@ -63,7 +68,7 @@ def perturbation_of(text: str) -> Perturbation:
         k.__name__.lower(): k
         for k in (
             known.Brightness, known.Patch, known.Translation, known.Contrast, known.Blur, known.Rotation,
-            known.Zoom, known.Shear,
+            known.Zoom, known.Shear, known.Blend, known.Linear,
         )
     }  # fmt: skip
     head, *options = text.split(",")
@@ -80,8 +85,7 @@ def perturbation_of(text: str) -> Perturbation:
             key, _, value = option.partition("=")
             if key not in kind.__dataclass_fields__:
                 raise InputError(f"{name} has no option {key!r}")
-            number = float(value)
-            fields[key] = int(number) if key not in ("value", "pivot") and number.is_integer() else number
+            fields[key] = _option(key, value)
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -89,7 +93,28 @@ def perturbation_of(text: str) -> Perturbation:
     try:
         return kind(**fields)
     except TypeError:
-        raise InputError(f"{name} lacks an option", fix="a patch needs top= and left=") from None
+        needed = {"patch": "top= and left=", "blend": "mask=", "linear": "direction="}
+        raise InputError(f"{name} lacks an option", fix=f"a {name} needs {needed.get(name.lower(), 'more')}") from None
+
+
+def _option(key: str, value: str) -> Any:
+    """The value of a perturbation's option: a number, a word, or an array from a file."""
+    from verifier.commands.common import read_array
+
+    if key == "name":
+        return value
+    if key in ("mask", "direction", "map_direction") or (key == "other" and not _is_number(value)):
+        return read_array(Path(value))
+    number = float(value)
+    return int(number) if key not in ("value", "pivot", "other") and number.is_integer() else number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
         method=args.method,
         aspect=args.aspect,
         keep=args.keep,
+        stream=args.stream,
         timeout=args.timeout,
         listener=progress_listener(args),
     )

@@ -147,8 +147,11 @@ def describe(event: Event) -> str:
     match event:
         case StageStarted(stage=stage, engine=engine):
             return f"{stage} {engine}".strip()
-        case Progress(stage=stage, done=done, unit=unit, left=left, bound=bound):
+        case Progress(seconds=seconds, stage=stage, done=done, unit=unit, left=left, bound=bound):
             rest = "" if left is None else f", {left:,} left"
+            if done and seconds > 1.0:
+                rest += f", {done / seconds:,.0f} {unit}/s"
+                rest += "" if left is None else f", about {seconds * left / done:,.0f} s to go"
             best = "" if bound is None else f", bound {bound:.6g}"
             return f"{stage}: {done:,} {unit}{rest}{best}"
         case Note(text=text):

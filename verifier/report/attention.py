@@ -6,32 +6,37 @@ import base64
 import csv
 import html
 import io
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from verifier.attention.region_map import NAMES, Aspect, RegionMap
+from verifier.attention.region_map import NAMES, Aspect, RegionMap, Table
 from verifier.errors import InputError
 from verifier.network.operators import Array
 
 COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
 """Of regions that hold everywhere, nowhere, in a part."""
-TITLES = {"label": "label (CR green, MR grey, CB orange)", "attention": "attention (AR green, IR grey, AB orange)"}
 
 
 def chosen_parameters(m: RegionMap) -> Array:
-    """Parameters worth a picture: θ = 0, the farthest points of both components, and the far corner of Θ."""
+    """Parameters worth a picture.
+
+    θ = 0, each perturbation alone at its far end, the farthest points of both components, the far corner of Θ.
+    """
     box = m.perturbed.box
     points = [np.clip(np.zeros(box.size), box.lower, box.upper)]
+    corner = np.where(np.abs(box.lower) > np.abs(box.upper), box.lower, box.upper)
+    points += [np.where(np.arange(box.size) == i, corner, points[0]) for i in range(box.size)]
     if m.table is not None:
         for aspect in ("attention", "label"):
             far = m.farthest(aspect)  # type: ignore[arg-type]
             if far is not None:
                 points.append(far[0])
-    points.append(np.where(np.abs(box.lower) > np.abs(box.upper), box.lower, box.upper))
+    points.append(corner)
     distinct: list[Array] = []
     for p in points:
         if all(np.abs(p - q).max() > 1e-9 for q in distinct):
@@ -51,7 +56,7 @@ def map_figure(m: RegionMap, chosen: Array | None = None) -> Any:
     chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
     for k, aspect in enumerate(("label", "attention")):
         axes = figure.add_subplot(1, 2, k + 1)
-        axes.set_title(TITLES[aspect])
+        axes.set_title(f"label {m.label}" if aspect == "label" else f"attention (δ = {m.delta:g})")
         _draw(axes, m, aspect)  # type: ignore[arg-type]
         box = m.perturbed.box
         axes.set_xlim(box.lower[0], box.upper[0])
@@ -60,9 +65,44 @@ def map_figure(m: RegionMap, chosen: Array | None = None) -> Any:
             axes.set_ylim(box.lower[1], box.upper[1])
             axes.set_ylabel(m.perturbed.labels[1])
             for number, point in enumerate(chosen):
-                axes.plot(*point[:2], "o", color="black", markersize=4, clip_on=False)
-                axes.annotate(str(number), point[:2], xytext=(4, 4), textcoords="offset points")
+                _mark(axes, point[:2], (point[:2] - box.lower[:2]) / box.width[:2], str(number))
+        else:
+            for number, point in enumerate(chosen):
+                place = np.array([point[0], axes.get_ylim()[0]])
+                _mark(axes, place, np.array([(point[0] - box.lower[0]) / box.width[0], 0.0]), str(number))
+        _legend(axes, m, aspect)  # type: ignore[arg-type]
     return figure
+
+
+def _mark(axes: Any, point: Array, share: Array, text: str) -> None:
+    """A numbered dot; the number stands inside the picture."""
+    inside = [(-9 if s > 0.5 else 9) for s in share]
+    axes.plot(*point, "o", color="black", markersize=4, clip_on=False, zorder=5)
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    axes.annotate(
+        text, point, xytext=inside, textcoords="offset points", ha="center", va="center", fontsize=9, bbox=box, zorder=6
+    )
+
+
+def _legend(axes: Any, m: RegionMap, aspect: Aspect) -> None:
+    """What the colours mean, below the picture."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if m.table is None:
+        handles: list[Any] = [Patch(color="#00441b", label="holds"), Patch(color="#f7fcf5", label="does not hold")]
+    else:
+        words = ("holds", "never holds", "holds in a part")
+        shown = zip(COLORS, NAMES[aspect], words, strict=True)
+        handles = [Patch(color=c, label=f"{name}: {text}") for c, name, text in shown]
+        if m.perturbed.dimension == 2:
+            handles.append(Patch(facecolor="none", edgecolor="#b2182b", label="outermost boundary"))
+    if m.table is not None and m.perturbed.dimension == 1:
+        handles.append(Line2D([], [], color="red", linestyle="--", label="δ"))
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(handles), fontsize=8, frameon=False,
+        handlelength=1.2, columnspacing=1.0,
+    )  # fmt: skip
 
 
 def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
@@ -70,11 +110,15 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
 
     t = m.table
     if t is None:
-        assert m.raster is not None
+        if m.raster is None:
+            text = "the regions are not in memory,\nand a map of this many parameters has no picture"
+            axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
+            return
         box = m.perturbed.box
         shares = m.raster[..., 0 if aspect == "attention" else 1].T
         extent = (box.lower[0], box.upper[0], box.lower[1], box.upper[1])
         axes.imshow(shares, origin="lower", extent=extent, aspect="auto", cmap="Greens", vmin=0, vmax=1)
+        axes.set_facecolor("#f4cccc")  # where no region was seen
         return
     kinds = getattr(t, aspect)
     outer = m.outermost(aspect) if m.method == "exhaustive" or aspect in m.boundary else np.zeros(len(t), dtype=bool)
@@ -128,10 +172,15 @@ def image_figure(m: RegionMap, chosen: Array | None = None) -> Any:
                 axes.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
                 text = ", ".join(f"{n} {v:.3g}" for n, v in zip(m.perturbed.labels, chosen[row], strict=True))
                 axes.set_title(f"{row}: {text}", fontsize=8)
-                axes.set_ylabel(f"class {winner[row]}", fontsize=8)
+                axes.set_ylabel(f"predicted class {winner[row]}", fontsize=8)
             else:
                 axes.imshow(picture.sum(axis=0), cmap="seismic", vmin=-top, vmax=top)
-                axes.set_title(f"inconsistency {value[row]:.3g}" if name == "difference" else name, fontsize=8)
+                texts = {
+                    "map": f"saliency map of class {m.label}",
+                    "expected": "expected map",
+                    "difference": f"difference; inconsistency {value[row]:.3g}",
+                }
+                axes.set_title(texts[name], fontsize=8)
     return figure
 
 
@@ -150,6 +199,10 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
         ("inconsistency", f"{s.smallest:.6g} to {s.largest:.6g}"),
         ("label holds on", f"{s.label_share:.6%} of Θ"),
     ]  # fmt: skip
+    if m.tiles is not None:
+        rows.append(("tiles", f"{len(m.tiles)} in {m.tiles.folder}; a region on a cut counts once per tile"))
+    elif m.table is None:
+        rows.append(("kept", "totals and a picture; the regions are not in memory (--keep, --stream)"))
     if s.near_delta:
         rows.append(("close calls", f"{s.near_delta} regions within 1e-7 of delta: their kind hangs on rounding"))
     for aspect, names in NAMES.items():
@@ -214,25 +267,31 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def write_csv(m: RegionMap, path: Path) -> None:
-    """One line per region: kinds, volume, range of the inconsistency, winner, center and vertices."""
-    t = m.table
-    if t is None:
-        raise InputError("the map was streamed and does not hold its regions", fix="raise keep=")
-    labels = m.perturbed.labels
+    """One line per region (in tiles: per piece): kinds, volume, inconsistency's range, winner, center, vertices."""
+    if m.table is not None:
+        tables: Iterable[Table] = [m.table]
+    elif m.tiles is not None:
+        tables = m.tiles.tables()
+    else:
+        fix = "raise keep=, or give a folder with stream="
+        raise InputError("the map does not hold its regions", place=str(path), fix=fix)
+    labels, drawn = m.perturbed.labels, m.perturbed.dimension <= 2
     with path.open("w", newline="") as stream:
         out = csv.writer(stream)
         out.writerow(
             ["region", "label", "attention", "volume", "label_volume", "low", "high", "class"]
             + [f"center_{n}" for n in labels]
-            + (["vertices"] if t.vertices is not None else [])
+            + (["vertices"] if drawn else [])
         )
-        for i in range(len(t)):
-            row: list[object] = [i, NAMES["label"][t.label[i]], NAMES["attention"][t.attention[i]]]
-            row += [repr(float(v)) for v in (t.volumes[i], t.label_volumes[i], t.low[i], t.high[i])]
-            row += [int(t.winner[i]), *(repr(float(v)) for v in t.centers[i])]
-            if t.vertices is not None:
-                row.append(";".join(" ".join(repr(float(v)) for v in p) for p in t.polygon(i)))
-            out.writerow(row)
+        number = itertools.count()
+        for t in tables:
+            for i in range(len(t)):
+                row: list[object] = [next(number), NAMES["label"][t.label[i]], NAMES["attention"][t.attention[i]]]
+                row += [repr(float(v)) for v in (t.volumes[i], t.label_volumes[i], t.low[i], t.high[i])]
+                row += [int(t.winner[i]), *(repr(float(v)) for v in t.centers[i])]
+                if drawn:
+                    row.append(";".join(" ".join(repr(float(v)) for v in p) for p in t.polygon(i)))
+                out.writerow(row)
 
 
 def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
