@@ -178,7 +178,7 @@ def report(journal: dict[str, Any]) -> str:
         if f["curve"][1] == "vertices"
     }
     if curves:
-        met_curves(curves).savefig(RESULTS / "patching_met.png", dpi=110)
+        met_curves(curves).savefig(RESULTS / "patching_met.png", dpi=80)
     pictures = sorted(p.name for p in RESULTS.glob("patching_*_*.png"))
     return "\n".join(
         [
@@ -347,7 +347,7 @@ def draw(name: str, maps: Sequence[PlaneRestriction], frozen: FrozenNetwork) -> 
         polar=True,
         names=ADVISORIES,
     )
-    figure.savefig(RESULTS / f"patching_{name}.png", dpi=110)
+    figure.savefig(RESULTS / f"patching_{name}.png", dpi=80)
 
 
 # -- MNIST -----------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
@@ -31,6 +34,7 @@ from verifier.repair.export import frozen_to_onnx
 from verifier.repair.frozen import parameters
 from verifier.repair.keypoints import key_points, layer_rows
 from verifier.repair.linear import LinearRepair, solve_layer
+from verifier.repair.program import Program
 from verifier.repair.slices import (
     Component,
     HalfPlanes,
@@ -305,3 +309,18 @@ def test_polygons_that_are_none_are_named() -> None:
             repair(network, Specification((Requirement(region, output_class(2, 0), "dent"),)))
     with pytest.raises(PropertyError, match="one input"):
         PointRegion(np.zeros((2, 2, 2)))
+
+
+def test_an_interrupt_ends_a_running_program() -> None:
+    rng = np.random.default_rng(0)
+    program = Program(1500, "l1", None, 1e9)
+    program.add(rng.normal(size=(900, 1500)), -np.abs(rng.normal(size=900)), equal=True)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            program.solve(60.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert threading.active_count() == 1

@@ -174,8 +174,8 @@ def _status(
     if checked.proved:
         return "repaired", ""
     if method == "lp" and all(a.status == "infeasible" for a in attempts.values()):
-        parts = [f"{n}: its {norm} norm would have to exceed {a.beyond:.4g}" for n, a in attempts.items()]
-        return "infeasible", "no small enough change of one layer meets all rows (" + "; ".join(parts) + ")"
+        parts = [f"layer {n!r} would need a change of {norm} norm above {a.beyond:.4g}" for n, a in attempts.items()]
+        return "infeasible", "no change of one layer within reach meets all rows: " + "; ".join(parts)
     reasons = "; ".join(f"{n}: {a.reason}" for n, a in attempts.items() if a.reason)
     if after > before:
         return "improved", reasons or f"{checked.total - checked.met} of {checked.total} key points are not met"

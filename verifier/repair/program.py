@@ -122,14 +122,21 @@ class Program:
         """Run the solver in a thread of its own, so that Ctrl-C ends it."""
         if timeout is not None:
             self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + timeout))
-        thread = threading.Thread(target=self._solver.run)
-        thread.start()
+        done = threading.Event()  # not Thread.join: an interrupted join takes the thread for ended
+
+        def run() -> None:
+            try:
+                self._solver.run()
+            finally:
+                done.set()
+
+        threading.Thread(target=run).start()
         try:
-            while thread.is_alive():
-                thread.join(0.2)
+            while not done.wait(0.2):
+                pass
         except BaseException:
             self._solver.cancelSolve()
-            thread.join()
+            done.wait()
             raise
 
     def multipliers(self) -> list[Array]:
