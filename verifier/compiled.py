@@ -118,6 +118,21 @@ def _native() -> None:
             verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
 
 
-LINES, NATIVE = "lines and planes", "the native engine"
-SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native}
+def _maps() -> None:
+    from verifier.attention import attention_map
+    from verifier.encodings.perturbations import Brightness, Translation
+    from verifier.network.graph import feedforward
+
+    rng = np.random.default_rng(0)
+    network = feedforward(
+        [rng.normal(size=s) for s in ((12, 16), (8, 12), (3, 8))], [rng.normal(size=n) for n in (12, 8, 3)]
+    )
+    image = rng.uniform(0.2, 0.8, (4, 4))
+    for perturbations in ([Brightness(high=0.2)], [Brightness(high=0.2), Translation()]):
+        for method in ("exhaustive", "gbs"):
+            attention_map(network, image, perturbations, 1.0, method=method)
+
+
+LINES, NATIVE, MAPS = "lines and planes", "the native engine", "attention maps"
+SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native, MAPS: _maps}
 """Work that makes numba compile a part's kernels."""

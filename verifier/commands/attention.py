@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     import verifier
+    from verifier import compiled
     from verifier.attention import Inconsistency, attention_map
     from verifier.commands.common import progress_listener, read_array
     from verifier.report.attention import as_json, check_endings, summary_rows, write
@@ -131,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes)
     network = verifier.load(args.model)
     image = read_array(args.image)
+    listener = progress_listener(args)
+    compiled.ensure(compiled.MAPS, listener)
     if image.ndim == 1 and len(network.input_shape) == 1:
         side = round(image.size**0.5)
         image = image.reshape(side, side) if side * side == image.size else image
@@ -147,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         keep=args.keep,
         stream=args.stream,
         timeout=args.timeout,
-        listener=progress_listener(args),
+        listener=listener,
     )
     write(m, args.out)
     if args.json:
