@@ -57,7 +57,7 @@ def test_engine_agrees_with_the_enumeration(name: str, group: int) -> None:
         assert decided >= 0.7 * asked, f"{name} decided only {decided} of {asked}"
 
 
-@pytest.mark.parametrize(("name", "step"), [("highs", 3), ("yices", 5), ("z3", 12), ("marabou", 24)])
+@pytest.mark.parametrize(("name", "step"), [("highs", 3), ("yices", 5), ("z3", 12), ("marabou", 60)])
 def test_no_witness_is_lost_by_propagated_phases(name: str, step: int) -> None:
     engine = _engine(name)
     saliency = [case for case in cases() if case.kind == "saliency"]
