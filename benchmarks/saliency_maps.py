@@ -27,7 +27,7 @@ from verifier.properties.similarity import NAMES as SIMILARITIES
 NETWORKS = Path(__file__).resolve().parent / "networks"
 SHARE = 0.3
 """δ as a share of the map's own size."""
-CASES = {"bandit": (3, 0.5, 2), "digits": (3, 0.04, 5)}
+CASES = {"bandit": (3, 0.5, 2), "digits": (3, 0.03, 5)}
 """By network: inputs, ε, and k of top-k."""
 STEPS, SAMPLES, SIGMA = 4, 4, 0.05
 """Points of Integrated Gradients; noise vectors of SmoothGrad and their standard deviation."""

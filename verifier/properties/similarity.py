@@ -19,6 +19,8 @@ from verifier.properties.maps import SaliencyMap
 NAMES = ("linf", "l1", "l2", "top-k")
 """The similarities by name."""
 EPS = 2.0**-52
+CUTS = 20
+"""So many linear inequalities for "top-k" are given at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,6 +174,37 @@ class MapCondition:
             limit += 2 * EPS * float(np.abs(self.reference).max(initial=0.0) + self.delta)
         with np.errstate(invalid="ignore", over="ignore"):
             return np.asarray(self.least_distance(*self.enclosure(low, high, g_low, g_high)) > limit)
+
+    def cuts(self, g: Array) -> tuple[Array, Array]:
+        """Linear inequalities that every similar ∇F meets and that ``g`` does not: rows ``(c, n)`` and bounds.
+
+        None for maps that depend on x beyond the gradient, and where no linear one is known.
+        """
+        n = len(g)
+        none = np.zeros((0, n)), np.zeros(0)
+        if self.map.baseline is not None or self.similarity == "linf":
+            return none
+        if self.top is not None:
+            if self.map.absolute:
+                return none
+            outside, inside = np.flatnonzero(~self.top), np.flatnonzero(self.top)
+            j = outside[np.argsort(-g[outside])[:CUTS]]
+            i = inside[np.argmin(g[inside])]
+            j = j[g[j] - g[i] > self.delta]
+            rows = np.zeros((len(j), n))
+            rows[np.arange(len(j)), j], rows[:, i] = 1.0, -1.0
+            return rows, np.full(len(j), self.delta)
+        difference = g - self.reference
+        if self.map.absolute:  # Σ max(|g| - reference, 0) is below the distance, and convex
+            difference = np.sign(g) * np.maximum(np.abs(g) - self.reference, 0.0)
+        row = np.sign(difference)
+        if self.similarity == "l2":
+            size = float(np.sqrt((difference**2).sum()))
+            row = difference / size if size > 0 else np.zeros(n)
+        anchor = np.sign(row) * self.reference if self.map.absolute else self.reference
+        slack = (n + 8) * EPS * (np.abs(self.reference).sum() + self.delta)
+        bound = self.delta + float(row @ anchor) + slack
+        return (row[None], np.array([bound])) if row @ g > bound else none
 
     def gradient_box(self, low: Array, high: Array) -> tuple[Array, Array]:
         """An interval of ∇F outside of which no x of the box has a similar map; infinite where none is known."""

@@ -31,6 +31,8 @@ _KIND, _LAYER = 1 << 40, 1 << 24
 """Strides of the keys by which the columns and rows of related LPs are matched."""
 _CUTS_PER_ROUND = 40
 _CUT_TOLERANCE = 1e-9
+_MAP_ROUNDS = 30
+"""So often an LP is cut by a condition on the map."""
 
 
 class Relaxation:
@@ -81,6 +83,7 @@ class Relaxation:
         cost[self.t] = 1.0
         self.lp = BoxedLp(self.matrix, *self.rows.bounds(), self.lower, self.upper, cost)
         self._cut = np.zeros(box.size, dtype=bool)
+        self._map_rounds = 0
         if self.has_gradient:
             self._input_gradient()
 
@@ -320,6 +323,24 @@ class Relaxation:
         self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())
         self._cut[entries] = True
 
+    def _cut_by_map(self, point: Array) -> bool:
+        """Add linear inequalities of a condition on the map that a solution does not meet; whether there were any."""
+        condition, self._map_rounds = self.problem.query.condition, self._map_rounds + 1
+        if condition is None or self._map_rounds > _MAP_ROUNDS:
+            return False
+        seed, pad = self.problem.seed[INPUT], self.problem.gradient_padding[INPUT]
+        weights, bounds = condition.cuts(seed + self._g_matrix @ point[self._g_columns])
+        bounds = bounds - weights @ seed + 4 * (np.abs(weights) @ pad)
+        kept = np.flatnonzero(weights @ (self._g_matrix @ point[self._g_columns]) > bounds + _CUT_TOLERANCE)
+        if not len(kept):
+            return False
+        builder = RowBuilder()
+        rows = builder.add(len(kept), -np.inf, bounds[kept], np.full(len(kept), -1))
+        builder.block(rows, self._g_columns, weights[kept] @ self._g_matrix)
+        self.rows.keys += builder.keys
+        self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())
+        return True
+
     # -- solving -----------------------------------------------------------------------------------------
     def select(self, case: int) -> None:
         """Make this case's rows the ones that count."""
@@ -338,9 +359,10 @@ class Relaxation:
                 return answer
             assert answer.point is not None
             violated = self._violated(answer.point)
-            if not len(violated):
+            if len(violated):
+                self._add_cuts(violated)
+            elif not self._cut_by_map(answer.point):
                 return answer
-            self._add_cuts(violated)
 
 
 def _key(kind: int, layer: int, neurons: Array) -> Array:

@@ -1,0 +1,150 @@
+"""Saliency maps and similarities: values, exact replays, and bounds that lose nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import verifier
+from verifier.attribution import IntegratedGradients
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.maps import MapsEngine
+from verifier.engines.maps.enclosure import Enclosures
+from verifier.errors import EngineError, PropertyError
+from verifier.network.graph import Network, feedforward
+from verifier.options import Options
+from verifier.properties.maps import NAMES, integrated_gradients, named_map, smooth_gradient
+from verifier.properties.similarity import NAMES as SIMILARITIES
+from verifier.search.replay import replay
+
+
+def network(seed: int, n: int = 3) -> Network:
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(5, n)), rng.normal(size=(4, 5)), rng.normal(size=(3, 4))]
+    return feedforward(weights, [rng.normal(size=len(w)) * 0.3 for w in weights])
+
+
+def query_for(seed: int, name: str, similarity: str, share: float = 0.4) -> verifier.Query:
+    """A query on a small random network; δ a share of the largest distance seen in a sample."""
+    rng = np.random.default_rng(seed)
+    net, x = network(seed), rng.normal(size=3)
+    how = {"map": named_map(name, 3, steps=3, samples=3, sigma=0.2, seed=seed), "similarity": similarity}
+    how |= {"top_k": 1 if similarity == "top-k" else 0, "domain": None}
+    loose = verifier.saliency_robustness(net, x, 0.5, 1e6, **how)  # type: ignore[arg-type]
+    from verifier.properties.builders import condition_at
+
+    condition = condition_at(net, x, map=how["map"], similarity=similarity, top_k=how["top_k"])  # type: ignore[arg-type]
+    points = loose.box.sample(100, rng)
+    far = float(condition.distance(condition.map.values(net, condition.output, points)).max())
+    return verifier.saliency_robustness(net, x, 0.5, max(far, 0.0) * share, **how)  # type: ignore[arg-type]
+
+
+def test_maps_are_what_their_definitions_say() -> None:
+    net, x = network(1), np.random.default_rng(1).normal(size=(4, 3))
+    output = net.output_weights(2)
+    base, noise = np.full(3, 0.25), np.random.default_rng(2).normal(size=(5, 3))
+    g = net.gradient(x, 2)
+    assert np.allclose(named_map("absolute", 3).values(net, output, x), np.abs(g))
+    assert np.allclose(named_map("gradient-input", 3).values(net, output, x), x * g)
+    mean = np.mean([net.gradient(x + v, 2) for v in noise], axis=0)
+    assert np.allclose(smooth_gradient(noise).values(net, output, x), mean)
+    own = IntegratedGradients(net)
+    for steps, method in ((7, "midpoint"), (None, "exact")):
+        expected = own.attribute(x, base[None], 2, method=method, n_steps=7)
+        assert np.allclose(integrated_gradients(base, steps).values(net, output, x), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_maps_equal_the_floating_ones(name: str) -> None:
+    query = query_for(3, name, "l1")
+    condition = query.condition
+    assert condition is not None
+    x = query.box.sample(3, np.random.default_rng(0))
+    for point, values in zip(x, condition.map.values(condition.network, condition.output, x), strict=True):
+        assert np.allclose([float(v) for v in condition.exact_map(point)], values, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from(NAMES), st.sampled_from(SIMILARITIES))
+def test_bounds_lose_no_similar_point(seed: int, name: str, similarity: str) -> None:
+    """Points of a box have their gradient in its enclosure; a similar one is in no part that is cut or excluded."""
+    query = query_for(seed, name, similarity)
+    condition = query.condition
+    if condition is None:  # a plain gradient box
+        return
+    rng = np.random.default_rng(seed + 1)
+    ends = np.sort(query.box.sample(2, rng), axis=0)
+    enclosures = Enclosures(query)
+    found = enclosures.of(ends[:1], ends[1:], np.zeros((1, enclosures.units), dtype=np.int8))
+    points = rng.uniform(ends[0], ends[1], size=(60, 3))
+    if not found.open[0]:
+        assert not any(case.holds(points, query.network.forward(points)).any() for case in query.cases)
+        return
+    g = condition.map.gradient(condition.network, condition.output, points)
+    room = 1e-9
+    assert ((g >= found.g_lower[0] - room) & (g <= found.g_upper[0] + room)).all()
+    similar = points[condition.margin(points) > room]
+    if len(similar):
+        assert not condition.excludes(ends[:1], ends[1:], found.g_lower, found.g_upper)[0]
+        low, high = condition.contract(ends[:1], ends[1:], found.g_lower, found.g_upper)
+        assert ((similar >= low - room) & (similar <= high + room)).all()
+        inside = condition.map.gradient(condition.network, condition.output, similar)
+        box = condition.gradient_box(ends[0], ends[1])
+        assert ((inside >= box[0] - room) & (inside <= box[1] + room)).all()
+        for other in g[:10]:
+            rows, bounds = condition.cuts(other)
+            assert (rows @ inside.T <= bounds[:, None] + room).all()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_exact_integrated_gradients_agree_with_samples(similarity: str) -> None:
+    answers = set()
+    for seed in range(4):
+        query = query_for(seed, "integrated-exact", similarity, share=(0.1, 0.9)[seed % 2])
+        result = MapsEngine().solve(query, Options(), Deadline.after(3))
+        answers.add(result.answer)
+        points = query.box.sample(500, np.random.default_rng(seed))
+        if result.answer is Answer.UNSAT:
+            assert not any(replay(query, x).exact for x in points[query.holds(points)][:3])
+        elif result.answer is Answer.SAT:
+            assert result.x is not None
+            assert replay(query, result.x).exact
+    assert Answer.UNSAT in answers
+
+
+def test_wrong_choices_are_errors() -> None:
+    net, x = network(0), np.zeros(3)
+    for wrong in (
+        {"map": "lime"},
+        {"similarity": "cosine"},
+        {"similarity": "top-k"},
+        {"similarity": "top-k", "top_k": 3},
+    ):
+        with pytest.raises(PropertyError):
+            verifier.saliency_robustness(net, x, 0.1, 0.1, **wrong)  # type: ignore[arg-type]
+    query = verifier.saliency_robustness(net, x, 0.1, 0.1, domain=None, map="integrated-exact")
+    with pytest.raises(EngineError, match="integrated-exact"):
+        verifier.verify(query, engine="highs")
+
+
+def test_a_witness_shows_its_map() -> None:
+    net = feedforward([np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]])], [np.ones(2), np.zeros(2)])
+    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), 0.5, 0.5, map="gradient-input")
+    witness = verifier.verify(query, timeout=20).witness
+    assert witness is not None
+    assert witness.map is not None
+    assert np.array_equal(witness.map, [witness.input[0], 0.0])
+    assert witness.output.shape == (2,)
+
+
+def test_further_outputs_of_the_query_stay_inside() -> None:
+    """SmoothGrad's network has one output more; the witness and onnxruntime see the original network."""
+    net = feedforward([np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]])], [np.ones(2), np.zeros(2)])
+    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), 0.5, 0.5, map="smooth")
+    assert query.network.output_size == 3
+    witness = verifier.verify(query, timeout=20).witness
+    assert witness is not None
+    assert witness.output.shape == (2,)
+    assert witness.onnxruntime
