@@ -279,6 +279,7 @@ def island_network(radius: float) -> Network:
 
 
 def test_an_island_with_everything_known() -> None:
+    """An enclave inside the robust part, built by hand; it stands in for the paper's own example (Lemma 1, I.7)."""
     radius = 0.1
     unit = [Linear(direction=[1.0, 0], low=0.0, high=1.0), Linear(direction=[0, 1.0], low=0.0, high=1.0)]
     image = np.zeros((1, 1, 2))
