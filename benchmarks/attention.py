@@ -300,7 +300,8 @@ which commits the problems were measured; "66f4093 or before" was on 2026-11-23,
 ## Other deltas
 
 Share of Θ in regions whose inconsistency stays within δ: median over the problems (and how many of them are
-AR-Robust: all of Θ).
+AR-Robust: all of Θ). Taken with `--sweep --every 6`, whose problems are all of combination BP, until a time limit;
+the sizes that it did not reach are left out.
 
 {table(["network", "problems", *(f"δ = {d:g}" for d in SWEEP)], swept)}
 ## Beyond the paper
