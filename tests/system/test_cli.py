@@ -92,6 +92,26 @@ def test_saliency(files: Path) -> None:
     run("saliency", files / "net.onnx", "--input", files / "x.npy", "--epsilon", 5, "--delta", 0.1, code=1)
 
 
+def test_saliency_with_another_map(files: Path) -> None:
+    common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none", "--epsilon", 0.75)
+    done = run(*common, "--delta", 0.5, "--map", "gradient-input", "--similarity", "l1", "--json", code=0)
+    assert "gradient-input" in json.loads(done.stdout)["property"]
+    done = run(*common, "--map", "absolute", "--similarity", "top-k", "--top-k", 1, "--json", code=1)
+    assert len(json.loads(done.stdout)["witness"]["map"]) == 2
+
+
+def test_saliency_finds_the_threshold(files: Path) -> None:
+    common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none")
+    picture = files / "map.png"
+    done = run(*common, "--epsilon", 0.75, "--find", "delta", "--json", "--picture", picture, code=0)
+    found = json.loads(done.stdout)
+    assert found["refuted_from"] == pytest.approx(found["holds_up_to"], abs=1e-8)
+    assert picture.stat().st_size > 1000
+    done = run(*common, "--delta", 0.5, "--find", "epsilon", "--json", code=0)
+    found = json.loads(done.stdout)
+    assert found["holds_up_to"] <= found["refuted_from"] <= found["holds_up_to"] + 1e-3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -31,8 +31,8 @@ _KIND, _LAYER = 1 << 40, 1 << 24
 """Strides of the keys by which the columns and rows of related LPs are matched."""
 _CUTS_PER_ROUND = 40
 _CUT_TOLERANCE = 1e-9
-_MAP_ROUNDS = 30
-"""So often an LP is cut by a condition on the map."""
+_MAP_ROUNDS = 10
+"""So often a solution is cut off by a condition on the map."""
 
 
 class Relaxation:
@@ -83,7 +83,6 @@ class Relaxation:
         cost[self.t] = 1.0
         self.lp = BoxedLp(self.matrix, *self.rows.bounds(), self.lower, self.upper, cost)
         self._cut = np.zeros(box.size, dtype=bool)
-        self._map_rounds = 0
         if self.has_gradient:
             self._input_gradient()
 
@@ -325,8 +324,8 @@ class Relaxation:
 
     def _cut_by_map(self, point: Array) -> bool:
         """Add linear inequalities of a condition on the map that a solution does not meet; whether there were any."""
-        condition, self._map_rounds = self.problem.query.condition, self._map_rounds + 1
-        if condition is None or self._map_rounds > _MAP_ROUNDS:
+        condition = self.problem.query.condition
+        if condition is None:
             return False
         seed, pad = self.problem.seed[INPUT], self.problem.gradient_padding[INPUT]
         weights, bounds = condition.cuts(seed + self._g_matrix @ point[self._g_columns])
@@ -352,7 +351,7 @@ class Relaxation:
     def solve(self, case: int, seconds: float) -> LpAnswer:
         """Minimise the case's worst row; OPTIMAL means the relaxation meets the case."""
         self.select(case)
-        deadline = Deadline.after(seconds)
+        deadline, rounds = Deadline.after(seconds), 0
         while True:
             answer = self.lp.solve(deadline.left)
             if answer.status is not LpStatus.OPTIMAL or not self.has_gradient:
@@ -361,7 +360,9 @@ class Relaxation:
             violated = self._violated(answer.point)
             if len(violated):
                 self._add_cuts(violated)
-            elif not self._cut_by_map(answer.point):
+            elif rounds < _MAP_ROUNDS and self._cut_by_map(answer.point):
+                rounds += 1
+            else:
                 return answer
 
 
