@@ -59,7 +59,8 @@ def picture(condition: MapCondition, x: Array, witness: Array, path: Path, side:
     for axis, (values, title, colours, (bottom, top)) in zip(axes, panels, strict=True):
         image = axis.imshow(values, cmap=colours, vmin=bottom, vmax=top, aspect="auto" if len(values) == 1 else "equal")
         axis.set_title(title, fontsize=9)
-        axis.set_axis_off()
+        axis.set_xticks([])
+        axis.set_yticks([])
         figure.colorbar(image, ax=axis, shrink=0.7)
     figure.savefig(path, dpi=150)
     plt.close(figure)
