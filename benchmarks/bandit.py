@@ -27,7 +27,7 @@ import numpy as np
 from common import RESULTS, data_folder, machine, table
 
 import verifier
-from verifier import Network, Status
+from verifier import Network, Status, compiled
 
 NETWORK = Path(__file__).resolve().parent / "networks" / "bandit.onnx"
 REWARDS = np.array([100.0, 100.0, 300.0, 100.0, 300.0])
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.train:
         train_and_ship(survey=args.survey)
         return 0
+    compiled.ensure(compiled.LINES, lambda event: print(getattr(event, "text", event), flush=True))
     sections = [f"Machine: {machine()}; limit {args.timeout:g} s a query.\n"]
     agreed = True
     for title, network in networks():

@@ -35,7 +35,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="verifier",
         description="Proves or refutes properties of piecewise-linear neural networks.",
-        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
+        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error, 130 interrupted",
     )
     from verifier import __version__
 
