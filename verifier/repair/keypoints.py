@@ -321,6 +321,8 @@ def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRow
         )
     assert isinstance(operator, AffineOperator)
     starts = points.row_start
+    names = [n.name for n in frozen.network.nodes]
+    behind = [n for n in names[names.index(layer) :] if n in points.patterns]
     inputs, outputs, upstream = [], [], []
     for chunk in points.chunks():
         pattern = points.pattern(chunk)
@@ -329,7 +331,7 @@ def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRow
         rows = slice(starts[chunk.start], starts[chunk.stop])
         own = points.row_point[rows] - chunk.start
         outputs.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
-        row_pattern = {name: p[own] for name, p in pattern.items()}
+        row_pattern = {name: pattern[name][own] for name in behind}
         upstream.append(frozen.gradients(row_pattern, points.rows[rows], stop=layer)[layer])
     slack = points.slack_at(np.concatenate(outputs))
     parts = _without_noise(np.concatenate(upstream)), _without_noise(np.concatenate(inputs))
