@@ -137,12 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="run nothing, write the report from the journal")
     args = parser.parse_args(arguments)
     RESULTS.mkdir(exist_ok=True)
-    journal: dict[str, Any] = json.loads(JOURNAL.read_text()) if JOURNAL.exists() else {}
     if args.list:
-        print("\n".join(f"{'done' if piece in journal else 'open'}  {piece}" for piece in pieces()))
+        print("\n".join(f"{'done' if piece in read_journal() else 'open'}  {piece}" for piece in pieces()))
         return 0
     for piece in [] if args.report else pieces():
-        if piece in journal and not (args.again and args.again in piece):
+        if piece in read_journal() and not (args.again and args.again in piece):
             continue
         print(f"{piece} …", file=sys.stderr, flush=True)
         kind, *rest = piece.split("/")
@@ -151,14 +150,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             found = acas(kind, rest[0], rest[1], int(rest[2]), args.steps, args.timeout)
         picture = found.pop("picture", None)
-        journal[piece] = found | {"machine": machine()}
+        journal = read_journal() | {piece: found | {"machine": machine()}}
         JOURNAL.write_text(json.dumps(journal, indent=1) + "\n")
         if picture is not None:
             draw(*picture)
-    text = report(journal)
+    text = report(read_journal())
     (RESULTS / "patching.md").write_text(text)
     print(text)
     return 0
+
+
+def read_journal() -> dict[str, Any]:
+    """What was run already, by part."""
+    return json.loads(JOURNAL.read_text()) if JOURNAL.exists() else {}
 
 
 def report(journal: dict[str, Any]) -> str:
