@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=5, help="greedy weight changes (5)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each linear program (60)")
     parser.add_argument("--again", metavar="TEXT", help="run the parts whose name contains TEXT again")
+    parser.add_argument("--only", metavar="TEXT", default="", help="run only parts whose name contains TEXT")
     parser.add_argument("--list", action="store_true", help="list the parts, and whether they were run")
     parser.add_argument("--report", action="store_true", help="run nothing, write the report from the journal")
     args = parser.parse_args(arguments)
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{'done' if piece in read_journal() else 'open'}  {piece}" for piece in pieces()))
         return 0
     for piece in [] if args.report else pieces():
-        if piece in read_journal() and not (args.again and args.again in piece):
+        if args.only not in piece or (piece in read_journal() and not (args.again and args.again in piece)):
             continue
         print(f"{piece} …", file=sys.stderr, flush=True)
         kind, *rest = piece.split("/")

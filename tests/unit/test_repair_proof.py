@@ -29,6 +29,7 @@ from verifier.repair import (
     output_class,
     repair,
     repairable_layers,
+    specification_from_dict,
 )
 from verifier.repair.export import frozen_to_onnx
 from verifier.repair.frozen import parameters
@@ -257,6 +258,36 @@ def test_the_papers_encoding_takes_each_vertex_once() -> None:
     assert np.array_equal(wanted[~below], own[~below])
     with pytest.raises(PropertyError, match="component"):
         specification_of_vertices(restriction, [Relabel(Component((0.0, 0.0)), 1)])
+
+
+def test_class_maps_with_relabelled_areas_from_json() -> None:
+    network = two_classes()
+    where = {"origin": [0, 0], "u": [1, 0], "v": [0, 1], "polygon": SQUARE.tolist()}
+    areas = (
+        {"polygon": [[0.25, -1], [0.5, -1], [0.5, 1], [0.25, 1]]},
+        {"normals": [[1, 0]], "bounds": [0.5]},
+        {"component": [0.9, 0.0]},
+    )
+    for area in areas:
+        data = {"map": where, "relabel": [{"area": area, "class": 0, "old": 1}]}
+        specification = specification_from_dict(data, network)
+        moved = {r.name: r.region for r in specification.requirements}["changed to class 0"]
+        assert isinstance(moved, PiecesRegion)
+        assert moved.vertices[:, 0].min() == pytest.approx(0.25)
+        assert moved.vertices[:, 0].max() == pytest.approx(1.0 if "component" in area else 0.5)
+    bad = (
+        ({"map": where, "relabel": [{"area": areas[0]}]}, "relabelling 0: the key 'class'"),
+        (
+            {"map": where, "relabel": [{"area": {"normals": [[1]], "bounds": [0]}, "class": 0}]},
+            "relabelling 0: half-pl",
+        ),
+        ({"map": {**where, "polygon": [[0, 0]]}, "relabel": []}, "map: a polygon needs"),
+        ({"map": where, "relabel": [{"area": areas[0], "class": 5}]}, "class 5 does not exist"),
+        ({"map": where}, "map: the key 'relabel'"),
+    )
+    for wrong, message in bad:
+        with pytest.raises(PropertyError, match=message):
+            specification_from_dict(wrong, network)
 
 
 def residual() -> Network:

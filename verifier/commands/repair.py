@@ -22,7 +22,9 @@ def add_parser(subparsers: Any) -> None:
         "repair",
         help="the smallest weight change that makes a network right on lines and polygons",
         description="Change a few weights of one layer so that the network meets a specification on whole polygons, "
-        "lines and points, and prove it on all linear regions. The specification is a JSON file: see --example.",
+        "lines and points, and prove it on all linear regions. The specification is a JSON file: see --example. It may "
+        'also be a class map with areas relabelled: {"map": {"origin", "u", "v", "polygon"}, "relabel": [{"area": '
+        '{"polygon"} or {"normals", "bounds"} or {"component": [s, t]}, "class": 2, "old": 4}]}.',
         epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met, 4 unfinished",
     )
     parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help=".onnx, .onnx.gz or .nnet")

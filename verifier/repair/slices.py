@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import PropertyError
+from verifier.errors import PropertyError, VerifierError
+from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.classes import ClassMap, class_map
 from verifier.regions.plane import PlaneRestriction, areas_and_centroids, convex_polygon
@@ -166,6 +168,51 @@ def specification_of_vertices(
         for label in np.unique(labels)
     ]
     return Specification(tuple(requirements))
+
+
+def specification_of_map_from_dict(data: dict[str, Any], network: Network) -> Specification:
+    """A specification from a class map and areas to relabel, as a JSON file holds it.
+
+    ``{"map": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]}, "relabel": [{"area": {"polygon": [[s, t], …]}
+    or {"normals": [[…], …], "bounds": […]} (half-planes) or {"component": [s, t]}, "class": 2, "old": 4}, …],
+    "keep": true, "margin": 0.0, "smallest": false}``; "old", "keep", "margin" and "smallest" may be left out.
+
+    Raises:
+        PropertyError: naming the relabelling and the key.
+    """
+    from verifier.regions import plane
+
+    place = "map"
+    try:
+        where = [np.asarray(data["map"][key], dtype=np.float64) for key in ("origin", "u", "v", "polygon")]
+        restriction = plane(network, *where)
+        relabels = []
+        for k, item in enumerate(data["relabel"]):
+            place = f"relabelling {k}"
+            area = item["area"]
+            found: HalfPlanes | Component
+            if "component" in area:
+                found = Component((float(area["component"][0]), float(area["component"][1])))
+            elif "polygon" in area:
+                found = HalfPlanes.polygon(area["polygon"])
+            else:
+                found = HalfPlanes(np.array(area["normals"], dtype=float), np.array(area["bounds"], dtype=float))
+                if found.normals.shape != (len(found.bounds), 2):
+                    raise PropertyError("half-planes are normals (k, 2) and bounds (k,)")
+            relabels.append(Relabel(found, int(item["class"]), None if item.get("old") is None else int(item["old"])))
+        place = "relabel"
+        best, keep, margin = (
+            ("min" if data.get("smallest") else "max"),
+            bool(data.get("keep", True)),
+            data.get("margin"),
+        )
+        return specification_of_map(restriction, relabels, best=best, keep=keep, margin=float(margin or 0.0))
+    except KeyError as error:
+        raise PropertyError(f"the key {error} is missing", place=place) from None
+    except VerifierError as error:
+        raise PropertyError(error.problem, place=error.place or place, fix=error.fix) from None
+    except (TypeError, ValueError, IndexError) as error:
+        raise PropertyError(f"cannot be read: {error}", place=place) from None
 
 
 @dataclass(eq=False)

@@ -270,13 +270,18 @@ def specification_from_dict(data: object, network: Network) -> Specification:
     ``{"requirements": [{"name": …, "region": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]} or
     {"line": [[…], […]]} or {"point": […]} or {"points": [[…], …]}, "class": 2, "margin": 0.0, "smallest": false}, …],
     "domain": {"lower": […], "upper": […]}}``. Instead of "class" an output polytope may be given as
-    ``"output": {"rows": [[…], …], "bound": […]}``.
+    ``"output": {"rows": [[…], …], "bound": […]}``. Or a class map with areas relabelled: see
+    `verifier.repair.slices.specification_of_map_from_dict`.
 
     Raises:
         PropertyError: naming the requirement and the key.
     """
+    if isinstance(data, dict) and "map" in data:
+        from verifier.repair.slices import specification_of_map_from_dict
+
+        return specification_of_map_from_dict(data, network)
     if not isinstance(data, dict) or not isinstance(data.get("requirements"), list):
-        raise PropertyError('a specification is an object with a list "requirements"')
+        raise PropertyError('a specification is an object with a list "requirements", or with a "map" and "relabel"')
     requirements = []
     for k, item in enumerate(data["requirements"]):
         place = f"requirement {k}"
