@@ -78,9 +78,10 @@ def examine(name: str, timeout: float) -> dict[str, Any]:
     if not availability.installed:
         return found("not installed", availability.detail)
     options = Options(engine=name, timeout=timeout)
-    for query, expected in tiny_queries(engine.capabilities.gradient):
-        if engine.rejects(query.network, query):
-            continue
+    questions = tiny_queries(engine.capabilities.gradient)
+    if engine.rejects(questions[0][0].network, questions[0][0]):  # it is made for maps other than the gradient
+        questions = tiny_queries(True, "absolute")
+    for query, expected in questions:
         print(f"doctor: {name}, a question whose answer is {expected.value}", file=sys.stderr)
         result = solve_in_child(engine, query, options, Deadline.after(timeout))
         if result.answer is not expected:
@@ -90,10 +91,10 @@ def examine(name: str, timeout: float) -> dict[str, Any]:
     return found("works", f"{availability.detail}; {time.monotonic() - began:.1f} s for the questions")
 
 
-def tiny_queries(gradient: bool) -> list[tuple[Any, Any]]:
+def tiny_queries(gradient: bool, saliency_map: str = "gradient") -> list[tuple[Any, Any]]:
     """Questions about ``(relu(x₀) + relu(x₁), 1)`` with their right answers.
 
-    With the gradient: label 0 at x̂ = (1, 1), map (1, 1). Label 1 needs y₀ ≤ 1.
+    With the gradient: label 0 at x̂ = (1, 1), map (1, 1), also in absolute values. Label 1 needs y₀ ≤ 1.
     """
     import numpy as np
 
@@ -105,8 +106,8 @@ def tiny_queries(gradient: bool) -> list[tuple[Any, Any]]:
     x = np.ones(2)
     if gradient:
         return [
-            (saliency_robustness(network, x, 0.75, 0.5, domain=None), Answer.SAT),
-            (saliency_robustness(network, x, 0.25, 0.5, domain=None), Answer.UNSAT),
+            (saliency_robustness(network, x, 0.75, 0.5, domain=None, map=saliency_map), Answer.SAT),
+            (saliency_robustness(network, x, 0.25, 0.5, domain=None, map=saliency_map), Answer.UNSAT),
         ]
     return [
         (robustness(network, x, 0.75, domain=None), Answer.SAT),
