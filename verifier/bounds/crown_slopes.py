@@ -207,20 +207,22 @@ class UnitBounder:
     threads: int = 1
     until: float = np.inf
 
-    def __call__(self, form: OpenForm, start: Start) -> Array:
+    def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
         """See `open_form.Bounder`."""
         lower = np.full(len(start), -np.inf)
+        result = initial_weights(form, len(start)) if begin is None else begin
 
         def part(first: int) -> None:
             if time.monotonic() > self.until:
                 return
             some = np.arange(first, min(first + CHUNK, len(start)))
             rows = start.take(some)
-            weights = initial_weights(form, len(some))
+            weights = np.ascontiguousarray(result[:, some])
             phases = np.repeat(form.phases[:, None], len(some), axis=1)
             if self.steps > 1:
                 weights = ascend(form, rows, weights, phases, steps=self.steps, target=0.0).weights
             lower[some] = prove(form, rows, weights, phases)
+            result[:, some] = weights
 
         chunks = range(0, len(start), CHUNK)
         if self.threads > 1 and len(chunks) > 1:
@@ -229,4 +231,4 @@ class UnitBounder:
         else:
             for first in chunks:
                 part(first)
-        return lower
+        return lower, result

@@ -165,6 +165,7 @@ class Block:
         z_low, z_high: ``(count,)`` bounds of the open units' preactivations.
         slope, intercept, start: ``(count,)`` their upper lines, and CROWN's choice of the lower slope.
         phases: ``(count,)``: 1 or -1 for units whose phase is assumed, else 0.
+        row_weights: ``(units before, 2 count)`` float16: the weights that gave z_low, and then z_high, if known.
         open_cost: ``(count,)``: what rounding at the ReLU loses for each unit of coefficient of v.
     """
 
@@ -184,6 +185,7 @@ class Block:
     intercept: Array = field(default_factory=lambda: np.zeros(0))
     start: Array = field(default_factory=lambda: np.zeros(0))
     phases: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    row_weights: Array | None = None
     open_cost: Array = field(default_factory=lambda: np.zeros(0))
 
     _lines: dict[Any, Ends] = field(default_factory=dict)
@@ -223,8 +225,9 @@ class Start:
         return Start(some, self.constant[which], self.slack[which])
 
 
-Bounder = Callable[["OpenForm", Start], Array]
-"""Proved lower bounds ``(R,)`` of rows over the blocks that exist so far."""
+Bounder = Callable[["OpenForm", Start, Array | None], tuple[Array, Array]]
+"""Proved lower bounds ``(R,)`` of rows over the blocks that exist so far, and the weights ``(units, R)`` that gave
+them; the third argument is where to start."""
 
 
 class OpenForm:
@@ -360,7 +363,7 @@ class OpenForm:
         if set(value.terms) != {0}:
             units = np.flatnonzero((low < 0) & (high > 0))
             if len(units):
-                found = self._bounder(self, self.unit_rows(value.take(units)))
+                found, _ = self._bounder(self, self.unit_rows(value.take(units)), None)
                 low, high = low.copy(), high.copy()
                 low[units] = np.maximum(low[units], found[: len(units)])
                 high[units] = np.minimum(high[units], -found[len(units) :])
@@ -400,12 +403,15 @@ class OpenForm:
         new = OpenForm.__new__(OpenForm)
         new.gamma, new.blocks, new.units, new.empty = self.gamma, [self.blocks[0]], 0, self.empty
         kept: list[Any] = [slice(None)]
+        origin = np.zeros(0, dtype=np.intp)
+        """The numbers that the new form's open units had in this one."""
         for block in self.blocks[1:]:
             count = block.count
             edges = [(s, m.restricted(slice(None), kept[s])) for s, m in block.edges]
             low = np.concatenate([block.z_low, block.low[count:]])
             high = np.concatenate([block.z_high, block.high[count:]])
             phase = phases[block.first : block.first + count]
+            row_weights: Array | None = None
             if count:
                 middle, radius = block.constant.copy(), 2 * block.cost
                 for s, m in edges:
@@ -419,7 +425,14 @@ class OpenForm:
                     both = {s: np.hstack([a, -a]) for s, a in rows.items()}
                     shift, cost = block.constant[units], block.cost[units]
                     start = Start(both, np.concatenate([shift, -shift]), np.concatenate([cost, cost]))
-                    found = bounder(new, start)
+                    columns = np.concatenate([units, count + units])
+                    begin = None
+                    if block.row_weights is not None:
+                        begin = block.row_weights[origin][:, columns].astype(np.float32)
+                        begin[(new.phases != 0) & (self.phases[origin] == 0)] = 0.0
+                    found, weights = bounder(new, start, begin)
+                    row_weights = np.zeros((new.units, 2 * count), dtype=np.float16)
+                    row_weights[:, columns] = np.minimum(weights, 6e4)
                     low[units] = np.maximum(low[units], found[: len(units)])
                     high[units] = np.minimum(high[units], -found[len(units) :])
                 low[:count] = np.where(phase > 0, np.maximum(low[:count], 0.0), low[:count])
@@ -431,6 +444,9 @@ class OpenForm:
             opened = np.flatnonzero(fixed | ((low < 0) & (high > 0)))
             keep = np.concatenate([opened, np.flatnonzero((low >= 0) & ~fixed)])
             kept.append(keep)
+            origin = np.concatenate([origin, block.first + opened])
+            if row_weights is not None:
+                row_weights = row_weights[:, np.concatenate([opened, count + opened])]
             new._add(
                 Block(
                     block.units[keep],
@@ -441,6 +457,7 @@ class OpenForm:
                     block.reach[keep],
                     [(s, m.restricted(keep, slice(None))) for s, m in edges],
                     block.constant[keep],
+                    row_weights=row_weights,
                 ),
                 phase[opened],
             )
@@ -458,6 +475,26 @@ class OpenForm:
     def phases(self) -> npt.NDArray[np.int8]:
         """The phases assumed, over the open units of the blocks so far: ``(units,)``."""
         return np.concatenate([b.phases for b in self.blocks])
+
+    def widest_unit(self, start: Start) -> int:
+        """The free unit whose relaxation may move some rows most, through all bounds that depend on it.
+
+        The height of its triangle times the sum of absolute weights on all paths to the rows: early units count
+        for more than in a bound's coefficients, for they also loosen the bounds of the units after them.
+        """
+        weight = [np.zeros(b.size) for b in self.blocks]
+        for s, a in start.coefficients.items():
+            weight[s] += np.abs(a).sum(axis=1)
+        scores = np.zeros(self.units)
+        for number in range(len(self.blocks) - 1, 0, -1):
+            block = self.blocks[number]
+            part = slice(block.first, block.first + block.count)
+            w = weight[number]
+            scores[part] = np.where(block.phases == 0, w[: block.count] * block.intercept, -1.0)
+            w[: block.count] *= np.where(block.phases == 0, block.slope, block.phases > 0)
+            for s, matrix in block.edges:
+                weight[s] += abs(matrix.matrix).T @ w
+        return int(scores.argmax())
 
     # -- rows --------------------------------------------------------------------------------------------
     def unit_rows(self, value: Affine) -> Start:

@@ -37,8 +37,8 @@ class NativeEngine(Engine):
         return Availability(True, "built in")
 
     def searches(self, query: Query) -> bool:
-        # the centres of split boxes are tried as they come
-        return int(np.count_nonzero(query.box.width)) <= LOW_DIMENSION
+        # the centres of split boxes are tried as they come; ReLU splitting searches when its first bounds fail
+        return True
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         reason = self.rejects(query.network, query)
@@ -59,7 +59,7 @@ class NativeEngine(Engine):
         if varying > LOW_DIMENSION:
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
-            return ReluSplit(query, conditions, options.threads, self.keep_tree).run(deadline, listener)
+            return ReluSplit(query, conditions, options, self.keep_tree).run(deadline, listener)
         crown = Crown(query.network, query.box)
         layers = dense_chain(query.network)
         rest, low, high = conditions.boxed(query.box)

@@ -59,6 +59,10 @@ class NodeStore:
         """The lowest bound."""
         return float(self._nodes.bound[self._used].min()) if len(self) else 0.0
 
+    def rows(self) -> Array:
+        """The rows of the condition that some node still has to refute."""
+        return np.unique(self._nodes.row[self._used])
+
     def add(self, nodes: Nodes) -> None:
         """Keep these nodes."""
         while len(self._free) < len(nodes):
