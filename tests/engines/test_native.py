@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer, Deadline
-from verifier.engines.native import NativeEngine
+from verifier.engines.native import NativeEngine, part_search
 from verifier.engines.native import engine as engine_module
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -87,9 +87,15 @@ def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
     return best
 
 
-@pytest.mark.parametrize("low_dimension", [0, 12], ids=["relu-splitting", "input-splitting"])
-def test_answers_agree_with_all_linear_regions(low_dimension: int, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("low_dimension", "patience"),
+    [(0, part_search.PATIENCE), (0, 0.0), (12, 0.0)],
+    ids=["relu-splitting", "parts", "input-splitting"],
+)
+def test_answers_agree_with_all_linear_regions(low_dimension: int, patience: float, monkeypatch) -> None:
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", low_dimension)
+    monkeypatch.setattr(part_search, "PATIENCE", patience)
+    monkeypatch.setattr(part_search, "LENIENCE", patience)
     rng = np.random.default_rng(4)
     seen = set()
     for trial in range(12):
