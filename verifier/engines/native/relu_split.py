@@ -157,11 +157,12 @@ class ReluSplit:
         search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
         parts: list[Part] = []
         if not form.empty:
-            nodes, _ = search.root(part.cases, ROOT_STEPS)
+            nodes, points = search.root(part.cases, ROOT_STEPS)
+            search.outcome.witness = search.look(points)
             if first:
                 text = f"{len(nodes)} cases and {form.units} open ReLUs left after the root's bounds"
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
-            if len(nodes):
+            if len(nodes) and search.outcome.witness is None:
                 search.run(nodes, time.monotonic() - began)
         left = search.outcome.left
         if left:
