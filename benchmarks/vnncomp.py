@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common import RESULTS, data_folder, machine, table
 
@@ -65,16 +67,16 @@ def main() -> int:
         if not args.report:
             for name in args.categories or BARS:
                 run(read_category(folder / name), settings, args)
-        summaries = [found for name in BARS if (found := collect(read_category(folder / name), args.out / name))]
+        collected = [found for name in BARS if (found := collect(read_category(folder / name), args.out / name))]
     except VerifierError as error:
         print(f"vnncomp: error: {error}", file=sys.stderr)
         return 2
     partial = args.sample is not None or args.cap is not None
     file = args.md or (args.out / "sample.md" if partial else RESULTS / "vnncomp.md")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(report(summaries, settings))
+    file.write_text(report(collected))
     print(f"wrote {file}")
-    wrong = [text for summary, _ in summaries for text in (*summary.wrong, *summary.invalid)]
+    wrong = [text for entry in collected for text in (*entry.summary.wrong, *entry.summary.invalid)]
     for text in wrong:
         print(f"!!! WRONG: {text}")
     return 1 if wrong else 0
@@ -88,6 +90,7 @@ def run(category: Category, settings: Settings, args: argparse.Namespace) -> Non
             file.with_name(file.name + suffix).unlink(missing_ok=True)
     instances = choose(category, None, args.sample)
     with Journal(file, category, vars(settings)) as journal:
+        journal.worked_by(args.workers)
         if args.retry:
             journal.forget_unsolved()
         left = len(journal.open_instances(instances))
@@ -95,48 +98,67 @@ def run(category: Category, settings: Settings, args: argparse.Namespace) -> Non
         run_category(category, instances, journal, LocalExecutor(category, settings, args.workers), Live())
 
 
-def collect(category: Category, out: Path) -> tuple[Summary, dict[int, Record]] | None:
+@dataclass(frozen=True)
+class Collected:
+    """A category's results, and how they came about."""
+
+    summary: Summary
+    records: dict[int, Record]
+    settings: dict[str, Any]
+    workers: list[int]
+
+    @property
+    def conditions(self) -> str:
+        """Limits, threads and workers, in words."""
+        cap, threads = self.settings.get("cap"), self.settings.get("threads")
+        limit = "the category's limits" if cap is None else f"at most {cap:g} s an instance"
+        workers = " and ".join(map(str, self.workers)) or "?"
+        return f"{limit}, {threads} threads, {workers} workers, engine {self.settings.get('engine')}"
+
+
+def collect(category: Category, out: Path) -> Collected | None:
     """The results of a category from its journal, with csv, counterexamples and plot written beside it."""
     file = out / "journal.sqlite"
     if not file.exists():
         return None
     with Journal(file, category) as journal:
-        records = journal.records()
+        records, settings, workers = journal.records(), journal.settings, journal.workers
     write_csv(out / "results.csv", category, records)
     write_counterexamples(out / "counterexamples", category, records)
     cactus(out / "cactus.png", category, records)
-    return summarize(category, records), records
+    return Collected(summarize(category, records), records, settings, workers)
 
 
-def report(summaries: list[tuple[Summary, dict[int, Record]]], settings: Settings) -> str:
+def report(collected: list[Collected]) -> str:
     """The whole report in Markdown."""
     rows = []
-    for summary, _ in summaries:
+    for entry in collected:
+        summary, c = entry.summary, entry.summary.counts
         name = summary.category.name
         best = max(summary.category.tools, key=lambda t: (t.solved, -t.seconds))
-        c = summary.counts
         rows.append(
             [
                 name,
+                entry.conditions,
                 f"{summary.finished} of {summary.total}",
                 f"**{summary.solved}** ({c.get('unsat', 0)} / {c.get('sat', 0)})",
                 len(summary.wrong) + len(summary.invalid),
                 f"{c.get('timeout', 0)} / {c.get('unknown', 0)} / {c.get('error', 0)}",
                 f"{summary.seconds:.0f}",
+                f"{sum(r.seconds for r in entry.records.values()):.0f}",
                 BARS[name],
                 "yes" if summary.solved >= BARS[name] else "no" if summary.finished == summary.total else "open",
                 f"{best.name}: {best.solved} in {best.seconds:.0f} s",
             ]
         )
-    header = ["category", "run", "solved (unsat / sat)", "wrong", "time-out / unknown / error", "seconds on solved"]
-    text = "# VNN-COMP categories\n\n"
-    text += f"{machine()}; {settings.threads} threads an instance"
-    text += f"; at most {settings.cap:g} s an instance" if settings.cap else "; the categories' own time limits"
-    text += ". Seconds are wall-clock from process start to exit. Published tools ran on the competition's machines"
-    text += " (GPUs, or 16 to 64 cores).\n\n"
-    text += table([*header, "to reach", "reached", "best published"], rows)
-    for summary, records in summaries:
-        text += f"\n## {summary.category.name}\n\n" + _details(summary, records)
+    header = ["category", "conditions", "run", "solved (unsat / sat)", "wrong", "time-out / unknown / error"]
+    header += ["seconds on solved", "seconds on all run", "to reach", "reached", "best published"]
+    text = f"# VNN-COMP categories\n\n{machine()}. Seconds are wall-clock from process start to exit. Published tools "
+    text += "ran on the competition's machines (GPUs, or 16 to 64 cores) with the categories' own limits.\n\n"
+    text += table(header, rows)
+    for entry in collected:
+        text += f"\n## {entry.summary.category.name}\n\n{entry.conditions}.\n\n"
+        text += _details(entry.summary, entry.records)
     return text
 
 
@@ -162,20 +184,33 @@ def _details(summary: Summary, records: dict[int, Record]) -> str:
         for who, times in sorted(engines.items(), key=lambda entry: -len(entry[1]))
     ]
     lines.append(table(["decided by", "instances", "median s", "longest s", "sum s"], rows))
-    slower = _slower(category, records)
+    lines.append(_tools(category))
     if category.best:
-        lines.append(f"Slower than the best published time of the instance: {len(slower)}.")
+        slower = _slower(category, records)
+        lines.append(f"Slower than the best published time of the instance: {len(slower)} of {summary.solved} solved.")
+        if slower:
+            gaps = [
+                [f"{i.onnx} {i.vnnlib}", f"{records[i.number].seconds:.2f}", f"{best:.2f}"] for i, best in slower[:20]
+            ]
+            lines += ["The furthest behind:", "", table(["instance", "seconds", "best published"], gaps)]
     return "\n".join(lines) + "\n"
 
 
-def _slower(category: Category, records: dict[int, Record]) -> list[Instance]:
-    """Instances solved in more time than the fastest published tool took."""
+def _tools(category: Category) -> str:
+    """The published tools that solved most."""
+    best = sorted(category.tools, key=lambda t: (-t.solved, t.seconds))[:5]
+    rows = [[t.name, f"{t.solved} ({t.unsat} / {t.sat})", t.wrong, f"{t.seconds:.0f}"] for t in best]
+    return table(["published tool", "solved (unsat / sat)", "wrong", "seconds on solved"], rows)
+
+
+def _slower(category: Category, records: dict[int, Record]) -> list[tuple[Instance, float]]:
+    """Instances solved in more time than the fastest published tool took, and its time; the furthest behind first."""
     found = []
     for instance in category.instances:
         record, best = records.get(instance.number), category.best.get((instance.onnx, instance.vnnlib))
         if record is not None and record.solved and best is not None and record.seconds > best:
-            found.append(instance)
-    return found
+            found.append((instance, best))
+    return sorted(found, key=lambda entry: entry[1] - records[entry[0].number].seconds)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,22 @@ class Journal:
                 fix="use the same settings to resume, or start afresh with --fresh",
             )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings with which the run was begun."""
+        (kept,) = self._db.execute("SELECT value FROM run WHERE key = 'settings'").fetchone()
+        return dict(json.loads(kept))
+
+    @property
+    def workers(self) -> list[int]:
+        """The numbers of workers with which instances were run, the run and its resumptions together."""
+        rows = self._db.execute("SELECT value FROM run WHERE key LIKE 'workers %'").fetchall()
+        return sorted(int(value) for (value,) in rows)
+
+    def worked_by(self, workers: int) -> None:
+        """Keep with how many workers instances are run."""
+        self._db.execute("INSERT OR IGNORE INTO run VALUES (?, ?)", (f"workers {workers}", str(workers)))
+
     def started(self, number: int) -> None:
         """An instance is about to run."""
         self._db.execute("INSERT INTO start VALUES (?, ?)", (number, time.time()))
