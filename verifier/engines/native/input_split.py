@@ -21,7 +21,8 @@ from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
-BATCH = 512
+BATCH, STEP_SECONDS = 512, 0.5
+"""Boxes examined at once at most, and seconds that this should take: deadlines are looked at in between."""
 FEW_OPEN = 12
 """With at most this many open ReLUs a box is split on a ReLU."""
 PROBE_AFTER, PROBE_SHARE = 1.0, 0.3
@@ -52,6 +53,7 @@ class InputSplit:
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
+        self.batch = 64
         ends, owners = np.unique(np.hstack([low, high]), axis=0, return_inverse=True)
         count, n = len(ends), query.box.size
         root: Block = {
@@ -81,8 +83,12 @@ class InputSplit:
                     Answer.TIMEOUT,
                     reason=f"{self._left()} boxes left after {self.boxes}; {1 - self._open_share():.1%} done",
                 )
-            block = self._take()
+            block, began = self._take(), time.monotonic()
             witness = self._step(block)
+            if time.monotonic() - began < STEP_SECONDS:
+                self.batch = min(2 * self.batch, BATCH)
+            else:
+                self.batch = max(1, self.batch // 2)
             if witness is not None:
                 return self._result(Answer.SAT, x=witness)
             spent = time.monotonic() - begin
@@ -126,11 +132,15 @@ class InputSplit:
         return (high - low <= 1e-14 * size).all(axis=1) & (block["space_count"] >= SPACES)
 
     def _take(self) -> Block:
-        """The blocks on top of the stack, as one."""
+        """The boxes on top of the stack, as one block."""
         parts, count = [], 0
-        while self.stack and count < BATCH:
-            parts.append(self.stack.pop())
-            count += len(parts[-1]["low"])
+        while self.stack and count < self.batch:
+            block, need = self.stack.pop(), self.batch - count
+            if len(block["low"]) > need:
+                self.stack.append({name: value[:-need].copy() for name, value in block.items()})
+                block = {name: value[-need:].copy() for name, value in block.items()}
+            parts.append(block)
+            count += len(block["low"])
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
