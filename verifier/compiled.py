@@ -103,8 +103,9 @@ def _regions() -> None:
 
 def _native() -> None:
     from verifier.api import verify
-    from verifier.network.graph import feedforward
-    from verifier.network.piecewise import leaky_relu
+    from verifier.network.graph import NetworkBuilder, feedforward
+    from verifier.network.operators import Conv, Dense, Reshape
+    from verifier.network.piecewise import leaky_relu, relu
     from verifier.properties.builders import robustness
 
     ensure(LINES)
@@ -116,6 +117,14 @@ def _native() -> None:
         for epsilon in (0.02, 0.1, 0.2):
             query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
             verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
+    builder = NetworkBuilder((1, 10, 10))  # sparse matrices between its ReLUs
+    for operator in (
+        Conv(rng.normal(size=(3, 1, 3, 3)) / 3, rng.normal(size=3)), relu(),
+        Conv(rng.normal(size=(3, 3, 3, 3)) / 5, rng.normal(size=3)), relu(),
+        Reshape((108,)), Dense(rng.normal(size=(3, 108)), rng.normal(size=3)),
+    ):  # fmt: skip
+        builder.add(operator)
+    verify(robustness(builder.build(), rng.uniform(0.3, 0.7, 100), 0.25), engine="native", timeout=2.0, prepass=False)
 
 
 def _maps() -> None:
