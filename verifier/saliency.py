@@ -160,7 +160,8 @@ def largest_epsilon(
         found = float(np.abs(witness.input - center).max())
         return float(np.nextafter(found, np.inf)) if found else 0.0
 
-    return run.bisect(query, distance, np.inf, None, most, tolerance, "ε", most)
+    first = max(most / 64, 2 * tolerance)
+    return run.bisect(query, distance, np.inf, None, first, tolerance, "ε", most)
 
 
 class _Run:
@@ -203,10 +204,11 @@ class _Run:
         either gives the next smaller one or proves that this is the threshold itself.
         """
         lower, proved = 0.0, None
-        ceiling = min(upper, most)
-        value = min(scale, ceiling) if not np.isfinite(upper) else upper / 2
+        ceiling = upper
+        # without a witness from small values up: proofs become harder with the value
+        value = min(scale, most) if not np.isfinite(upper) else upper / 2
         last = 0
-        while not self.deadline.passed and ceiling - lower > 2 * JUST_BELOW * ceiling:
+        while not self.deadline.passed and (not np.isfinite(ceiling) or ceiling - lower > 2 * JUST_BELOW * ceiling):
             question = query(value)
             discrete = question.condition is None or question.condition.map.baseline is None
             if ceiling - lower <= width:
@@ -229,7 +231,7 @@ class _Run:
                 ceiling = upper
             else:
                 ceiling = value
-            value = (lower + ceiling) / 2 if np.isfinite(ceiling) else 2 * value
+            value = (lower + ceiling) / 2 if np.isfinite(ceiling) else min(2 * value, most)
             if value > 1e6 * scale:
                 break
         return Threshold(
