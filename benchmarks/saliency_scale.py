@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
             if int(np.argmax(network.forward(x))) != int(labels[k]):
                 continue
             taken += 1
+            if (taken - 1) % args.every:
+                continue
             size = float(np.abs(network.gradient(x, int(labels[k]))).max())
             for epsilon in (0.01, 0.03):
                 for share in (0.01, 0.1, 0.5):
@@ -73,5 +75,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--networks", default="256x2,256x4,256x6,3_50,3_100,5_100,6_100,Point,PGDK,DiffAI")
     parser.add_argument("--engine", default="saliency")
     parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--every", type=int, default=1, help="of these images take only each N-th")
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.set_defaults(run=run)

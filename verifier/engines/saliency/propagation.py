@@ -21,6 +21,8 @@ ROOM = 1e-9
 """By how much the bounds of a preactivation that is exactly 0 are widened where its phase has to stay open."""
 ITERATIONS = 12
 """Steps of the optimisation of slopes and multipliers in the forward bounds."""
+FEW, SMALL = 2, 64
+"""Steps in networks of at most so many neurons, where another node costs less than better bounds."""
 
 
 def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0) -> None:
@@ -34,9 +36,10 @@ def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0
     """
     has_gradient = problem.query.gradient is not None
     first = start
+    iterations = FEW if sum(problem.form.sizes) <= SMALL else ITERATIONS
     for _ in range(rounds):
         before = [p.copy() for p in state.phase]
-        forward(problem, state, first)
+        forward(problem, state, first, iterations)
         if not has_gradient:
             return
         backward(problem, state)
