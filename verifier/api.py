@@ -79,10 +79,12 @@ class _Run:
         self._compile(engines)
         neurons = self.query.network.neurons
         # longer for larger networks, whose proofs take longer too
-        found = self._search(min(SHORT_SEARCH, 0.05 + neurons / 1000), self.options.seed)
+        searching = all(engine.searches(self.query) for engine in engines)
+        most = SHORT_SEARCH / 2 if searching else SHORT_SEARCH
+        found = self._search(min(most, 0.05 + neurons / 1000), self.options.seed)
         if found is None:
             found = self._bounds(engines)
-        if found is None and not all(engine.searches(self.query) for engine in engines):
+        if found is None and not searching:
             found = self._search(min(LONG_SEARCH, 0.7 + neurons / 50), self.options.seed + 1)
         return self._solve(engines) if found is None else found
 
