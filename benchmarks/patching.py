@@ -125,7 +125,7 @@ WAYS = {"vertices": specification_of_vertices, "regions": specification_of_map}
 def pieces() -> list[str]:
     """All parts of the benchmark, in the order of the report."""
     found = [f"{e.name}/{way}/{method}/{k}" for e in EXPERIMENTS for (way, method), ks in LAYERS.items() for k in ks]
-    return found + [f"MNIST/{number}" for number in range(3)]
+    return found + [f"MNIST/{number}/{k}" for number in range(3) for k in (-1, -2, -3)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{piece} …", file=sys.stderr, flush=True)
         kind, *rest = piece.split("/")
         if kind == "MNIST":
-            found = mnist(int(rest[0]), args.timeout)
+            found = mnist(int(rest[0]), int(rest[1]), args.timeout)
         else:
             found = acas(kind, rest[0], rest[1], int(rest[2]), args.steps, args.timeout)
         picture = found.pop("picture", None)
@@ -173,10 +173,10 @@ def report(journal: dict[str, Any]) -> str:
     done = [(piece, journal[piece]) for piece in pieces() if piece in journal]
     greedy = [found for piece, found in done if "/greedy/" in piece]
     linear = [found for piece, found in done if "/lp/" in piece]
-    for found in linear:
-        same = [f for f in linear if f["row"][:2] == found["row"][:2] and f["row"][3] == "repaired"]
-        if found["row"][3] == "repaired" and found["norm"] == min(f["norm"] for f in same):
-            found["row"] = [*found["row"][:3], "**repaired**", *found["row"][4:]]
+    repaired = [found for found in linear if found["row"][3] == "repaired"]
+    cheapest = {tuple(f["row"][:2]): f for f in sorted(repaired, key=lambda f: -f["norm"])}
+    for found in cheapest.values():
+        found["row"] = [*found["row"][:3], "**repaired**", *found["row"][4:]]
     curves = {
         f"{f['curve'][0]}, layer {f['curve'][2]}": [float(c) / 100 for c in f["curve"][3:] if c]
         for f in greedy
@@ -212,7 +212,7 @@ def report(journal: dict[str, Any]) -> str:
             table(
                 (
                     "image", "label", "layer", "answer", "key points", "met before %", "met after %", "weights", "L1",
-                    "seconds", "labels changed of 10,000", "drawdown",
+                    "LP seconds", "seconds", "labels changed of 10,000", "drawdown",
                 ),
                 [row for piece, found in done if piece.startswith("MNIST") for row in found["rows"]],
             ),
@@ -366,16 +366,18 @@ def corruptions(image: Array) -> tuple[Array, Array]:
 
 MNIST = """## MNIST, polygons of corrupted images (fog and blur)
 
-ERAN's mnist_relu_3_100. The first three test images that are classified rightly and for which the triangle (image, 60 %
+ERAN's mnist_relu_3_100 without the ReLU on its outputs (a class whose output is cut off there could not be raised by
+any patch, which leaves the regions alone). The first three test images that are classified rightly and for which the triangle (image, 60 %
 towards a bright gradient, fully blurred by a 5x5 mean) has a wrong corner; the whole triangle must have the true label
 by a margin of 0.001. Each layer is tried (counted from the end). Drawdown: accuracy lost on the 10,000 test images, in
 percentage points.
 """
 
 
-def mnist(number: int, timeout: float) -> dict[str, Any]:
+def mnist(number: int, which: int, timeout: float) -> dict[str, Any]:
     """Repair one polygon of corrupted images of one test image, and what that does to all test images."""
-    network = verifier.load(data_folder() / "eran_nets" / "mnist_relu_3_100.onnx")
+    loaded = verifier.load(data_folder() / "eran_nets" / "mnist_relu_3_100.onnx")
+    network = Network(loaded.nodes[:-1], loaded.nodes[-2].name, loaded.source)  # without the ReLU on the outputs
     with np.load(data_folder() / "mnist" / "mnist.npz") as data:
         images, labels = data["x_test"] / 255.0, data["y_test"].astype(int)
     flat = images.reshape(len(images), -1)
@@ -394,27 +396,25 @@ def mnist(number: int, timeout: float) -> dict[str, Any]:
     region = PolygonRegion(flat[index], u, v, triangle)
     demand = output_class(network.output_size, label, margin=1e-3)
     specification = Specification((Requirement(region, demand, f"image {index}"),))
-    rows = []
-    for which, layer in enumerate(reversed(repairable_layers(network)), start=1):
-        result = repair(network, specification, method="lp", layers=[layer], timeout=timeout)
-        effect = drawdown(result.frozen, flat, labels)
-        rows.append(
-            [
-                index,
-                label,
-                -which,
-                result.status,
-                result.total,
-                f"{100 * result.met_before / result.total:.1f}",
-                f"{100 * result.met_after / result.total:.1f}",
-                f"{result.norms['weights']:.0f}",
-                f"{result.norms['l1']:.3g}",
-                f"{result.seconds:.1f}",
-                effect.changed,
-                f"{100 * (effect.drawdown or 0.0):+.2f}",
-            ]
-        )
-    return {"rows": rows, "accuracy": float(right.mean())}
+    layer = repairable_layers(network)[which]
+    result = repair(network, specification, method="lp", layers=[layer], timeout=timeout)
+    effect = drawdown(result.frozen, flat, labels)
+    row = [
+        index,
+        label,
+        which,
+        result.status,
+        result.total,
+        f"{100 * result.met_before / result.total:.1f}",
+        f"{100 * result.met_after / result.total:.1f}",
+        f"{result.norms['weights']:.0f}",
+        f"{result.norms['l1']:.3g}",
+        f"{result.attempts[layer].seconds:.1f}",
+        f"{result.seconds:.1f}",
+        effect.changed,
+        f"{100 * (effect.drawdown or 0.0):+.2f}",
+    ]
+    return {"rows": [row]}
 
 
 if __name__ == "__main__":
