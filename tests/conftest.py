@@ -14,6 +14,15 @@ settings.register_profile("verifier", deadline=None, suppress_health_check=[Heal
 settings.load_profile("verifier")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile all kernels before several workers start, which would each compile them."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        from verifier import compiled
+
+        for part in compiled.SAMPLES:
+            compiled.ensure(part, lambda event: print(getattr(event, "text", event), flush=True))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with data sets and benchmark networks; tests that need it skip where it is absent."""
