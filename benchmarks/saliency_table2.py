@@ -56,7 +56,9 @@ def section(records: list[dict[str, Any]]) -> list[str]:
         PAPER + "\n",
         'Engines are asked alone where the pre-pass (search and bounds) is off; "+ propagation" gives a solver the '
         "phases that our engine's propagation fixes. Times include the start of the solver's process. Where "
-        "wall-clock time is far above CPU time, the machine was shared: those runs had a fraction of a core.\n",
+        "wall-clock time is far above CPU time, the machine was shared: those runs had a fraction of a core. A row has "
+        f"as many queries as were run, of {len(REGIONS)}. The rows of saliency with the pre-pass on are older than the "
+        "engine's search of the last layer on one LP.\n",
         table(["engine", "pre-pass", "δ", "limit s", *HEADER], rows),
     ]
 
