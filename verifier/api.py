@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Answer, Deadline, Engine
@@ -25,8 +27,8 @@ MOST_REPLAY = 10.0
 SHORT_SEARCH, LONG_SEARCH = 0.3, 6.0
 """Seconds of the counterexample search before bounds and before engines; those that search themselves get no
 second one."""
-TINY = 64
-"""Networks with at most so many neurons are first tried by bounds alone."""
+FEW_INPUTS, FEW_NEURONS = 16, 1000
+"""With at most so many inputs that vary and neurons, bounds on a few parts of the box are tried first."""
 
 
 def verify(
@@ -162,18 +164,20 @@ class _Run:
     def _bounds(self, engines: Sequence[Engine]) -> Verdict | None:
         """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word.
 
-        Engines of our own, which run in this process, begin with bounds themselves; on tiny networks that is
-        done here all the same, before their compiled code is loaded.
+        Engines of our own, which run in this process, begin with bounds themselves; where a dozen boxes take less
+        time than loading their compiled code, that is done here all the same.
         """
         if self.options.engine != "auto" or self.deadline.passed:
             return None
-        if not engines[0].isolated and self.query.network.neurons > TINY:
+        small = self.query.network.neurons <= FEW_NEURONS and np.count_nonzero(self.query.box.width) <= FEW_INPUTS
+        if not (small or engines[0].isolated):
             return None
-        from verifier.bounds.decide import refuted_by_bounds
+        from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
 
         with self._stage("bounds"):
             try:
-                refutation = refuted_by_bounds(self.query, self.options.bounds)
+                refuted = refuted_in_parts if small else refuted_by_bounds
+                refutation = refuted(self.query, self.options.bounds)
             except InputError as error:  # overflow, say: other methods may still decide the query
                 self._note(f"no bounds: {error}")
                 return None

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.bounds.decide import refuted_by_bounds
+from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
 from verifier.network.graph import feedforward
 from verifier.properties.query import Conjunction, GradientBox, Query
 from verifier.properties.sets import Box
@@ -30,9 +30,24 @@ def test_what_bounds_refute_has_no_sampled_solution(seed: int) -> None:
         )
 
     query = Query(network=network, box=box, cases=(part(), part()), common=part(), gradient=gradient)
-    refutation = refuted_by_bounds(query, "crown")
-    if refutation is not None:
+    at_once, in_parts = refuted_by_bounds(query, "crown"), refuted_in_parts(query, "crown", seconds=60.0)
+    assert at_once is None or in_parts == at_once
+    if in_parts is not None:
         assert not query.holds(box.sample(500, rng)).any()
+
+
+def test_halves_refute_what_the_whole_box_does_not() -> None:
+    # relu(x) - relu(x) is 0, which the triangle of a ReLU shows only on either side of its kink
+    network = feedforward([[[1.0], [1.0]], [[1.0, -1.0]]], [np.zeros(2), [0.0]])
+
+    def query(bound: float) -> Query:
+        case = Conjunction(y_rows=np.array([[1.0]]), bound=np.array([bound]))
+        return Query(network=network, box=Box(-np.ones(1), np.ones(1)), cases=(case,))
+
+    assert refuted_by_bounds(query(-0.3)) is None
+    assert refuted_in_parts(query(-0.3), boxes=2, seconds=60.0) is None
+    assert refuted_in_parts(query(-0.3), boxes=3, seconds=60.0) is not None
+    assert refuted_in_parts(query(0.0), boxes=50, seconds=60.0) is None
 
 
 def test_plainly_impossible_rows_are_refuted() -> None:
