@@ -127,7 +127,10 @@ def test_saliency_finds_the_threshold(files: Path) -> None:
         (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "-1", "--delta", "1"), "epsilon"),
         (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "-1"), "delta"),
         (("saliency", "net.onnx", "--input", "nan.npy", "--epsilon", "1", "--delta", "1"), "NaN"),
-        (("saliency", "net.onnx", "--input", "long.npy", "--epsilon", "1", "--delta", "1"), "3 entries"),
+        (
+            ("saliency", "net.onnx", "--input", "long.npy", "--epsilon", "1", "--delta", "1"),
+            "long.npy: holds 3 numbers",
+        ),
         (("saliency", "net.onnx", "--input", "net.onnx", "--epsilon", "1", "--delta", "1"), "not an array"),
         (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "1", "--label", "7"), "label 7"),
         (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "1", "--domain=3"), "LOW,HIGH"),

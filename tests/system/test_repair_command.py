@@ -56,6 +56,9 @@ def test_bad_specifications_are_named(model: Path, tmp_path: Path, capsys: pytes
     path.write_text("{")
     assert main(["repair", str(model), str(path)]) == 2
     assert "not JSON" in capsys.readouterr().err
+    path.write_text("{}")
+    assert main(["repair", str(model), str(path)]) == 2
+    assert f"{path}: a specification" in capsys.readouterr().err
     assert main(["repair", str(model)]) == 2
     assert "--example" in capsys.readouterr().err
     assert main(["repair", "--example"]) == 0

@@ -36,12 +36,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--image", type=Path, required=True, metavar="FILE", help=".npy (H, W) or (C, H, W), in [0, 1]")
     parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
     parser.add_argument("--delta", type=float, default=3.0, help="largest consistent inconsistency (3)")
-    parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"))
-    parser.add_argument("--norm", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
+                        help="what maps go through before they are compared (identity)")  # fmt: skip
+    parser.add_argument("--norm", type=int, default=2, choices=(1, 2), help="norm of the maps' difference (2)")
     parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
     parser.add_argument("--label", type=int, help="the label to keep (default: the network's own)")
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
-    parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"))
+    parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"),
+                        help="all linear regions, or the boundary around the image alone (exhaustive)")  # fmt: skip
     parser.add_argument("--aspect", default="attention", choices=("attention", "label"), help="for --method gbs")
     parser.add_argument("--keep", type=int, default=3_000_000, metavar="N",
                         help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip

@@ -116,7 +116,9 @@ def read_specification(path: Path, network: Any) -> Specification:
     try:
         return specification_from_dict(data, network)
     except PropertyError as error:
-        raise PropertyError(error.problem, place=f"{path}: {error.place}", fix=error.fix) from None
+        raise PropertyError(
+            error.problem, place=": ".join(filter(None, (str(path), error.place))), fix=error.fix
+        ) from None
 
 
 def as_record(result: RepairResult, specification: Specification) -> dict[str, Any]:

@@ -59,16 +59,16 @@ def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sigma", type=float, default=0.1, help="for --map smooth: standard deviation (0.1)")
 
 
-def _map_of(args: argparse.Namespace, size: int) -> dict[str, Any]:
+def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
     """The arguments of `verifier.saliency_robustness` that choose map and similarity."""
-    from verifier.commands.common import read_array
+    from verifier.commands.common import read_input
     from verifier.properties.maps import named_map
 
     chosen = named_map(
         args.map,
-        size,
+        network.input_size,
         other=args.other,
-        baseline=None if args.baseline is None else read_array(args.baseline),
+        baseline=None if args.baseline is None else read_input(args.baseline, network),
         steps=args.steps,
         samples=args.samples,
         sigma=args.sigma,
@@ -99,16 +99,16 @@ def domain_of(text: str) -> tuple[float, float] | None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import verifier
-    from verifier.commands.common import options_of, progress_listener, read_array, report
+    from verifier.commands.common import options_of, progress_listener, read_input, report
     from verifier.errors import InputError
 
     options = options_of(args)
     domain = domain_of(args.domain)
     network = verifier.load(args.model)
-    x = read_array(args.input)
+    x = read_input(args.input, network)
     if args.similarity == "top-k" and args.delta is None and args.find != "delta":
         args.delta = 0.0
-    how = {"label": args.label, "domain": domain, **_map_of(args, network.input_size)}
+    how = {"label": args.label, "domain": domain, **_map_of(args, network)}
     if args.find:
         return _find(args, network, x, how)
     for name in ("epsilon", "delta"):
