@@ -189,8 +189,8 @@ def report(journal: dict[str, Any]) -> str:
         [
             "# Repair\n",
             f"Written by `benchmarks/patching.py` (parts done: {len(done)} of {len(pieces())}); times are wall-clock "
-            f"seconds. Machine: {'; '.join(sorted({found['machine'] for _, found in done}))}. The runs shared the machine "
-            "with other work.\n",
+            f"seconds. Machine: {'; '.join(sorted({found['machine'] for _, found in done}))}. The runs shared their "
+            "core with other work: a greedy iteration got about half of it (compare its CPU seconds, one thread).\n",
             (__doc__ or "").split("\n\n", 3)[3].strip() + "\n",
             "## Greedy single-weight patches\n\nThe paper, over its three patches (its Table 1 itself was not at hand): "
             f"{PAPER}. Layers are counted from the end.\n",
@@ -235,7 +235,7 @@ def percent(frozen: FrozenNetwork, points: KeyPoints) -> str:
 
 GREEDY = (
     "patch", "as", "constraints", "layer", "met before %", "met after %", "second slice before %",
-    "second slice after %", "area right before %", "area right after %", "weights", "s an iteration, mean / worst",
+    "second slice after %", "area right before %", "area right after %", "weights", "s an iteration, mean / worst", "CPU s",
     "largest change",
 )  # fmt: skip
 LINEAR = (
@@ -296,6 +296,7 @@ def acas(name: str, way: str, method: str, which: int, steps: int, timeout: floa
             area,
             len(result.steps),
             f"{np.mean(each):.2f} / {max(each):.2f}" if each else "-",
+            f"{np.mean([s.cpu for s in result.steps]):.2f}" if each else "-",
             f"{result.norms['linf']:.3g}",
         ]
         met = [f"{100 * m / result.total:.4f}" for m in (result.met_before, *(s.met for s in result.steps))]
