@@ -9,13 +9,16 @@ import pytest
 
 from verifier import verify
 from verifier.bounds.crown import Crown
+from verifier.bounds.crown_slopes import UnitBounder, initial_weights, prove
+from verifier.bounds.open_form import OpenForm, gamma
 from verifier.engines.base import Answer, Deadline, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
+from verifier.engines.native.combine import put, room
 from verifier.engines.saliency.engine import SaliencyEngine
 from verifier.errors import InputError
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Operator, Reshape
+from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.query import Conjunction, GradientBox, Query
@@ -154,3 +157,63 @@ def test_the_search_moves_by_numbers_only() -> None:
         with np.errstate(all="ignore"):
             _, slope = Margins.of(query).ascent(np.array([[0.5], [1.0]]), np.zeros(2, dtype=np.intp), 0.5)
         assert np.isfinite(slope).all()
+
+
+LOST = 0.9 * 2.0**-53
+"""Vanishes when it is added to 1."""
+
+
+def test_rounding_of_layers_without_relus_between_them_is_kept_through_other_operators() -> None:
+    """Two values that differ by many small terms, all of which are lost when the two layers are multiplied."""
+    terms = 2000
+    spread = np.zeros((terms + 1, 2))
+    spread[0, 0], spread[1:, 0] = 1.0, LOST
+    gather = np.zeros((2, terms + 1))
+    gather[0], gather[1, 0] = 1.0, 1.0
+    layers = Dense(spread, np.zeros(terms + 1)), Dense(gather, np.zeros(2))
+    for operators in ((leaky_relu(0.9),), (Reshape((2, 1, 1)), MaxPool((1, 1), (1, 1)), Reshape((2,)))):
+        network = chain((2,), *layers, *operators, dense([[1.0, -1.0]], [0.0]))
+        form = OpenForm(network, Box(np.array([-1.0, 0.0]), np.array([-0.5, 1.0])), UnitBounder())
+        start = form.rows(np.ones((1, 1)), np.zeros((1, 2)), np.zeros(1))
+        lower = prove(form, start, initial_weights(form, 1), np.zeros((form.units, 1), dtype=np.int8))
+        assert lower[0] <= -0.9 * terms * LOST  # at (-1, 0), but for a share of it that the other slope takes
+
+
+def test_rounding_of_a_sum_over_several_paths_is_covered() -> None:
+    """What comes back on one path is added, term by term, to what came on another, and is lost."""
+    terms = 40_000
+    builder = NetworkBuilder((2,))
+    first = np.zeros((12, 2))
+    first[:2, 0], first[2:, 1] = 1.0, 1.0
+    hidden = builder.add(relu(), builder.add(Dense(first, np.zeros(12))))
+    wide = np.zeros((terms, 12))
+    wide[:, 0] = LOST / 4
+    small = builder.add(relu(), builder.add(Dense(wide, np.zeros(terms)), hidden))
+    total = builder.add(relu(), builder.add(Dense(np.ones((1, terms)), np.zeros(1)), small))
+    direct = builder.add(dense([[-1.0, 1.0] + [0.0] * 10], [0.0]), hidden)
+    network = builder.build(builder.add(Sum((1, -1)), direct, total))
+    form = OpenForm(network, Box(np.full(2, 0.5), np.ones(2)), UnitBounder())
+    start = form.rows(np.ones((1, 1)), np.zeros((1, 2)), np.zeros(1))
+    lower = prove(form, start, initial_weights(form, 1), np.zeros((form.units, 1), dtype=np.int8))
+    assert lower[0] <= -terms * LOST / 4
+
+
+def test_the_rounding_analysis_counts_every_relu_of_a_tournament() -> None:
+    network = chain((1, 12, 12), MaxPool((6, 6), (1, 1)), Reshape((49,)), Dense(np.ones((1, 49)), np.zeros(1)))
+    form = OpenForm(network, Box(np.zeros(144), np.ones(144)), UnitBounder())
+    assert form.units == 35 * 49
+    assert form.gamma >= gamma(2 * form.units)
+
+
+def test_linear_functions_of_many_inputs_are_rounded_downwards() -> None:
+    inputs = 2_000_000
+    f = room(1, 1, 1)
+    free = np.zeros(1, dtype=np.int64)
+    put(f, 0, np.full(inputs, -LOST), -1.0, np.ones(inputs), np.zeros(inputs), free)
+    assert Fraction(float(f.values[0])) <= -1 - inputs * Fraction(LOST)
+
+
+def test_boxes_near_the_end_of_float64_prove_nothing() -> None:
+    network = chain((1,), dense([[1e-300]], [0.0]), relu(), dense([[1.0]], [0.0]))
+    with pytest.raises(InputError, match="too large"):
+        OpenForm(network, Box(np.array([-1e308]), np.array([1e308])), UnitBounder())

@@ -211,7 +211,7 @@ def _least(row: Array, constant: float, work: Work, spaces: Array, count: int) -
         for k in range(n):
             if row[k] * space[k] < 0.0 and radius[k] > 0.0:
                 factor = -row[k] / space[k]
-                total = value + factor * level - SLACK * (size + factor * size_h)
+                total = value + factor * level - (SLACK + 4 * UNIT * n) * (size + factor * size_h)
                 for j in range(n):
                     total -= abs(row[j] + factor * space[j]) * radius[j]
                 if total > best:  # not if it is NaN

@@ -14,7 +14,8 @@ met on the box; so the errors add up, each weighted by the coefficients that the
 
 * a block's matrices: M̂ is a product of few matrices, and A >= |W_1| |W_2| … is computed beside it; ``a M̂`` differs
   from the exact ``a M`` by at most ``γ |a| A`` for each of the two reasons, and it multiplies values of at most m. So
-  `Block.cost` is ``3 γ_k Σ_s A_ks m_s + 3 γ_N D_k``, k counting the terms of the sums in one product;
+  `Block.cost` is ``3 γ_k Σ_s A_ks m_s + 3 γ_N D_k``, k counting the terms of the sums in one product and of the
+  products of earlier blocks that are added to its result;
 * a ReLU's lines: slopes are at most 1, intercepts at most m: `Block.open_cost` is ``3 γ_N m``;
 * the minimum over the box: ``3 γ_N m_0``.
 
@@ -63,6 +64,7 @@ class Matrix:
             matrix = sp.csr_array(matrix).toarray() if self.dense else sp.csr_array(matrix)
         self.matrix: Any = matrix
         self._forms: dict[Any, Any] = {}
+        self.longest_column = self.shape[0] if self.dense else int(np.bincount(matrix.indices).max(initial=0))
 
     def _form(self, dtype: Any) -> Any:
         if dtype not in self._forms:
@@ -239,9 +241,11 @@ class OpenForm:
 
     def __init__(self, network: Network, box: Box, bounder: Bounder) -> None:
         self._bounder = bounder
-        self.gamma = gamma(8 * sum(n.size for n in network.nodes) + 1024)
+        self.gamma = gamma(8 * sum(_terms(network, n) for n in network.nodes) + 1024)
         """γ_N."""
         magnitude = np.maximum(np.abs(box.lower), np.abs(box.upper))
+        if not (magnitude < LARGEST).all():
+            raise InputError("the input's numbers are too large for bounds in float64")
         cost = 3 * self.gamma * magnitude + TINY
         self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
         self.empty = False
@@ -285,7 +289,7 @@ class OpenForm:
             gap += jump + 1e-15 * (abs(point) * (abs(operator.slopes[j]) + abs(operator.slopes[j + 1])) + 1.0)
             total = total.plus(self._relu(inputs[0].shifted(np.full(size, -point))), bend)
         # pieces need not meet exactly: what the form is off by counts as rounding
-        return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma)
+        return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma, total.length)
 
     def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64]) -> Affine:
         low, high = self.interval(entries)
@@ -330,6 +334,7 @@ class OpenForm:
             join(a.absolute, b.absolute),
             np.concatenate([a.constant, b.constant]),
             np.concatenate([a.weight, b.weight]),
+            max(a.length, b.length),
         )
 
     def cost(self, value: Affine) -> Array:
@@ -337,6 +342,7 @@ class OpenForm:
         total = 3 * self.gamma * value.weight
         for s, m in value.absolute.items():
             longest = int(np.bincount(m.indices, minlength=1).max(initial=0)) + _longest_row(m)
+            longest += sum(edge.longest_column for b in self.blocks for t, edge in b.edges if t == s)
             total = total + 3 * gamma(2 * (longest + value.length) + 64) * (m @ self.blocks[s].magnitude)
         return total * (1 + 1e-6) + TINY
 
@@ -522,6 +528,14 @@ class OpenForm:
 def gamma(k: int) -> float:
     """γ_k, rounded up (Higham, Section 3.1)."""
     return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
+
+
+def _terms(network: Network, node: Node) -> int:
+    """Values of a node, or the ReLUs that make them, if there are more of these."""
+    operator = node.operator
+    if isinstance(operator, MaxPool):
+        return int(operator.windows(network[node.inputs[0]].shape).size)
+    return node.size * max(1, len(operator.breaks)) if isinstance(operator, PiecewiseLinear) else node.size
 
 
 def _longest_row(matrix: Sparse) -> int:

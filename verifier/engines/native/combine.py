@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_dense import SLACK, jit
+from verifier.bounds.crown_dense import SLACK, UNIT, jit
 from verifier.network.operators import Array
 
 
@@ -67,7 +67,7 @@ def put(
         size += abs(slope[j]) * (abs(middle[j]) + radius[j])
     for p in range(free.size):
         f.plain[k, p], f.scaled[k, p] = slope[free[p]], slope[free[p]] * radius[free[p]]
-    f.values[k] = value - SLACK * size
+    f.values[k] = value - (SLACK + 4 * UNIT * middle.size) * size
     f.shares[k, :] = 0.0
 
 

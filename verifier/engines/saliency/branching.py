@@ -146,6 +146,8 @@ class Search:
     @staticmethod
     def _can_dive(state: State) -> bool:
         """Whether only phases of the last layer are unknown."""
+        if not state.phase:
+            return False
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
     def _dive(self, relaxation: Relaxation) -> tuple[Array | None, list[Child]]:
