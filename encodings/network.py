@@ -103,7 +103,7 @@ def _affine(state: ForwardPass, node: Node, operator: AffineOperator) -> Express
         else np.broadcast_to(constant, node.shape).astype(np.float64).reshape(-1)
     )
     matrices = operator.matrices(*shapes)
-    if not selects(matrices):
+    if not selects(matrices) or not adds_exactly(flat, _shift(matrices, [state.values[i] for i in node.inputs])):
         for name in dict.fromkeys(node.inputs):
             state.values[name] = as_variables(state.model, state.values[name], state.bounds[name])
     return combine(matrices, [state.values[i] for i in node.inputs], flat, state.model.size)
@@ -113,6 +113,17 @@ def selects(matrices: tuple[sp.csr_array, ...]) -> bool:
     """Whether every output is one input, up to its sign, or zero: then expressions are combined without rounding."""
     entries = sum(np.diff(m.indptr) for m in matrices)
     return bool(np.all(entries <= 1)) and all(np.all(np.abs(m.data) == 1.0) for m in matrices)
+
+
+def _shift(matrices: tuple[sp.csr_array, ...], inputs: list[Expressions]) -> npt.NDArray[np.float64]:
+    """What the constants of the inputs add; exact if the matrices select."""
+    return np.asarray(sum(matrix @ expressions.constant for matrix, expressions in zip(matrices, inputs, strict=True)))
+
+
+def adds_exactly(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
+    """Whether ``a + b`` in float64 is the real sum, in every entry (Dekker, 1971: the larger term gives the error)."""
+    total = a + b
+    return bool(((total - a == b) & (total - b == a)).all())
 
 
 def combine(

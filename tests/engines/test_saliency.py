@@ -18,7 +18,7 @@ from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import contract, propagate
 from verifier.engines.saliency.relaxation import Relaxation
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Conv, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
@@ -200,3 +200,27 @@ def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int, 
     size = float(np.abs(network.gradient(x, 0)).max())
     query = saliency_robustness(network, x, (0.02, 0.3, 1.0)[seed % 3], 0.5 * size, domain=None)
     assert _agrees_with_z3(query)
+
+
+def test_added_constants_that_round_are_not_called_exact() -> None:
+    builder = NetworkBuilder((8,))  # wide enough for the identities to be kept sparse
+    for shift in (1e17, 1.0, -1e17):
+        builder.add(Scale(np.ones(8), np.full(8, shift)))
+    builder.add(relu())
+    assert not relu_form(builder.build()).exact
+    builder = NetworkBuilder((8,))
+    for shift in (0.5, 1.0, -0.25):
+        builder.add(Scale(np.ones(8), np.full(8, shift)))
+    builder.add(relu())
+    assert relu_form(builder.build()).exact
+
+
+@pytest.mark.parametrize("similarity", ["linf", "l1"])
+@pytest.mark.parametrize(("delta", "holds"), [(0.1, True), (0.5, False)])
+def test_a_network_without_activations_and_a_map_with_the_input(similarity: str, delta: float, holds: bool) -> None:
+    # similar maps within 0.1 have x₀ in [0.466, 0.534] and x₁ in [0.4, 0.6]; the label changes where x₁ + 0.1 >= 2 x₀
+    network = feedforward([np.array([[1.0, 2.0], [3.0, 1.0]])], [np.array([0.1, 0.0])])
+    query = saliency_robustness(network, [0.5, 0.5], 0.5, delta, map="gradient-input", similarity=similarity)
+    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    assert (result.answer is Answer.UNSAT) == holds
+    assert result.x is None or replay(query, result.x).exact

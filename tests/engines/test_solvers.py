@@ -17,7 +17,9 @@ from verifier.engines.process import solve_in_child
 from verifier.engines.smtlib_engine import Cvc5Engine, YicesEngine, parse
 from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import EngineError
-from verifier.network.graph import Network, feedforward
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Dense, Scale
+from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties.builders import robustness, saliency_robustness
 from verifier.properties.query import Conjunction, Query
@@ -204,3 +206,17 @@ def test_answers_of_yices_are_read_exactly() -> None:
 
     pairs = parse("((v0 (/ 1 3)) (v1 (- (/ 22 7))) (v2 0.5) (v3 (- 4)))")
     assert [_value(p[1]) for p in pairs] == [Fraction(1, 3), Fraction(-22, 7), Fraction(1, 2), Fraction(-4)]
+
+
+def test_an_exact_proof_adds_constants_exactly() -> None:
+    # y₁ = x + 1, which float64 takes for x: y₁ > 1.5 = y₀ where x > 0.5
+    builder = NetworkBuilder((1,))
+    for shift in (1e17, 1.0, -1e17):
+        builder.add(Scale(np.ones(1), np.full(1, shift)))
+    builder.add(relu())
+    builder.add(Dense(np.array([[0.0], [1.0]]), np.array([1.5, 0.0])))
+    query = robustness(builder.build(), [0.1], 0.9, label=0)
+    result = Z3Engine().solve(query, Options(), Deadline.after(20))
+    assert result.answer is Answer.SAT
+    assert result.x is not None
+    assert replay(query, result.x).exact

@@ -215,7 +215,7 @@ def _tile(run: MapRun, store: TileStore, cell: Cell, before: Totals) -> dict[str
         return store.split(cell, min(max(fine, 2), 32))
     if table is None:
         return None
-    hole = abs(part.covered - 1.0) > tolerance
+    hole = not abs(part.covered - 1.0) <= tolerance
     reason = f"the regions found cover {part.covered:.12g} of the tile {cell}" if hole else ""
     return store.write(cell, table, part.scaled(share), reason)
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
+from verifier.encodings.network import adds_exactly
 from verifier.errors import UnsupportedOperatorError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Input
@@ -156,7 +157,9 @@ def _combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
             roundings = max(roundings, matrix.shape[1] + 1)
         roundings += inner.roundings
         if inner.constant.any():
-            constant = constant + matrix @ inner.constant
+            shift = matrix @ inner.constant
+            roundings += not adds_exactly(constant, shift)
+            constant = constant + shift
         for s, m in inner.matrices.items():
             product = matrix @ m
             if s in total:

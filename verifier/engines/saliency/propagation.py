@@ -218,7 +218,7 @@ def contract(matrix: Array, target: Array, slack: Array, center: Array, radius: 
     new_center = gain @ target + residual @ center
     new_radius = absolute @ slack + np.abs(residual) @ radius + rounding + error * np.abs(new_center)
     if not np.isfinite(new_radius).all():
-        return center, radius
+        return center, np.full_like(radius, np.inf)  # nothing new; the old ends, computed again, would be rounded
     return new_center, new_radius
 
 

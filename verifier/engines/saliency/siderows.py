@@ -117,7 +117,7 @@ def _eliminated(problem: Problem, state: State, r: int, kappa: Array) -> tuple[d
     rising, falling = np.maximum(least, 0), np.minimum(least, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         per_a = np.where(free, 1 / high, 0.0)
-        per_s = np.where(free, -1 / low, 0.0)
+        per_s = np.where(free & (low < 0), -1 / low, 0.0)  # d <= 1 is all that low = 0 says
     slope = -falling * per_s
     blocks = {r: rising * per_a + slope}
     constant = constant + falling.sum(axis=1)
