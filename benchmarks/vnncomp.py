@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="forget earlier results of these categories")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=Path("out", "vnncomp"), help="folder of the journals")
+    parser.add_argument("--remark", default="", help="a sentence for the report: what else the machine did, say")
     parser.add_argument("--md", type=Path, help="the report (default benchmarks/results/vnncomp.md)")
     args = parser.parse_args()
     unknown = set(args.categories) - set(BARS)
@@ -74,7 +75,7 @@ def main() -> int:
     partial = args.sample is not None or args.cap is not None
     file = args.md or (args.out / "sample.md" if partial else RESULTS / "vnncomp.md")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(report(collected))
+    file.write_text(report(collected, args.remark))
     print(f"wrote {file}")
     wrong = [text for entry in collected for text in (*entry.summary.wrong, *entry.summary.invalid)]
     for text in wrong:
@@ -129,7 +130,7 @@ def collect(category: Category, out: Path) -> Collected | None:
     return Collected(summarize(category, records), records, settings, workers)
 
 
-def report(collected: list[Collected]) -> str:
+def report(collected: list[Collected], remark: str = "") -> str:
     """The whole report in Markdown."""
     rows = []
     for entry in collected:
@@ -155,6 +156,7 @@ def report(collected: list[Collected]) -> str:
     header += ["seconds on solved", "seconds on all run", "to reach", "reached", "best published"]
     text = f"# VNN-COMP categories\n\n{machine()}. Seconds are wall-clock from process start to exit. Published tools "
     text += "ran on the competition's machines (GPUs, or 16 to 64 cores) with the categories' own limits.\n\n"
+    text += f"{remark}\n\n" if remark else ""
     text += table(header, rows)
     for entry in collected:
         text += f"\n## {entry.summary.category.name}\n\n{entry.conditions}.\n\n"
