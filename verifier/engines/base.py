@@ -68,10 +68,15 @@ class Capabilities:
     similarities: frozenset[str] = frozenset()
     max_neurons: int | None = None
 
-
-ENCODED_MAPS = frozenset({"gradient", "absolute", "difference", "smooth"})
-ENCODED_SIMILARITIES = frozenset({"linf", "l1", "top-k"})
-"""What `verifier.encodings.similarity` can write for a solver: maps that are linear in gradients."""
+    @classmethod
+    def encoded(cls, max_neurons: int) -> Capabilities:
+        """Of a solver behind the encodings: `verifier.encodings.similarity` writes maps linear in gradients for it."""
+        return cls(
+            gradient=True,
+            maps=frozenset({"gradient", "absolute", "difference", "smooth"}),
+            similarities=frozenset({"linf", "l1", "top-k"}),
+            max_neurons=max_neurons,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,7 @@ from verifier.encodings.highs import highs_program
 from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.model import Atom
 from verifier.encodings.scaling import rescaled
-from verifier.engines.base import (
-    ENCODED_MAPS,
-    ENCODED_SIMILARITIES,
-    Answer,
-    Availability,
-    Capabilities,
-    Deadline,
-    Engine,
-    EngineResult,
-)
+from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
 from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -39,9 +30,7 @@ class HighsEngine(Engine):
     """Branch and cut on the big-M form of the encoding; UNSAT is numerical (feasibility tolerance 1e-7)."""
 
     name: ClassVar[str] = "highs"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        gradient=True, maps=ENCODED_MAPS, similarities=ENCODED_SIMILARITIES, max_neurons=2000
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=2000)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "kOptimal": Answer.SAT,

@@ -15,16 +15,7 @@ from verifier.encodings.marabou import marabou_query
 from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
-from verifier.engines.base import (
-    ENCODED_MAPS,
-    ENCODED_SIMILARITIES,
-    Answer,
-    Availability,
-    Capabilities,
-    Deadline,
-    Engine,
-    EngineResult,
-)
+from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
 from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -46,9 +37,7 @@ class MarabouEngine(Engine):
     """Marabou's simplex with case splits; UNSAT is numerical (tolerances of about 1e-6)."""
 
     name: ClassVar[str] = "marabou"
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        gradient=True, maps=ENCODED_MAPS, similarities=ENCODED_SIMILARITIES, max_neurons=2000
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=2000)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "sat": Answer.SAT,
