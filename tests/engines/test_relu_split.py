@@ -9,6 +9,7 @@ import pytest
 
 from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
 from verifier.bounds.open_form import OpenForm
+from verifier.bounds.open_refine import refine
 from verifier.engines.base import Answer, Deadline
 from verifier.engines.native import NativeEngine, part_search
 from verifier.engines.native import engine as engine_module
@@ -71,7 +72,7 @@ def test_the_form_is_the_network_and_its_bounds_contain_all_samples(steps: int) 
     for network, box in networks(rng):
         form = OpenForm(network, box, UnitBounder(1))
         if steps > 1:
-            tighter = form.refined(UnitBounder(steps))
+            tighter = refine(form, UnitBounder(steps))
             assert tighter.units <= form.units
             form = tighter
         assert form.units > 0
@@ -125,7 +126,7 @@ def test_bounds_under_phases_contain_the_samples_of_the_phases() -> None:
         truth = (z[-1].T @ y_rows.T)[inside].min(axis=0)
         assert (prove(form, start, weights, columns) <= truth).all()
         assert (prove(form, start, ascend(form, start, weights, columns, steps=30).weights, columns) <= truth).all()
-        part = form.refined(UnitBounder(10), phases)
+        part = refine(form, UnitBounder(10), phases)
         assert not part.empty
         for block, value in zip(part.blocks[1:], values(part, x[inside])[1:], strict=False):
             assert (value[: block.count] >= block.z_low[:, None] - 1e-12).all()
@@ -140,9 +141,9 @@ def test_contradicting_phases_leave_nothing() -> None:
     form = OpenForm(network, Box(-np.ones(2), np.ones(2)), UnitBounder(1))
     both = np.zeros(form.units, dtype=np.int8)
     both[:2] = 1  # x + y >= 0 and x + y <= -0.5
-    assert form.refined(UnitBounder(30), both).refined(UnitBounder(30)).empty
+    assert refine(refine(form, UnitBounder(30), both), UnitBounder(30)).empty
     both[:2] = -1
-    assert not form.refined(UnitBounder(30), both).empty
+    assert not refine(form, UnitBounder(30), both).empty
 
 
 @pytest.mark.parametrize("seed", range(4))

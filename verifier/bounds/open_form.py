@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.crown import LARGEST, UNIT
+from verifier.bounds.crown import LARGEST
 from verifier.bounds.crown_lines import TINY, relu_lines
-from verifier.bounds.open_kernels import add_product
+from verifier.bounds.open_values import Affine, Matrix, gamma, longest_row
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
@@ -43,114 +43,6 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
 
 Ends = tuple[Array, Array]
-Sparse = Any
-"""A ``scipy.sparse.csr_array``."""
-DENSE_FROM = 0.2
-"""Matrices with at least this share of non-zeros are applied by BLAS."""
-
-
-class Matrix:
-    """One M_ks in the forms in which it is applied, for each float type.
-
-    Args:
-        matrix: float64, sparse or dense; it is kept in the form that is faster.
-    """
-
-    def __init__(self, matrix: Any) -> None:
-        self.shape: tuple[int, int] = matrix.shape
-        filled = matrix.nnz if sp.issparse(matrix) else np.count_nonzero(matrix)
-        self.dense = filled >= DENSE_FROM * matrix.shape[0] * matrix.shape[1]
-        if self.dense != (not sp.issparse(matrix)):
-            matrix = sp.csr_array(matrix).toarray() if self.dense else sp.csr_array(matrix)
-        self.matrix: Any = matrix
-        self._forms: dict[Any, Any] = {}
-        self.longest_column = self.shape[0] if self.dense else int(np.bincount(matrix.indices).max(initial=0))
-
-    def _form(self, dtype: Any) -> Any:
-        if dtype not in self._forms:
-            m = self.matrix.astype(dtype)
-            self._forms[dtype] = m if self.dense else (m, sp.csr_array(m.T))
-        return self._forms[dtype]
-
-    def forward(self, x: Array, out: Array) -> None:
-        """``out += M x``, columns."""
-        form = self._form(x.dtype)
-        if self.dense:
-            out += form @ x
-        else:
-            add_product(form[0].indptr, form[0].indices, form[0].data, x, out)
-
-    def backward(self, a: Array, out: Array) -> None:
-        """``out += Mᵀ a``, columns."""
-        form = self._form(a.dtype)
-        if self.dense:
-            out += form.T @ a
-        else:
-            add_product(form[1].indptr, form[1].indices, form[1].data, a, out)
-
-    def rows(self, which: Any) -> Array:
-        """Some rows, dense."""
-        some: Any = self.matrix[which]
-        result: Array = some if self.dense else some.toarray()
-        return result
-
-    def restricted(self, rows: Any, columns: Any) -> Matrix:
-        """Some rows and columns."""
-        return Matrix(self.matrix[rows][:, columns])
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """Values that are affine in the blocks before: ``constant + Σ terms[s] v_s``.
-
-    Attributes:
-        terms, absolute: by block ``(size, live units of the block)``; ``absolute`` bounds sums of absolute products.
-        constant, weight: ``(size,)``, and the sum of the absolute values in it.
-        length: how many terms the sums had, one after the other, that ``terms`` were computed by.
-    """
-
-    terms: dict[int, Sparse]
-    absolute: dict[int, Sparse]
-    constant: Array
-    weight: Array
-    length: int = 0
-
-    def take(self, which: Any) -> Affine:
-        """Some of the values."""
-        return Affine(
-            {s: m[which] for s, m in self.terms.items()},
-            {s: m[which] for s, m in self.absolute.items()},
-            self.constant[which],
-            self.weight[which],
-            self.length,
-        )
-
-    def mapped(self, matrix: Sparse, constant: Array | None = None) -> Affine:
-        """``matrix @ self + constant``."""
-        size = abs(matrix)
-        shift = np.zeros(matrix.shape[0]) if constant is None else constant
-        return Affine(
-            {s: sp.csr_array(matrix @ m) for s, m in self.terms.items()},
-            {s: sp.csr_array(size @ m) for s, m in self.absolute.items()},
-            matrix @ self.constant + shift,
-            size @ self.weight + np.abs(shift),
-            self.length + _longest_row(matrix) + 1,
-        )
-
-    def plus(self, other: Affine, sign: float = 1.0) -> Affine:
-        """``self + sign * other``."""
-        terms, absolute = dict(self.terms), dict(self.absolute)
-        for s, m in other.terms.items():
-            terms[s] = sp.csr_array(terms[s] + sign * m) if s in terms else sp.csr_array(sign * m)
-            a = abs(sign) * other.absolute[s]
-            absolute[s] = sp.csr_array(absolute[s] + a) if s in absolute else sp.csr_array(a)
-        constant, weight = self.constant + sign * other.constant, self.weight + abs(sign) * other.weight
-        return Affine(terms, absolute, constant, weight, max(self.length, other.length) + 2)
-
-    def shifted(self, constant: Array) -> Affine:
-        """``self + constant``."""
-        weight = self.weight + np.abs(constant)
-        return Affine(self.terms, self.absolute, self.constant + constant, weight, self.length + 1)
 
 
 @dataclass(eq=False)
@@ -251,7 +143,7 @@ class OpenForm:
         self.empty = False
         """Whether the assumed phases contradict each other."""
         self.units = 0
-        values: dict[str, Affine] = {network.input: _identity(box.size, 0)}
+        values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
         readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
         for node in network.nodes[1:]:
             inputs = [values[i] for i in node.inputs]
@@ -315,33 +207,14 @@ class OpenForm:
                     new.append(single)
                     single += 1
                 regrouped.append(new)
-            pool, groups = self._stack(winners, rest), regrouped
+            pool, groups = winners.stacked(rest), regrouped
         return pool.take(np.array([g[0] for g in groups]))
-
-    def _stack(self, a: Affine, b: Affine) -> Affine:
-        """The values of both, one after the other."""
-
-        def join(x: dict[int, Sparse], y: dict[int, Sparse]) -> dict[int, Sparse]:
-            result = {}
-            for s in {*x, *y}:
-                width = self.blocks[s].size
-                parts = [m.get(s, sp.csr_array((len(v.constant), width))) for m, v in ((x, a), (y, b))]
-                result[s] = sp.csr_array(sp.vstack(parts))
-            return result
-
-        return Affine(
-            join(a.terms, b.terms),
-            join(a.absolute, b.absolute),
-            np.concatenate([a.constant, b.constant]),
-            np.concatenate([a.weight, b.weight]),
-            max(a.length, b.length),
-        )
 
     def cost(self, value: Affine) -> Array:
         """What rounding loses for each unit of coefficient of these values."""
         total = 3 * self.gamma * value.weight
         for s, m in value.absolute.items():
-            longest = int(np.bincount(m.indices, minlength=1).max(initial=0)) + _longest_row(m)
+            longest = int(np.bincount(m.indices, minlength=1).max(initial=0)) + longest_row(m)
             longest += sum(edge.longest_column for b in self.blocks for t, edge in b.edges if t == s)
             total = total + 3 * gamma(2 * (longest + value.length) + 64) * (m @ self.blocks[s].magnitude)
         return total * (1 + 1e-6) + TINY
@@ -377,14 +250,14 @@ class OpenForm:
         opened = np.flatnonzero((low < 0) & (high > 0))
         live = np.concatenate([opened, np.flatnonzero(low >= 0)])
         edges = [(s, Matrix(m[live])) for s, m in value.terms.items() if m.nnz]
-        self._add(
+        self.add_block(
             Block(live, low[live], high[live], np.zeros(0), cost[live], reach[live], edges, value.constant[live]),
             np.zeros(len(opened), dtype=np.int8),
         )
         pick = sp.csr_array((np.ones(len(live)), (live, np.arange(len(live)))), shape=(len(low), len(live)))
         return Affine({number: pick}, {number: pick}, np.zeros(len(low)), np.zeros(len(low)))
 
-    def _add(self, block: Block, phases: npt.NDArray[np.int8]) -> None:
+    def add_block(self, block: Block, phases: npt.NDArray[np.int8]) -> None:
         """Completes a block: ``low, high`` come as bounds of z, the first ``len(phases)`` units are the open ones."""
         count = len(phases)
         block.magnitude = np.maximum(np.abs(block.low), np.abs(block.high))
@@ -397,85 +270,6 @@ class OpenForm:
         block.phases, block.count, block.first = phases, count, self.units
         self.units += count
         self.blocks.append(block)
-
-    def refined(self, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None) -> OpenForm:
-        """The form again with better bounds, on the part of the box where some phases hold.
-
-        Args:
-            phases: ``(units,)`` over the open units: 1 or -1 where a phase is assumed (those that are assumed
-                already included), else 0.
-        """
-        phases = self.phases if phases is None else phases
-        new = OpenForm.__new__(OpenForm)
-        new.gamma, new.blocks, new.units, new.empty = self.gamma, [self.blocks[0]], 0, self.empty
-        kept: list[Any] = [slice(None)]
-        origin = np.zeros(0, dtype=np.intp)
-        """The numbers that the new form's open units had in this one."""
-        for block in self.blocks[1:]:
-            count = block.count
-            edges = [(s, m.restricted(slice(None), kept[s])) for s, m in block.edges]
-            low = np.concatenate([block.z_low, block.low[count:]])
-            high = np.concatenate([block.z_high, block.high[count:]])
-            phase = phases[block.first : block.first + count]
-            row_weights: Array | None = None
-            if count:
-                middle, radius = block.constant.copy(), 2 * block.cost
-                for s, m in edges:
-                    center = new.blocks[s].low + (new.blocks[s].high - new.blocks[s].low) / 2
-                    middle += m.matrix @ center
-                    radius += abs(m.matrix) @ np.maximum(new.blocks[s].high - center, center - new.blocks[s].low)
-                low, high = np.maximum(low, middle - radius), np.minimum(high, middle + radius)
-                units = np.flatnonzero(((low < 0) & (high > 0))[:count])
-                if len(units) and any(s for s, _ in edges):
-                    rows = {s: m.rows(units).T for s, m in edges}
-                    both = {s: np.hstack([a, -a]) for s, a in rows.items()}
-                    shift, cost = block.constant[units], block.cost[units]
-                    start = Start(both, np.concatenate([shift, -shift]), np.concatenate([cost, cost]))
-                    columns = np.concatenate([units, count + units])
-                    begin = None
-                    if block.row_weights is not None:
-                        begin = block.row_weights[origin][:, columns].astype(np.float32)
-                        begin[(new.phases != 0) & (self.phases[origin] == 0)] = 0.0
-                    found, weights = bounder(new, start, begin)
-                    row_weights = np.zeros((new.units, 2 * count), dtype=np.float16)
-                    row_weights[:, columns] = np.minimum(weights, 6e4)
-                    low[units] = np.maximum(low[units], found[: len(units)])
-                    high[units] = np.minimum(high[units], -found[len(units) :])
-                low[:count] = np.where(phase > 0, np.maximum(low[:count], 0.0), low[:count])
-                high[:count] = np.where(phase < 0, np.minimum(high[:count], 0.0), high[:count])
-                new.empty |= bool((low > high).any())
-                high = np.maximum(low, high)
-            fixed = np.zeros(block.size, dtype=bool)
-            fixed[:count] = phase != 0
-            opened = np.flatnonzero(fixed | ((low < 0) & (high > 0)))
-            keep = np.concatenate([opened, np.flatnonzero((low >= 0) & ~fixed)])
-            kept.append(keep)
-            origin = np.concatenate([origin, block.first + opened])
-            if row_weights is not None:
-                row_weights = row_weights[:, np.concatenate([opened, count + opened])]
-            new._add(
-                Block(
-                    block.units[keep],
-                    low[keep],
-                    high[keep],
-                    np.zeros(0),
-                    block.cost[keep],
-                    block.reach[keep],
-                    [(s, m.restricted(keep, slice(None))) for s, m in edges],
-                    block.constant[keep],
-                    row_weights=row_weights,
-                ),
-                phase[opened],
-            )
-        out = self.output
-        new.output = Affine(
-            {s: m[:, kept[s]] for s, m in out.terms.items()},
-            {s: m[:, kept[s]] for s, m in out.absolute.items()},
-            out.constant,
-            out.weight,
-            out.length,
-        )
-        return new
 
     @property
     def phases(self) -> npt.NDArray[np.int8]:
@@ -525,23 +319,9 @@ class OpenForm:
         return Start({s: m.toarray().T.copy() for s, m in value.terms.items()}, value.constant, self.cost(value))
 
 
-def gamma(k: int) -> float:
-    """γ_k, rounded up (Higham, Section 3.1)."""
-    return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
-
-
 def _terms(network: Network, node: Node) -> int:
     """Values of a node, or the ReLUs that make them, if there are more of these."""
     operator = node.operator
     if isinstance(operator, MaxPool):
         return int(operator.windows(network[node.inputs[0]].shape).size)
     return node.size * max(1, len(operator.breaks)) if isinstance(operator, PiecewiseLinear) else node.size
-
-
-def _longest_row(matrix: Sparse) -> int:
-    return int(np.diff(matrix.indptr).max(initial=0))
-
-
-def _identity(size: int, block: int) -> Affine:
-    eye = sp.csr_array(sp.eye_array(size))
-    return Affine({block: eye}, {block: eye}, np.zeros(size), np.zeros(size))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from verifier.bounds.crown_slopes import UnitBounder
 from verifier.bounds.open_form import OpenForm
+from verifier.bounds.open_refine import refine
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.node_store import Nodes
@@ -152,7 +153,7 @@ class ReluSplit:
             first = self.parts == 1
         limit = began + (0.3 if first else 1.0) * self._deadline.left
         threads = self.threads if pool else 1
-        form = part.form.refined(UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit), part.phases)
+        form = refine(part.form, UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit), part.phases)
         keep = self.proof is not None
         search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
         parts: list[Part] = []

@@ -1,0 +1,92 @@
+"""An `OpenForm` found again with better bounds: on its whole box, or on the part of it where some phases hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.bounds.open_form import Block, Bounder, OpenForm, Start
+from verifier.bounds.open_values import Affine
+from verifier.network.operators import Array
+
+
+def refine(form: OpenForm, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None) -> OpenForm:
+    """The form again with better bounds, on the part of its box where some phases hold.
+
+    Args:
+        phases: ``(units,)`` over the open units: 1 or -1 where a phase is assumed (those that are assumed
+            already included), else 0.
+    """
+    phases = form.phases if phases is None else phases
+    new = OpenForm.__new__(OpenForm)
+    new.gamma, new.blocks, new.units, new.empty = form.gamma, [form.blocks[0]], 0, form.empty
+    kept: list[Any] = [slice(None)]
+    origin = np.zeros(0, dtype=np.intp)
+    """The numbers that the new form's open units had in this one."""
+    for block in form.blocks[1:]:
+        count = block.count
+        edges = [(s, m.restricted(slice(None), kept[s])) for s, m in block.edges]
+        low = np.concatenate([block.z_low, block.low[count:]])
+        high = np.concatenate([block.z_high, block.high[count:]])
+        phase = phases[block.first : block.first + count]
+        row_weights: Array | None = None
+        if count:
+            middle, radius = block.constant.copy(), 2 * block.cost
+            for s, m in edges:
+                center = new.blocks[s].low + (new.blocks[s].high - new.blocks[s].low) / 2
+                middle += m.matrix @ center
+                radius += abs(m.matrix) @ np.maximum(new.blocks[s].high - center, center - new.blocks[s].low)
+            low, high = np.maximum(low, middle - radius), np.minimum(high, middle + radius)
+            units = np.flatnonzero(((low < 0) & (high > 0))[:count])
+            if len(units) and any(s for s, _ in edges):
+                rows = {s: m.rows(units).T for s, m in edges}
+                both = {s: np.hstack([a, -a]) for s, a in rows.items()}
+                shift, cost = block.constant[units], block.cost[units]
+                start = Start(both, np.concatenate([shift, -shift]), np.concatenate([cost, cost]))
+                columns = np.concatenate([units, count + units])
+                begin = None
+                if block.row_weights is not None:
+                    begin = block.row_weights[origin][:, columns].astype(np.float32)
+                    begin[(new.phases != 0) & (form.phases[origin] == 0)] = 0.0
+                found, weights = bounder(new, start, begin)
+                row_weights = np.zeros((new.units, 2 * count), dtype=np.float16)
+                row_weights[:, columns] = np.minimum(weights, 6e4)
+                low[units] = np.maximum(low[units], found[: len(units)])
+                high[units] = np.minimum(high[units], -found[len(units) :])
+            low[:count] = np.where(phase > 0, np.maximum(low[:count], 0.0), low[:count])
+            high[:count] = np.where(phase < 0, np.minimum(high[:count], 0.0), high[:count])
+            new.empty |= bool((low > high).any())
+            high = np.maximum(low, high)
+        fixed = np.zeros(block.size, dtype=bool)
+        fixed[:count] = phase != 0
+        opened = np.flatnonzero(fixed | ((low < 0) & (high > 0)))
+        keep = np.concatenate([opened, np.flatnonzero((low >= 0) & ~fixed)])
+        kept.append(keep)
+        origin = np.concatenate([origin, block.first + opened])
+        if row_weights is not None:
+            row_weights = row_weights[:, np.concatenate([opened, count + opened])]
+        new.add_block(
+            Block(
+                block.units[keep],
+                low[keep],
+                high[keep],
+                np.zeros(0),
+                block.cost[keep],
+                block.reach[keep],
+                [(s, m.restricted(keep, slice(None))) for s, m in edges],
+                block.constant[keep],
+                row_weights=row_weights,
+            ),
+            phase[opened],
+        )
+    out = form.output
+    new.output = Affine(
+        {s: m[:, kept[s]] for s, m in out.terms.items()},
+        {s: m[:, kept[s]] for s, m in out.absolute.items()},
+        out.constant,
+        out.weight,
+        out.length,
+    )
+    return new
