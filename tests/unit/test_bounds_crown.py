@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from verifier.bounds import bounds, gradient_bounds, lirpa_compat
+from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_values
 from verifier.bounds.jacobian import jacobian
 from verifier.bounds.phases import Slopes, phases
@@ -292,3 +293,39 @@ def test_a_missing_auto_lirpa_says_how_to_install_it(monkeypatch):
         bounds(network, box, backend="lirpa")
     with pytest.raises(InputError, match="unknown backend"):
         bounds(network, box, backend="other")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6), epsilon=st.sampled_from([0.0, 1e-9, 0.01, 0.5]), scale=st.sampled_from([1.0, 1e8]))
+def test_forward_functions_hold_in_exact_arithmetic(make, seed, epsilon, scale):
+    rng = np.random.default_rng(seed)
+    network = make(rng)
+    n = network.input_size
+    free = np.sort(rng.choice(n, size=3, replace=False))
+    center, radius = scale * rng.random(n), np.zeros(n)
+    radius[free] = epsilon
+    low, high = (np.stack([center + s * radius, center - 2 + s * radius]) for s in (-1, 1))
+    forms, _ = Forward(network, free).bounds(low, high)
+    exact = ExactNetwork(network)
+    for box in range(2):
+        for x in (low[box], high[box], np.where(rng.random(n) < 0.5, low[box], high[box])):
+            for k, y in enumerate(exact.output(x)):
+                for form, sign in ((forms.lower, 1), (forms.upper, -1)):
+                    *slopes, constant = (Fraction(float(v)) for v in form[k, box])
+                    value = sum((s * Fraction(float(x[j])) for s, j in zip(slopes, free, strict=True)), constant)
+                    assert sign * value <= sign * y
+
+
+def test_forward_functions_are_exact_where_nothing_is_open_and_refuse_overflow():
+    rng = np.random.default_rng(3)
+    network = dense(rng)
+    x = rng.random((1, 4))
+    forms, boxes = Forward(network, np.arange(4)).bounds(x - 1e-12, x + 1e-12)
+    gradients = np.stack([network.gradient(x[0], k) for k in range(3)])
+    np.testing.assert_allclose(forms.lower[:, 0, :-1], gradients, rtol=1e-9)
+    none = np.zeros(forms.size.shape)
+    np.testing.assert_allclose(boxes.least(forms.lower, none)[:, 0], network(x[0]), rtol=1e-9)
+    huge = feedforward([np.full((2, 2), 1e100)] * 4, [np.zeros(2)] * 4)
+    with pytest.raises(InputError, match="too large"):
+        Forward(huge, np.arange(2)).bounds(np.zeros((1, 2)), np.ones((1, 2)))

@@ -122,7 +122,7 @@ class Crown:
         for node in network.nodes:
             operator = node.operator
             if isinstance(operator, AffineOperator):
-                self._absolute[node.name] = _absolute(operator)
+                self._absolute[node.name] = absolute_operator(operator)
                 constant = operator.constant()
                 if constant is not None and np.any(constant):
                     spread = np.broadcast_to(constant, node.shape)
@@ -475,7 +475,7 @@ def _clip(
     return low, high
 
 
-def _absolute(operator: AffineOperator) -> AffineOperator:
+def absolute_operator(operator: AffineOperator) -> AffineOperator:
     """The operator with the absolute values of its coefficients (its constant is not used)."""
     if isinstance(operator, Sum):
         return Sum(tuple(1 for _ in operator.signs))

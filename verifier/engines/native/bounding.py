@@ -1,18 +1,20 @@
-"""Batches of boxes examined with CROWN bounds: compiled for dense chains, general otherwise.
+"""Batches of boxes examined with linear bounds: CROWN, compiled for dense chains, general otherwise; or forward bounds.
 
-Both kinds have the same interface: ``examine(block, free, widths) -> Results`` bounds the boxes, refutes cases, cuts
-the boxes in place and chooses how to split them. The preactivations of all units are kept in one row per box; they
-are tightened in place and handed on to the box's children.
+All kinds have the same interface (`BoxBounds`): bound the boxes, refute cases, cut the boxes in place and choose how
+to split them. With CROWN the preactivations of all units are kept in one row per box; they are tightened in place and
+handed on to the box's children.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from verifier.bounds.crown import LARGEST, Crown
+from verifier.bounds.forward import Forward
 from verifier.engines.native.conditions import Conditions
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
@@ -26,6 +28,21 @@ Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
 ``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``parent (B,)``."""
+
+
+class BoxBounds(Protocol):
+    """What `verifier.engines.native.input_split` asks of bounds; ``root`` are the root's preactivation bounds."""
+
+    root: tuple[Array, Array]
+
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
+        """Bound, refute and cut the boxes of a block, and choose how to split what stays open.
+
+        Args:
+            block: changed in place: ``low``, ``high``, ``pre_low``, ``pre_high``, ``open``, ``spaces``.
+            free: the inputs that vary.
+            widths: their widths in the root box.
+        """
 
 
 def row_errors(crown: Crown, conditions: Conditions) -> Array:
@@ -111,7 +128,7 @@ class ChainBounds:
         self.root: tuple[Array, Array] = (ends[0], ends[1])
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
-        """See the module; the boxes are shared among the threads."""
+        """See `BoxBounds`; the boxes are shared among the threads."""
         from verifier.engines.native.decide import Splits, examine_chain
 
         results = new_results(*block["low"].shape)
@@ -133,12 +150,8 @@ class ChainBounds:
             )
 
         boxes = len(block["low"])
-        if self._threads == 1 or boxes < 16:
-            part(slice(0, boxes))
-        else:
-            step = max(8, -(-boxes // (4 * self._threads)))
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(part, [slice(k, k + step) for k in range(0, boxes, step)]))
+        step = boxes if self._threads == 1 or boxes < 16 else max(8, -(-boxes // (4 * self._threads)))
+        _in_parts(part, boxes, step, self._threads)
         return results
 
 
@@ -157,9 +170,7 @@ class GraphBounds:
         self._errors = row_errors(crown, conditions)
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
-        """See the module."""
-        from verifier.engines.native.decide import examine_rows
-
+        """See `BoxBounds`."""
         low, high, pre_low, pre_high = (block[k] for k in ("low", "high", "pre_low", "pre_high"))
         conditions, crown = self._conditions, self._crown
         parents = {name: (pre_low[:, part], pre_high[:, part]) for name, part in self._parts.items()}
@@ -185,14 +196,79 @@ class GraphBounds:
             slopes[box_of, row_of] = rows.slopes
             # these errors are more than twice what the rows' bounds had subtracted
             constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
-        results = new_results(*low.shape)
-        case_of = conditions.case_of.astype(np.int64)
-        examine_rows(low, high, block["open"], slopes, constants, case_of, free, widths, results)
-        near = np.flatnonzero(block["open"].any(axis=1))
-        if len(near):
-            x = results.point[near]
-            results.margin[near] = conditions.margins(x, crown.network.forward(x).reshape(len(x), -1))
-        return results
+        return _conclude(block, slopes, constants, conditions, crown.network, free, widths)
+
+
+class ForwardBounds:
+    """Networks with very many units and few inputs, by `verifier.bounds.forward`; chooses no units."""
+
+    CHUNK = 1 << 20
+    """Coefficients of the largest layer that are held at once."""
+
+    def __init__(self, network: Network, conditions: Conditions, free: Integers, threads: int) -> None:
+        self._forward, self._conditions, self._threads = Forward(network, free), conditions, threads
+        self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
+
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
+        """See `BoxBounds`; the boxes are shared among the threads."""
+        low, high = block["low"], block["high"]
+        boxes, rows = len(low), len(self._conditions)
+        slopes, constants = np.zeros((boxes, *self._conditions.x_rows.shape)), np.zeros((boxes, rows))
+
+        def part(which: slice) -> None:
+            slopes[which], constants[which] = self._rows(low[which], high[which])
+
+        step = max(1, self.CHUNK // (self._forward.width * (len(free) + 1)))
+        _in_parts(part, boxes, step, self._threads)
+        network = self._forward.network
+        return _conclude(block, slopes, constants, self._conditions, network, free, widths)
+
+    def _rows(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """Functions below the rows of the condition: ``(B, S, n)``, ``(B, S)``."""
+        conditions, forward = self._conditions, self._forward
+        forms, _ = forward.bounds(low, high)
+        y, x = conditions.y_rows, conditions.x_rows
+        middle, apart = (forms.lower + forms.upper) / 2, (forms.upper - forms.lower) / 2
+        found = np.einsum("sm,mbk->bsk", y, middle) - np.einsum("sm,mbk->bsk", np.abs(y), apart)
+        slopes = np.tile(x, (len(low), 1, 1))
+        slopes[:, :, forward.free] += found[:, :, :-1]
+        most = np.maximum(np.abs(low), np.abs(high)) @ np.abs(x).T + forms.size.T @ np.abs(y).T
+        slack = 2 * forward.gamma * (most + np.abs(conditions.bound))
+        return slopes, found[:, :, -1] - conditions.bound - slack
+
+
+def _conclude(
+    block: Block,
+    slopes: Array,
+    constants: Array,
+    conditions: Conditions,
+    network: Network,
+    free: Integers,
+    widths: Array,
+) -> Results:
+    """What follows from functions below the rows, ``slopes (B, S, n)`` and ``constants (B, S)``."""
+    from verifier.engines.native.decide import examine_rows
+
+    low, high = block["low"], block["high"]
+    results = new_results(*low.shape)
+    case_of = conditions.case_of.astype(np.int64)
+    examine_rows(low, high, block["open"], slopes, constants, case_of, free, widths, results)
+    near = np.flatnonzero(block["open"].any(axis=1))
+    if len(near):
+        x = results.point[near]
+        results.margin[near] = conditions.margins(x, network.forward(x).reshape(len(x), -1))
+    return results
+
+
+def _in_parts(work: Callable[[slice], None], boxes: int, step: int, threads: int) -> None:
+    """Work on parts of so many boxes, by several threads if there are several parts."""
+    parts = [slice(k, k + step) for k in range(0, boxes, step)]
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            work(part)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, parts))
 
 
 def new_results(boxes: int, inputs: int) -> Results:

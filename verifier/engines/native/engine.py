@@ -8,12 +8,13 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.native.bounding import ChainBounds, GraphBounds, dense_chain
+from verifier.engines.native.bounding import BoxBounds, ChainBounds, ForwardBounds, GraphBounds, dense_chain
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
+from verifier.network.maxima import recognise_maxima
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed, replay
@@ -60,13 +61,18 @@ class NativeEngine(Engine):
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.keep_tree).run(deadline, listener)
-        crown = Crown(query.network, query.box)
-        layers = dense_chain(query.network)
         rest, low, high = conditions.boxed(query.box)
-        if layers is not None:
-            bounds: ChainBounds | GraphBounds = ChainBounds(crown, rest, layers, options.threads)
-        else:
-            bounds = GraphBounds(crown, rest)
+        bounds = _bounds(query, rest, options.threads)
         tree = SearchTree() if self.keep_tree else None
         probe = Probe(query, conditions, options.seed)
         return InputSplit(query, bounds, low, high, probe, tree).run(deadline, listener)
+
+
+def _bounds(query: Query, conditions: Conditions, threads: int) -> BoxBounds:
+    """The bounds that fit a network of few inputs."""
+    reduced = recognise_maxima(query.network).network
+    if reduced is not query.network:  # bounds of maxima are tight without going back
+        return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
+    crown = Crown(query.network, query.box)
+    layers = dense_chain(query.network)
+    return GraphBounds(crown, conditions) if layers is None else ChainBounds(crown, conditions, layers, threads)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verifier.engines.base import Answer, Deadline, EngineResult
-from verifier.engines.native.bounding import Block, ChainBounds, GraphBounds
+from verifier.engines.native.bounding import Block, BoxBounds
 from verifier.engines.native.probe import HIT, TRIES, Probe
 from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
@@ -43,7 +43,7 @@ class InputSplit:
     def __init__(
         self,
         query: Query,
-        bounds: ChainBounds | GraphBounds,
+        bounds: BoxBounds,
         low: Array,
         high: Array,
         probe: Probe,

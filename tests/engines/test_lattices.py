@@ -1,0 +1,167 @@
+"""Two-level lattice networks, ``max_i min_{j in S_i} f_j(x)`` spelled out in ReLUs: maxima read back, and answers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.native import NativeEngine
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.maxima import recognise_maxima
+from verifier.network.operators import Array, Dense
+from verifier.network.piecewise import MaxPool, relu
+from verifier.options import Options
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
+from verifier.search.replay import replay
+
+ABSOLUTE = np.array([[1.0, 1], [-1, -1], [-1, 1], [1, -1]])
+"""The rows a + b, -a - b, b - a, a - b, as in the lattice networks of VNN-COMP."""
+
+
+def knockout(b: NetworkBuilder, count: int, sign: float, shift: float = 0.0) -> int:
+    """One round of the greater (sign 1) or lesser of neighbours; an entry without a partner meets itself."""
+    half = (count + 1) // 2
+    before, after = np.zeros((4 * half, count)), np.zeros((half, 4 * half))
+    for k in range(half):
+        first, second = 2 * k, min(2 * k + 1, count - 1)
+        before[4 * k : 4 * k + 4, first] += ABSOLUTE[:, 0]
+        before[4 * k : 4 * k + 4, second] += ABSOLUTE[:, 1]
+        after[k, 4 * k : 4 * k + 4] = 0.5, -0.5, sign / 2, sign / 2
+    b.add(Dense(before, np.zeros(4 * half)))
+    b.add(relu())
+    b.add(Dense(after, np.full(half, shift)))
+    return half
+
+
+def lattice(rng: np.random.Generator, inputs: int = 2, lines: int = 6, sets: int = 5) -> tuple[Network, Array, Array]:
+    """A network, its affine functions as rows ``(lines, inputs + 1)``, and its sets ``(sets, members)``."""
+    functions = rng.normal(size=(lines, inputs + 1))
+    members = np.array([rng.choice(lines, size=3, replace=False) for _ in range(sets)])
+    b = NetworkBuilder((inputs,))
+    b.add(Dense(functions[:, :-1], functions[:, -1]))
+    b.add(Dense(np.eye(lines)[members.reshape(-1)], np.zeros(members.size)))
+    # sets of three in two rounds: those of the second round are met by what the first left
+    first, second, third = (3 * np.arange(sets) + k for k in range(3))
+    pairs = np.column_stack([first, second, third, third]).reshape(-1)
+    b.add(Dense(np.eye(3 * sets)[pairs], np.zeros(4 * sets)))
+    count = knockout(b, knockout(b, 4 * sets, -1.0), -1.0)
+    while count > 1:
+        count = knockout(b, count, 1.0)
+    return b.build(), functions, members
+
+
+def greatest_value(functions: Array, members: Array, box: Box) -> float:
+    """The greatest value of the lattice on a box: for each set a linear program."""
+    n = box.size
+    best = -np.inf
+    for group in members:
+        rows = functions[group]
+        found = linprog(
+            np.r_[np.zeros(n), -1.0],
+            A_ub=np.c_[-rows[:, :n], np.ones(len(rows))],
+            b_ub=rows[:, n],
+            bounds=[*zip(box.lower, box.upper, strict=True), (None, None)],
+        )
+        best = max(best, -found.fun)
+    return best
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6))
+def test_lattices_become_maxima_and_stay_the_same_function(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network, functions, members = lattice(rng)
+    reduced = recognise_maxima(network)
+    assert reduced.exact
+    assert all(isinstance(node.operator, MaxPool) for node in reduced.network.activations)
+    assert len(reduced.network.activations) == len(network.activations)
+    x = [Fraction(int(k), 8) for k in rng.integers(-16, 17, size=2)]  # ties are likely
+    lines = [sum(Fraction(a) * b for a, b in zip(f, (*x, 1), strict=True)) for f in functions.tolist()]
+    truth = max(min(lines[j] for j in group) for group in members)
+    (ours,) = ExactNetwork(reduced.network).output(x)
+    assert ours == truth
+    assert ExactNetwork(network).output(x) == [truth]
+
+
+@given(st.integers(0, 10**6))
+def test_any_sum_of_one_relu_and_a_line_is_read_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    units = rng.integers(-3, 4, size=(3, 3)) / 2
+    before = np.concatenate([units, -units, units, np.zeros((1, 3))])
+    bias = np.concatenate([rng.integers(-2, 3, size=3) / 4] * 3 + [np.zeros(1)])
+    bias[3:6] *= -1
+    line = rng.integers(-3, 4, size=(4, 3)) / 4
+    kept = np.eye(3)[rng.integers(0, 3, size=4)] * rng.integers(-2, 3, size=(4, 1))
+    # a line l z is l relu(z) - l relu(-z); the third copy of z shares the remaining relu with the first
+    after = np.hstack([line + kept / 4, -line, 3 * kept / 4, np.ones((4, 1))])
+    b = NetworkBuilder((3,))
+    for operator in (Dense(before, bias), relu(), Dense(after, rng.integers(-2, 3, size=4) / 2)):
+        b.add(operator)
+    network = b.build()
+    reduced = recognise_maxima(network).network
+    assert not reduced.is_relu_only
+    for _ in range(5):
+        x = [Fraction(int(k), 4) for k in rng.integers(-8, 9, size=3)]
+        assert ExactNetwork(reduced).output(x) == ExactNetwork(network).output(x)
+
+
+@pytest.mark.parametrize("case", ["two ReLUs", "rounded", "read elsewhere", "output"])
+def test_other_blocks_are_left_alone(case: str) -> None:
+    before = np.array([[1.0, 1], [-1, -1], [1, -1], [-1, 1]])
+    after = np.array([[0.5, -0.5, 0.5, 0.5]])
+    if case == "two ReLUs":
+        after = np.array([[0.5, 0.5, 0.5, 0.5]])
+    if case == "rounded":
+        after = after * 0.1
+    b = NetworkBuilder((2,))
+    first = b.add(Dense(before, np.zeros(4)))
+    rectified = b.add(relu())
+    last = b.add(Dense(after, np.zeros(1)))
+    if case == "read elsewhere":
+        from verifier.network.operators import Concat
+
+        last = b.add(Concat(0), last, first)
+    if case == "output":
+        last = rectified
+    network = b.build(last)
+    assert recognise_maxima(network).network is network
+
+
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_answers_on_lattices_agree_with_their_linear_programs(inputs: int) -> None:
+    rng = np.random.default_rng(inputs)
+    answers = []
+    for trial in range(12):
+        network, functions, members = lattice(rng, inputs, lines=8, sets=6)
+        box = Box.around(rng.normal(size=inputs), 1.5, None)
+        top = greatest_value(functions, members, box)
+        above = (-1) ** trial * 10.0 ** -(trial % 4) * 0.1
+        case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + above)]))
+        query = Query(network=network, box=box, cases=(case,))
+        result = NativeEngine().solve(query, Options(threads=1 + trial % 2), Deadline.after(20))
+        answers.append(result.answer)
+        assert result.answer is (Answer.UNSAT if above > 0 else Answer.SAT), (trial, above)
+        if result.answer is Answer.SAT:
+            assert result.x is not None
+            assert replay(query, result.x).exact
+    assert set(answers) == {Answer.SAT, Answer.UNSAT}
+
+
+def test_a_deadline_ends_the_search_of_a_lattice() -> None:
+    rng = np.random.default_rng(5)
+    network, functions, members = lattice(rng, 8, lines=40, sets=40)
+    box = Box.around(np.zeros(8), 2.0, None)
+    top = greatest_value(functions, members, box)
+    case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + 1e-7)]))
+    query = Query(network=network, box=box, cases=(case,))
+    result = NativeEngine().solve(query, Options(threads=1), Deadline.after(0.3))
+    assert result.answer is Answer.TIMEOUT
+    assert "boxes left" in result.reason
