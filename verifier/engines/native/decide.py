@@ -79,6 +79,14 @@ class Results(NamedTuple):
 
 
 @jit
+def _any(flags: Flags) -> bool:
+    for flag in flags:
+        if flag:
+            return True
+    return False
+
+
+@jit
 def _margin(chain: Chain, rows: CaseRows, first: int, last: int, x: Array, z: Array) -> float:
     """The greatest row of a case at a point with known preactivations."""
     width = rows.outputs.shape[1]
@@ -307,7 +315,7 @@ def examine_chain(
                 all_costs[i] += cost[i]
             for p in range(varying):
                 hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
-        if not open_cases[box].any():
+        if not _any(open_cases[box]):
             continue
         results.unit[box] = _losses(work, z_low, z_high, all_costs, free, loss)
         results.axis[box] = _axis(loss, EVEN, work.radius, hull_low, hull_high, widths, free)
@@ -370,7 +378,7 @@ def examine_rows(
                 hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
                 for i in range(count):
                     gain[p] += abs(f.scaled[i, p])
-        if not open_cases[box].any():
+        if not _any(open_cases[box]):
             continue
         results.axis[box] = _axis(gain, 1.0, radius, hull_low, hull_high, widths, free)
         for p in range(varying):
