@@ -29,7 +29,7 @@ def jit(function: Any) -> Any:
     Reductions of arrays (``any``, ``sum`` …) are avoided in all kernels: a kernel that has one imports scipy.linalg.
     """
     kernel = njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")(function)
-    cache = getattr(kernel, "_cache", None)
+    cache: Any = getattr(kernel, "_cache", None)
     if hasattr(cache, "_load_overload") and hasattr(cache, "_guard_against_spurious_io_errors"):
         cache.load_overload = partial(_load, cache)
     return kernel

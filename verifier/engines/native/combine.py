@@ -176,7 +176,7 @@ def cut(f: Functions, count: int, middle: Array, turns: int) -> bool:
                 elif slope < 0.0:
                     reach = f.high[j] + remaining / slope * (1.0 + SLACK)
                     f.low[j] = max(f.low[j], reach - SLACK * abs(reach))
+    possible = True
     for j in range(f.low.size):
-        if not f.low[j] <= f.high[j]:
-            return False
-    return True
+        possible = possible and f.low[j] <= f.high[j]
+    return possible

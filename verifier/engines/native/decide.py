@@ -80,10 +80,10 @@ class Results(NamedTuple):
 
 @jit
 def _any(flags: Flags) -> bool:
+    found = False
     for flag in flags:
-        if flag:
-            return True
-    return False
+        found = found or flag
+    return found
 
 
 @jit
