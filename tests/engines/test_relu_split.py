@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
-from verifier.bounds.open_form import OpenForm
+from verifier.bounds.open_form import Bounder, OpenForm
 from verifier.bounds.open_refine import refine
+from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, Deadline
 from verifier.engines.native import NativeEngine, part_search
 from verifier.engines.native import engine as engine_module
@@ -66,13 +67,13 @@ def values(form: OpenForm, x: np.ndarray) -> list[np.ndarray]:
     return z
 
 
-@pytest.mark.parametrize("steps", [1, 10])
-def test_the_form_is_the_network_and_its_bounds_contain_all_samples(steps: int) -> None:
+@pytest.mark.parametrize("bounder", [None, UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
+def test_the_form_is_the_network_and_its_bounds_contain_all_samples(bounder: Bounder | None) -> None:
     rng = np.random.default_rng(0)
     for network, box in networks(rng):
         form = OpenForm(network, box, UnitBounder(1))
-        if steps > 1:
-            tighter = refine(form, UnitBounder(steps))
+        if bounder is not None:
+            tighter = refine(form, bounder)
             assert tighter.units <= form.units
             form = tighter
         assert form.units > 0
@@ -105,7 +106,30 @@ def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     assert better > 5
 
 
-def test_bounds_under_phases_contain_the_samples_of_the_phases() -> None:
+def width(form: OpenForm) -> float:
+    return sum(float((b.high - b.low).sum()) for b in form.blocks[1:])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
+    rng = np.random.default_rng(3)
+    network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
+    form = refine(OpenForm(network, box, UnitBounder(1)), UnitBounder(40))
+    little = refine(form, UnitSearch(UnitBounder(10, threads), 2000))
+    much = refine(form, UnitSearch(UnitBounder(10, threads), 20000))
+    assert width(little) < 0.95 * width(form)
+    assert width(much) < width(little)
+    x = box.sample(20000, rng)
+    for block, value in zip(much.blocks[1:], values(much, x)[1:], strict=False):
+        assert (value[: block.count] >= block.z_low[:, None]).all()
+        assert (value[: block.count] <= block.z_high[:, None]).all()
+        assert (value[block.count :] >= 0).all()
+    signs = [(v.min(axis=1) < 0) & (v.max(axis=1) > 0) for v in values(form, x)[1:-1]]
+    assert sum(int(s.sum()) for s in signs) <= much.units < little.units <= form.units
+
+
+@pytest.mark.parametrize("bounder", [UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
+def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder) -> None:
     """With any multipliers; in the rows of a node, and in the units' bounds of a form refined by phases."""
     rng = np.random.default_rng(2)
     checked = 0
@@ -126,7 +150,7 @@ def test_bounds_under_phases_contain_the_samples_of_the_phases() -> None:
         truth = (z[-1].T @ y_rows.T)[inside].min(axis=0)
         assert (prove(form, start, weights, columns) <= truth).all()
         assert (prove(form, start, ascend(form, start, weights, columns, steps=30).weights, columns) <= truth).all()
-        part = refine(form, UnitBounder(10), phases)
+        part = refine(form, bounder, phases)
         assert not part.empty
         for block, value in zip(part.blocks[1:], values(part, x[inside])[1:], strict=False):
             assert (value[: block.count] >= block.z_low[:, None] - 1e-12).all()
@@ -150,6 +174,9 @@ def test_contradicting_phases_leave_nothing() -> None:
 def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeypatch) -> None:
     """Where a sample reaches, there is no proof; a counterexample is one; and there are proofs below."""
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
+    if seed % 2:  # nothing is searched for long, so that the bounds of units are
+        monkeypatch.setattr(part_search, "PATIENCE", 0.0)
+        monkeypatch.setattr(part_search, "LENIENCE", 0.0)
     rng = np.random.default_rng(10 + seed)
     proofs = 0
     for network, box in networks(rng):

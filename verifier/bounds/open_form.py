@@ -276,11 +276,11 @@ class OpenForm:
         """The phases assumed, over the open units of the blocks so far: ``(units,)``."""
         return np.concatenate([b.phases for b in self.blocks])
 
-    def widest_unit(self, start: Start) -> int:
-        """The free unit whose relaxation may move some rows most, through all bounds that depend on it.
+    def unit_scores(self, start: Start) -> Array:
+        """By how much the relaxation of each free unit may move some rows, through all bounds that depend on it.
 
         The height of its triangle times the sum of absolute weights on all paths to the rows: early units count
-        for more than in a bound's coefficients, for they also loosen the bounds of the units after them.
+        for more than in a bound's coefficients, for they also loosen the bounds of the units after them. -1 where fixed.
         """
         weight = [np.zeros(b.size) for b in self.blocks]
         for s, a in start.coefficients.items():
@@ -294,7 +294,7 @@ class OpenForm:
             w[: block.count] *= np.where(block.phases == 0, block.slope, block.phases > 0)
             for s, matrix in block.edges:
                 weight[s] += abs(matrix.matrix).T @ w
-        return int(scores.argmax())
+        return scores
 
     # -- rows --------------------------------------------------------------------------------------------
     def unit_rows(self, value: Affine) -> Start:

@@ -31,8 +31,6 @@ NODE_STEPS = 12
 PATIENCE, LENIENCE = 0.5, 10.0
 """A part is searched for so many times the seconds that its bounds took; then only if the search is expected to end
 within so many times these seconds."""
-LONGEST_REFINEMENT = 2.0
-"""Seconds: where bounds take longer than this they are not found again, and there is but one part."""
 BATCH = 128
 """Nodes that are bounded together."""
 CANDIDATES, MOST_CANDIDATES = 4, 32
@@ -108,13 +106,18 @@ class PartSearch:
         pick = np.array(chosen, dtype=np.intp)
         return Nodes(margin[pick], flat[pick], phases.T[pick], found.weights.T[pick]), found.minimiser[pick]
 
-    def run(self, nodes: Nodes, spent: float) -> Outcome:
-        """Search from these nodes on; ``spent`` seconds were spent on the bounds of the part."""
+    def run(self, nodes: Nodes, spent: float, whole: bool = False) -> Outcome:
+        """Search from these nodes on.
+
+        Args:
+            spent: seconds that the bounds of the part took; they decide when the search gives up.
+            whole: whether it never gives up, for nothing else will be tried.
+        """
         store, outcome = NodeStore(self.form.units), self.outcome
         store.add(nodes)
         started = time.monotonic()
         check = started + PATIENCE * spent
-        whole = spent >= LONGEST_REFINEMENT or bool((self.form.phases != 0).all())
+        whole = whole or bool((self.form.phases != 0).all())
         closed, base = 0.0, int((self.form.phases != 0).sum())
         while len(store):
             now = time.monotonic()

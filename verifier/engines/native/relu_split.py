@@ -2,8 +2,9 @@
 
 The network is written over the ReLUs that are open on the box (`OpenForm`), with bounds optimised for each of
 them. With these bounds the box is searched (`PartSearch`: β-CROWN). Where that does not soon succeed and bounds are
-cheap, the box is divided by the phase of one ReLU, and both parts get bounds of their own. That ReLU is an early
-one, whose relaxation loosens all bounds after it; the search within a part splits the late ones.
+cheap, the bound of each ReLU is searched for as well (`UnitSearch`), with more and more effort; then the box is divided
+by the phase of one ReLU, and both parts get bounds of their own. That ReLU is an early one, whose relaxation loosens
+all bounds after it; the search within a part splits the late ones.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.crown_slopes import UnitBounder
-from verifier.bounds.open_form import OpenForm
+from verifier.bounds.open_form import OpenForm, Start
 from verifier.bounds.open_refine import refine
+from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.node_store import Nodes
@@ -34,6 +36,15 @@ from verifier.verdict import Certainty
 
 ROOT_STEPS, TIGHTEN_STEPS, REFINE_STEPS = 40, 20, 4
 """Steps of the ascents on the rows of a part, on the units of the whole box, and on those of a part."""
+EFFORT, HARDER, PART_EFFORT = 4000, 3, 5000
+"""Nodes of the searches for the bounds of a block's units: at first, by how much they grow from turn to turn, and in
+a part."""
+SHARE = 0.1
+"""A turn of these searches is taken if it is expected to end within this share of the time left."""
+LONGEST_REFINEMENT = 2.0
+"""Seconds: where bounds take longer than this they are not found again, and there is but one part."""
+TRIED_UNITS, TRIAL_STEPS, TRIAL_ROOT_STEPS = 8, 2, 10
+"""ReLUs that are tried before a part is divided by one, and the steps of the ascents then, on units and on rows."""
 LONGEST_SEARCH = 6.0
 """Seconds for counterexamples once the root's bounds have failed."""
 
@@ -46,11 +57,13 @@ class Part:
         form: a form that holds on it.
         phases: ``(units of the form,)``: the phases that make it the part.
         cases: the cases that are still open on it.
+        effort: of the searches for its units' bounds; 0: there are none.
     """
 
     form: OpenForm
     phases: Array
     cases: Sequence[int]
+    effort: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +111,7 @@ class ReluSplit:
         self.proof: list[PartProof] | None = [] if keep_tree else None
         self.count = self.parts = 0
         self._told = 0.0
+        self._whole = False
         self._lock = threading.Lock()
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
@@ -153,28 +167,62 @@ class ReluSplit:
             first = self.parts == 1
         limit = began + (0.3 if first else 1.0) * self._deadline.left
         threads = self.threads if pool else 1
-        form = refine(part.form, UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit), part.phases)
+        plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit)
+        form = refine(part.form, UnitSearch(plain, part.effort) if part.effort else plain, part.phases)
+        spent = time.monotonic() - began
+        if first:
+            self._whole = spent >= LONGEST_REFINEMENT
         keep = self.proof is not None
         search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
         parts: list[Part] = []
         if not form.empty:
             nodes, points = search.root(part.cases, ROOT_STEPS)
             search.outcome.witness = search.look(points)
-            if first:
-                text = f"{len(nodes)} cases and {form.units} open ReLUs left after the root's bounds"
+            if not part.phases.any():
+                text = f"{len(nodes)} cases and {form.units} open ReLUs left by the bounds of the whole box"
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
             if len(nodes) and search.outcome.witness is None:
-                search.run(nodes, time.monotonic() - began)
+                search.run(nodes, time.monotonic() - began, self._whole)
         left = search.outcome.left
-        if left:
+        harder = part.effort * HARDER or EFFORT
+        expected = spent * HARDER if part.effort else 0.0
+        if left and not keep and not part.phases.any() and expected < SHARE * self._deadline.left:
+            parts.append(Part(form, form.phases, left, harder))
+        elif left:
             rows = search.start.take(nodes.row[np.isin(self.conditions.case_of[nodes.row], left)])
-            unit = form.widest_unit(rows)
+            unit = self._unit(form, rows, left, time.monotonic() + spent)
             for sign in (1, -1):
                 phases = form.phases
                 phases[unit] = sign
-                parts.append(Part(form, phases, left))
+                parts.append(Part(form, phases, left, 0 if keep else PART_EFFORT))
         self._record(form, search.outcome)
         return search.outcome, parts
+
+    def _unit(self, form: OpenForm, rows: Start, cases: Sequence[int], until: float) -> int:
+        """The unit to divide a part by: of those with the highest scores the one whose parts have the best bounds.
+
+        Args:
+            until: `time.monotonic` moment after which no further one is tried.
+        """
+        scores = form.unit_scores(rows)
+        best, choice = -np.inf, int(scores.argmax())
+        for unit in np.argsort(-scores)[:TRIED_UNITS]:
+            if scores[unit] <= 0 or time.monotonic() > until:
+                break
+            ends = []
+            for sign in (1, -1):
+                phases = form.phases
+                phases[unit] = sign
+                half = refine(form, UnitBounder(TRIAL_STEPS), phases)
+                bound = np.zeros(1)
+                if not half.empty:
+                    search = PartSearch(self.query, self.conditions, half, self._deadline)
+                    bound = search.root(cases, TRIAL_ROOT_STEPS)[0].bound
+                ends.append(float(np.minimum(bound, 0.0).sum()))
+            value = 2 * min(ends) + max(ends)
+            if value > best:
+                best, choice = value, int(unit)
+        return choice
 
     # -- helpers -----------------------------------------------------------------------------------------
     def _record(self, form: OpenForm, outcome: Outcome) -> None:

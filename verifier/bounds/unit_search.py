@@ -1,0 +1,156 @@
+"""Bounds on ReLUs' inputs by branch and bound: for each unit a small search of its own over the phases of earlier units.
+
+In a dense network the relaxation of one layer loosens the bounds of the next, and so on from layer to layer: three
+layers on most units look open that are not. So the units' bounds are worth a search each, layer by layer (the idea of
+refining bounds by a MIP before the branch and bound: Wang et al., NeurIPS 2021, "bab-refine"; here many thousands of
+nodes of all rows of a block are bounded together, in the manner of `crown_slopes.ascend`). A row's leaves cover the box,
+so the lowest of their bounds is a bound of the row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.bounds.crown_slopes import CHUNK, UnitBounder, ascend, prove
+from verifier.bounds.open_form import OpenForm, Start
+from verifier.network.operators import Array
+
+STEPS = 3
+"""Steps of the ascent on a node: new nodes raise bounds more than more steps do."""
+GROWTH = 1.3
+"""From round to round, so many times more leaves of each row are split."""
+MARGIN = 1e-5
+"""A bound in float32 must be so far above zero to be tried in float64."""
+
+
+@dataclass(eq=False)
+class Leaves:
+    """Leaves of many searches, one line each.
+
+    Attributes:
+        row: ``(N,)`` the row that a leaf belongs to.
+        bound: ``(N,)`` its bound (in float32 while the search goes on).
+        phases, weights: ``(N, units)`` as in `node_store.Nodes`.
+        unit: ``(N,)`` the free unit that costs the bound most; -1: there is none.
+    """
+
+    row: npt.NDArray[np.intp]
+    bound: Array
+    phases: Any
+    weights: Array
+    unit: npt.NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, which: Any) -> Leaves:
+        """Some of the leaves."""
+        return Leaves(*(a[which] for a in vars(self).values()))
+
+    @staticmethod
+    def join(parts: list[Leaves]) -> Leaves:
+        """All leaves of the parts."""
+        return Leaves(*(np.concatenate([getattr(p, n) for p in parts]) for n in vars(parts[0])))
+
+
+@dataclass(frozen=True)
+class UnitSearch:
+    """A `open_form.Bounder` that searches for each row that `first` leaves below zero.
+
+    Attributes:
+        first: the bounds from which the searches start.
+        effort: nodes of all searches of a call together.
+        keep: called with the leaves of each call's searches (their rows numbered as in the call), if given.
+    """
+
+    first: UnitBounder
+    effort: int
+    keep: Callable[[OpenForm, Leaves], None] | None = None
+
+    def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
+        """See `open_form.Bounder`."""
+        lower, weights = self.first(form, start, begin)
+        rows = np.flatnonzero((lower < 0) & (lower > -np.inf))
+        if not len(rows) or not (form.phases == 0).any():
+            return lower, weights
+        with ThreadPoolExecutor(self.first.threads) as pool:
+            opened, closed = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort)
+        found = np.full(len(start), 0.0)
+        np.minimum.at(found, opened.row, opened.bound)
+        lower[rows] = np.maximum(lower[rows], found[rows])
+        if self.keep is not None:
+            self.keep(form, Leaves.join([opened, *closed]))
+        return lower, weights
+
+
+class _Searches:
+    """The searches of the rows of one call."""
+
+    def __init__(self, form: OpenForm, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
+        self.form, self.start, self.pool, self.until = form, start, pool, until
+        self.closed: list[Leaves] = []
+
+    def run(self, rows: npt.NDArray[np.intp], weights: Array, effort: int) -> tuple[Leaves, list[Leaves]]:
+        """The leaves that are open at the end, with proved bounds, and those that are refuted."""
+        count = len(rows)
+        phases = np.repeat(self.form.phases[None], count, axis=0)
+        root = Leaves(rows, np.full(count, -np.inf), phases, weights.T[rows].astype(np.float32), np.zeros(count, int))
+        leaves = self._bound(root)
+        nodes, most = count, 1.0
+        while len(leaves) and nodes < effort and time.monotonic() < self.until:
+            order = np.lexsort((leaves.bound, leaves.row))
+            row = leaves.row[order]
+            rank = np.arange(len(row)) - np.searchsorted(row, row)
+            pick = order[(rank < int(most)) & (leaves.bound[order] < 0) & (leaves.unit[order] >= 0)]
+            if not len(pick):
+                break
+            rest = np.ones(len(leaves), dtype=bool)
+            rest[pick] = False
+            children = []
+            for sign in (1, -1):
+                child = leaves.take(pick)
+                place = np.arange(len(pick))
+                child.phases[place, child.unit], child.weights[place, child.unit] = sign, 0.0
+                children.append(child)
+            leaves = Leaves.join([leaves.take(rest), self._bound(Leaves.join(children))])
+            nodes += 2 * len(pick)
+            most *= GROWTH
+
+        def proved(part: Leaves) -> Array:
+            return prove(self.form, self.start.take(part.row), *_columns(part))
+
+        pieces = [leaves.take(slice(k, k + CHUNK)) for k in range(0, len(leaves), CHUNK)]
+        if pieces:
+            leaves.bound = np.concatenate(list(self.pool.map(proved, pieces)))
+        return leaves, self.closed
+
+    def _bound(self, nodes: Leaves) -> Leaves:
+        """Bound new nodes: those that are not refuted."""
+        pieces = [nodes.take(slice(k, k + CHUNK)) for k in range(0, len(nodes), CHUNK)]
+        return Leaves.join(list(self.pool.map(self._bound_piece, pieces)))
+
+    def _bound_piece(self, nodes: Leaves) -> Leaves:
+        rows = self.start.take(nodes.row)
+        weights, phases = _columns(nodes)
+        found = ascend(self.form, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
+        assert found.scores is not None
+        nodes.weights = np.ascontiguousarray(found.weights.T)
+        nodes.bound = np.maximum(nodes.bound, found.lower)
+        nodes.unit = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)
+        refuted = found.lower > MARGIN
+        maybe = np.flatnonzero(refuted)
+        if len(maybe):
+            refuted[maybe] = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe]) > 0
+            self.closed.append(nodes.take(refuted))
+        return nodes.take(~refuted)
+
+
+def _columns(nodes: Leaves) -> tuple[Array, Any]:
+    return np.ascontiguousarray(nodes.weights.T), np.ascontiguousarray(nodes.phases.T)
