@@ -25,8 +25,9 @@ from verifier.verdict import Status, Verdict, Witness
 MOST_REPLAY = 10.0
 """Seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too."""
 SHORT_SEARCH, LONG_SEARCH = 0.3, 6.0
-"""Seconds of the counterexample search before bounds and before engines; those that search themselves get no
-second one."""
+"""Seconds of the counterexample search before bounds and before engines."""
+FIRST_LOOK = 0.15
+"""Seconds of the only search before engines that search themselves."""
 FEW_INPUTS, FEW_NEURONS = 16, 1000
 """With at most so many inputs that vary and neurons, bounds on a few parts of the box are tried first."""
 
@@ -82,8 +83,8 @@ class _Run:
         neurons = self.query.network.neurons
         # longer for larger networks, whose proofs take longer too
         searching = all(engine.searches(self.query) for engine in engines)
-        most = SHORT_SEARCH / 2 if searching else SHORT_SEARCH
-        found = self._search(min(most, 0.05 + neurons / 1000), self.options.seed)
+        most = min(FIRST_LOOK, 0.02 + neurons / 8000) if searching else min(SHORT_SEARCH, 0.05 + neurons / 1000)
+        found = self._search(most, self.options.seed)
         if found is None:
             found = self._bounds(engines)
         if found is None and not searching:
@@ -165,11 +166,15 @@ class _Run:
         """Bounds alone, where the choice of engine is left to us: a named engine is asked for its own word.
 
         Engines of our own, which run in this process, begin with bounds themselves; where a dozen boxes take less
-        time than loading their compiled code, that is done here all the same.
+        time than loading their compiled code, that is done here all the same (the native engine loads it late).
         """
         if self.options.engine != "auto" or self.deadline.passed:
             return None
-        small = self.query.network.neurons <= FEW_NEURONS and np.count_nonzero(self.query.box.width) <= FEW_INPUTS
+        small = (
+            engines[0].name != "native"
+            and self.query.network.neurons <= FEW_NEURONS
+            and np.count_nonzero(self.query.box.width) <= FEW_INPUTS
+        )
         if not (small or engines[0].isolated):
             return None
         from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts

@@ -12,10 +12,12 @@ from verifier.bounds.crown import Crown
 from verifier.bounds.crown_dense import tighten, workspace
 from verifier.engines.base import Answer, Deadline
 from verifier.engines.native import NativeEngine, decide, input_split
-from verifier.engines.native.bounding import ChainBounds, dense_chain
+from verifier.engines.native.bounding import ChainBounds, StagedBounds, dense_chain
 from verifier.engines.native.combine import best_weights, cut, room
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.probe import Probe
+from verifier.engines.native.rows import examine_rows
+from verifier.events import ignore
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
 from verifier.options import Options
@@ -99,6 +101,53 @@ def test_answers_agree_with_all_linear_regions(
         if truth is Answer.SAT:
             assert result.x is not None
             assert replay(query, result.x).exact
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002, np.inf], ids=["compiled", "both", "numpy"])
+def test_answers_do_not_depend_on_when_compiled_code_is_loaded(
+    seconds: float, questions: list[tuple[Query, Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StagedBounds, "START_SECONDS", seconds)
+    for query, truth in questions:
+        conditions = Conditions.of(query)
+        rest, low, high = conditions.boxed(query.box)
+        layers = dense_chain(query.network)
+        assert layers is not None
+        bounds = StagedBounds(Crown(query.network, query.box), rest, layers, 1)
+        search = input_split.InputSplit(query, bounds, low, high, Probe(query, conditions, 0))
+        assert search.run(Deadline.after(20), ignore).answer is truth
+
+
+def test_rows_refute_and_cut_nothing_that_meets_a_case() -> None:
+    rng = np.random.default_rng(4)
+    refuted = shrunk = 0
+    for trial in range(60):
+        boxes, n, cases = 5, int(rng.integers(2, 5)), int(rng.integers(1, 4))
+        case_of = np.sort(rng.integers(0, cases, size=int(rng.integers(1, 7))))  # some cases have no row
+        free = np.arange(n) if trial % 2 else np.arange(1, n)
+        low = rng.normal(size=(boxes, n))
+        high = low.copy()
+        high[:, free] += rng.random((boxes, len(free)))
+        slopes, constants = rng.normal(size=(boxes, len(case_of), n)), rng.normal(size=(boxes, len(case_of)))
+        if trial % 5 == 0:
+            slopes[0, 0], constants[0, 0] = 0.0, -np.inf
+            slopes[1, 0, 0] = np.nan
+        ends, open_cases = (low.copy(), high.copy()), np.ones((boxes, cases), dtype=bool)
+        results = examine_rows(*ends, open_cases, slopes, constants, case_of, free, np.ones(len(free)))
+        x = low[:, None] + rng.random((boxes, 400, n)) * (high - low)[:, None]
+        for box in range(boxes):
+            values = x[box] @ slopes[box].T + constants[box]
+            met = np.stack([~(values[:, case_of == c] > 0).any(axis=1) for c in range(cases)], axis=1)
+            assert not met[:, ~open_cases[box]].any()
+            inside = ((x[box] >= ends[0][box]) & (x[box] <= ends[1][box])).all(axis=1)
+            assert inside[met.any(axis=1)].all()
+            if open_cases[box].any():
+                assert (results.point[box] >= low[box] - 1e-9).all()
+                assert (results.point[box] <= high[box] + 1e-9).all()
+                shrunk += int((ends[1][box] - ends[0][box] < high[box] - low[box] - 1e-6).any())
+        refuted += int((~open_cases).sum())
+    assert refuted > 20
+    assert shrunk > 20
 
 
 def test_the_best_weights_are_those_of_the_linear_program() -> None:

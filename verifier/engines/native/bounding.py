@@ -7,22 +7,22 @@ handed on to the box's children.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
 from verifier.bounds.crown import LARGEST, Crown
 from verifier.bounds.forward import Forward
 from verifier.engines.native.conditions import Conditions
+from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
-
-if TYPE_CHECKING:
-    from verifier.engines.native.decide import Integers, Results
 
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
@@ -199,6 +199,28 @@ class GraphBounds:
         return _conclude(block, slopes, constants, conditions, crown.network, free, widths)
 
 
+class StagedBounds:
+    """Dense chains, in numpy first: many questions end before the compiled code would be loaded."""
+
+    START_SECONDS = 0.1
+    """Seconds of this thread in numpy; loading the compiled code takes about 0.4."""
+
+    def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
+        self._bounds: BoxBounds = GraphBounds(crown, conditions)
+        self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
+        self._spent = 0.0
+        self.root = self._bounds.root
+
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
+        """See `BoxBounds`."""
+        if isinstance(self._bounds, GraphBounds) and self._spent > self.START_SECONDS:
+            self._bounds = self._compiled()
+        began = time.thread_time()
+        results = self._bounds.examine(block, free, widths)
+        self._spent += time.thread_time() - began
+        return results
+
+
 class ForwardBounds:
     """Networks with very many units and few inputs, by `verifier.bounds.forward`; chooses no units."""
 
@@ -247,12 +269,8 @@ def _conclude(
     widths: Array,
 ) -> Results:
     """What follows from functions below the rows, ``slopes (B, S, n)`` and ``constants (B, S)``."""
-    from verifier.engines.native.decide import examine_rows
-
-    low, high = block["low"], block["high"]
-    results = new_results(*low.shape)
     case_of = conditions.case_of.astype(np.int64)
-    examine_rows(low, high, block["open"], slopes, constants, case_of, free, widths, results)
+    results = examine_rows(block["low"], block["high"], block["open"], slopes, constants, case_of, free, widths)
     near = np.flatnonzero(block["open"].any(axis=1))
     if len(near):
         x = results.point[near]
@@ -269,21 +287,3 @@ def _in_parts(work: Callable[[slice], None], boxes: int, step: int, threads: int
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, parts))
-
-
-def new_results(boxes: int, inputs: int) -> Results:
-    """Room for the results on so many boxes."""
-    from verifier.engines.native.decide import Results
-
-    return Results(
-        bound=np.full(boxes, np.inf),
-        axis=np.zeros(boxes, dtype=np.int64),
-        unit=np.full(boxes, -1, dtype=np.int64),
-        point=np.zeros((boxes, inputs)),
-        margin=np.full(boxes, np.inf),
-    )
-
-
-def results_of(results: Results, which: slice) -> Results:
-    """The results on some of the boxes, to be written."""
-    return results._replace(**{name: array[which] for name, array in results._asdict().items()})

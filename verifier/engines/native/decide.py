@@ -21,19 +21,15 @@ import numpy.typing as npt
 
 from verifier.bounds.crown_dense import Chain, Work, backward, evaluate, jit, tighten, workspace
 from verifier.engines.native.combine import Functions, best_weights, cut, put, room
+from verifier.engines.native.rows import TURNS, Flags, Integers, Results
 from verifier.network.operators import Array
 
 ROUNDS = 4
 """Functions made at most for a case of a box."""
 WORTH = 0.02
 """A new function is kept if it raises the bound at the point by this share."""
-TURNS = 2
-"""How often all functions cut a box in turn."""
 EVEN = 0.05
 """How much the relative width of an input counts beside what splitting it promises."""
-
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 class CaseRows(NamedTuple):
@@ -59,23 +55,6 @@ class Splits(NamedTuple):
     phases: npt.NDArray[np.int8]
     counts: Integers
     spaces: Array
-
-
-class Results(NamedTuple):
-    """What was found, one entry per box.
-
-    Attributes:
-        bound: the least bound over the cases that stay open.
-        axis: which of the varying inputs to split.
-        unit: the open ReLU that costs the bound most, -1 for none.
-        point, margin: ``(B, n)`` the most promising point seen, and the greatest row of its best case there.
-    """
-
-    bound: Array
-    axis: Integers
-    unit: Integers
-    point: Array
-    margin: Array
 
 
 @jit
@@ -319,67 +298,5 @@ def examine_chain(
             continue
         results.unit[box] = _losses(work, z_low, z_high, all_costs, free, loss)
         results.axis[box] = _axis(loss, EVEN, work.radius, hull_low, hull_high, widths, free)
-        for p in range(varying):
-            low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]
-
-
-@jit
-def examine_rows(
-    low: Array,
-    high: Array,
-    open_cases: Flags,
-    row_slopes: Array,
-    row_constants: Array,
-    case_of: Integers,
-    free: Integers,
-    widths: Array,
-    results: Results,
-) -> None:
-    """The same for any network, from functions that are known: ``row_slopes (B, S, n)``, ``row_constants (B, S)``.
-
-    Splits the input along which the rows vary most, for nothing is known of the ReLUs; looks at corners.
-    """
-    boxes, n = low.shape
-    row_count, varying = case_of.size, free.size
-    f = room(row_count, varying, row_count)
-    x_middle, radius, middle, gain = np.empty(n), np.empty(n), np.empty(varying), np.empty(varying)
-    hull_low, hull_high = np.empty(varying), np.empty(varying)
-    for box in range(boxes):
-        results.bound[box], results.unit[box], results.margin[box] = np.inf, -1, np.inf
-        for j in range(n):
-            x_middle[j] = low[box, j] + (high[box, j] - low[box, j]) / 2
-            radius[j] = max(high[box, j] - x_middle[j], x_middle[j] - low[box, j]) * (1.0 + 1e-15)
-        for p in range(varying):
-            middle[p] = x_middle[free[p]]
-        hull_low[:], hull_high[:], gain[:] = np.inf, -np.inf, 0.0
-        last = 0
-        for case in range(open_cases.shape[1]):
-            first = last
-            while last < row_count and case_of[last] == case:
-                last += 1
-            if not open_cases[box, case]:
-                continue
-            count = 0
-            for s in range(first, last):
-                put(f, count, row_slopes[box, s], row_constants[box, s], x_middle, radius, free)
-                count += 1
-            value = best_weights(f, count) if count else -np.inf
-            for p in range(varying):
-                f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
-            if value > 0.0 or not cut(f, count, middle, TURNS):
-                open_cases[box, case] = False
-                continue
-            if value < results.bound[box]:
-                results.bound[box] = results.margin[box] = value
-                results.point[box] = x_middle
-                for p in range(varying):
-                    results.point[box, free[p]] += f.target[p] * radius[free[p]]
-            for p in range(varying):
-                hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
-                for i in range(count):
-                    gain[p] += abs(f.scaled[i, p])
-        if not _any(open_cases[box]):
-            continue
-        results.axis[box] = _axis(gain, 1.0, radius, hull_low, hull_high, widths, free)
         for p in range(varying):
             low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]

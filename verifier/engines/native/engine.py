@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.native.bounding import BoxBounds, ChainBounds, ForwardBounds, GraphBounds, dense_chain
+from verifier.engines.native.bounding import (
+    BoxBounds,
+    ChainBounds,
+    ForwardBounds,
+    GraphBounds,
+    StagedBounds,
+    dense_chain,
+)
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
@@ -62,17 +70,22 @@ class NativeEngine(Engine):
 
             return ReluSplit(query, conditions, options, self.keep_tree).run(deadline, listener)
         rest, low, high = conditions.boxed(query.box)
-        bounds = _bounds(query, rest, options.threads)
+        bounds = _bounds(query, rest, options.threads, staged=not self.keep_tree)
         tree = SearchTree() if self.keep_tree else None
         probe = Probe(query, conditions, options.seed)
         return InputSplit(query, bounds, low, high, probe, tree).run(deadline, listener)
 
 
-def _bounds(query: Query, conditions: Conditions, threads: int) -> BoxBounds:
-    """The bounds that fit a network of few inputs."""
+def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) -> BoxBounds:
+    """The bounds that fit a network of few inputs; ``staged`` if they may be of different kinds in one search."""
     reduced = recognise_maxima(query.network).network
     if reduced is not query.network:  # bounds of maxima are tight without going back
         return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
     crown = Crown(query.network, query.box)
     layers = dense_chain(query.network)
-    return GraphBounds(crown, conditions) if layers is None else ChainBounds(crown, conditions, layers, threads)
+    if layers is None:
+        return GraphBounds(crown, conditions)
+    loaded = "verifier.engines.native.decide" in sys.modules
+    if staged and not loaded and all(relu for _, relu in layers[:-1]):
+        return StagedBounds(crown, conditions, layers, threads)
+    return ChainBounds(crown, conditions, layers, threads)
