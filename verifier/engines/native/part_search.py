@@ -28,9 +28,8 @@ from verifier.search.replay import first_confirmed
 
 NODE_STEPS = 12
 """Steps of the ascent on a node."""
-PATIENCE, LENIENCE = 0.5, 10.0
-"""A part is searched for so many times the seconds that its bounds took; then only if the search is expected to end
-within so many times these seconds."""
+PATIENCE = 0.5
+"""A part is searched for so many times the seconds that its bounds took before the search may be given up."""
 BATCH = 128
 """Nodes that are bounded together."""
 CANDIDATES, MOST_CANDIDATES = 4, 32
@@ -106,27 +105,28 @@ class PartSearch:
         pick = np.array(chosen, dtype=np.intp)
         return Nodes(margin[pick], flat[pick], phases.T[pick], found.weights.T[pick]), found.minimiser[pick]
 
-    def run(self, nodes: Nodes, spent: float, whole: bool = False) -> Outcome:
+    def run(self, nodes: Nodes, spent: float, lenience: float = np.inf) -> Outcome:
         """Search from these nodes on.
 
         Args:
-            spent: seconds that the bounds of the part took; they decide when the search gives up.
-            whole: whether it never gives up, for nothing else will be tried.
+            spent: seconds that the bounds of the part took.
+            lenience: the search is given up unless it is expected to end within so many times these seconds.
         """
         store, outcome = NodeStore(self.form.units), self.outcome
         store.add(nodes)
         started = time.monotonic()
         check = started + PATIENCE * spent
-        whole = whole or bool((self.form.phases != 0).all())
+        if (self.form.phases != 0).all():
+            lenience = np.inf
         closed, base = 0.0, int((self.form.phases != 0).sum())
         while len(store):
             now = time.monotonic()
             if self.deadline.passed:
                 outcome.failure = f"{len(store)} nodes left"
                 return outcome
-            if now > check and not whole:
+            if now > check and lenience < np.inf:
                 share = closed / len(nodes)  # a leaf at depth d counts 2^-d of its case
-                if (now - started) * (1 - share) > share * LENIENCE * spent:
+                if (now - started) * (1 - share) > share * lenience * spent:
                     outcome.left = sorted({int(self.conditions.case_of[r]) for r in store.rows()})
                     return outcome
                 check = now + PATIENCE * spent

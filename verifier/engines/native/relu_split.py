@@ -43,6 +43,8 @@ SHARE = 0.1
 """A turn of these searches is taken if it is expected to end within this share of the time left."""
 LONGEST_REFINEMENT = 2.0
 """Seconds: where bounds take longer than this they are not found again, and there is but one part."""
+LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
+"""See `PartSearch.run`: for parts, and where the whole box's bounds will be searched for with more effort."""
 TRIED_UNITS, TRIAL_STEPS, TRIAL_ROOT_STEPS = 8, 2, 10
 """ReLUs that are tried before a part is divided by one, and the steps of the ascents then, on units and on rows."""
 LONGEST_SEARCH = 6.0
@@ -173,6 +175,10 @@ class ReluSplit:
         if first:
             self._whole = spent >= LONGEST_REFINEMENT
         keep = self.proof is not None
+        harder = part.effort * HARDER or EFFORT
+        expected = spent * HARDER if part.effort else 0.0
+        more = not keep and not part.phases.any() and expected < SHARE * self._deadline.left
+        """Whether the whole box's bounds will be searched for with more effort."""
         search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
         parts: list[Part] = []
         if not form.empty:
@@ -182,11 +188,10 @@ class ReluSplit:
                 text = f"{len(nodes)} cases and {form.units} open ReLUs left by the bounds of the whole box"
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
             if len(nodes) and search.outcome.witness is None:
-                search.run(nodes, time.monotonic() - began, self._whole)
+                lenience = LENIENCE_AT_FIRST if more else LENIENCE
+                search.run(nodes, time.monotonic() - began, np.inf if self._whole else lenience)
         left = search.outcome.left
-        harder = part.effort * HARDER or EFFORT
-        expected = spent * HARDER if part.effort else 0.0
-        if left and not keep and not part.phases.any() and expected < SHARE * self._deadline.left:
+        if left and more:
             parts.append(Part(form, form.phases, left, harder))
         elif left:
             rows = search.start.take(nodes.row[np.isin(self.conditions.case_of[nodes.row], left)])
