@@ -123,6 +123,11 @@ class _Run:
         names = [name.strip() for name in self.options.engine.split(",") if name.strip()]
         if not names:
             raise EngineError("no engine is named", fix=f"engines: {', '.join(registry.names())}, auto")
+        if self.options.proof:
+            if self.query.gradient is not None or self.query.condition is not None:
+                raise InputError("there are no proofs of conditions on the gradient", fix="leave the proof out")
+            if names not in (["auto"], ["native"]):
+                raise InputError("proofs are kept by the native engine only", fix="engine 'auto' or 'native'")
         engines: list[Engine] = []
         for name in dict.fromkeys(names):
             if name == "auto":
@@ -179,10 +184,17 @@ class _Run:
             return None
         from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
 
+        certifier = None
         with self._stage("bounds"):
             try:
-                refuted = refuted_in_parts if small else refuted_by_bounds
-                refutation = refuted(self.query, self.options.bounds)
+                if self.options.proof and small:
+                    from verifier.proofs.certify import BoxCertifier
+
+                    certifier = BoxCertifier(self.query)
+                    refutation = refuted_in_parts(self.query, self.options.bounds, certifier=certifier)
+                else:
+                    refuted = refuted_in_parts if small else refuted_by_bounds
+                    refutation = refuted(self.query, self.options.bounds)
             except InputError as error:  # overflow, say: other methods may still decide the query
                 self._note(f"no bounds: {error}")
                 return None
@@ -194,6 +206,7 @@ class _Run:
             engine=refutation.method,
             bounds=refutation.method,
             certainty=refutation.certainty,
+            proof=None if certifier is None else certifier.builder.proof(self.query, "boxes halved"),
         )
 
     def _solve(self, engines: Sequence[Engine]) -> Verdict:

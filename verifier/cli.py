@@ -15,6 +15,7 @@ from verifier.errors import VerifierError
 
 COMMANDS = {
     "verify": "decide a property file about a network",
+    "check-proof": "check a proof that `verify --proof` wrote",
     "saliency": "do inputs with a similar gradient map keep the label?",
     "attention": "for which perturbations does the label hold and the map move as expected?",
     "line": "the network on a line between two inputs, exactly",
@@ -25,7 +26,7 @@ COMMANDS = {
     "inspect": "layers, shapes, neurons, and which engines can take a model",
     "doctor": "which engines are installed and work",
 }
-"""The subcommands, each in ``verifier.commands.<name>``, and what they are for."""
+"""The subcommands, each in ``verifier.commands.<name>`` (with _ for -), and what they are for."""
 
 INTERRUPTED = 130
 
@@ -43,7 +44,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         if command in (None, name):
-            importlib.import_module(f"verifier.commands.{name}").add_parser(subparsers)
+            importlib.import_module(f"verifier.commands.{name.replace('-', '_')}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=text)
     return top

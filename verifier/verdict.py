@@ -6,8 +6,12 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verifier.network.operators import Array
+
+if TYPE_CHECKING:
+    from verifier.proofs.proof import Proof
 
 
 class Status(enum.Enum):
@@ -89,7 +93,7 @@ class Verdict:
         unconfirmed: a witness that a solver proposed and the replay did not confirm.
         reproducer: a file with the query that failed.
         notes: remarks for the user.
-        proof: what proved HOLDS (a search tree, say), if it was kept.
+        proof: of HOLDS, if it was asked for.
     """
 
     status: Status
@@ -103,7 +107,7 @@ class Verdict:
     unconfirmed: Witness | None = None
     reproducer: Path | None = None
     notes: tuple[str, ...] = ()
-    proof: object | None = None
+    proof: Proof | None = None
 
     def __post_init__(self) -> None:
         if self.status is Status.VIOLATED and (self.witness is None or not self.witness.confirmed):

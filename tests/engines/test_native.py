@@ -127,20 +127,3 @@ def test_a_deadline_that_has_passed_proves_nothing() -> None:
     )
     result = NativeEngine().solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT
-
-
-def test_the_tree_divides_the_box() -> None:
-    rng = np.random.default_rng(6)
-    network = dense(rng, (2, 8, 8, 1))
-    box = Box.around(rng.random(2), 1.0, None)
-    lowest = float(network.forward(box.sample(5000, rng)).min())
-    case = Conjunction(y_rows=np.array([[1.0]]), bound=np.array([lowest - 0.05]))
-    result = NativeEngine(keep_tree=True).solve(
-        Query(network=network, box=box, cases=(case,)), Options(), Deadline.after(20)
-    )
-    if result.answer is Answer.UNSAT:
-        arrays = result.proof.arrays()
-        assert (arrays["parent"][1:] >= 0).all()
-        assert (arrays["parent"] < np.arange(len(arrays["parent"]))).all()
-        assert (arrays["low"] >= box.lower).all()
-        assert (arrays["high"] <= box.upper).all()

@@ -195,31 +195,3 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeyp
                 assert result.answer is not Answer.UNSAT
             proofs += result.answer is Answer.UNSAT
     assert proofs >= 5
-
-
-def test_the_parts_of_a_proof_divide_the_box(monkeypatch) -> None:
-    """Parts are given up at once here, so that each is either divided or refuted as a whole."""
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
-    monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-    monkeypatch.setattr(relu_split, "LENIENCE", 0.0)
-    rng = np.random.default_rng(5)
-    network, box = dense(rng, (5, 12, 12, 3)), Box.around(rng.random(5), 0.25, None)
-    row = rng.normal(size=(1, 3))
-    lowest = (network.forward(box.sample(3000, rng)) @ row.T).min()
-    divided = 0
-    for below in np.linspace(0.15, 0.45, 13):
-        query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([lowest - below])),))
-        result = NativeEngine(keep_tree=True).solve(query, Options(prepass=False), Deadline.after(10))
-        if result.answer is not Answer.UNSAT:
-            continue
-        parts = result.proof
-        assert isinstance(parts, list)
-        share = 0.0
-        for part in parts:
-            assert all(len(u) == b.shape[1] for u, b in zip(part.units, part.bounds, strict=True))
-            if part.empty or len(part.rows):
-                share += 0.5 ** int((part.assumed != 0).sum())
-                assert (part.phases == part.assumed).all()
-        assert share == 1.0
-        divided += len(parts) >= 4  # the root, its refinement, two halves
-    assert divided > 0

@@ -29,6 +29,8 @@ from verifier.network.operators import Array
 Phases = npt.NDArray[np.int8]
 CHUNK = 256
 """Rows that are bounded together."""
+LARGEST_HALF = 6e4
+"""Weights above this do not fit into float16; any smaller multiplier is sound."""
 
 
 @dataclass(eq=False)
@@ -114,10 +116,10 @@ def inputs_of(form: OpenForm, values: Sequence[Array | None], number: int, rows:
     return z
 
 
-def prove(form: OpenForm, start: Start, weights: Array, phases: Phases) -> Array:
-    """Proved lower bounds ``(R,)``: one pass in float64, its rounding subtracted."""
+def prove(form: OpenForm, start: Start, weights: Array, phases: Phases, reserve: float = 1.0) -> Array:
+    """Proved lower bounds ``(R,)``: one pass in float64, its rounding (times ``reserve``) subtracted."""
     slack = start.slack.copy()
-    lower = backward(form, start, weights.astype(np.float64), phases, slack).lower - slack * (1 + 1e-6)
+    lower = backward(form, start, weights.astype(np.float64), phases, slack).lower - reserve * slack * (1 + 1e-6)
     return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
 
 
@@ -202,11 +204,13 @@ class UnitBounder:
         steps: of the ascent (1: CROWN alone).
         threads: that share the rows.
         until: `time.monotonic` moment after which nothing more is bounded.
+        half: whether weights are rounded to float16 before they count, so that they can be written in that form.
     """
 
     steps: int = 1
     threads: int = 1
     until: float = np.inf
+    half: bool = False
 
     def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
         """See `open_form.Bounder`."""
@@ -222,6 +226,8 @@ class UnitBounder:
             phases = np.repeat(form.phases[:, None], len(some), axis=1)
             if self.steps > 1:
                 weights = ascend(form, rows, weights, phases, steps=self.steps, target=0.0).weights
+            if self.half:
+                weights = np.minimum(weights, LARGEST_HALF).astype(np.float16).astype(np.float32)
             lower[some] = prove(form, rows, weights, phases)
             result[:, some] = weights
 

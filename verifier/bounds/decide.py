@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Matrix, Query
 from verifier.properties.sets import Box
 from verifier.verdict import Certainty
+
+if TYPE_CHECKING:
+    from verifier.proofs.certify import BoxCertifier
 
 SLACK = 1e-6
 """A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more
@@ -60,20 +62,33 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
     return None
 
 
-def refuted_in_parts(query: Query, method: str = "crown", boxes: int = 12, seconds: float = 0.3) -> Refutation | None:
+def refuted_in_parts(
+    query: Query, method: str = "crown", boxes: int = 12, seconds: float = 0.3, certifier: BoxCertifier | None = None
+) -> Refutation | None:
     """As `refuted_by_bounds`, with the box halved a few times; None if these boxes and seconds do not suffice.
 
     For networks with few inputs, before compiled code is loaded, which takes longer than a dozen bounds.
+
+    Args:
+        certifier: writes a proof; only what it can certify counts as refuted.
     """
     began = time.monotonic()
-    open_boxes, found = [query.box], []
+    open_boxes, found = [(0, query.box)], []
     for _ in range(boxes):
-        box = open_boxes.pop()
+        node, box = open_boxes.pop()
         refutation = refuted_by_bounds(replace(query, box=box), method)
+        if refutation is not None and certifier is not None:
+            cases = range(len(query.cases))
+            if len(certifier.refute(node, box.lower, box.upper, cases)) < len(cases):
+                refutation = None
         if refutation is None:
             if not box.width.any():
                 return None
-            open_boxes.extend(_halves(query, box))
+            axis, halves = _halves(query, box)
+            nodes = (0, 0)
+            if certifier is not None:
+                nodes = certifier.builder.divide_input(node, axis, float(halves[0].upper[axis]))
+            open_boxes.extend(zip(nodes, halves, strict=True))
         else:
             found.append(refutation)
         if not open_boxes:
@@ -84,16 +99,15 @@ def refuted_in_parts(query: Query, method: str = "crown", boxes: int = 12, secon
     return None
 
 
-def _halves(query: Query, box: Box) -> Iterator[Box]:
-    """The two halves of a box along the input that moves the outputs most between its two ends."""
+def _halves(query: Query, box: Box) -> tuple[int, tuple[Box, Box]]:
+    """The input that moves the outputs most between its two ends, and the two halves of a box along it."""
     center, radius = box.center, np.diag(box.width / 2)
     ends = query.network.forward(np.concatenate([center - radius, center + radius])).reshape(2 * box.size, -1)
     moved = np.abs(ends[box.size :] - ends[: box.size]).max(axis=1)
     axis = int(np.where(box.width > 0, moved, -1.0).argmax())
     lower, upper = box.lower.copy(), box.upper.copy()
     lower[axis] = upper[axis] = center[axis]
-    yield Box(lower=box.lower, upper=upper)
-    yield Box(lower=lower, upper=box.upper)
+    return axis, (Box(lower=box.lower, upper=upper), Box(lower=lower, upper=box.upper))
 
 
 def _refutation(*methods: str) -> Refutation:

@@ -11,13 +11,20 @@ from verifier.bounds.open_form import Block, Bounder, OpenForm, Start
 from verifier.bounds.open_values import Affine
 from verifier.network.operators import Array
 
+RowsKept = list[tuple[int, npt.NDArray[np.intp], Array]]
+"""Rows that were bounded: the number of their block, the units' places in the operator's output, and the weights
+``(units before, 2 units)`` that gave the lower bounds and then the upper ones."""
 
-def refine(form: OpenForm, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None) -> OpenForm:
+
+def refine(
+    form: OpenForm, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None, kept_rows: RowsKept | None = None
+) -> OpenForm:
     """The form again with better bounds, on the part of its box where some phases hold.
 
     Args:
         phases: ``(units,)`` over the open units: 1 or -1 where a phase is assumed (those that are assumed
             already included), else 0.
+        kept_rows: if given, all rows that are bounded are added to it.
     """
     phases = form.phases if phases is None else phases
     new = OpenForm.__new__(OpenForm)
@@ -51,6 +58,8 @@ def refine(form: OpenForm, bounder: Bounder, phases: npt.NDArray[np.int8] | None
                     begin = block.row_weights[origin][:, columns].astype(np.float32)
                     begin[(new.phases != 0) & (form.phases[origin] == 0)] = 0.0
                 found, weights = bounder(new, start, begin)
+                if kept_rows is not None:
+                    kept_rows.append((len(new.blocks), block.units[units], weights))
                 row_weights = np.zeros((new.units, 2 * count), dtype=np.float16)
                 row_weights[:, columns] = np.minimum(weights, 6e4)
                 low[units] = np.maximum(low[units], found[: len(units)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,30 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
+    parser.add_argument(
+        "--proof", type=Path, metavar="FILE", help="if it holds, write a proof for `verifier check-proof`; slower"
+    )
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from dataclasses import replace
+
     import verifier
     from verifier.commands.common import options_of, progress_listener, report
 
-    options = options_of(args)
+    options = replace(options_of(args), proof=args.proof is not None)
+    if args.proof is not None and not args.proof.resolve().parent.is_dir():
+        raise verifier.InputError("is in no folder that exists", place=str(args.proof))
     network = verifier.load(args.model)
     query = verifier.read_vnnlib(args.property, network)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args))
-    return report(verdict, args, query.description)
+    status = report(verdict, args, query.description)
+    if verdict.proof is not None:
+        verdict.proof.save(args.proof)
+        if not args.quiet:
+            words = f"{args.proof}: a proof of {verdict.proof.leaves} leaves, {args.proof.stat().st_size:,} bytes"
+            print(words, file=sys.stderr)
+    return status

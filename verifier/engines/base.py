@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network
@@ -16,6 +16,9 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
+
+if TYPE_CHECKING:
+    from verifier.proofs.proof import Proof
 
 
 class Answer(enum.Enum):
@@ -37,7 +40,7 @@ class EngineResult:
         certainty: for UNSAT, how strong the proof is.
         reason: in words, for UNKNOWN, TIMEOUT and ERROR.
         statistics: figures worth showing (boxes, splits, solver time …).
-        proof: for UNSAT, what proves it, if kept.
+        proof: for UNSAT, if it was asked for.
     """
 
     answer: Answer
@@ -45,7 +48,7 @@ class EngineResult:
     certainty: Certainty | None = None
     reason: str = ""
     statistics: Mapping[str, float | int | str] = field(default_factory=dict)
-    proof: object | None = None
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from verifier.engines.native.bounding import (
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
-from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, ignore
 from verifier.network.maxima import recognise_maxima
 from verifier.options import Options
@@ -38,9 +37,6 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     capabilities: ClassVar[Capabilities] = Capabilities(gradient=False)
     isolated: ClassVar[bool] = False
-
-    def __init__(self, keep_tree: bool = False) -> None:
-        self.keep_tree = keep_tree
 
     def availability(self) -> Availability:
         return Availability(True, "built in")
@@ -63,17 +59,23 @@ class NativeEngine(Engine):
         if not query.box.width.any():  # one point only, and the exact replay decides it
             if replay(query, query.box.lower).exact:
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
-            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
+            if not options.proof:  # else it is the box of a proof, too
+                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
         varying = int(np.count_nonzero(query.box.width))
         if varying > LOW_DIMENSION:
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
-            return ReluSplit(query, conditions, options, self.keep_tree).run(deadline, listener)
-        rest, low, high = conditions.boxed(query.box)
-        bounds = _bounds(query, rest, options.threads, staged=not self.keep_tree)
-        tree = SearchTree() if self.keep_tree else None
+            return ReluSplit(query, conditions, options).run(deadline, listener)
         probe = Probe(query, conditions, options.seed)
-        return InputSplit(query, bounds, low, high, probe, tree).run(deadline, listener)
+        if options.proof:  # one root, and all rows are written down
+            from verifier.proofs.certify import BoxCertifier
+
+            bounds = _bounds(query, conditions, options.threads, staged=False)
+            low, high = np.tile(query.box.lower, (conditions.cases, 1)), np.tile(query.box.upper, (conditions.cases, 1))
+            return InputSplit(query, bounds, low, high, probe, BoxCertifier(query)).run(deadline, listener)
+        rest, low, high = conditions.boxed(query.box)
+        bounds = _bounds(query, rest, options.threads, staged=True)
+        return InputSplit(query, bounds, low, high, probe).run(deadline, listener)
 
 
 def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) -> BoxBounds:

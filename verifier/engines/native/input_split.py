@@ -7,19 +7,22 @@ are open, on the ReLU that costs the bound most when few are.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.bounding import Block, BoxBounds
 from verifier.engines.native.probe import HIT, TRIES, Probe
-from verifier.engines.native.tree import SearchTree
 from verifier.events import Listener, Progress
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
+
+if TYPE_CHECKING:
+    from verifier.engines.native.decide import Results
+    from verifier.proofs.certify import BoxCertifier
 
 BATCH, STEP_SECONDS = 512, 0.5
 """Boxes examined at once at most, and seconds that this should take: deadlines are looked at in between."""
@@ -37,7 +40,7 @@ class InputSplit:
     Args:
         low, high: ``(cases, n)`` the box of each case, in the query's.
         probe: looks for counterexamples meanwhile.
-        tree: records the nodes, or None.
+        certifier: writes a proof; only what it can certify counts as refuted or cut off. None: no proof.
     """
 
     def __init__(
@@ -47,9 +50,9 @@ class InputSplit:
         low: Array,
         high: Array,
         probe: Probe,
-        tree: SearchTree | None = None,
+        certifier: BoxCertifier | None = None,
     ) -> None:
-        self.query, self.bounds, self.probe, self.tree = query, bounds, probe, tree
+        self.query, self.bounds, self.probe, self.certifier = query, bounds, probe, certifier
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
@@ -66,7 +69,7 @@ class InputSplit:
             "units": np.full((count, SPACES), -1, dtype=np.int64),
             "phases": np.zeros((count, SPACES), dtype=np.int8),
             "space_count": np.zeros(count, dtype=np.int64),
-            "parent": np.full(count, -1),
+            "node": np.zeros(count, dtype=np.int64),
             "bound": np.full(count, -np.inf),
             "share": np.full(count, 1 / count),
         }
@@ -113,7 +116,8 @@ class InputSplit:
                         bound=worst,
                     )
                 )
-        return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=self.tree)
+        proof = None if self.certifier is None else self.certifier.builder.proof(self.query, "input splitting")
+        return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
 
     def _left(self) -> int:
         return sum(len(b["low"]) for b in self.stack)
@@ -148,8 +152,7 @@ class InputSplit:
     def _step(self, block: Block) -> Array | None:
         """Examine one batch and push the children; a point that meets the condition, if one is seen."""
         self.boxes += len(block["low"])
-        numbers = None if self.tree is None else self.tree.add(block)
-        found = self.bounds.examine(block, self.free, self.widths)
+        found = self._examine(block)
         block["bound"] = found.bound
         hits = np.flatnonzero(found.margin <= HIT)
         if len(hits):
@@ -164,10 +167,33 @@ class InputSplit:
         undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
         on_unit = (found.unit >= 0) & (undecided <= FEW_OPEN) & (block["space_count"] < SPACES)
         block = {name: value[order] for name, value in block.items()}
-        if numbers is not None:
-            block["parent"] = numbers[order]
         self._push(block, on_unit[order], found.unit[order], found.axis[order])
         return None
+
+    def _examine(self, block: Block) -> Results:
+        """Examine one batch; with a certifier, only what it certifies is refuted."""
+        if self.certifier is None:
+            return self.bounds.examine(block, self.free, self.widths)
+        before = {name: block[name].copy() for name in ("low", "high", "open")}
+        found = self.bounds.examine(block, self.free, self.widths)
+        shrunk = (block["high"] - block["low"] < before["high"] - before["low"]).any(axis=1)
+        block["low"][:], block["high"][:] = before["low"], before["high"]
+        for k in range(len(shrunk)):
+            node, low, high = int(block["node"][k]), block["low"][k], block["high"][k]
+            count, closed = block["space_count"][k], not block["open"][k].any()
+            phases = self.certifier.phases(block["units"][k, :count], block["phases"][k, :count])
+            cases = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
+            refuted = self.certifier.refute(node, low, high, cases, phases) if cases else []
+            again = [case for case in cases if case not in refuted]
+            block["open"][k, again] = True
+            left = np.flatnonzero(block["open"][k]).tolist()
+            if left and (shrunk[k] or again):
+                node, low, high = self.certifier.cut(node, low, high, left, phases)
+                block["node"][k], block["low"][k], block["high"][k] = node, low, high
+            if again and closed:  # nothing was chosen
+                found.bound[k] = 0.0
+                found.axis[k] = ((high - low)[self.free] / self.widths).argmax()
+        return found
 
     def _push(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> None:
         """Two children per box, on a ReLU or along an input."""
@@ -188,6 +214,15 @@ class InputSplit:
             else:
                 pair["pre_high"][rows, units] = np.minimum(pair["pre_high"][rows, units], 0.0)
             pair["space_count"][rows] += 1
+        if self.certifier is not None:
+            builder = self.certifier.builder
+            for k, node in enumerate(block["node"].tolist()):
+                if on_unit[k]:
+                    children = builder.divide_unit(node, int(unit[k]))
+                else:
+                    j = int(self.free[axis[k]])
+                    children = builder.divide_input(node, j, float(pair["high"][2 * k, j]))
+                pair["node"][2 * k], pair["node"][2 * k + 1] = children
         size = 128
         for first in range(0, len(pair["low"]), size):
             self.stack.append({name: value[first : first + size].copy() for name, value in pair.items()})

@@ -34,6 +34,8 @@ BATCH = 128
 """Nodes that are bounded together."""
 CANDIDATES, MOST_CANDIDATES = 4, 32
 """ReLUs of a node that are tried before one is split: more while there are few nodes."""
+RESERVE = 10.0
+"""Leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will round otherwise."""
 MARGIN = 1e-5
 """A bound in float32 must be so far above zero to be tried in float64."""
 
@@ -78,6 +80,7 @@ class PartSearch:
     ) -> None:
         self.query, self.conditions, self.form, self.deadline = query, conditions, form, deadline
         self.keep, self.pool, self.threads, self.progress = keep, pool, threads if pool else 1, progress
+        self.reserve = RESERVE if keep else 1.0
         self.start = form.rows(conditions.y_rows, conditions.x_rows, conditions.bound)
         self.outcome = Outcome()
 
@@ -93,7 +96,7 @@ class PartSearch:
         weights = initial_weights(self.form, len(flat))
         phases = np.repeat(self.form.phases[:, None], len(flat), axis=1)
         found = ascend(self.form, rows, weights, phases, steps=steps)
-        margin = prove(self.form, rows, found.weights, phases)
+        margin = prove(self.form, rows, found.weights, phases, self.reserve)
         chosen = []
         for case in cases:
             members = np.flatnonzero(conditions.case_of[flat] == case)
@@ -159,7 +162,7 @@ class PartSearch:
         maybe = np.flatnonzero(bound > MARGIN)
         proved = np.zeros(len(nodes), dtype=bool)
         if len(maybe):
-            margin = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe])
+            margin = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
             proved[maybe] = margin > 0
         leaves = Nodes(bound[proved], nodes.row[proved], nodes.phases[proved], found.weights.T[proved])
         left = np.flatnonzero(~proved)
@@ -201,7 +204,7 @@ class PartSearch:
         row = self.start.take(node.row)
         weights, point = decide_region(self.form, row, node.phases[0])
         phases = np.ascontiguousarray(node.phases.T)
-        if prove(self.form, row, weights[:, None], phases)[0] > 0:
+        if prove(self.form, row, weights[:, None], phases, self.reserve)[0] > 0:
             self._refuted(Nodes(node.bound, node.row, node.phases, weights[None]))
             return True
         self.outcome.witness = self.look(point[None])

@@ -13,19 +13,17 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bounds.crown_slopes import UnitBounder
 from verifier.bounds.open_form import OpenForm, Start
-from verifier.bounds.open_refine import refine
+from verifier.bounds.open_refine import RowsKept, refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, Deadline, EngineResult
 from verifier.engines.native.conditions import Conditions
-from verifier.engines.native.node_store import Nodes
 from verifier.engines.native.part_search import Outcome, PartSearch
 from verifier.events import Listener, Note, Progress
 from verifier.network.operators import Array
@@ -33,6 +31,9 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.search.prepass import find_witness
 from verifier.verdict import Certainty
+
+if TYPE_CHECKING:
+    from verifier.engines.native.relu_record import ReluRecord
 
 ROOT_STEPS, TIGHTEN_STEPS, REFINE_STEPS = 40, 20, 4
 """Steps of the ascents on the rows of a part, on the units of the whole box, and on those of a part."""
@@ -60,57 +61,31 @@ class Part:
         phases: ``(units of the form,)``: the phases that make it the part.
         cases: the cases that are still open on it.
         effort: of the searches for its units' bounds; 0: there are none.
+        node, bounds: its number in the proof, and the number there of the form's bounds.
     """
 
     form: OpenForm
     phases: Array
     cases: Sequence[int]
     effort: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class PartProof:
-    """What was refuted on one part. Where cases were left open, further parts divide it.
-
-    Attributes:
-        units: by block of the `OpenForm`: the places of its open units in their operator's output.
-        bounds: by block ``(2, open units)``: bounds of the open units' inputs on the part.
-        assumed: ``(units,)``: the phases that make the part, 0 where free.
-        empty: whether these contradict each other.
-        rows: by leaf the row of the condition that is refuted.
-        phases: ``(leaves, units)``: 1, -1 or 0 (free).
-        weights: ``(leaves, units)``: lower slopes where free, else multipliers of the phase.
-    """
-
-    units: Sequence[npt.NDArray[np.intp]]
-    bounds: Sequence[Array]
-    assumed: Array
-    empty: bool
-    rows: Array
-    phases: Array
-    weights: Array
-
-    @staticmethod
-    def of(form: OpenForm, leaves: Sequence[Nodes]) -> PartProof:
-        """From the leaves of a part's search."""
-        blocks, none = form.blocks[1:], np.zeros((0, form.units))
-        return PartProof(
-            [b.units[: b.count] for b in blocks],
-            [np.stack([b.z_low, b.z_high]) for b in blocks],
-            form.phases,
-            form.empty,
-            np.concatenate([leaf.row for leaf in leaves] or [np.zeros(0)]).astype(np.int32),
-            np.concatenate([leaf.phases for leaf in leaves] or [none]).astype(np.int8),
-            np.concatenate([leaf.weights for leaf in leaves] or [none]).astype(np.float32),
-        )
+    node: int = 0
+    bounds: int = -1
 
 
 class ReluSplit:
     """One search; see the module."""
 
-    def __init__(self, query: Query, conditions: Conditions, options: Options, keep_tree: bool = False) -> None:
-        self.query, self.conditions, self.options, self.threads = query, conditions, options, options.threads
-        self.proof: list[PartProof] | None = [] if keep_tree else None
+    def __init__(self, query: Query, conditions: Conditions, options: Options) -> None:
+        self.original, self.conditions, self.options, self.threads = query, conditions, options, options.threads
+        self.query = query
+        self.record: ReluRecord | None = None
+        if options.proof:
+            from verifier.engines.native.relu_record import ReluRecord
+            from verifier.proofs.builder import ProofBuilder
+            from verifier.proofs.relu_network import relu_network
+
+            self.query = replace(query, network=relu_network(query.network))
+            self.record = ReluRecord(self.query.network, conditions, ProofBuilder())
         self.count = self.parts = 0
         self._told = 0.0
         self._whole = False
@@ -121,11 +96,14 @@ class ReluSplit:
         self._deadline, self._listener, self._begin = deadline, listener, time.monotonic()
         until = np.inf if deadline.at is None else deadline.at
         form = OpenForm(self.query.network, self.query.box, UnitBounder(1, self.threads, until))
-        search = PartSearch(self.query, self.conditions, form, deadline, self.proof is not None)
+        search = PartSearch(self.query, self.conditions, form, deadline, self.record is not None)
         nodes, points = search.root(range(self.conditions.cases), 1)
         if len(nodes):
             nodes, points = search.root(search.cases(nodes), ROOT_STEPS)
-        self._record(form, search.outcome)
+        bounds = -1
+        if self.record is not None:
+            bounds = self.record.default_bounds(form)
+            self.record.leaves(0, bounds, form, search.outcome.leaves, ())
         if not len(nodes):
             return self._unsat()
         witness = search.look(points)
@@ -136,7 +114,7 @@ class ReluSplit:
             return self._result(Answer.SAT, x=witness)
         if not form.units:
             return self._result(Answer.UNKNOWN, reason="bounds do not decide it, and there is no ReLU to split")
-        return self._divide([Part(form, form.phases, search.cases(nodes))])
+        return self._divide([Part(form, form.phases, search.cases(nodes), bounds=bounds)])
 
     def _divide(self, stack: list[Part]) -> EngineResult:
         """Refute parts, the last ones first, several at once as soon as there are several."""
@@ -169,16 +147,20 @@ class ReluSplit:
             first = self.parts == 1
         limit = began + (0.3 if first else 1.0) * self._deadline.left
         threads = self.threads if pool else 1
-        plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit)
-        form = refine(part.form, UnitSearch(plain, part.effort) if part.effort else plain, part.phases)
+        keep = self.record is not None
+        kept_rows: RowsKept | None = [] if keep else None
+        plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit, half=keep)
+        form = refine(part.form, UnitSearch(plain, part.effort) if part.effort else plain, part.phases, kept_rows)
         spent = time.monotonic() - began
         if first:
             self._whole = spent >= LONGEST_REFINEMENT
-        keep = self.proof is not None
         harder = part.effort * HARDER or EFFORT
         expected = spent * HARDER if part.effort else 0.0
         more = not keep and not part.phases.any() and expected < SHARE * self._deadline.left
         """Whether the whole box's bounds will be searched for with more effort."""
+        bounds = -1
+        if self.record is not None and kept_rows is not None:
+            bounds = self.record.weighted_bounds(part.node, part.bounds, form, kept_rows)
         search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
         parts: list[Part] = []
         if not form.empty:
@@ -196,11 +178,15 @@ class ReluSplit:
         elif left:
             rows = search.start.take(nodes.row[np.isin(self.conditions.case_of[nodes.row], left)])
             unit = self._unit(form, rows, left, time.monotonic() + spent)
-            for sign in (1, -1):
+            halves = (0, 0)
+            if self.record is not None:
+                halves = self.record.builder.divide_unit(part.node, int(self.record.units(form)[unit]))
+            for sign, node in zip((1, -1), halves, strict=True):
                 phases = form.phases
                 phases[unit] = sign
-                parts.append(Part(form, phases, left, 0 if keep else PART_EFFORT))
-        self._record(form, search.outcome)
+                parts.append(Part(form, phases, left, 0 if keep else PART_EFFORT, node, bounds))
+        if self.record is not None:
+            self.record.leaves(part.node, bounds, form, search.outcome.leaves, left)
         return search.outcome, parts
 
     def _unit(self, form: OpenForm, rows: Start, cases: Sequence[int], until: float) -> int:
@@ -230,10 +216,6 @@ class ReluSplit:
         return choice
 
     # -- helpers -----------------------------------------------------------------------------------------
-    def _record(self, form: OpenForm, outcome: Outcome) -> None:
-        if self.proof is not None:
-            self.proof.append(PartProof.of(form, outcome.leaves))
-
     def _progress(self, done: int, left: int, worst: float) -> None:
         with self._lock:
             self.count += done
@@ -244,7 +226,8 @@ class ReluSplit:
         self._listener(Progress(seconds=now, stage="solve", done=self.count, unit="nodes", left=left, bound=worst))
 
     def _unsat(self) -> EngineResult:
-        return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=self.proof)
+        proof = None if self.record is None else self.record.builder.proof(self.original, "ReLU splitting")
+        return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
 
     def _timeout(self, where: str) -> EngineResult:
         return self._result(Answer.TIMEOUT, reason=f"{where} after {self.count} nodes and {self.parts} parts")
