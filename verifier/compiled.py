@@ -120,8 +120,8 @@ def _native() -> None:
         for epsilon in (0.02, 0.1, 0.2):
             query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
             verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
-            if inputs == 3:  # with a tree, compiled code is used from the first box on
-                NativeEngine(keep_tree=True).solve(query, Options(threads=1), Deadline.after(5.0))
+            if inputs == 3:  # with a proof, compiled code is used from the first box on
+                NativeEngine().solve(query, Options(threads=1, proof=True), Deadline.after(5.0))
     builder = NetworkBuilder((1, 10, 10))  # sparse matrices between its ReLUs
     for operator in (
         Conv(rng.normal(size=(3, 1, 3, 3)) / 3, rng.normal(size=3)), relu(),

@@ -38,7 +38,7 @@ ACTIVATIONS = {
     "relu6": clip(0, 6),
     "absolute": absolute(),
 }
-KINDS = [*ACTIVATIONS, "convolutional"]
+KINDS = [*ACTIVATIONS, "linear layer", "convolutional"]
 
 
 def network_of(kind: str, rng: np.random.Generator, inputs: int = 3) -> Network:
@@ -47,6 +47,16 @@ def network_of(kind: str, rng: np.random.Generator, inputs: int = 3) -> Network:
         sizes = (inputs, 10, 10, 3)
         weights = [rng.normal(size=(b, a)) * 1.5 / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
         biases = [0.3 * rng.normal(size=len(w)) for w in weights]
+        if kind == "linear layer":  # the units of its second ReLU layer follow a layer without ReLUs
+            chain = NetworkBuilder((inputs,))
+            for weight, bias, bent in zip(weights, biases, (True, False, False), strict=True):
+                chain.add(Dense(weight, bias))
+                if bent:
+                    chain.add(relu())
+                    chain.add(Dense(rng.normal(size=(10, 10)) / 3, 0.3 * rng.normal(size=10)))
+                elif weight.shape[0] == 10:
+                    chain.add(relu())
+            return chain.build()
         return feedforward(weights, biases, activation=ACTIVATIONS[kind])
     builder = NetworkBuilder((1, 4, 4))
     first = builder.add(Conv(rng.normal(size=(2, 1, 3, 3)) / 2, rng.normal(size=2) / 2, padding=(1, 1, 1, 1)))

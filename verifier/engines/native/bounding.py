@@ -27,13 +27,19 @@ from verifier.network.piecewise import PiecewiseLinear
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
-``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``parent (B,)``."""
+``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``node (B,)`` its number in the proof."""
 
 
 class BoxBounds(Protocol):
-    """What `verifier.engines.native.input_split` asks of bounds; ``root`` are the root's preactivation bounds."""
+    """What `verifier.engines.native.input_split` asks of bounds.
+
+    Attributes:
+        root: the root's preactivation bounds.
+        relu_numbers: of the units that it may choose, among all ReLUs of the network.
+    """
 
     root: tuple[Array, Array]
+    relu_numbers: Integers
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """Bound, refute and cut the boxes of a block, and choose how to split what stays open.
@@ -126,6 +132,8 @@ class ChainBounds:
             ]
             ends.append(np.concatenate(known)[None])
         self.root: tuple[Array, Array] = (ends[0], ends[1])
+        on_relus = np.concatenate([np.full(n.size, relu) for n, relu in layers[:-1]])
+        self.relu_numbers: Integers = np.cumsum(on_relus) - 1
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""
@@ -167,6 +175,7 @@ class GraphBounds:
         known = [crown.root_bounds[name] for name in self._names]
         empty = np.zeros((1, 0))
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
+        self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
         self._errors = row_errors(crown, conditions)
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
@@ -209,7 +218,7 @@ class StagedBounds:
         self._bounds: BoxBounds = GraphBounds(crown, conditions)
         self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
         self._spent = 0.0
-        self.root = self._bounds.root
+        self.root, self.relu_numbers = self._bounds.root, self._bounds.relu_numbers
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`."""
@@ -230,6 +239,7 @@ class ForwardBounds:
     def __init__(self, network: Network, conditions: Conditions, free: Integers, threads: int) -> None:
         self._forward, self._conditions, self._threads = Forward(network, free), conditions, threads
         self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
+        self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""

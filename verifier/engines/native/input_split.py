@@ -21,7 +21,7 @@ from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
-    from verifier.engines.native.decide import Results
+    from verifier.engines.native.rows import Results
     from verifier.proofs.certify import BoxCertifier
 
 BATCH, STEP_SECONDS = 512, 0.5
@@ -181,7 +181,8 @@ class InputSplit:
         for k in range(len(shrunk)):
             node, low, high = int(block["node"][k]), block["low"][k], block["high"][k]
             count, closed = block["space_count"][k], not block["open"][k].any()
-            phases = self.certifier.phases(block["units"][k, :count], block["phases"][k, :count])
+            units = self.bounds.relu_numbers[block["units"][k, :count]]
+            phases = self.certifier.phases(units, block["phases"][k, :count])
             cases = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
             refuted = self.certifier.refute(node, low, high, cases, phases) if cases else []
             again = [case for case in cases if case not in refuted]
@@ -218,7 +219,7 @@ class InputSplit:
             builder = self.certifier.builder
             for k, node in enumerate(block["node"].tolist()):
                 if on_unit[k]:
-                    children = builder.divide_unit(node, int(unit[k]))
+                    children = builder.divide_unit(node, int(self.bounds.relu_numbers[unit[k]]))
                 else:
                     j = int(self.free[axis[k]])
                     children = builder.divide_input(node, j, float(pair["high"][2 * k, j]))
