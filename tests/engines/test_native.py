@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer, Deadline
-from verifier.engines.native import NativeEngine, part_search
+from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -95,7 +95,7 @@ def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
 def test_answers_agree_with_all_linear_regions(low_dimension: int, patience: float, monkeypatch) -> None:
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", low_dimension)
     monkeypatch.setattr(part_search, "PATIENCE", patience)
-    monkeypatch.setattr(part_search, "LENIENCE", patience)
+    monkeypatch.setattr(relu_split, "LENIENCE", patience)
     rng = np.random.default_rng(4)
     seen = set()
     for trial in range(12):

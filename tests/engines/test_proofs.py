@@ -16,7 +16,7 @@ import verifier
 from verifier import Options, Status
 from verifier.bounds.decide import refuted_in_parts
 from verifier.engines.base import Answer, Deadline
-from verifier.engines.native import NativeEngine, part_search
+from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -179,7 +179,7 @@ def test_both_searches_write_proofs_that_pass(kind: str, search: str, monkeypatc
 def test_parts_with_bounds_of_their_own_are_in_the_proof(monkeypatch) -> None:
     monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
     monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-    monkeypatch.setattr(part_search, "LENIENCE", 0.0)  # parts are given up at once
+    monkeypatch.setattr(relu_split, "LENIENCE", 0.0)  # parts are given up at once
     found = proofs_of(queries("relu", seed=2, radius=0.6, ways=(0.05, 0.2, 0.4)))
     assert found
     for query, proof in found:
