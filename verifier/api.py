@@ -144,6 +144,11 @@ class _Run:
             compiled.ensure(compiled.LINES, self.listener)
         if any(engine.name == "native" for engine in engines):
             compiled.ensure(compiled.NATIVE, self.listener)
+        if any(engine.name == "saliency" for engine in engines):
+            from verifier.engines.saliency.engine import SMALL
+
+            if self.query.network.neurons > SMALL:
+                compiled.ensure(compiled.SALIENCY, self.listener)
         self.began = time.monotonic()
         self.deadline = Deadline.after(self.options.timeout)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from verifier.events import Listener, Note, ignore
 
-COMPILED = ("bounds", "regions", "engines/native")
+COMPILED = ("bounds", "regions", "engines/native", "engines/saliency")
 """Folders with the kernels of `SAMPLES`."""
 _done: set[str] = set()
 
@@ -147,6 +147,19 @@ def _maps() -> None:
             attention_map(network, image, perturbations, 1.0, method=method)
 
 
-LINES, NATIVE, MAPS = "lines and planes", "the native engine", "attention maps"
-SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native, MAPS: _maps}
+def _saliency() -> None:
+    from verifier.api import verify
+    from verifier.network.graph import feedforward
+    from verifier.properties.builders import saliency_robustness
+
+    ensure(NATIVE)
+    rng = np.random.default_rng(0)
+    shapes = ((4, 20), (60, 4), (3, 60))
+    network = feedforward([rng.normal(size=s) for s in shapes], [0.1 * rng.normal(size=s[0]) for s in shapes])
+    query = saliency_robustness(network, rng.uniform(0.3, 0.7, 20), 0.3, 1.0)
+    verify(query, engine="saliency", timeout=None, prepass=False)
+
+
+LINES, NATIVE, MAPS, SALIENCY = "lines and planes", "the native engine", "attention maps", "the saliency engine"
+SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native, MAPS: _maps, SALIENCY: _saliency}
 """Work that makes numba compile a part's kernels."""

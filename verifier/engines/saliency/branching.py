@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from verifier.engines.saliency.dive import Dive, Fixing, PseudoCosts
 from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Problem, State
-from verifier.engines.saliency.propagation import propagate
+from verifier.engines.saliency.propagation import SMALL, propagate
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
@@ -60,6 +62,7 @@ class Search:
         self._stack: list[Child] = []
         self._root_done = False
         self._costs: dict[int, PseudoCosts] = {}
+        self._small = sum(problem.form.sizes) <= SMALL
 
     @property
     def complete(self) -> bool:
@@ -107,10 +110,15 @@ class Search:
         return True
 
     def _expand(self, state: State) -> tuple[Array | None, list[Child]]:
-        """Solve the LP of every case; a witness, or the subproblems that are left (none: closed)."""
+        """Solve the LP of every case; a witness, or the subproblems that are left (none: closed).
+
+        Below the root of a large network one case that stays open is enough: the others wait for their leaves.
+        """
+        if not self._small and self._can_dive(state):
+            return self._dive(state)
         relaxation = Relaxation(self.problem, state)
         left, point = [], None
-        for case in state.cases:
+        for number, case in enumerate(state.cases):
             answer = relaxation.solve(case, self.deadline.left)
             self.statistics.programs += 1
             if answer.status is LpStatus.INFEASIBLE:
@@ -126,16 +134,19 @@ class Search:
             found = self._try(relaxation, point, case)
             if found is not None:
                 return found, []
+            if state.depth and not self._small and state.unknown:
+                left += state.cases[number + 1 :]
+                break
         self.statistics.iterations += relaxation.lp.iterations
         state.cases = tuple(left)
         if not left:
             return None, []
         if point is not None:
             state.basis = relaxation.basis()
-        if len(left) > 1:
+        if len(left) > 1 and (self._small or not state.unknown):
             return None, self._by_case(state)
         if self._can_dive(state):
-            return self._dive(relaxation)
+            return self._dive(state, relaxation)
         branch = choose_branch(relaxation, point)
         if branch is None:
             found, closed = settle_leaf(self.problem, state, self.deadline.left)
@@ -150,23 +161,50 @@ class Search:
             return False
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
-    def _dive(self, relaxation: Relaxation) -> tuple[Array | None, list[Child]]:
-        """Search below a state of one case; a witness, or the leaves that are still to be settled on their own."""
-        state = relaxation.state
-        (case,) = state.cases
-        known = relaxation.lp.iterations
-        costs = self._costs.setdefault(case, PseudoCosts(len(state.phase[-1])))
-        result = Dive(relaxation, case, costs, lambda point: self._try(relaxation, point, case)).run(self.deadline)
-        self.statistics.nodes += result.nodes
-        self.statistics.programs += result.nodes
-        self.statistics.iterations += relaxation.lp.iterations - known
-        self.statistics.deepest = max(self.statistics.deepest, state.depth + result.depth)
-        self.timed_out |= result.timed_out
-        return result.witness, [child for fixing in result.unsettled for child in self._leaf(state, fixing)]
+    def _dive(self, state: State, relaxation: Relaxation | None = None) -> tuple[Array | None, list[Child]]:
+        """Search below a state for each of its cases; a witness, or the leaves that are to be settled on their own."""
+        left: list[Child] = []
+        for case in state.cases:
+            costs = self._costs.setdefault(case, PseudoCosts(len(state.phase[-1])))
+            for start in self._starts(state, case):
+                relaxation = Relaxation(self.problem, state) if relaxation is None else relaxation
+                known = relaxation.lp.iterations
+                dive = Dive(relaxation, case, costs, partial(self._try, relaxation, case=case))
+                result = dive.run(self.deadline, start)
+                self.statistics.nodes += result.nodes
+                self.statistics.programs += result.nodes
+                self.statistics.iterations += relaxation.lp.iterations - known
+                self.statistics.deepest = max(self.statistics.deepest, state.depth + result.depth)
+                self.timed_out |= result.timed_out
+                if result.witness is not None:
+                    return result.witness, []
+                left += [child for fixing in result.unsettled for child in self._leaf(state, case, fixing)]
+                if self.timed_out:
+                    break
+        return None, left
 
-    def _leaf(self, state: State, fixing: Fixing) -> list[Child]:
+    def _starts(self, state: State, case: int) -> Iterator[Fixing]:
+        """The parts of a state that only linear programs can settle; all of it if the network is small."""
+        if self._small:
+            yield ()
+            return
+        # imported here: compiled code that small networks need not wait for
+        from verifier.engines.saliency.leaf import leaf_of
+        from verifier.engines.saliency.leaf_search import LeafSearch
+
+        leaf = leaf_of(self.problem, state, case)
+        search = LeafSearch(leaf)
+        for phases in search.run(self.deadline):
+            known = np.flatnonzero((phases != 0) & (leaf.phases == 0))
+            yield tuple(zip(leaf.neurons[known].tolist(), phases[known].tolist(), strict=True))
+        self.statistics.nodes += search.nodes
+        self.statistics.deepest = max(self.statistics.deepest, state.depth + search.depth)
+        self.timed_out |= search.timed_out
+
+    def _leaf(self, state: State, case: int, fixing: Fixing) -> list[Child]:
         """The state below with all phases known, which gets bounds and an LP of its own."""
         leaf = state.copy()
+        leaf.cases = (case,)
         leaf.depth += len(fixing)
         try:
             for neuron, phase in fixing:

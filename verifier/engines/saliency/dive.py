@@ -87,10 +87,10 @@ class Dive:
         self.influence = np.maximum(np.abs(low), np.abs(high)) if relaxation.has_gradient else np.ones(len(low))
         self.width = state.z_upper[self.layer] - state.z_lower[self.layer]
 
-    def run(self, deadline: Deadline) -> DiveResult:
-        """Search to the end, a witness or the deadline."""
+    def run(self, deadline: Deadline, start: Fixing = ()) -> DiveResult:
+        """Search below a fixing to the end, a witness or the deadline."""
         result = DiveResult()
-        stack: list[tuple[Fixing, Any]] = [((), None)]
+        stack: list[tuple[Fixing, Any]] = [(start, None)]
         lp = self.relaxation.lp
         while stack:
             if deadline.passed:

@@ -19,8 +19,8 @@ from verifier.network.operators import Array
 
 ROOM = 1e-9
 """By how much the bounds of a preactivation that is exactly 0 are widened where its phase has to stay open."""
-ITERATIONS = 12
-"""Steps of the optimisation of slopes and multipliers in the forward bounds."""
+ITERATIONS, LATER = 12, 4
+"""Steps of the optimisation of slopes and multipliers in the forward bounds: at first, and below a branching."""
 FEW, SMALL = 2, 64
 """Steps in networks of at most so many neurons, where another node costs less than better bounds."""
 
@@ -36,7 +36,9 @@ def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0
     """
     has_gradient = problem.query.gradient is not None
     first = start
-    iterations = FEW if sum(problem.form.sizes) <= SMALL else ITERATIONS
+    iterations = LATER if state.depth else ITERATIONS
+    if sum(problem.form.sizes) <= SMALL:
+        iterations = FEW
     for _ in range(rounds):
         before = [p.copy() for p in state.phase]
         forward(problem, state, first, iterations)

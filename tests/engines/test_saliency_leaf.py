@@ -1,0 +1,164 @@
+"""The Lagrangian of the last layer's phases: it loses no witness, and what it refutes is empty."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verifier.engines.base import Answer, Deadline
+from verifier.engines.saliency import SaliencyEngine
+from verifier.engines.saliency.leaf import Leaf, leaf_of
+from verifier.engines.saliency.leaf_kernels import ascend, lagrangian, tighten
+from verifier.engines.saliency.leaf_search import LeafSearch
+from verifier.engines.saliency.problem import Problem, State
+from verifier.engines.saliency.propagation import propagate
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
+from verifier.network.piecewise import relu
+from verifier.options import Options
+from verifier.properties.builders import saliency_robustness
+from verifier.properties.query import Query
+from verifier.search.replay import replay
+
+
+def dense_network(seed: int, sizes: tuple[int, ...]) -> Network:
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(b, a)) for a, b in itertools.pairwise(sizes)]
+    return feedforward(weights, [rng.normal(size=len(w)) * 0.3 for w in weights])
+
+
+def residual_network(seed: int) -> Network:
+    """Convolution, ReLU, convolution, the sum with the input, ReLU, outputs: the last layer reads the input too."""
+    rng = np.random.default_rng(seed)
+    builder = NetworkBuilder((1, 3, 3))
+    first = builder.add(Reshape((1, 3, 3)))
+    builder.add(Conv(rng.normal(size=(1, 1, 3, 3)), rng.normal(size=1), padding=(1, 1, 1, 1)))
+    builder.add(relu())
+    inner = builder.add(Conv(rng.normal(size=(1, 1, 3, 3)), rng.normal(size=1), padding=(1, 1, 1, 1)))
+    builder.add(Sum((1, 1)), inner, first)
+    builder.add(relu())
+    builder.add(Reshape((9,)))
+    builder.add(Dense(rng.normal(size=(3, 9)), rng.normal(size=3)))
+    return builder.build()
+
+
+def query_of(network: Network, seed: int, epsilon: float, delta: float) -> Query:
+    x = np.random.default_rng(seed).normal(size=network.input_size)
+    size = float(np.abs(network.gradient(x, 0)).max())
+    return saliency_robustness(network, x, epsilon, delta * size + 1e-3, domain=None)
+
+
+def leaf_with_witness(query: Query, seed: int) -> tuple[Leaf, Array, Array, int] | None:
+    """A leaf around a sampled witness, with the witness's phases and coordinates; None if no sample is one."""
+    points = query.box.sample(3000, np.random.default_rng(seed + 1))
+    points = points[query.holds(points)][:1]
+    if not len(points):
+        return None
+    problem = Problem.of(query)
+    state = State.root(problem)
+    propagate(problem, state)
+    preactivations = [z[0] for z in problem.form.preactivations(points)]
+    for r, z in enumerate(preactivations[:-1]):
+        for sign in (1, -1):
+            state.fix(r, np.flatnonzero(sign * z > 0), sign)
+    propagate(problem, state)
+    y = query.network.forward(points)
+    case = next(k for k, part in enumerate(query.cases) if part.holds(points, y).any())
+    leaf = leaf_of(problem, state, case)
+    return leaf, (preactivations[-1][leaf.neurons] > 0).astype(float), leaf.coordinates @ points[0], case
+
+
+def some_leaf() -> Leaf:
+    """The first of some random leaves that has a witness."""
+    for seed in range(50):
+        found = leaf_with_witness(query_of(dense_network(seed, (3, 4, 9, 3)), seed, 0.7, 0.5), seed)
+        if found is not None and len(found[1]):
+            return found[0]
+    raise AssertionError("no sample is a witness")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, residual: bool) -> None:
+    network = residual_network(seed) if residual else dense_network(seed, (3, 4, 9, 3))
+    found = leaf_with_witness(query_of(network, seed, 0.7, 0.5), seed)
+    if found is None:
+        return
+    leaf, d, y, _ = found
+    z = leaf.slope_matrix @ y + leaf.offset
+    assert (z >= leaf.low - 1e-9).all()
+    assert (z <= leaf.high + 1e-9).all()
+    rows = leaf.outputs @ (d * z) + leaf.phase_rows @ d + leaf.coordinate_rows @ y
+    assert (rows >= leaf.row_low - 1e-9).all()
+    assert (rows <= leaf.row_high + 1e-9).all()
+    search = LeafSearch(leaf)
+    data, m, k = search._data, len(d), len(leaf.row_low)
+    rng = np.random.default_rng(seed)
+    corner, phases = np.zeros(m, dtype=np.int8), leaf.phases.astype(np.int8)
+    work = np.zeros(m), np.zeros(m), np.zeros(m), np.zeros(k)
+    for _ in range(20):
+        mu = rng.normal(size=k)
+        mu = np.where(np.isfinite(leaf.row_low), mu, np.abs(mu))
+        value = lagrangian(data, phases, np.zeros(len(y)), rng.normal(size=m), mu, *work, corner)
+        assert value <= 1e-9
+    all_s, all_mu = np.zeros((2 * m, m)), np.zeros((2 * m, k))
+    for _ in range(3):
+        possible, _ = tighten(data, phases, all_s, all_mu, search._target_unit, data.neuron_size, 30)
+        assert possible
+    assert (z >= data.low - 1e-9).all()
+    assert (z <= data.high + 1e-9).all()
+    assert not ((phases > 0) & (z < -1e-9)).any()
+    assert not ((phases < 0) & (z > 1e-9)).any()
+
+
+def test_the_supergradient_is_that_of_the_bound() -> None:
+    leaf = some_leaf()
+    data, m, k, q = LeafSearch(leaf)._data, len(leaf.neurons), len(leaf.row_low), len(leaf.coordinates)
+    rng = np.random.default_rng(0)
+    s, mu = rng.normal(size=m), np.abs(rng.normal(size=k)) + 0.1
+    phases, corner = leaf.phases.astype(np.int8), np.zeros(m, dtype=np.int8)
+    by_s, by_mu, other_s, other_mu = np.zeros(m), np.zeros(k), np.zeros(m), np.zeros(k)
+
+    def value(s: Array, mu: Array, by_s: Array, by_mu: Array) -> float:
+        return float(lagrangian(data, phases, np.zeros(q), s, mu, np.zeros(m), np.zeros(m), by_s, by_mu, corner))
+
+    here = value(s, mu, by_s, by_mu)
+    for _ in range(50):
+        ds, dmu = 0.3 * rng.normal(size=m), 0.1 * rng.uniform(-1, 1, size=k)
+        assert value(s + ds, mu + dmu, other_s, other_mu) <= here + by_s @ ds + by_mu @ dmu + 1e-9  # it is concave
+    ds, dmu = 1e-7 * rng.normal(size=m), 1e-7 * rng.normal(size=k)
+    there = value(s + ds, mu + dmu, other_s, other_mu)
+    assert there - here == pytest.approx(by_s @ ds + by_mu @ dmu, abs=1e-11)
+
+
+def test_an_ascent_only_improves() -> None:
+    leaf = some_leaf()
+    m = leaf.outputs.shape[1]
+    data, nothing, phases = LeafSearch(leaf)._data, np.zeros(len(leaf.coordinates)), leaf.phases.astype(np.int8)
+    values = []
+    for steps in (1, 20, 200):
+        s, mu = np.zeros(m), leaf.case / leaf.case.sum()
+        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True))
+    assert values[0] <= values[1] <= values[2] <= 0
+    assert values[0] < values[2]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_search_agrees_with_exact_arithmetic(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks, treated as large ones: dense ones and one whose last layer reads the input."""
+    pytest.importorskip("z3")
+    from verifier.engines.z3_engine import Z3Engine
+
+    monkeypatch.setattr("verifier.engines.saliency.branching.SMALL", 0)
+    monkeypatch.setattr("verifier.engines.saliency.leaf_search.FEW", 1 + 3 * (seed % 2))
+    network = residual_network(seed) if seed % 5 == 4 else dense_network(seed, (3, 3, 14, 3))
+    query = query_of(network, seed, (0.3, 1.0)[seed % 2], (0.02, 0.1, 0.4)[seed % 3])
+    expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
+    found = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
+    assert expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
+    assert found.x is None or replay(query, found.x).exact
