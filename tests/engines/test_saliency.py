@@ -23,6 +23,7 @@ from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.search.replay import replay
+from verifier.verdict import Certainty
 
 
 def dense_network(seed: int, sizes: tuple[int, ...] = (3, 5, 4, 3)) -> Network:
@@ -213,6 +214,39 @@ def test_added_constants_that_round_are_not_called_exact() -> None:
         builder.add(Scale(np.ones(8), np.full(8, shift)))
     builder.add(relu())
     assert relu_form(builder.build()).exact
+
+
+@pytest.mark.parametrize("through_a_matrix", [False, True])
+@pytest.mark.parametrize("exactly", [True, False])
+def test_nothing_is_proved_by_composed_constants_that_round(
+    exactly: bool, through_a_matrix: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x + 1e17 + 1 - 1e17 is x + 1 <= 1.5, but x <= 0.5 in float64; the other output is 1.2."""
+    if not exactly:
+        monkeypatch.setattr("verifier.engines.saliency.engine.EXACT_UP_TO", 0)
+    builder = NetworkBuilder((1,))
+    for shift in (1e17, 1.0, -1e17):
+        if through_a_matrix:
+            builder.add(Dense(np.eye(1), np.full(1, shift)))
+        else:
+            builder.add(Scale(np.ones(1), np.full(1, shift)))
+    builder.add(relu())
+    builder.add(Dense(np.array([[1.0], [0.0]]), np.array([0.0, 1.2])))
+    query = saliency_robustness(builder.build(), [0.0], 0.5, 5.0, label=1, domain=None)
+    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    assert result.answer is not Answer.UNSAT
+    assert not exactly or result.answer is Answer.SAT
+
+
+def test_an_exact_solver_that_is_given_padded_bounds_is_called_rigorous() -> None:
+    pytest.importorskip("z3")
+    from verifier.engines.z3_engine import Z3Engine
+
+    query = saliency_robustness(dense_network(0), np.zeros(3), 0.01, 0.0, domain=None)
+    for propagate_first, certainty in ((False, Certainty.EXACT), (True, Certainty.RIGOROUS)):
+        result = Z3Engine().solve(query, Options(propagate=propagate_first), Deadline.after(20))
+        assert result.answer is Answer.UNSAT
+        assert result.certainty is certainty
 
 
 @pytest.mark.parametrize("similarity", ["linf", "l1"])

@@ -107,9 +107,10 @@ def solve_exactly(
         ask: asks the solver whether an encoding has a solution, with open ends respected (True) or closed.
     """
     encoding = bounded_encoding(query, options, exact=True)
+    # phases and bounds from propagation are floats, widened by proved bounds on the rounding errors
+    certainty = Certainty.RIGOROUS if options.propagate else Certainty.EXACT
     if encoding.model.contradiction:
         figures: dict[str, float | int | str] = {"decided by": "bounds"}
-        certainty = Certainty.RIGOROUS if options.propagate else Certainty.EXACT
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
     checker = Checker(query)
     figures = {"free units": encoding.free_units, "regions passed over": 0}
@@ -120,7 +121,7 @@ def solve_exactly(
         reply = ask(encoding, strict)
         figures |= {"kinks": "convention" if strict else "closed", "regions passed over": passed_over, **reply.figures}
         if reply.answer is Answer.UNSAT and not passed_over:
-            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
+            return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
         if reply.answer is Answer.UNSAT:
             break
         if reply.answer is not Answer.SAT:

@@ -44,11 +44,25 @@ class Affine:
         matrices: ``{source: (size, source size)}``; sources that are absent have no influence.
         constant: ``(size,)``.
         roundings: number of roundings behind each coefficient (0: the coefficients are exact).
+        absolute, weight: where coefficients are rounded: bounds on the sums of the absolute values of the terms that
+            ``matrices`` and ``constant`` were added up from (these may have cancelled); else None.
     """
 
     matrices: dict[int, Matrix]
     constant: Array
     roundings: int = 0
+    absolute: dict[int, Matrix] | None = None
+    weight: Array | None = None
+
+    @cached_property
+    def sizes(self) -> dict[int, Matrix]:
+        """`absolute`, or the absolute values of the matrices."""
+        return {s: abs(m) for s, m in self.matrices.items()} if self.absolute is None else self.absolute
+
+    @cached_property
+    def constant_size(self) -> Array:
+        """`weight`, or the absolute values of the constant."""
+        return np.abs(self.constant) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +97,12 @@ class ReluForm:
     @property
     def exact(self) -> bool:
         """Whether every composed coefficient equals the real-number product of the weights."""
-        return self.output.roundings == 0 and all(layer.roundings == 0 for layer in self.layers)
+        return self.roundings == 0
+
+    @cached_property
+    def roundings(self) -> int:
+        """Most roundings behind any composed coefficient."""
+        return max(affine.roundings for affine in (*self.layers, self.output))
 
     def preactivations(self, x: Array) -> list[Array]:
         """Preactivations of every layer at a batch ``(batch, n)``: one ``(batch, size)`` per layer."""
@@ -150,7 +169,9 @@ def _selects(matrix: Matrix) -> bool:
 def _combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
     """``Σ matrix @ affine + constant``."""
     total: dict[int, Matrix] = {}
+    absolute: dict[int, Matrix] = {}
     roundings = 0
+    weight = np.abs(constant)
     for matrix, inner in parts:
         inner_selects = not inner.constant.any() and all(_selects(m) for m in inner.matrices.values())
         if not (_selects(matrix) or (inner_selects and len(inner.matrices) == 1)):
@@ -160,14 +181,22 @@ def _combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
             shift = matrix @ inner.constant
             roundings += not adds_exactly(constant, shift)
             constant = constant + shift
+        weight = weight + abs(matrix) @ inner.constant_size
         for s, m in inner.matrices.items():
-            product = matrix @ m
+            product, size = matrix @ m, abs(matrix) @ inner.sizes[s]
             if s in total:
-                total[s] = total[s] + product
+                total[s], absolute[s] = total[s] + product, absolute[s] + size
                 roundings += 1
             else:
-                total[s] = product
-    return Affine({s: _tidy(m) for s, m in total.items()}, np.asarray(constant, dtype=np.float64), roundings)
+                total[s], absolute[s] = product, size
+    sizes = {s: _tidy(m) for s, m in absolute.items()} if roundings else None
+    return Affine(
+        {s: _tidy(m) for s, m in total.items()},
+        np.asarray(constant, dtype=np.float64),
+        roundings,
+        sizes,
+        weight if roundings else None,
+    )
 
 
 def _apply(node: Node, operator: AffineOperator, network: Network, affine: dict[str, Affine]) -> Affine:

@@ -187,7 +187,7 @@ class _Rows:
             d -= bias @ v[r][0]
             total = total - bias @ v[r][1]
             held = np.maximum(np.abs(self.state.v_lower[r]), np.abs(self.state.v_upper[r]))
-            size += float((np.abs(layer.constant) + problem.magnitude[r]) @ held)
+            size += float((layer.constant_size + problem.magnitude[r]) @ held)
         free = float(radius @ reach)
         slack = free + 2.0**-48 * problem.terms * (size + free + float(np.abs(total).sum()))
         self.add(-slack - total, slack - total, a, d, e - self.extra)

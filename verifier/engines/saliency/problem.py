@@ -48,8 +48,8 @@ class Problem:
 
     @cached_property
     def terms(self) -> int:
-        """Number of terms in the longest chain of sums, for rounding-error bounds."""
-        return self.form.input_size + sum(self.form.sizes) + 8
+        """Number of terms in the longest chain of sums, those of composed coefficients included."""
+        return self.form.input_size + sum(self.form.sizes) + (len(self.form.sizes) + 1) * self.form.roundings + 8
 
     @cached_property
     def seed(self) -> dict[int, Array]:
@@ -68,7 +68,8 @@ class Problem:
         gradient = self.query.gradient
         assert gradient is not None
         used = np.flatnonzero(gradient.output)
-        return len(used) <= 1 and bool((np.abs(gradient.output[used]) == 1).all())
+        exact = len(used) <= 1 and bool((np.abs(gradient.output[used]) == 1).all())
+        return exact and self.form.output.roundings == 0
 
     @cached_property
     def parts(self) -> dict[tuple[int, int], tuple[Matrix, Matrix]]:
@@ -86,9 +87,9 @@ class Problem:
         box = self.query.box
         found = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper))}
         for r, layer in enumerate(self.form.layers):
-            total = np.abs(layer.constant)
-            for s, m in layer.matrices.items():
-                total = total + abs(m) @ found[s]
+            total = layer.constant_size
+            for s, m in layer.sizes.items():
+                total = total + m @ found[s]
             found[r] = 2 * total
         return found
 
@@ -96,7 +97,13 @@ class Problem:
     def output_magnitude(self) -> Array:
         """The same for the outputs."""
         output = self.form.output
-        return np.abs(output.constant) + sum(abs(m) @ self.magnitude[s] for s, m in output.matrices.items())
+        return output.constant_size + sum(m @ self.magnitude[s] for s, m in output.sizes.items())
+
+    @cached_property
+    def form_padding(self) -> list[Array]:
+        """Bound on how far the composed coefficients of a layer may put its preactivations off; 0 if they are exact."""
+        layers = self.form.layers
+        return [UNIT * layer.roundings * self.magnitude[r] for r, layer in enumerate(layers)]
 
     @cached_property
     def value_padding(self) -> list[Array]:
@@ -107,10 +114,14 @@ class Problem:
     def gradient_padding(self) -> dict[int, Array]:
         """Bound on the rounding error of any bound on h_s computed by substitution."""
         layers = range(len(self.form.layers))
+        gradient = self.query.gradient
+        assert gradient is not None
         magnitude = {s: np.abs(h) for s, h in self.seed.items()}
+        for s, m in self.form.output.sizes.items():
+            magnitude[s] = np.maximum(magnitude[s], m.T @ np.abs(gradient.output))
         for r in reversed(layers):
-            for s, m in self.form.layers[r].matrices.items():
-                magnitude[s] = magnitude[s] + abs(m).T @ magnitude[r]
+            for s, m in self.form.layers[r].sizes.items():
+                magnitude[s] = magnitude[s] + m.T @ magnitude[r]
         return {s: UNIT * self.terms * m for s, m in magnitude.items()}
 
 

@@ -153,7 +153,8 @@ class Relaxation:
     def _forward_rows(self, r: int) -> None:
         state, layer = self.state, self.problem.form.layers[r]
         chosen = np.flatnonzero((self.a[r] >= 0) | (self.s[r] >= 0))
-        rows = self.rows.add(len(chosen), layer.constant[chosen], layer.constant[chosen], _key(1, r, chosen))
+        constant, off_by = layer.constant[chosen], self.problem.form_padding[r][chosen]
+        rows = self.rows.add(len(chosen), constant - off_by, constant + off_by, _key(1, r, chosen))
         on, off = self.a[r][chosen] >= 0, self.s[r][chosen] >= 0
         self.rows.entries(rows[on], self.a[r][chosen][on], 1.0)
         self.rows.entries(rows[off], self.s[r][chosen][off], -1.0)
@@ -229,7 +230,7 @@ class Relaxation:
             live = np.flatnonzero(self.v[r] >= 0)
             self.rows.block(rows, self.v[r][live], -(bias * self.v_scale[r])[live][None])
             held = np.maximum(np.abs(state.v_lower[r]), np.abs(state.v_upper[r]))
-            size += float((np.abs(layer.constant) + problem.magnitude[r]) @ held)
+            size += float((layer.constant_size + problem.magnitude[r]) @ held)
         slack = free + 2.0**-48 * problem.terms * (size + free + abs(constant))
         self.rows.lower[-1], self.rows.upper[-1] = np.array([constant - slack]), np.array([constant + slack])
 
@@ -254,11 +255,11 @@ class Relaxation:
         if part.y_rows is not None:
             y_rows = sp.csr_array(part.y_rows)
             output = problem.form.output
-            size = np.abs(bound) + np.abs(y_rows) @ np.abs(output.constant)
+            size = np.abs(bound) + np.abs(y_rows) @ output.constant_size
             bound -= y_rows @ output.constant
             composed = {s: y_rows @ m for s, m in output.matrices.items()}
-            magnitude = sum((abs(y_rows) @ (abs(m) @ self._magnitude(s)) for s, m in output.matrices.items()), size)
-            bound += 2.0**-50 * (y_rows.shape[1] + 8) * magnitude
+            magnitude = sum((abs(y_rows) @ (m @ self._magnitude(s)) for s, m in output.sizes.items()), size)
+            bound += 2.0**-50 * (y_rows.shape[1] + output.roundings + 8) * magnitude
             self._affine(rows, composed, np.arange(len(part)), 1.0)
         if part.g_rows is not None:
             self._gradient_conjunction(rows, part, bound)
