@@ -103,9 +103,10 @@ def test_answers_agree_with_all_linear_regions(
             assert replay(query, result.x).exact
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seconds", [0.0, 0.002, np.inf], ids=["compiled", "both", "numpy"])
-def test_answers_do_not_depend_on_when_compiled_code_is_loaded(
-    seconds: float, questions: list[tuple[Query, Answer]], monkeypatch: pytest.MonkeyPatch
+def test_answers_depend_neither_on_when_compiled_code_is_loaded_nor_on_threads(
+    seconds: float, threads: int, questions: list[tuple[Query, Answer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StagedBounds, "START_SECONDS", seconds)
     for query, truth in questions:
@@ -113,7 +114,7 @@ def test_answers_do_not_depend_on_when_compiled_code_is_loaded(
         rest, low, high = conditions.boxed(query.box)
         layers = dense_chain(query.network)
         assert layers is not None
-        bounds = StagedBounds(Crown(query.network, query.box), rest, layers, 1)
+        bounds = StagedBounds(Crown(query.network, query.box), rest, layers, threads)
         search = input_split.InputSplit(query, bounds, low, high, Probe(query, conditions, 0))
         assert search.run(Deadline.after(20), ignore).answer is truth
 

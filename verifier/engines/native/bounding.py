@@ -166,8 +166,8 @@ class ChainBounds:
 class GraphBounds:
     """Any network, by `verifier.bounds.crown`; chooses no units."""
 
-    def __init__(self, crown: Crown, conditions: Conditions) -> None:
-        self._crown, self._conditions = crown, conditions
+    def __init__(self, crown: Crown, conditions: Conditions, threads: int) -> None:
+        self._crown, self._conditions, self._threads = crown, conditions, threads
         self._names = crown.preactivations
         sizes = [crown.network[name].size for name in self._names]
         ends = np.cumsum([0, *sizes])
@@ -179,7 +179,20 @@ class GraphBounds:
         self._errors = row_errors(crown, conditions)
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
-        """See `BoxBounds`."""
+        """See `BoxBounds`; the boxes are shared among the threads."""
+        boxes, conditions = len(block["low"]), self._conditions
+        slopes, constants = np.zeros((boxes, *conditions.x_rows.shape)), np.full((boxes, len(conditions)), -np.inf)
+
+        def part(which: slice) -> None:
+            some = {name: value[which] for name, value in block.items()}
+            self._rows(some, slopes[which], constants[which])
+
+        step = boxes if self._threads == 1 or boxes < 16 else -(-boxes // self._threads)
+        _in_parts(part, boxes, step, self._threads)
+        return _conclude(block, slopes, constants, conditions, self._crown.network, free, widths)
+
+    def _rows(self, block: Block, slopes: Array, constants: Array) -> None:
+        """Functions below the rows of the open cases, written to ``slopes (B, S, n)`` and ``constants (B, S)``."""
         low, high, pre_low, pre_high = (block[k] for k in ("low", "high", "pre_low", "pre_high"))
         conditions, crown = self._conditions, self._crown
         parents = {name: (pre_low[:, part], pre_high[:, part]) for name, part in self._parts.items()}
@@ -188,34 +201,30 @@ class GraphBounds:
             pre_low[:, part], pre_high[:, part] = relaxation.intervals[name]
         block["open"][relaxation.empty] = False
         box_of, row_of = np.nonzero(block["open"][:, conditions.case_of])
-        slopes, constants = (
-            np.zeros((len(low), *conditions.x_rows.shape)),
-            np.full((len(low), len(conditions)), -np.inf),
+        if not len(box_of):
+            return
+        rows = crown.lower(
+            crown.network.output,
+            conditions.y_rows[row_of],
+            box_of,
+            relaxation.lines,
+            low,
+            high,
+            multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
         )
-        if len(box_of):
-            rows = crown.lower(
-                crown.network.output,
-                conditions.y_rows[row_of],
-                box_of,
-                relaxation.lines,
-                low,
-                high,
-                multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
-            )
-            slopes[box_of, row_of] = rows.slopes
-            # these errors are more than twice what the rows' bounds had subtracted
-            constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
-        return _conclude(block, slopes, constants, conditions, crown.network, free, widths)
+        slopes[box_of, row_of] = rows.slopes
+        # these errors are more than twice what the rows' bounds had subtracted
+        constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
 
 
 class StagedBounds:
     """Dense chains, in numpy first: many questions end before the compiled code would be loaded."""
 
     START_SECONDS = 0.1
-    """Seconds of this thread in numpy; loading the compiled code takes about 0.4."""
+    """Seconds in numpy; loading the compiled code takes about 0.4."""
 
     def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
-        self._bounds: BoxBounds = GraphBounds(crown, conditions)
+        self._bounds: BoxBounds = GraphBounds(crown, conditions, threads)
         self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
         self._spent = 0.0
         self.root, self.relu_numbers = self._bounds.root, self._bounds.relu_numbers
@@ -224,9 +233,9 @@ class StagedBounds:
         """See `BoxBounds`."""
         if isinstance(self._bounds, GraphBounds) and self._spent > self.START_SECONDS:
             self._bounds = self._compiled()
-        began = time.thread_time()
+        began = time.monotonic()
         results = self._bounds.examine(block, free, widths)
-        self._spent += time.thread_time() - began
+        self._spent += time.monotonic() - began
         return results
 
 

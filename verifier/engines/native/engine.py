@@ -86,7 +86,7 @@ def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) ->
     crown = Crown(query.network, query.box)
     layers = dense_chain(query.network)
     if layers is None:
-        return GraphBounds(crown, conditions)
+        return GraphBounds(crown, conditions, threads)
     loaded = "verifier.engines.native.decide" in sys.modules
     if staged and not loaded and all(relu for _, relu in layers[:-1]):
         return StagedBounds(crown, conditions, layers, threads)
