@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from verifier import compiled
@@ -46,3 +48,15 @@ def test_an_interrupted_compilation_is_not_done(cold, monkeypatch):
     monkeypatch.setitem(compiled.SAMPLES, "part", lambda: cold.append(1))
     compiled.ensure("part")
     assert len(cold) == 1
+
+
+def test_bytecode_is_written_even_where_python_does_not(cold, monkeypatch, tmp_path):
+    package = tmp_path / "package"
+    (package / "encodings").mkdir(parents=True)
+    for file in (package / "a.py", package / "encodings" / "b.py"):
+        file.write_text("x = 1\n")
+    monkeypatch.setattr(compiled, "__file__", str(package / "compiled.py"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(compiled, "_fingerprint", lambda: "state")
+    compiled.ensure("part")
+    assert {p.name.split(".")[0] for p in package.rglob("*.pyc")} == {"a", "b"}
