@@ -40,8 +40,9 @@ ROOT_STEPS, TIGHTEN_STEPS, REFINE_STEPS = 40, 20, 4
 EFFORT, HARDER, PART_EFFORT = 4000, 3, 5000
 """Nodes of the searches for the bounds of a block's units: at first, by how much they grow from turn to turn, and in
 a part."""
-SHARE = 0.1
-"""A turn of these searches is taken if it is expected to end within this share of the time left."""
+SHARE, WORTH = 0.35, 0.03
+"""A further turn of these searches is taken if it is expected to end within this share of the time left, and if the
+last one fixed so many of the open ReLUs."""
 LONGEST_REFINEMENT = 2.0
 """Seconds: where bounds take longer than this they are not found again, and there is but one part."""
 LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
@@ -156,7 +157,8 @@ class ReluSplit:
             self._whole = spent >= LONGEST_REFINEMENT
         harder = part.effort * HARDER or EFFORT
         expected = spent * HARDER if part.effort else 0.0
-        more = not keep and not part.phases.any() and expected < SHARE * self._deadline.left
+        worth = not part.effort or form.units <= (1 - WORTH) * part.form.units
+        more = worth and not keep and not part.phases.any() and expected < SHARE * self._deadline.left
         """Whether the whole box's bounds will be searched for with more effort."""
         bounds = -1
         if self.record is not None and kept_rows is not None:
