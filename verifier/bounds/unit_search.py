@@ -10,7 +10,6 @@ so the lowest of their bounds is a bound of the row.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_slopes import CHUNK, UnitBounder, ascend, inputs_of, prove
+from verifier.bounds.crown_slopes import CHUNK, LARGEST_HALF, UnitBounder, ascend, inputs_of, prove
 from verifier.bounds.open_form import OpenForm, Start
 from verifier.network.operators import Array
 
@@ -41,7 +40,7 @@ class Leaves:
     Attributes:
         row: ``(N,)`` the row that a leaf belongs to.
         bound: ``(N,)`` its bound (in float32 while the search goes on).
-        phases, weights: ``(N, units)`` as in `node_store.Nodes`.
+        phases, weights: ``(N, units)`` as in `node_store.Nodes`; weights in float16.
         unit: ``(N,)`` the free unit that costs the bound most; -1: there is none.
     """
 
@@ -71,12 +70,10 @@ class UnitSearch:
     Attributes:
         first: the bounds from which the searches start.
         effort: nodes of all searches of a call together.
-        keep: called with the leaves of each call's searches (their rows numbered as in the call), if given.
     """
 
     first: UnitBounder
     effort: int
-    keep: Callable[[OpenForm, Leaves], None] | None = None
 
     def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
         """See `open_form.Bounder`."""
@@ -85,12 +82,10 @@ class UnitSearch:
         if not len(rows) or not (form.phases == 0).any():
             return lower, weights
         with ThreadPoolExecutor(self.first.threads) as pool:
-            opened, closed = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort)
+            opened = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort)
         found = np.full(len(start), 0.0)
         np.minimum.at(found, opened.row, opened.bound)
         lower[rows] = np.maximum(lower[rows], found[rows])
-        if self.keep is not None:
-            self.keep(form, Leaves.join([opened, *closed]))
         return lower, weights
 
 
@@ -99,14 +94,13 @@ class _Searches:
 
     def __init__(self, form: OpenForm, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
         self.form, self.start, self.pool, self.until = form, start, pool, until
-        self.closed: list[Leaves] = []
         self._points: list[Array] = []
 
-    def run(self, rows: npt.NDArray[np.intp], weights: Array, effort: int) -> tuple[Leaves, list[Leaves]]:
-        """The leaves that are open at the end, with proved bounds, and those that are refuted."""
+    def run(self, rows: npt.NDArray[np.intp], weights: Array, effort: int) -> Leaves:
+        """The leaves that are open at the end, with proved bounds; the others are refuted."""
         count = len(rows)
         phases = np.repeat(self.form.phases[None], count, axis=0)
-        root = Leaves(rows, np.full(count, -np.inf), phases, weights.T[rows].astype(np.float32), np.zeros(count, int))
+        root = Leaves(rows, np.full(count, -np.inf), phases, _half(weights.T[rows]), np.zeros(count, int))
         leaves = self._bound(root)
         reached = self._least(self._points) < 0
         nodes, most = count, 1.0
@@ -134,12 +128,14 @@ class _Searches:
             most *= GROWTH
 
         def proved(part: Leaves) -> Array:
+            if time.monotonic() > self.until:
+                return np.full(len(part), -np.inf)
             return prove(self.form, self.start.take(part.row), *_columns(part))
 
         pieces = [leaves.take(slice(k, k + CHUNK)) for k in range(0, len(leaves), CHUNK)]
         if pieces:
             leaves.bound = np.concatenate(list(self.pool.map(proved, pieces)))
-        return leaves, self.closed
+        return leaves
 
     def _least(self, points: list[Array]) -> Array:
         """The least value of each row at some points ``(P, n)`` of the box, in float32."""
@@ -160,22 +156,27 @@ class _Searches:
         return Leaves.join(list(self.pool.map(self._bound_piece, pieces)))
 
     def _bound_piece(self, nodes: Leaves) -> Leaves:
+        if time.monotonic() > self.until and self._points:
+            return nodes
         rows = self.start.take(nodes.row)
         weights, phases = _columns(nodes)
         found = ascend(self.form, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
         assert found.scores is not None
         if sum(map(len, self._points)) < SAMPLES:
             self._points.append(found.minimiser)
-        nodes.weights = np.ascontiguousarray(found.weights.T)
+        nodes.weights = _half(np.ascontiguousarray(found.weights.T))
         nodes.bound = np.maximum(nodes.bound, found.lower)
         nodes.unit = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)
         refuted = found.lower > MARGIN
         maybe = np.flatnonzero(refuted)
         if len(maybe):
             refuted[maybe] = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe]) > 0
-            self.closed.append(nodes.take(refuted))
         return nodes.take(~refuted)
 
 
 def _columns(nodes: Leaves) -> tuple[Array, Any]:
-    return np.ascontiguousarray(nodes.weights.T), np.ascontiguousarray(nodes.phases.T)
+    return np.ascontiguousarray(nodes.weights.T.astype(np.float32)), np.ascontiguousarray(nodes.phases.T)
+
+
+def _half(weights: Array) -> Array:
+    return np.minimum(weights, LARGEST_HALF).astype(np.float16)
