@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from verifier.engines.base import Answer, Deadline
 from verifier.engines.saliency import SaliencyEngine
+from verifier.engines.saliency.dive import Dive, PseudoCosts
 from verifier.engines.saliency.leaf import Leaf, leaf_of
 from verifier.engines.saliency.leaf_kernels import ascend, lagrangian, tighten
 from verifier.engines.saliency.leaf_search import LeafSearch
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
+from verifier.engines.saliency.relaxation import Relaxation
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import relu
@@ -115,6 +117,34 @@ def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, resid
     assert not ((phases < 0) & (z > 1e-9)).any()
 
 
+def open_last_layer() -> tuple[Problem, State]:
+    """The first of some random problems in which only phases of the last layer are open."""
+    for seed in range(50):
+        problem = Problem.of(query_of(dense_network(seed, (3, 3, 14, 3)), seed, 1.0, 5.0))
+        state = State.root(problem)
+        propagate(problem, state)
+        z = problem.form.preactivations(problem.query.box.center[None])[0][0]
+        for sign in (1, -1):
+            state.fix(0, np.flatnonzero((state.phase[0] == 0) & (sign * z > 0)), sign)
+        propagate(problem, state)
+        if (state.phase[1] == 0).sum() > 3:
+            return problem, state
+    raise AssertionError("no problem is open")
+
+
+def test_a_dive_leaves_the_program_as_it_was() -> None:
+    """Several dives follow one another on one LP."""
+    problem, state = open_last_layer()
+    free = np.flatnonzero(state.phase[1] == 0)
+    relaxation = Relaxation(problem, state)
+    before = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
+    for phase in (1, -1):
+        dive = Dive(relaxation, state.cases[0], PseudoCosts(len(state.phase[1])), lambda point: None)
+        dive.run(Deadline.after(20), ((int(free[0]), phase),))
+        assert (relaxation.lp.lower == before[0]).all()
+        assert (relaxation.lp.upper == before[1]).all()
+
+
 def test_the_supergradient_is_that_of_the_bound() -> None:
     leaf = some_leaf()
     data, m, k, q = LeafSearch(leaf)._data, len(leaf.neurons), len(leaf.row_low), len(leaf.coordinates)
@@ -142,7 +172,7 @@ def test_an_ascent_only_improves() -> None:
     values = []
     for steps in (1, 20, 200):
         s, mu = np.zeros(m), leaf.case / leaf.case.sum()
-        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True))
+        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True, -1.0))
     assert values[0] <= values[1] <= values[2] <= 0
     assert values[0] < values[2]
 

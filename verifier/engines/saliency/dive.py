@@ -88,7 +88,13 @@ class Dive:
         self.width = state.z_upper[self.layer] - state.z_lower[self.layer]
 
     def run(self, deadline: Deadline, start: Fixing = ()) -> DiveResult:
-        """Search below a fixing to the end, a witness or the deadline."""
+        """Search below a fixing to the end, a witness or the deadline; the LP's bounds are then what they were."""
+        try:
+            return self._run(deadline, start)
+        finally:
+            self._apply(())
+
+    def _run(self, deadline: Deadline, start: Fixing) -> DiveResult:
         result = DiveResult()
         stack: list[tuple[Fixing, Any]] = [(start, None)]
         lp = self.relaxation.lp
