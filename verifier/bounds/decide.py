@@ -79,7 +79,7 @@ def refuted_in_parts(
         refutation = refuted_by_bounds(replace(query, box=box), method)
         if refutation is not None and certifier is not None:
             cases = range(len(query.cases))
-            if len(certifier.refute(node, box.lower, box.upper, cases)) < len(cases):
+            if len(certifier.refute(certifier.region(node, box.lower, box.upper), cases)) < len(cases):
                 refutation = None
         if refutation is None:
             if not box.width.any():

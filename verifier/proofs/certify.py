@@ -39,6 +39,25 @@ class _Function:
     found: Linear
 
 
+@dataclass(eq=False)
+class Region:
+    """A node's box and phases, what is known of the ReLUs there, and where that is in the proof (-1: nowhere yet).
+
+    Attributes:
+        units: the open and the fixed ReLUs: weights are written for these.
+        base: the region around it whose bounds its own started from.
+    """
+
+    node: int
+    low: Array
+    high: Array
+    phases: Phases
+    bounds: Bounds
+    units: Array
+    base: Region | None
+    record: int = -1
+
+
 class BoxCertifier:
     """Finds certificates on boxes of a query, and records them in its ``builder``."""
 
@@ -48,37 +67,42 @@ class BoxCertifier:
         self.graph = ReluGraph(relu_network(query.network))
 
     def phases(self, units: Array, signs: Array) -> Phases:
-        """Phases of some ReLUs, as `refute` wants them."""
+        """Phases of some ReLUs, as `region` wants them."""
         phases = np.zeros(self.graph.units, dtype=np.int8)
         phases[units] = signs
         return phases
 
-    def refute(
-        self, node: int, low: Array, high: Array, cases: Iterable[int], phases: Phases | None = None
-    ) -> list[int]:
-        """The cases among some that certificates refute on the region of a node; they are recorded.
-
-        Args:
-            low, high, phases: the region.
-        """
-        cases = list(cases)
+    def region(
+        self, node: int, low: Array, high: Array, phases: Phases | None = None, base: Region | None = None
+    ) -> Region:
+        """A node's region with its bounds, which start from those of a region around it."""
         phases = np.zeros(self.graph.units, dtype=np.int8) if phases is None else phases
-        bounds = self.graph.bounds(low, high, phases)
-        if bounds.contradiction >= 0:
-            self.builder.contradiction(node, self.builder.bounds(node, np.zeros(0)))
-            return cases
+        bounds = self.graph.bounds(low, high, phases, None if base is None else base.bounds)
         units = np.flatnonzero(((bounds.low < 0) & (bounds.high > 0)) | (phases != 0))
-        record, refuted = -1, []
+        return Region(node, low.copy(), high.copy(), phases, bounds, units, base)
+
+    def _record(self, region: Region) -> int:
+        """The number of a region's bounds in the proof; they are recorded when they are first needed."""
+        if region.record < 0:
+            base = -1 if region.base is None else self._record(region.base)
+            region.record = self.builder.bounds(region.node, region.units, base)
+        return region.record
+
+    def refute(self, region: Region, cases: Iterable[int]) -> list[int]:
+        """The cases among some that certificates refute on a region; they are recorded."""
+        cases = list(cases)
+        if region.bounds.contradiction >= 0:
+            self.builder.contradiction(region.node, self._record(region))
+            return cases
+        refuted = []
         for case in cases:
-            terms = self._terms(case, low, high, phases, bounds, units)
+            terms = self._terms(case, region.low, region.high, region.phases, region.bounds, region.units)
             if terms is not None:
-                if record < 0:
-                    record = self.builder.bounds(node, units)
-                self.builder.refute(node, case, record, terms)
+                self.builder.refute(region.node, case, self._record(region), terms)
                 refuted.append(case)
         return refuted
 
-    def cut(self, node: int, low: Array, high: Array, cases: Sequence[int], phases: Phases) -> tuple[int, Array, Array]:
+    def cut(self, region: Region, cases: Sequence[int]) -> tuple[int, Array, Array]:
         """What is left of a region when slices of its box in which no case is possible are cut off.
 
         Each slice is a division of the node; on it every case is refuted by one of its rows, with the bounds that were
@@ -87,15 +111,15 @@ class BoxCertifier:
         Returns:
             The node that is left, and its box.
         """
-        bounds = self.graph.bounds(low, high, phases)
+        node, bounds = region.node, region.bounds
         if bounds.contradiction >= 0:
-            return node, low, high
+            return node, region.low, region.high
         members = np.concatenate([self.conditions.members(case) for case in cases])
         owners = self.conditions.case_of[members]
         rows = np.eye(len(self.conditions))[members]
-        found = row_functions(self.graph, self.conditions, rows, phases[None], bounds, None)
+        found = row_functions(self.graph, self.conditions, rows, region.phases[None], bounds, None)
         slack = RELUCTANCE * found.slack
-        low, high, record = low.copy(), high.copy(), -1
+        low, high = region.low.copy(), region.high.copy()
         for _ in range(TURNS):
             for j in np.flatnonzero(high > low):
                 for upper in (True, False):
@@ -115,8 +139,7 @@ class BoxCertifier:
                     (slice_low if upper else slice_high)[j] = value
                     if not (found.least(slice_low, slice_high) + found.slack - slack > 0)[best].all():
                         continue
-                    if record < 0:
-                        record = self.builder.bounds(node, np.zeros(0))
+                    record = self._record(region)
                     below, above = self.builder.divide_input(node, int(j), float(value))
                     node, gone = (below, above) if upper else (above, below)
                     for case, k in zip(cases, best, strict=True):

@@ -27,7 +27,8 @@ from verifier.network.piecewise import PiecewiseLinear
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
-``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; ``node (B,)`` its number in the proof."""
+``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; and for a proof
+``node (B,)``, the box's number, and ``region (B,)``, what is known of its parent."""
 
 
 class BoxBounds(Protocol):

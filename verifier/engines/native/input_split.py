@@ -70,6 +70,7 @@ class InputSplit:
             "phases": np.zeros((count, SPACES), dtype=np.int8),
             "space_count": np.zeros(count, dtype=np.int64),
             "node": np.zeros(count, dtype=np.int64),
+            "region": np.full(count, None),
             "bound": np.full(count, -np.inf),
             "share": np.full(count, 1 / count),
         }
@@ -184,12 +185,14 @@ class InputSplit:
             units = self.bounds.relu_numbers[block["units"][k, :count]]
             phases = self.certifier.phases(units, block["phases"][k, :count])
             cases = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
-            refuted = self.certifier.refute(node, low, high, cases, phases) if cases else []
+            region = self.certifier.region(node, low, high, phases, block["region"][k])
+            block["region"][k] = region  # the children's bounds will start from its own
+            refuted = self.certifier.refute(region, cases) if cases else []
             again = [case for case in cases if case not in refuted]
             block["open"][k, again] = True
             left = np.flatnonzero(block["open"][k]).tolist()
             if left and (shrunk[k] or again):
-                node, low, high = self.certifier.cut(node, low, high, left, phases)
+                node, low, high = self.certifier.cut(region, left)
                 block["node"][k], block["low"][k], block["high"][k] = node, low, high
             if again and closed:  # nothing was chosen
                 found.bound[k] = 0.0
