@@ -158,6 +158,8 @@ class ReluSplit:
         harder = part.effort * HARDER or EFFORT
         expected = spent * HARDER if part.effort else 0.0
         worth = not part.effort or form.units <= (1 - WORTH) * part.form.units
+        if part.effort == EFFORT and not part.phases.any() and not worth:
+            self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
         more = worth and not keep and not part.phases.any() and expected < SHARE * self._deadline.left
         """Whether the whole box's bounds will be searched for with more effort."""
         bounds = -1
