@@ -38,6 +38,21 @@ def _key(record: dict[str, Any]) -> tuple[object, ...]:
     return (*(record[name] for name in names), record.get("propagate", False))
 
 
+def agreement(records: list[dict[str, Any]]) -> str:
+    """How many questions more than one engine decided, and how often two of them differ."""
+    verdicts: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+    for r in records:
+        if r["status"] in ("holds", "violated"):
+            question = r["image"], r["epsilon"], r["delta"]
+            verdicts.setdefault(question, {}).setdefault(r["engine"], set()).add(r["status"])
+    compared = [by_engine for by_engine in verdicts.values() if len(by_engine) > 1]
+    contradictions = sum(len(set.union(*by_engine.values())) > 1 for by_engine in verdicts.values())
+    return (
+        f"Agreement: of {len(verdicts)} questions (region and δ) with a verdict, {len(compared)} have one from at "
+        f"least two engines; contradictions: {contradictions}."
+    )
+
+
 def section(records: list[dict[str, Any]]) -> list[str]:
     """The report's lines on this table."""
     mine = [r for r in records if r["set"] == "table2"]
@@ -57,9 +72,9 @@ def section(records: list[dict[str, Any]]) -> list[str]:
         'Engines are asked alone where the pre-pass (search and bounds) is off; "+ propagation" gives a solver the '
         "phases that our engine's propagation fixes. Times include the start of the solver's process. Where "
         "wall-clock time is far above CPU time, the machine was shared: those runs had a fraction of a core. A row has "
-        f"as many queries as were run, of {len(REGIONS)}. The rows of saliency with the pre-pass on are older than the "
-        "engine's search of the last layer on one LP.\n",
+        f"as many queries as were run, of {len(REGIONS)}.\n",
         table(["engine", "pre-pass", "δ", "limit s", *HEADER], rows),
+        "\n" + agreement(mine) + "\n",
     ]
 
 

@@ -172,7 +172,7 @@ def test_an_ascent_only_improves() -> None:
     values = []
     for steps in (1, 20, 200):
         s, mu = np.zeros(m), leaf.case / leaf.case.sum()
-        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True, -1.0))
+        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True))
     assert values[0] <= values[1] <= values[2] <= 0
     assert values[0] < values[2]
 

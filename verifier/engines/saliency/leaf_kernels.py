@@ -11,8 +11,6 @@ from verifier.network.operators import Array
 
 FIRST, SECOND = 0.9, 0.99
 """Decay of Adam's averages (Kingma, Ba, 2015)."""
-PATIENCE, WORTH = 15, 0.01
-"""An ascent of a preactivation's bound ends when so many steps gain less than this share of its width."""
 
 
 class Data(NamedTuple):
@@ -190,7 +188,6 @@ def ascend(
     decay: float,
     on: Array,
     fixed_scale: bool,
-    worth: float,
 ) -> float:
     """Adam from s, μ, which become the best met; returns their bound, rounding of these multipliers subtracted.
 
@@ -205,12 +202,7 @@ def ascend(
     corner = np.zeros(m, dtype=np.int8)
     s1, s2, mu1, mu2 = np.zeros(m), np.zeros(m), np.zeros(k_count), np.zeros(k_count)
     best, best_s, best_mu = -np.inf, s.copy(), mu.copy()
-    before = -np.inf
     for k in range(steps):
-        if k % PATIENCE == PATIENCE - 1:
-            if best - before < worth:
-                break
-            before = best
         value = lagrangian(data, phases, target, s, mu, alpha, kappa, by_s, by_mu, corner)
         value -= rounding(data, s, mu)
         if value > best:
@@ -307,12 +299,12 @@ def search(
         visited += 1
         top = count - 1
         phases, s, mu = stack[top].copy(), stack_s[top].copy(), stack_mu[top].copy()
-        value = ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.1, 0.97, on, True, -1.0)
+        value = ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.1, 0.97, on, True)
         if value > 0:
             count -= 1
             continue
         while settle(data, phases, s, mu, score, on) > 0 and value <= 0:
-            value = ascend(data, phases, nothing, 0.0, 1.0, s, mu, trial, 0.05, 0.95, on, True, -1.0)
+            value = ascend(data, phases, nothing, 0.0, 1.0, s, mu, trial, 0.05, 0.95, on, True)
         if value > 0:
             count -= 1
             continue
@@ -337,7 +329,7 @@ def search(
                 kept_s[row], kept_mu[row] = s, mu
                 phases[j] = 1 - 2 * side
                 gains[side] = ascend(
-                    data, phases, nothing, 0.0, 1.0, kept_s[row], kept_mu[row], trial, 0.05, 0.95, child_on, True, -1.0
+                    data, phases, nothing, 0.0, 1.0, kept_s[row], kept_mu[row], trial, 0.05, 0.95, child_on, True
                 )
             phases[j] = 0
             if gains[0] > 0 and gains[1] > 0:
@@ -397,21 +389,7 @@ def tighten(
             target = sign * data.slope_matrix[j]
             s, mu = all_s[row], all_mu[row]
             goal = -sign * data.offset[j] + target_size[j]
-            bound = ascend(
-                data,
-                phases,
-                target,
-                goal,
-                target_unit[j],
-                s,
-                mu,
-                steps,
-                0.2,
-                0.95,
-                on,
-                False,
-                WORTH * (data.high[j] - data.low[j]),
-            )
+            bound = ascend(data, phases, target, goal, target_unit[j], s, mu, steps, 0.2, 0.95, on, False)
             bound += sign * data.offset[j] - target_size[j]
             if side == 0:
                 data.low[j] = max(data.low[j], bound)

@@ -90,12 +90,7 @@ class LeafSearch:
         on = np.zeros(len(part.low))
         self.nodes += 1
         for _ in range(ROUNDS):
-            if (
-                ascend(
-                    data, part.phases, self._nothing, 0.0, 1.0, part.s, part.mu, ROOT_STEPS, 0.2, 0.98, on, True, -1.0
-                )
-                > 0
-            ):
+            if ascend(data, part.phases, self._nothing, 0.0, 1.0, part.s, part.mu, ROOT_STEPS, 0.2, 0.98, on, True) > 0:
                 return False
             if deadline.passed or not (part.phases == 0).any():
                 return True
