@@ -30,10 +30,10 @@ INSTANCES = (
     ("acasxu", "ACASXU_run2a_3_3_batch_2000", "prop_9"),
     ("acasxu", "ACASXU_run2a_4_2_batch_2000", "prop_2"),
     ("mnist_fc", "mnist-net_256x2", "prop_0_0.03"),
-    ("mnist_fc", "mnist-net_256x2", "prop_5_0.03"),
-    ("mnist_fc", "mnist-net_256x2", "prop_1_0.05"),
+    ("mnist_fc", "mnist-net_256x2", "prop_9_0.05"),
+    ("mnist_fc", "mnist-net_256x2", "prop_10_0.05"),
     ("mnist_fc", "mnist-net_256x4", "prop_0_0.03"),
-    ("mnist_fc", "mnist-net_256x4", "prop_2_0.03"),
+    ("mnist_fc", "mnist-net_256x4", "prop_3_0.05"),
     ("mnist_fc", "mnist-net_256x6", "prop_0_0.03"),
     ("mnist_fc", "mnist-net_256x6", "prop_5_0.03"),
 )
