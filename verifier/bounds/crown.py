@@ -9,48 +9,32 @@ multipliers β (Wang et al., NeurIPS 2021, Theorem 3.1).
 **Rows.** All work is done on flat lists of rows; row r belongs to box ``box_of[r]``. So each box has just the
 rows that it still needs.
 
-**Rounding.** Coefficients are computed in float64 and so differ from the exact ones; what is lost is bounded
-once per root box (`Crown.errors`), by a vector E_v per node such that the computed bound of a row ``a`` over v
-is wrong by at most ``|a| · E_v``. With u = 2^-53 and γ_k = k u / (1 - k u) (Higham, *Accuracy and Stability*,
-Section 3.1; valid for every order of summation and for fused operations) and m_v >= |v| on the root box:
-
-* input: ``E = γ m`` (the final dot product);
-* affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
-  value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
-* activation v = f(w), lines of slope at most L and intercept at most t on the root box:
-  ``E_v = L E_w + γ (L m_w + t)``.
-
-k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
-1 + 1e-6 covers the second-order terms. Every bound that leaves this module has E subtracted (lower) or added.
+**Rounding.** `verifier.bounds.crown_rounding` has the analysis. Every bound that leaves this module has the error of
+its row subtracted (lower) or added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, slope_limit, value_range
-from verifier.errors import InputError
+from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, value_range
+from verifier.bounds.crown_rounding import UNIT, Intervals, Rounding
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
 
 Index = npt.NDArray[np.intp]
-Intervals = dict[str, tuple[Array, Array]]
-"""Lower and upper ends by node name, each ``(boxes, flat size)``."""
 AllLines = dict[str, Lines | PoolLines]
 """Relaxations by the name of the activation node."""
 
-UNIT = 2.0**-53
-LARGEST = 1e150
-"""Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
 CHUNK = 1 << 18
 """Numbers in one working array: rows are processed in chunks of about this many coefficients."""
 
@@ -115,79 +99,13 @@ class Crown:
         self._consumers: dict[str, list[Node]] = {}
         for node in network.activations:
             self._consumers.setdefault(node.inputs[0], []).append(node)
-        self._absolute: dict[str, AffineOperator] = {}
         self._matrices: dict[str, sp.csr_array] = {}
-        self._constants: dict[str, Array] = {}
         self._exact_interval = _exact_intervals(network)
-        for node in network.nodes:
-            operator = node.operator
-            if isinstance(operator, AffineOperator):
-                self._absolute[node.name] = absolute_operator(operator)
-                constant = operator.constant()
-                if constant is not None and np.any(constant):
-                    spread = np.broadcast_to(constant, node.shape)
-                    self._constants[node.name] = np.ascontiguousarray(spread).reshape(-1)
-        k = 2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64
-        self.gamma = k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
-        if self.gamma * len(network.nodes) > 1e-6:
-            raise InputError("the network is too large for the rounding analysis of float64")
-        self.magnitudes: dict[str, Array] = {}
-        self.errors: dict[str, Array] = {}
-        self.sizes: dict[str, Array] = {}
-        """Sums of the absolute values of the terms of each value: what the rounding of its evaluation grows with.
-        Never cut by known bounds, for terms may cancel."""
-        self.reach: dict[str, Array] = {}
-        """Bounds on every coefficient and constant that a unit row over a node meets on its way back."""
-        self._analyse({})
-        if not all(np.all(r < LARGEST) for r in self.reach.values()):
-            raise InputError("the network's numbers are too large for bounds in float64")
+        self.rounding = Rounding(network, root)
         known = self.relax(root.lower[None, :], root.upper[None, :], nodes=(network.output,))
         self.root_bounds: Intervals = known.intervals
         """Bounds of all preactivations and of the output on the root box (one box)."""
-        self._analyse(self.root_bounds)
-
-    # -- rounding ----------------------------------------------------------------------------------------
-    def _analyse(self, known: Intervals) -> None:
-        """Magnitudes on the root box and the error vectors E (module docstring), cut by bounds already known."""
-        magnitudes: dict[str, Array] = {}
-        errors: dict[str, Array] = {}
-        sizes: dict[str, Array] = {}
-        reach: dict[str, Array] = {}
-        for node in self.network.nodes:
-            m_in = [magnitudes[i] for i in node.inputs]
-            e_in = [errors[i] for i in node.inputs]
-            r_in = [reach[i] for i in node.inputs]
-            if not node.inputs:
-                r = np.zeros(node.size)
-                m = np.maximum(np.abs(self.root.lower), np.abs(self.root.upper))
-                e = self.gamma * m
-            elif isinstance(node.operator, AffineOperator):
-                m = self._spread(node, m_in) + np.abs(self._constants.get(node.name, np.zeros(1)))
-                e = self._spread(node, e_in) + self.gamma * m
-                r = self._spread(node, r_in)
-            elif isinstance(node.operator, MaxPool):
-                windows = node.operator.windows(self.network[node.inputs[0]].shape)
-                m = np.where(windows >= 0, m_in[0][windows], 0.0).max(axis=1)
-                e = np.where(windows >= 0, e_in[0][windows], 0.0).max(axis=1) + 2 * self.gamma * m
-                r = np.where(windows >= 0, r_in[0][windows], 0.0).max(axis=1)
-            else:
-                assert isinstance(node.operator, PiecewiseLinear)
-                limit, intercept = slope_limit(node.operator, m_in[0])
-                m = limit * m_in[0] + intercept
-                e = limit * e_in[0] + self.gamma * m
-                r = limit * r_in[0]
-            m = m * (1 + 1e-6)
-            sizes[node.name], reach[node.name] = m, r + m + 1.0
-            if node.name in known:
-                m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
-            magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + 1e-290
-        self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
-
-    def _spread(self, node: Node, inputs: Sequence[Array]) -> Array:
-        """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""
-        shaped = [x.reshape(-1, *self.network[i].shape) for x, i in zip(inputs, node.inputs, strict=True)]
-        result = self._absolute[node.name].linear(*shaped)
-        return result.reshape(*inputs[0].shape[:-1], node.size)
+        self.rounding.analyse(self.root_bounds)
 
     # -- bounds ------------------------------------------------------------------------------------------
     def relax(
@@ -295,7 +213,7 @@ class Crown:
                 centers.append(center.reshape(-1, *self.network[name].shape))
                 radii.append(np.maximum(high - center, center - low))
             middle = operator.forward(*centers).reshape(len(radii[0]), -1)
-            radius = self._spread(node, radii) + 4 * self.gamma * self.sizes[node.name]
+            radius = self.rounding.spread(node, radii) + 4 * self.rounding.gamma * self.rounding.sizes[node.name]
             return middle - radius, middle + radius
         low, high = values[node.inputs[0]]
         if isinstance(operator, MaxPool):
@@ -369,13 +287,15 @@ class Crown:
         kept: dict[str, Array] = {}
         pending: dict[str, Array] = {}
         if isinstance(rows, Units):
-            slack = self.errors[start][rows.entries]
+            slack = self.rounding.errors[start][rows.entries]
             self._start_units(network[start], rows, pending, constant)
         else:
-            slack = np.abs(rows) @ self.errors[start]
+            slack = np.abs(rows) @ self.rounding.errors[start]
             pending[start] = rows
         for name, beta in (multipliers or {}).items():
-            slack = slack + 2 * (np.abs(beta) @ (self.errors[name] + self.gamma * self.magnitudes[name]))
+            slack = slack + 2 * (
+                np.abs(beta) @ (self.rounding.errors[name] + self.rounding.gamma * self.rounding.magnitudes[name])
+            )
             pending[name] = pending[name] + beta if name in pending else beta
         # `pending` holds, for every node reached, the sum of what its readers send to it.
         for node in reversed(network.nodes[1:]):
@@ -384,8 +304,8 @@ class Crown:
                 continue
             operator = node.operator
             if isinstance(operator, AffineOperator):
-                if node.name in self._constants:
-                    constant += a @ self._constants[node.name]
+                if node.name in self.rounding.constants:
+                    constant += a @ self.rounding.constants[node.name]
                 found = self._transpose(node, a)
             else:
                 if keep:
@@ -415,8 +335,8 @@ class Crown:
             else:
                 picked = self.matrix(node)[units.entries].toarray()
             pending[node.inputs[0]] = picked * units.signs[:, None]
-            if node.name in self._constants:
-                constant += self._constants[node.name][units.entries] * units.signs
+            if node.name in self.rounding.constants:
+                constant += self.rounding.constants[node.name][units.entries] * units.signs
             return
         rows = np.zeros((len(units), node.size))
         rows[np.arange(len(units)), units.entries] = units.signs
@@ -473,18 +393,6 @@ def _clip(
         empty |= crossed.any(axis=1)
         low, high = np.where(crossed, high, low), high
     return low, high
-
-
-def absolute_operator(operator: AffineOperator) -> AffineOperator:
-    """The operator with the absolute values of its coefficients (its constant is not used)."""
-    if isinstance(operator, Sum):
-        return Sum(tuple(1 for _ in operator.signs))
-    if operator.coefficients is None:
-        return operator
-    if isinstance(operator, Dense) and operator.sparse_weight is not None:
-        return Dense(abs(operator.sparse_weight), operator.bias)  # type: ignore[arg-type]
-    changes = {operator.coefficients: np.abs(getattr(operator, operator.coefficients))}
-    return replace(operator, **changes)  # type: ignore[arg-type]
 
 
 def _exact_intervals(network: Network) -> dict[str, bool]:

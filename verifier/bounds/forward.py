@@ -7,7 +7,7 @@ values is bounded pair by pair, ``max(a, b) = b + relu(a - b) <= (1 - s) b + s a
 [0, 1], which loses nothing of a and b.
 
 **Rounding.** The functions that are returned hold in exact arithmetic for their float64 coefficients, on the whole
-box. With γ as in `verifier.bounds.crown` and ``S_v >= |slopes| |x| + |constant|`` for both functions of v on the box,
+box. With γ as in `verifier.bounds.crown_rounding` and ``S_v >= |slopes| |x| + |constant|`` for both functions of v on the box,
 the computed combination ``Σ c_w f_w + d`` differs from the exact one of the (float) f_w, at any x of the box, by less
 than ``γ (Σ |c_w| S_w + |d|)``; so much is subtracted from (added to) the constant at every step.
 """
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown import LARGEST, UNIT, absolute_operator
 from verifier.bounds.crown_lines import Lines, piecewise_lines, relu_lines
+from verifier.bounds.crown_rounding import LARGEST, UNIT, absolute_operator
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node

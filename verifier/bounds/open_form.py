@@ -8,7 +8,7 @@ becomes blocks of ReLUs with sparse or dense matrices between them,
 whatever the operators were: convolutions, sums and reshapes are folded into the M_ks, MaxPool is a tournament of
 ``max(a, b) = b + relu(a - b)``, and any elementwise function is a combination of shifted ReLUs.
 
-**Rounding** (float64; γ_k = k u / (1 - k u) as in `verifier.bounds.crown`). Every step of a backward pass turns
+**Rounding** (float64; γ_k = k u / (1 - k u) as in `verifier.bounds.crown_rounding`). Every step of a backward pass turns
 computed coefficients into other computed coefficients, and is off by at most a local error times values that are
 met on the box; so the errors add up, each weighted by the coefficients that the pass really had:
 
@@ -33,8 +33,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.crown import LARGEST
 from verifier.bounds.crown_lines import TINY, relu_lines
+from verifier.bounds.crown_rounding import LARGEST
 from verifier.bounds.open_values import Affine, Matrix, gamma, longest_row
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node

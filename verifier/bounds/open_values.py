@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.bounds.crown import UNIT
+from verifier.bounds.crown_rounding import UNIT
 from verifier.bounds.open_kernels import add_product
 from verifier.network.operators import Array
 

@@ -13,7 +13,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown import Crown, Intervals
+from verifier.bounds.crown import Crown
+from verifier.bounds.crown_rounding import Intervals
 from verifier.bounds.jacobian import jacobian
 from verifier.bounds.phases import Slopes, phases
 from verifier.errors import UnsupportedOperatorError

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from verifier.bounds.crown import LARGEST, Crown
+from verifier.bounds.crown import Crown
+from verifier.bounds.crown_rounding import LARGEST
 from verifier.bounds.forward import Forward
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
@@ -60,14 +61,12 @@ def row_errors(crown: Crown, conditions: Conditions) -> Array:
     Raises:
         InputError: if the coefficients of the rows are so large that sums could overflow.
     """
-    network = crown.network
-    y, x = np.abs(conditions.y_rows), np.abs(conditions.x_rows)
-    if not (
-        y @ crown.reach[network.output] + x @ crown.reach[network.input] + np.abs(conditions.bound) < LARGEST
-    ).all():
+    network, r = crown.network, crown.rounding
+    y, x, shift = np.abs(conditions.y_rows), np.abs(conditions.x_rows), np.abs(conditions.bound)
+    if not (y @ r.reach[network.output] + x @ r.reach[network.input] + shift < LARGEST).all():
         raise InputError("the numbers of the condition are too large for bounds in float64")
-    size = y @ crown.magnitudes[network.output] + x @ crown.magnitudes[network.input] + np.abs(conditions.bound)
-    errors: Array = 2 * (y @ crown.errors[network.output]) + 4 * crown.gamma * size
+    size = y @ r.magnitudes[network.output] + x @ r.magnitudes[network.input] + shift
+    errors: Array = 2 * (y @ r.errors[network.output]) + 4 * r.gamma * size
     return errors
 
 
@@ -105,7 +104,7 @@ class ChainBounds:
 
         hidden, last = [node for node, _ in layers[:-1]], layers[-1][0].operator
         assert isinstance(last, Dense)
-        operators = [node.operator for node in hidden]
+        operators, rounding = [node.operator for node in hidden], crown.rounding
         dense = [o for o in operators if isinstance(o, Dense)]
         sizes = np.array([0] + [node.size for node in hidden])
         self._threads = threads
@@ -115,8 +114,8 @@ class ChainBounds:
             biases=np.concatenate([o.bias for o in dense]),
             starts=np.cumsum(sizes),
             is_relu=np.array([relu for _, relu in layers[:-1]]),
-            errors=np.concatenate([crown.errors[node.name] for node in hidden]),
-            interval_errors=np.concatenate([4 * crown.gamma * crown.sizes[node.name] for node in hidden]),
+            errors=np.concatenate([rounding.errors[node.name] for node in hidden]),
+            interval_errors=np.concatenate([4 * rounding.gamma * rounding.sizes[node.name] for node in hidden]),
         )
         self._rows = CaseRows(
             outputs=np.ascontiguousarray(conditions.y_rows @ last.weight),

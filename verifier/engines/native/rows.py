@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown import UNIT
+from verifier.bounds.crown_rounding import UNIT
 from verifier.network.operators import Array
 
 SLACK = 1e-12

@@ -1,0 +1,131 @@
+"""What rounding in float64 may cost a CROWN bound.
+
+Coefficients are computed in float64 and so differ from the exact ones; what is lost is bounded
+once per root box (`Rounding.errors`), by a vector E_v per node such that the computed bound of a row ``a`` over v
+is wrong by at most ``|a| · E_v``. With u = 2^-53 and γ_k = k u / (1 - k u) (Higham, *Accuracy and Stability*,
+Section 3.1; valid for every order of summation and for fused operations) and m_v >= |v| on the root box:
+
+* input: ``E = γ m`` (the final dot product);
+* affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
+  value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
+* activation v = f(w), lines of slope at most L and intercept at most t on the root box:
+  ``E_v = L E_w + γ (L m_w + t)``.
+
+k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
+1 + 1e-6 covers the second-order terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from verifier.bounds.crown_lines import slope_limit
+from verifier.errors import InputError
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array, Dense, Sum
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.sets import Box
+
+Intervals = dict[str, tuple[Array, Array]]
+"""Lower and upper ends by node name, each ``(boxes, flat size)``."""
+
+UNIT = 2.0**-53
+LARGEST = 1e150
+"""Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
+
+
+class Rounding:
+    """The error analysis of one network on a root box.
+
+    Attributes:
+        gamma: γ_k.
+        constants: the constants of affine nodes that have any, flat.
+        magnitudes, errors: m and E by node (module docstring).
+        sizes: sums of the absolute values of the terms of each value: what the rounding of its evaluation grows with.
+            Never cut by known bounds, for terms may cancel.
+        reach: bounds on every coefficient and constant that a unit row over a node meets on its way back.
+
+    Raises:
+        InputError: if the network's size or numbers are beyond the analysis.
+    """
+
+    def __init__(self, network: Network, root: Box) -> None:
+        self.network, self.root = network, root
+        self._absolute: dict[str, AffineOperator] = {}
+        self.constants: dict[str, Array] = {}
+        for node in network.nodes:
+            operator = node.operator
+            if isinstance(operator, AffineOperator):
+                self._absolute[node.name] = absolute_operator(operator)
+                constant = operator.constant()
+                if constant is not None and np.any(constant):
+                    spread = np.broadcast_to(constant, node.shape)
+                    self.constants[node.name] = np.ascontiguousarray(spread).reshape(-1)
+        k = 2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64
+        self.gamma = k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
+        if self.gamma * len(network.nodes) > 1e-6:
+            raise InputError("the network is too large for the rounding analysis of float64")
+        self.magnitudes: dict[str, Array] = {}
+        self.errors: dict[str, Array] = {}
+        self.sizes: dict[str, Array] = {}
+        self.reach: dict[str, Array] = {}
+        self.analyse({})
+        if not all(np.all(r < LARGEST) for r in self.reach.values()):
+            raise InputError("the network's numbers are too large for bounds in float64")
+
+    def analyse(self, known: Intervals) -> None:
+        """Magnitudes on the root box and the error vectors E, cut by bounds already known."""
+        magnitudes: dict[str, Array] = {}
+        errors: dict[str, Array] = {}
+        sizes: dict[str, Array] = {}
+        reach: dict[str, Array] = {}
+        for node in self.network.nodes:
+            m_in = [magnitudes[i] for i in node.inputs]
+            e_in = [errors[i] for i in node.inputs]
+            r_in = [reach[i] for i in node.inputs]
+            if not node.inputs:
+                r = np.zeros(node.size)
+                m = np.maximum(np.abs(self.root.lower), np.abs(self.root.upper))
+                e = self.gamma * m
+            elif isinstance(node.operator, AffineOperator):
+                m = self.spread(node, m_in) + np.abs(self.constants.get(node.name, np.zeros(1)))
+                e = self.spread(node, e_in) + self.gamma * m
+                r = self.spread(node, r_in)
+            elif isinstance(node.operator, MaxPool):
+                windows = node.operator.windows(self.network[node.inputs[0]].shape)
+                m = np.where(windows >= 0, m_in[0][windows], 0.0).max(axis=1)
+                e = np.where(windows >= 0, e_in[0][windows], 0.0).max(axis=1) + 2 * self.gamma * m
+                r = np.where(windows >= 0, r_in[0][windows], 0.0).max(axis=1)
+            else:
+                assert isinstance(node.operator, PiecewiseLinear)
+                limit, intercept = slope_limit(node.operator, m_in[0])
+                m = limit * m_in[0] + intercept
+                e = limit * e_in[0] + self.gamma * m
+                r = limit * r_in[0]
+            m = m * (1 + 1e-6)
+            sizes[node.name], reach[node.name] = m, r + m + 1.0
+            if node.name in known:
+                m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
+            magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + 1e-290
+        self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
+
+    def spread(self, node: Node, inputs: Sequence[Array]) -> Array:
+        """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""
+        shaped = [x.reshape(-1, *self.network[i].shape) for x, i in zip(inputs, node.inputs, strict=True)]
+        result = self._absolute[node.name].linear(*shaped)
+        return result.reshape(*inputs[0].shape[:-1], node.size)
+
+
+def absolute_operator(operator: AffineOperator) -> AffineOperator:
+    """The operator with the absolute values of its coefficients (its constant is not used)."""
+    if isinstance(operator, Sum):
+        return Sum(tuple(1 for _ in operator.signs))
+    if operator.coefficients is None:
+        return operator
+    if isinstance(operator, Dense) and operator.sparse_weight is not None:
+        return Dense(abs(operator.sparse_weight), operator.bias)  # type: ignore[arg-type]
+    changes = {operator.coefficients: np.abs(getattr(operator, operator.coefficients))}
+    return replace(operator, **changes)  # type: ignore[arg-type]
