@@ -135,6 +135,20 @@ def test_other_blocks_are_left_alone(case: str) -> None:
     assert recognise_maxima(network).network is network
 
 
+def test_blocks_that_overlap_are_read_one_by_one() -> None:
+    """In a chain of single ReLUs every layer but the first and the last ends one block and begins another."""
+    b = NetworkBuilder((1,))
+    for weight, bias in ((1.0, 0.5), (-0.5, 1.0), (2.0, -0.25), (0.75, -1.0), (-1.0, 2.0)):
+        b.add(Dense(np.array([[weight]]), np.array([bias])))
+        b.add(relu())
+    network = b.build(b.add(Dense(np.array([[1.5]]), np.zeros(1))))
+    reduced = recognise_maxima(network).network
+    assert sum(isinstance(node.operator, MaxPool) for node in reduced) > 1
+    for k in range(-12, 13):
+        x = [Fraction(k, 4)]
+        assert ExactNetwork(reduced).output(x) == ExactNetwork(network).output(x)
+
+
 @pytest.mark.parametrize("inputs", [2, 3])
 def test_answers_on_lattices_agree_with_their_linear_programs(inputs: int) -> None:
     rng = np.random.default_rng(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,6 +164,15 @@ def test_the_supergradient_is_that_of_the_bound() -> None:
     ds, dmu = 1e-7 * rng.normal(size=m), 1e-7 * rng.normal(size=k)
     there = value(s + ds, mu + dmu, other_s, other_mu)
     assert there - here == pytest.approx(by_s @ ds + by_mu @ dmu, abs=1e-11)
+
+
+def test_bounds_below_zero_do_not_take_from_the_reserve_for_rounding() -> None:
+    leaf = some_leaf()
+    low, high = leaf.low - 2000.0, np.zeros(len(leaf.high))
+    at_zero = LeafSearch(replace(leaf, low=low, high=high))._data
+    below = LeafSearch(replace(leaf, low=low, high=high - 1000.0))._data
+    assert (below.row_size >= at_zero.row_size).all()
+    assert (below.neuron_size >= at_zero.neuron_size).all()
 
 
 def test_an_ascent_only_improves() -> None:

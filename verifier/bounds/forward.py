@@ -173,7 +173,7 @@ class Forward:
             for x, i in zip(inputs, node.inputs, strict=True)
         ]
         flat = operator.linear(*batch).reshape(boxes * columns, -1)
-        return np.ascontiguousarray(flat.T).reshape(-1, boxes, columns)
+        return np.array(flat.T, order="C").reshape(-1, boxes, columns)  # a copy: the operator may return its input
 
     def _through(self, lines: Lines, forms: Forms, boxes: Boxes) -> Forms:
         """The functions beyond an elementwise activation."""

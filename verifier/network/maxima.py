@@ -22,9 +22,9 @@ from verifier.network.simplify import Reduced
 
 MOST_TERMS = 8
 """ReLUs that an entry may be made of on average; layers with more are not looked at."""
-GRAIN, LARGEST = 2.0**8, 2.0**10
+GRAIN, LARGEST, MOST_IN_A_ROW = 2.0**8, 2.0**10, 1 << 15
 """Numbers taken: multiples of 1 / GRAIN up to LARGEST, so that nothing below is rounded: sums of products of two of
-them are multiples of 1 / GRAIN² and, with up to 2^15 terms, below 2^37."""
+them are multiples of 1 / GRAIN² and, with at most MOST_IN_A_ROW terms, below 2^37."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ def recognise_maxima(network: Network) -> Reduced:
     inner: set[str] = set()
     for node in network.nodes[1:]:
         block = _block(network, node, uses)
-        if block is not None:
+        if block is not None and block[0].name not in found:  # else that one's output is the maxima's of another
             maxima = _maxima(_sparse(block[0]), _dense(block[0]).bias, _sparse(node), _dense(node).bias)
             if maxima is not None:
                 found[node.name] = maxima
@@ -98,6 +98,8 @@ def _maxima(before: sp.csr_array, bias: Array, after: sp.csr_array, last_bias: A
     """The block ``after @ relu(before @ p + bias) + last_bias`` as maxima; None if it is none."""
     numbers = np.concatenate([before.data, after.data, bias, last_bias])
     if not ((numbers * GRAIN == np.rint(numbers * GRAIN)) & (np.abs(numbers) <= LARGEST)).all():
+        return None
+    if np.diff(after.indptr).max(initial=0) > MOST_IN_A_ROW:
         return None
     # ReLUs of the same z or -z share a group, whose z has a positive first number
     groups: dict[tuple[bytes, bytes, float], int] = {}

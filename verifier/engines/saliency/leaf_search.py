@@ -139,13 +139,14 @@ def _data(leaf: Leaf) -> tuple[Data, Array]:
     """The kernels' data, and the size of each preactivation in terms of the case's rows."""
     a, d, e = leaf.outputs, leaf.phase_rows, leaf.coordinate_rows
     reach = np.abs(leaf.coordinates) @ (np.abs(leaf.center) + leaf.radius)
-    moved = np.abs(a) @ leaf.high + np.abs(d).sum(axis=1) + np.abs(e @ leaf.coordinates) @ leaf.radius
+    most = np.maximum(leaf.high, 0.0)  # of outputs; phases that are assumed may have bounds below zero
+    moved = np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e @ leaf.coordinates) @ leaf.radius
     case = leaf.case > 0
     unit = moved[case].mean() + 1e-12
     ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (leaf.row_low, leaf.row_high)]
     terms = UNIT * (leaf.coordinates.shape[1] + sum(a.shape) + len(reach) + 8)
-    sizes = ends[0] + ends[1] + np.abs(a) @ leaf.high + np.abs(d).sum(axis=1) + np.abs(e) @ reach
-    size = np.maximum(-leaf.low, 0) + leaf.high + np.abs(leaf.offset) + np.abs(leaf.slope_matrix) @ reach
+    sizes = ends[0] + ends[1] + np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e) @ reach
+    size = np.maximum(-leaf.low, most) + most + np.abs(leaf.offset) + np.abs(leaf.slope_matrix) @ reach
     speaks = np.stack([(matrix != 0).any(axis=1) for matrix in (a, d, e)], axis=1)
     data = Data(
         low=leaf.low,
