@@ -181,7 +181,7 @@ class _Run:
         if self.options.engine != "auto" or self.deadline.passed:
             return None
         small = (
-            engines[0].name != "native"
+            not engines[0].searches(self.query)
             and self.query.network.neurons <= FEW_NEURONS
             and np.count_nonzero(self.query.box.width) <= FEW_INPUTS
         )

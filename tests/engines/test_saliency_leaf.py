@@ -140,8 +140,8 @@ def test_a_dive_leaves_the_program_as_it_was() -> None:
     relaxation = Relaxation(problem, state)
     before = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
     for phase in (1, -1):
-        dive = Dive(relaxation, state.cases[0], PseudoCosts(len(state.phase[1])), lambda point: None)
-        dive.run(Deadline.after(20), ((int(free[0]), phase),))
+        dive = Dive(relaxation, state.cases[0], PseudoCosts(), lambda point: None)
+        dive.run(Deadline.after(20), (((1, int(free[0])), phase),))
         assert (relaxation.lp.lower == before[0]).all()
         assert (relaxation.lp.upper == before[1]).all()
 

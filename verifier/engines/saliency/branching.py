@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from verifier.engines.base import Deadline
-from verifier.engines.saliency.dive import Dive, Fixing, PseudoCosts
+from verifier.engines.saliency.dive import CANDIDATES, Dive, Fixing, PseudoCosts
 from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Problem, State
@@ -18,6 +18,9 @@ from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
 from verifier.network.operators import Array
+
+FEW = 12
+"""Unknown phases of a small network up to which they are searched on one linear program."""
 
 
 @dataclass
@@ -114,7 +117,7 @@ class Search:
 
         Below the root of a large network one case that stays open is enough: the others wait for their leaves.
         """
-        if not self._small and self._can_dive(state):
+        if self._can_dive(state) and (not self._small or len(state.cases) == 1):
             return self._dive(state)
         relaxation = Relaxation(self.problem, state)
         left, point = [], None
@@ -154,22 +157,25 @@ class Search:
             return found, []
         return None, self._children(state, *branch)
 
-    @staticmethod
-    def _can_dive(state: State) -> bool:
-        """Whether only phases of the last layer are unknown."""
+    def _can_dive(self, state: State) -> bool:
+        """Whether only phases of the last layer are unknown, or few in a small network."""
         if not state.phase:
             return False
+        if self._small and 0 < state.unknown <= FEW:
+            return True
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
     def _dive(self, state: State, relaxation: Relaxation | None = None) -> tuple[Array | None, list[Child]]:
         """Search below a state for each of its cases; a witness, or the leaves that are to be settled on their own."""
         left: list[Child] = []
         for case in state.cases:
-            costs = self._costs.setdefault(case, PseudoCosts(len(state.phase[-1])))
+            costs = self._costs.setdefault(case, PseudoCosts())
             for start in self._starts(state, case):
                 relaxation = Relaxation(self.problem, state) if relaxation is None else relaxation
                 known = relaxation.lp.iterations
-                dive = Dive(relaxation, case, costs, partial(self._try, relaxation, case=case))
+                find = partial(self._try, relaxation, case=case)
+                # in a small network a node costs no more than a trial
+                dive = Dive(relaxation, case, costs, find, 0 if self._small else CANDIDATES)
                 result = dive.run(self.deadline, start)
                 self.statistics.nodes += result.nodes
                 self.statistics.programs += result.nodes
@@ -196,7 +202,8 @@ class Search:
         search = LeafSearch(leaf)
         for phases in search.run(self.deadline):
             known = np.flatnonzero((phases != 0) & (leaf.phases == 0))
-            yield tuple(zip(leaf.neurons[known].tolist(), phases[known].tolist(), strict=True))
+            units = [(len(state.phase) - 1, neuron) for neuron in leaf.neurons[known].tolist()]
+            yield tuple(zip(units, phases[known].tolist(), strict=True))
         self.statistics.nodes += search.nodes
         self.statistics.deepest = max(self.statistics.deepest, state.depth + search.depth)
         self.timed_out |= search.timed_out
@@ -207,11 +214,11 @@ class Search:
         leaf.cases = (case,)
         leaf.depth += len(fixing)
         try:
-            for neuron, phase in fixing:
-                leaf.fix(len(state.phase) - 1, np.array([neuron]), phase)
+            for (layer, neuron), phase in fixing:
+                leaf.fix(layer, np.array([neuron]), phase)
         except Infeasible:
             return []
-        return [(leaf, len(state.phase) - 1)]
+        return [(leaf, min((layer for (layer, _), _ in fixing), default=0))]
 
     def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:
         """Look for a witness where the LP's solution points."""

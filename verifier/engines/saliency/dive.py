@@ -1,9 +1,9 @@
-"""Depth-first search over the phases of the last hidden layer on one LP that stays loaded.
+"""Depth-first search over phases on one LP that stays loaded.
 
-Once all earlier phases are known, fixing a phase of the last layer changes bounds of columns only: a node costs a
-few simplex iterations from its parent's basis, in place of new bounds and a new LP. Branching is by pseudo-costs
-(Bénichou et al., 1971), started by trials (reliability branching: Achterberg, Koch, Martin, 2005) and kept for the
-whole search.
+Fixing a phase changes bounds of columns only: a node costs a few simplex iterations from its parent's basis, in place
+of new bounds and a new LP. So are the phases of the last hidden layer searched, once all earlier ones are known, and
+those of all layers where few are unknown in a small network. Branching is by pseudo-costs (Bénichou et al., 1971),
+started by trials (reliability branching: Achterberg, Koch, Martin, 2005) and kept for the whole search.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from verifier.engines.saliency.selection import branch_trial
 from verifier.network.operators import Array
 
 CANDIDATES = 8
-"""Neurons among which a node chooses its branching."""
+"""Neurons among which a node of a large network chooses its branching."""
 RELIABLE = 2
 """Trials of a neuron's phase before its pseudo-cost is believed."""
 MOST_GAIN = 2.0
 """Gains are counted up to this: an infeasible child gains no more than a very good one."""
 
-Fixing = tuple[tuple[int, int], ...]
-"""Neurons of the last layer and their phases (1 or -1)."""
+Unit = tuple[int, int]
+"""Layer and neuron."""
+Fixing = tuple[tuple[Unit, int], ...]
+"""Units and their phases (1 or -1)."""
 
 
 class PseudoCosts:
-    """Mean gain of the LP's objective per neuron and phase."""
+    """Mean gain of the LP's objective per unit and phase."""
 
-    def __init__(self, size: int) -> None:
-        self.total = {1: np.zeros(size), -1: np.zeros(size)}
-        self.count = {1: np.zeros(size), -1: np.zeros(size)}
+    def __init__(self) -> None:
+        self._known: dict[tuple[Unit, int], tuple[float, int]] = {}
 
-    def gain(self, neuron: int, phase: int) -> float | None:
+    def gain(self, unit: Unit, phase: int) -> float | None:
         """The mean gain, once it is reliable."""
-        count = self.count[phase][neuron]
-        return float(self.total[phase][neuron] / count) if count >= RELIABLE else None
+        total, count = self._known.get((unit, phase), (0.0, 0))
+        return total / count if count >= RELIABLE else None
 
-    def add(self, neuron: int, phase: int, gain: float) -> None:
+    def add(self, unit: Unit, phase: int, gain: float) -> None:
         """One more observation."""
-        self.total[phase][neuron] += min(gain, MOST_GAIN)
-        self.count[phase][neuron] += 1
+        total, count = self._known.get((unit, phase), (0.0, 0))
+        self._known[unit, phase] = (total + min(gain, MOST_GAIN), count + 1)
 
 
 @dataclass
@@ -69,23 +70,36 @@ class DiveResult:
 
 
 class Dive:
-    """The search below one state whose only unknown phases are in the last layer, for one case."""
+    """The search below one state over all its unknown phases, for one case."""
 
     def __init__(
-        self, relaxation: Relaxation, case: int, costs: PseudoCosts, find: Callable[[Array], Array | None]
+        self,
+        relaxation: Relaxation,
+        case: int,
+        costs: PseudoCosts,
+        find: Callable[[Array], Array | None],
+        candidates: int = CANDIDATES,
     ) -> None:
         """
         Args:
+            candidates: neurons among which a node chooses its branching; 0: by the relaxation's solution alone.
             find: looks for a witness where a point of the LP leads.
         """
         self.relaxation, self.case, self.costs, self.find = relaxation, case, costs, find
+        self.candidates = candidates
         state = relaxation.state
-        self.layer = len(state.phase) - 1
-        self.free = np.flatnonzero(state.phase[self.layer] == 0)
+        self.free: list[Unit] = [
+            (r, k) for r, phase in enumerate(state.phase) for k in np.flatnonzero(phase == 0).tolist()
+        ]
         self.base = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
-        low, high = state.h_lower[self.layer], state.h_upper[self.layer]
-        self.influence = np.maximum(np.abs(low), np.abs(high)) if relaxation.has_gradient else np.ones(len(low))
-        self.width = state.z_upper[self.layer] - state.z_lower[self.layer]
+        self.columns = np.array(
+            [[columns[r][k] for r, k in self.free] for columns in (relaxation.a, relaxation.s, relaxation.d)]
+        )
+        self.influence, self.width = np.ones(len(self.free)), np.zeros(len(self.free))
+        for i, (r, k) in enumerate(self.free):
+            if relaxation.has_gradient:
+                self.influence[i] = max(abs(state.h_lower[r][k]), abs(state.h_upper[r][k]))
+            self.width[i] = state.z_upper[r][k] - state.z_lower[r][k]
 
     def run(self, deadline: Deadline, start: Fixing = ()) -> DiveResult:
         """Search below a fixing to the end, a witness or the deadline; the LP's bounds are then what they were."""
@@ -123,15 +137,15 @@ class Dive:
             if branch is None:
                 result.unsettled.append(fixing)
                 continue
-            neuron, first = branch
-            stack += [((*fixing, (neuron, phase)), basis) for phase in (-first, first)]
+            unit, first = branch
+            stack += [((*fixing, (unit, phase)), basis) for phase in (-first, first)]
         return result
 
     def _apply(self, fixing: Fixing) -> None:
         """Bounds of the columns under a fixing."""
-        relaxation, r = self.relaxation, self.layer
+        relaxation = self.relaxation
         lower, upper = self.base[0].copy(), self.base[1].copy()
-        for neuron, phase in fixing:
+        for (r, neuron), phase in fixing:
             d, off = relaxation.d[r][neuron], (relaxation.s if phase > 0 else relaxation.a)[r][neuron]
             if d >= 0:
                 lower[d] = upper[d] = float(phase > 0)
@@ -140,28 +154,28 @@ class Dive:
         if len(changed):
             relaxation.lp.bound_columns(changed, lower[changed], upper[changed])
 
-    def _branch(self, fixing: Fixing, point: Array | None, objective: float, basis: Any) -> tuple[int, int] | None:
-        """Neuron and the phase to search first; None if all phases are fixed."""
-        fixed = {neuron for neuron, _ in fixing}
-        open_ = np.array([k for k in self.free.tolist() if k not in fixed], dtype=np.int64)
-        if not len(open_):
+    def _branch(self, fixing: Fixing, point: Array | None, objective: float, basis: Any) -> tuple[Unit, int] | None:
+        """Unit and the phase to search first; None if all phases are fixed."""
+        fixed = {unit for unit, _ in fixing}
+        left = np.array([i for i, unit in enumerate(self.free) if unit not in fixed], dtype=np.int64)
+        if not len(left):
             return None
         if point is None:
-            return int(open_[0]), 1
-        relaxation, r = self.relaxation, self.layer
-        a, s = scatter(relaxation.a[r], point)[open_], scatter(relaxation.s[r], point)[open_]
-        d, influence = scatter(relaxation.d[r], point)[open_], self.influence[open_]
-        score = np.minimum(d, 1 - d) * influence * np.sqrt(self.width[open_]) + np.minimum(a, s) * influence
-        best, choice = -np.inf, (int(open_[0]), 1)
-        for k in open_[np.argsort(-score)[:CANDIDATES]].tolist():
-            gains = []
+            return self.free[left[0]], 1
+        relaxation, influence = self.relaxation, self.influence[left]
+        a, s, d = scatter(self.columns[:, left], point)
+        score = np.minimum(d, 1 - d) * influence * np.sqrt(self.width[left]) + np.minimum(a, s) * influence
+        top = int(np.argmax(score))
+        best, choice = -np.inf, (self.free[left[top]], 1 if d[top] > 0.5 else -1)
+        for i in left[np.argsort(-score)[: self.candidates]].tolist():
+            unit, gains = self.free[i], []
             for phase in (1, -1):
-                gain = self.costs.gain(k, phase)
+                gain = self.costs.gain(unit, phase)
                 if gain is None:
-                    gain = max(branch_trial(relaxation, r, k, phase) - objective, 1e-9)
+                    gain = max(branch_trial(relaxation, unit[0], unit[1], phase) - objective, 1e-9)
                     relaxation.lp.solver.setBasis(basis)
-                    self.costs.add(k, phase, gain)
+                    self.costs.add(unit, phase, gain)
                 gains.append(min(gain, MOST_GAIN))
             if gains[0] * gains[1] > best:
-                best, choice = gains[0] * gains[1], (k, 1 if gains[0] <= gains[1] else -1)
+                best, choice = gains[0] * gains[1], (unit, 1 if gains[0] <= gains[1] else -1)
         return choice

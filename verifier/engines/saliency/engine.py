@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from typing import ClassVar
 
@@ -26,6 +27,11 @@ ATTACK, SHARE = 0.3, 0.5
 """Seconds of the attack, and share of the time, given to the query without its gradient."""
 
 
+@cache
+def _highspy_version() -> str:
+    return metadata.version("highspy")
+
+
 class SaliencyEngine(Engine):
     """Gradient inversion, phases propagated both ways, branch and bound with certified LPs."""
 
@@ -38,7 +44,11 @@ class SaliencyEngine(Engine):
     def availability(self) -> Availability:
         if importlib.util.find_spec("highspy") is None:
             return Availability(False, "install highspy")
-        return Availability(True, f"highspy {metadata.version('highspy')}")
+        return Availability(True, f"highspy {_highspy_version()}")
+
+    def searches(self, query: Query) -> bool:
+        # where programs are tiny, their solutions lead to a witness sooner than a search at random
+        return query.network.neurons <= SMALL
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -114,12 +115,22 @@ class ReluForm:
         return found
 
 
+_FORMS: WeakKeyDictionary[Network, ReluForm] = WeakKeyDictionary()
+
+
 def relu_form(network: Network) -> ReluForm:
-    """Compose a network's affine parts.
+    """Compose a network's affine parts; once for all queries about a network.
 
     Raises:
         UnsupportedOperatorError: for an operator outside the piecewise-linear set.
     """
+    form = _FORMS.get(network)
+    if form is None:
+        form = _FORMS[network] = _compose(network)
+    return form
+
+
+def _compose(network: Network) -> ReluForm:
     builder = _Builder(network.input_size)
     affine: dict[str, Affine] = {}
     for node in network.nodes:

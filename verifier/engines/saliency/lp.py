@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import highspy
 
 
+_SMALL_MATRIX = 100_000
+"""Entries up to which a matrix is used as a dense one."""
+
+
 class LpStatus(enum.Enum):
     """What is known after a solve."""
 
@@ -120,6 +124,7 @@ class BoxedLp:
         self.matrix, self.row_lower, self.row_upper = matrix, row_lower.copy(), row_upper.copy()
         self.lower, self.upper, self.cost = lower, upper, cost
         self.iterations = 0
+        self._product: Any = None
         model = highspy.HighsLp()
         model.num_col_, model.num_row_ = len(lower), matrix.shape[0]
         model.col_cost_, model.col_lower_, model.col_upper_ = cost, lower, upper
@@ -200,6 +205,7 @@ class BoxedLp:
             rows.data,
         )
         self.matrix = sp.csr_array(sp.vstack([self.matrix, rows]))
+        self._product = None
         self.row_lower = np.concatenate([self.row_lower, lower])
         self.row_upper = np.concatenate([self.row_upper, upper])
 
@@ -233,24 +239,31 @@ class BoxedLp:
     def proved_minimum(self) -> float:
         """A rigorous lower bound of the last solve's objective, from its dual vector."""
         duals = np.array(self.solver.getSolution().row_dual)
-        return dual_bound(self.matrix, self.row_lower, self.row_upper, self.lower, self.upper, self.cost, duals)
+        bounds = (self.row_lower, self.row_upper, self.lower, self.upper)
+        return dual_bound(self._own_matrix(), *bounds, self.cost, duals)
+
+    def _own_matrix(self) -> Any:
+        """The matrix for products with multipliers: dense if it is small, where that costs far less."""
+        if self._product is None:
+            rows, columns = self.matrix.shape
+            self._product = self.matrix.toarray() if rows * columns <= _SMALL_MATRIX else self.matrix
+        return self._product
 
     def refuted_by(self, ray: Array) -> bool:
         """Whether this ray, with either sign and its noise removed, proves infeasibility."""
         size = np.abs(ray).max(initial=0.0)
         if not np.isfinite(size) or size == 0:
             return False
+        matrix = self._own_matrix()
         for threshold in (0.0, 1e-9, 1e-7):
             kept = np.where(np.abs(ray) > threshold * size, ray, 0.0) / size
             for candidate in (kept, -kept):
-                if refutes(self.matrix, self.row_lower, self.row_upper, self.lower, self.upper, candidate):
+                if refutes(matrix, self.row_lower, self.row_upper, self.lower, self.upper, candidate):
                     return True
         return False
 
 
-def refutes(
-    matrix: sp.csr_array, row_lower: Array, row_upper: Array, lower: Array, upper: Array, multipliers: Array
-) -> bool:
+def refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper: Array, multipliers: Array) -> bool:
     """Whether row multipliers prove that no boxed x meets the rows; float64 with outward slack.
 
     A positive lower bound of the zero objective is the proof.
@@ -260,7 +273,7 @@ def refutes(
 
 
 def dual_bound(
-    matrix: sp.csr_array,
+    matrix: Any,
     row_lower: Array,
     row_upper: Array,
     lower: Array,
@@ -269,6 +282,8 @@ def dual_bound(
     multipliers: Array,
 ) -> float:
     """A lower bound of ``cost · x`` over all boxed x that meet the rows, for any row multipliers y.
+
+    The matrix is dense or sparse.
 
     ``cost · x = y · A x + (cost - Aᵀ y) · x >= Σ_{y>0} y row_lower + Σ_{y<0} y row_upper + min over the box``;
     rounding errors are subtracted.

@@ -15,6 +15,10 @@ from verifier.search.replay import replay
 Pattern = tuple[Phases, ...]
 
 
+def _key(pattern: Pattern, case: int) -> tuple[bytes, int]:
+    return b"".join(p.tobytes() for p in pattern), case
+
+
 class WitnessFinder:
     """Tries points and activation patterns, each pattern once, and replays what looks like a witness."""
 
@@ -36,15 +40,15 @@ class WitnessFinder:
     def near(self, x: Array, case: int, seconds: float) -> Array | None:
         """A witness at ``x`` or anywhere in the linear region around it."""
         x = self.problem.query.box.clip(x)
+        pattern = tuple((v[0] > 0).astype(np.int8) for v in self.problem.form.preactivations(x[None]))
+        if _key(pattern, case) in self.tried:
+            return None
         found = self.point(x)
-        if found is not None:
-            return found
-        z = self.problem.form.preactivations(x[None])
-        return self.region(tuple((v[0] > 0).astype(np.int8) for v in z), case, seconds)
+        return self.region(pattern, case, seconds) if found is None else found
 
     def region(self, pattern: Pattern, case: int, seconds: float) -> Array | None:
         """A witness with this activation pattern (1 active, 0 inactive), deep inside its region if there is one."""
-        key = (b"".join(p.tobytes() for p in pattern), case)
+        key = _key(pattern, case)
         if key in self.tried or seconds <= 0:
             return None
         self.tried.add(key)
