@@ -126,6 +126,16 @@ def at_zero(network: Network, gradient: list[float]) -> Query:
     return Query(network=network, box=Box(np.zeros(2), np.zeros(2)), cases=(anything,), gradient=wanted)
 
 
+@pytest.mark.parametrize("activation", [relu(), leaky_relu(0.5)], ids=["relu", "leaky"])
+@pytest.mark.parametrize("outside", [True, False], ids=["outside", "at the edge"])
+def test_cases_whose_inputs_are_outside_of_the_box(activation: Operator, outside: bool) -> None:
+    network = chain((1,), dense([[1.0], [2.0]], [0.0, 0.0]), activation, dense([[1.0, 1.0]], [0.0]))
+    bound = -1.0 if outside else 0.0
+    case = Conjunction(y_rows=np.zeros((1, 1)), x_rows=np.ones((1, 1)), bound=np.array([bound]))
+    query = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(case, case))
+    assert solve(NativeEngine(), query) is (Answer.UNSAT if outside else Answer.SAT)
+
+
 def test_linear_networks_with_several_cases() -> None:
     network = chain((2,), dense([[1.0, 1.0], [1.0, -1.0]], [0.0, 0.0]))
     cases = (row([1.0, 0.0], 0.0, strict=True), row([0.0, 1.0], -1.0, strict=True))

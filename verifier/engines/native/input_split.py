@@ -75,7 +75,9 @@ class InputSplit:
             "share": np.full(count, 1 / count),
         }
         possible = (root["low"] <= root["high"]).all(axis=1)
-        self.stack: list[Block] = [{name: value[possible] for name, value in root.items()}]
+        self.stack: list[Block] = []
+        if possible.any():
+            self.stack.append({name: value[possible] for name, value in root.items()})
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
         """Search until no box is left, a witness is found, or the deadline passes."""
