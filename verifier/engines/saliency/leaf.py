@@ -20,11 +20,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import qr
 
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import UNIT, Problem, State
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
+
+MOST_ENTRIES, ENTRY_ROUNDS = 200, 2
+"""Entries of the gradient map among which rows are chosen, and how often a basis of them is."""
+RANK_TOLERANCE = 1e-6
+"""Pivots below this share of the first count as zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +177,39 @@ class _Rows:
             v[s] = matrix, constant
         return [v[s] for s in range(self.last + 1)]
 
+    def map_entries(self, v: list[tuple[Array, Array]]) -> None:
+        """Rows for a few entries of the gradient map.
+
+        The intervals of v (see `gradients`) are the hull of what all entries say together. Of the entries that the
+        free phases can move out of their intervals, those are taken that are most independent of each other: the
+        pivots of a QR factorisation, as often as `ENTRY_ROUNDS`.
+        """
+        problem, gradient = self.problem, self.problem.query.gradient
+        assert gradient is not None
+        matrix, constant = np.zeros((self.form.input_size, len(self.neurons))), problem.seed[INPUT].copy()
+        for r in self.form.users[INPUT]:
+            back = self.form.layers[r].matrices[INPUT].T
+            matrix += back @ v[r][0]
+            constant += back @ v[r][1]
+        free = self.state.phase[self.last][self.neurons] == 0
+        scaled = matrix[:, free] / np.maximum(gradient.upper - gradient.lower, 1e-12)[:, None]
+        excess = np.abs(scaled).sum(axis=1)
+        rest = np.argsort(-excess)[:MOST_ENTRIES]
+        rest = rest[excess[rest] > 1]
+        taken = [np.zeros(0, dtype=np.int64)]
+        for _ in range(ENTRY_ROUNDS):
+            if not len(rest):
+                break
+            triangle, order = qr(scaled[rest].T, mode="r", pivoting=True, check_finite=False)
+            pivots = np.abs(np.diag(triangle))
+            place = order[: np.count_nonzero(pivots > RANK_TOLERANCE * pivots[0])]
+            taken.append(rest[place])
+            rest = np.delete(rest, place)
+        chosen = np.concatenate(taken)
+        pad = 2 * problem.gradient_padding[INPUT][chosen]
+        low, high = gradient.lower[chosen] - pad, gradient.upper[chosen] + pad
+        self.add(low - constant[chosen], high - constant[chosen], None, matrix[chosen], None)
+
     def identity(self, middle: Array, radius: Array, v: list[tuple[Array, Array]]) -> None:
         """Euler's identity, see `Relaxation`: ``c · y - middle · ξ - Σ_r v_r · β_r`` is a constant up to a slack."""
         problem, form, gradient = self.problem, self.form, self.problem.query.gradient
@@ -202,7 +241,9 @@ def leaf_of(problem: Problem, state: State, case: int) -> Leaf:
         middle, radius = (low + high) / 2, np.maximum(high - low, 0) / 2
     rows = _Rows(problem, state, middle[None] if gradient is not None else np.zeros((0, problem.form.input_size)))
     if gradient is not None:
-        rows.identity(middle, radius, rows.gradients())
+        v = rows.gradients()
+        rows.map_entries(v)
+        rows.identity(middle, radius, v)
     if query.common is not None:
         rows.conjunction(query.common, 0.0)
     rows.conjunction(problem.cases[case], 1.0)
