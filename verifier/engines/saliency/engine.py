@@ -12,6 +12,7 @@ from verifier.engines.base import Answer, Availability, Capabilities, Deadline, 
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
+from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.maps import NAMES as MAPS
 from verifier.properties.query import Query
@@ -25,6 +26,8 @@ SMALL = 64
 """Networks of at most so many neurons are searched at once."""
 ATTACK, SHARE = 0.3, 0.5
 """Seconds of the attack, and share of the time, given to the query without its gradient."""
+LONGEST_SEARCH = 6.0
+"""Seconds for counterexamples, where these two decide nothing."""
 
 
 @cache
@@ -47,8 +50,9 @@ class SaliencyEngine(Engine):
         return Availability(True, f"highspy {_highspy_version()}")
 
     def searches(self, query: Query) -> bool:
-        # where programs are tiny, their solutions lead to a witness sooner than a search at random
-        return query.network.neurons <= SMALL
+        # after the query without its gradient; not at all where programs are tiny, for their solutions lead to a witness
+        # sooner than a search at random
+        return True
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)
@@ -57,7 +61,9 @@ class SaliencyEngine(Engine):
             label = self._without_gradient(query, search, options, deadline)
             if label is not None:
                 return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
-            witness = search.run()
+            witness = self._look(query, options, deadline, listener)
+            if witness is None:
+                witness = search.run()
         statistics = search.statistics.as_dict()
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
@@ -95,6 +101,16 @@ class SaliencyEngine(Engine):
             return None
         result = NativeEngine().solve(plain, options, Deadline.after(SHARE * deadline.left))
         return result if result.answer is Answer.UNSAT else None
+
+    @staticmethod
+    def _look(query: Query, options: Options, deadline: Deadline, listener: Listener) -> Array | None:
+        """The search for counterexamples, longer for larger networks, whose proofs take longer too."""
+        if not options.prepass or query.network.neurons <= SMALL:
+            return None
+        from verifier.search.prepass import find_witness  # imported here: as above
+
+        most = min(LONGEST_SEARCH, query.network.neurons / 50)
+        return find_witness(query, deadline, options.seed + 1, listener, most)
 
     @staticmethod
     def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
