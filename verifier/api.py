@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Answer, Deadline, Engine
@@ -183,7 +181,7 @@ class _Run:
         small = (
             not engines[0].searches(self.query)
             and self.query.network.neurons <= FEW_NEURONS
-            and np.count_nonzero(self.query.box.width) <= FEW_INPUTS
+            and self.query.box.varying <= FEW_INPUTS
         )
         if not (small or engines[0].isolated):
             return None

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from verifier.proofs.proof import Proof
 
 
+LOW_DIMENSION = 16
+"""Up to this many inputs that vary, the native engine splits boxes; above, ReLUs."""
+
+
 class Answer(enum.Enum):
     """An engine's answer to a query."""
 

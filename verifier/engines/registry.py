@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from verifier.engines.base import Engine
+from verifier.engines.base import LOW_DIMENSION, Engine
 from verifier.errors import EngineError
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -32,7 +32,7 @@ class Rule:
         engine: the engine it picks, if that is installed and can take the query.
         gradient: for queries with (True) or without (False) a condition on the gradient; None: any.
         condition: for queries with (True) or without (False) a condition on a saliency map; None: any.
-        max_inputs, max_neurons: only up to this size; None: any.
+        max_inputs, max_varying, max_neurons: only up to so many inputs, inputs that vary, or neurons; None: any.
         why: in words, for the verdict.
     """
 
@@ -41,6 +41,7 @@ class Rule:
     gradient: bool | None = None
     condition: bool | None = None
     max_inputs: int | None = None
+    max_varying: int | None = None
     max_neurons: int | None = None
 
     def fits(self, query: Query) -> bool:
@@ -49,6 +50,7 @@ class Rule:
             self.gradient in (None, query.gradient is not None)
             and self.condition in (None, query.condition is not None)
             and (self.max_inputs is None or query.box.size <= self.max_inputs)
+            and (self.max_varying is None or query.box.varying <= self.max_varying)
             and (self.max_neurons is None or query.network.neurons <= self.max_neurons)
         )
 
@@ -57,7 +59,8 @@ RULES = (
     Rule("maps", "boxes of few inputs, for any saliency map", condition=True, max_inputs=6),
     Rule("saliency", "branch and bound over outputs and Jacobian", gradient=True),
     Rule("maps", "the only one for integrals over a path", condition=True),
-    Rule("native", "branch and bound made for conditions on outputs", gradient=False),
+    Rule("native", "few inputs vary, so boxes of inputs are split", gradient=False, max_varying=LOW_DIMENSION),
+    Rule("native", "many inputs vary, so phases of ReLUs are split", gradient=False),
     Rule("highs", "few neurons: a small mixed-integer program", max_neurons=200),
     Rule("marabou", "the largest networks among the solvers"),
     Rule("z3", "exact, if slow"),

@@ -76,6 +76,11 @@ class Box:
         """``upper - lower``, ``(n,)``."""
         return self.upper - self.lower
 
+    @property
+    def varying(self) -> int:
+        """How many inputs vary."""
+        return int(np.count_nonzero(self.lower != self.upper))
+
     def contains(self, x: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether each point of ``(..., n)`` is inside, ends included; no tolerance."""
         point = np.asarray(x, dtype=np.float64)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifier.bounds.crown import Crown
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import LOW_DIMENSION, Answer, Availability, Capabilities, Deadline, Engine, EngineResult
 from verifier.engines.native.bounding import (
     BoxBounds,
     ChainBounds,
@@ -26,9 +26,6 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
-
-LOW_DIMENSION = 16
-"""Up to this many inputs that vary, boxes are split; above, ReLUs."""
 
 
 class NativeEngine(Engine):
@@ -61,8 +58,7 @@ class NativeEngine(Engine):
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
             if not options.proof:  # else it is the box of a proof, too
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
-        varying = int(np.count_nonzero(query.box.width))
-        if varying > LOW_DIMENSION:
+        if query.box.varying > LOW_DIMENSION:
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options).run(deadline, listener)
