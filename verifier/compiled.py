@@ -169,9 +169,9 @@ def _saliency() -> None:
 
     ensure(NATIVE)
     rng = np.random.default_rng(0)
-    shapes = ((4, 20), (60, 4), (3, 60))
+    shapes = ((6, 5), (60, 6), (3, 60))  # most phases are known before the last layer, whose leaves are compiled
     network = feedforward([rng.normal(size=s) for s in shapes], [0.1 * rng.normal(size=s[0]) for s in shapes])
-    query = saliency_robustness(network, rng.uniform(0.3, 0.7, 20), 0.3, 1.0)
+    query = saliency_robustness(network, rng.uniform(0.3, 0.7, 5), 0.3, 0.3)
     verify(query, engine="saliency", timeout=None, prepass=False)
 
 

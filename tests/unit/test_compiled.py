@@ -60,3 +60,12 @@ def test_bytecode_is_written_even_where_python_does_not(cold, monkeypatch, tmp_p
     monkeypatch.setattr(compiled, "_fingerprint", lambda: "state")
     compiled.ensure("part")
     assert {p.name.split(".")[0] for p in package.rglob("*.pyc")} == {"a", "b"}
+
+
+def test_the_sample_of_the_saliency_engine_reaches_its_kernels() -> None:
+    """Else they are compiled inside the first question's time limit."""
+    from verifier.engines.saliency import leaf_kernels
+
+    compiled.SAMPLES[compiled.SALIENCY]()
+    assert leaf_kernels.tighten.signatures
+    assert leaf_kernels.search.signatures
