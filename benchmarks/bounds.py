@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ import verifier
 from verifier.bounds import NetworkBounds, bounds, gradient_bounds
 from verifier.bounds.lirpa_compat import available
 from verifier.network.graph import Network, feedforward
+from verifier.network.operators import Array
 from verifier.properties.sets import Box
 
 
@@ -79,6 +80,31 @@ def measure(name: str, network: Network, x: np.ndarray, epsilon: float) -> list[
     return row
 
 
+Case = tuple[str, Network, Array, float]
+"""A network by its name, a point, and the radius of the box around it."""
+
+
+def mnist_cases(dense: Sequence[float], kinds: Sequence[str], convolutional: Sequence[float]) -> list[Case]:
+    """MNIST networks on the first test image, with the radii for dense ones and for the kinds of convSmall.
+
+    None where the data folder is absent, which is said.
+    """
+    try:
+        folder = data_folder()
+    except SystemExit:
+        print("no data folder: the random network only")
+        return []
+    cases: list[Case] = []
+    image = np.load(folder / "mnist" / "mnist.npz")["x_test"][0].reshape(-1) / 255.0
+    for depth in (2, 4, 6):
+        network = verifier.load(folder / "vnncomp" / "mnist_fc" / "onnx" / f"mnist-net_256x{depth}.onnx.gz")
+        cases += [(f"mnist_fc 256x{depth}", network, image, e) for e in dense]
+    for kind in kinds:
+        network = verifier.load(folder / "eran_nets" / f"mnist_convSmallRELU__{kind}.onnx")
+        cases += [(f"mnist convSmall {kind}", network, image, e) for e in convolutional]
+    return cases
+
+
 def main() -> None:
     """Measure and write the table."""
     rng = np.random.default_rng(0)
@@ -86,19 +112,7 @@ def main() -> None:
     if available()[0]:
         bounds(network, Box(x, x), backend="lirpa")  # so that importing it is not measured
     cases = [("random 784-256-256-10", network, x, e) for e in (0.05, 0.03, 0.005)]
-    try:
-        folder = data_folder()
-    except SystemExit:
-        print("no data folder: the random network only")
-    else:
-        image = np.load(folder / "mnist" / "mnist.npz")["x_test"][0].reshape(-1) / 255.0
-        mnist_fc = folder / "vnncomp" / "mnist_fc" / "onnx"
-        for depth in (2, 4, 6):
-            network = verifier.load(mnist_fc / f"mnist-net_256x{depth}.onnx.gz")
-            cases += [(f"mnist_fc 256x{depth}", network, image, e) for e in (0.05, 0.03, 0.005)]
-        for kind in ("Point", "PGDK", "DiffAI"):
-            network = verifier.load(folder / "eran_nets" / f"mnist_convSmallRELU__{kind}.onnx")
-            cases += [(f"mnist convSmall {kind}", network, image, e) for e in (0.03, 0.005)]
+    cases += mnist_cases((0.05, 0.03, 0.005), ("Point", "PGDK", "DiffAI"), (0.03, 0.005))
     header = [
         "network", "ε", "sampled width", "interval width", "ms", "CROWN values ms", "CROWN width", "ms",
         "lirpa values ms", "lirpa width", "ms", "peak GB so far",

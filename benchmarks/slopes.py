@@ -11,10 +11,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from bounds import random_network, timed
-from common import RESULTS, data_folder, machine, table
+from bounds import mnist_cases, random_network, timed
+from common import RESULTS, machine, table
 
-import verifier
 from verifier.bounds import interval_bounds
 from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
 from verifier.bounds.lirpa import lirpa_bounds
@@ -65,17 +64,7 @@ def main() -> None:
     lirpa_bounds(network, Box.around(x, 1e-4), "alpha-crown", iterations=1)  # so that importing it is not measured
     ours(network, Box.around(x, 1e-3), 2)
     cases = [("random 784-256-256-10", network, x, e) for e in (0.03, 0.01)]
-    try:
-        folder = data_folder()
-    except SystemExit:
-        print("no data folder: the random network only")
-    else:
-        image = np.load(folder / "mnist" / "mnist.npz")["x_test"][0].reshape(-1) / 255.0
-        for depth in (2, 4, 6):
-            network = verifier.load(folder / "vnncomp" / "mnist_fc" / "onnx" / f"mnist-net_256x{depth}.onnx.gz")
-            cases += [(f"mnist_fc 256x{depth}", network, image, e) for e in (0.03, 0.01)]
-        network = verifier.load(folder / "eran_nets" / "mnist_convSmallRELU__Point.onnx")
-        cases += [("mnist convSmall Point", network, image, e) for e in (0.03, 0.01)]
+    cases += mnist_cases((0.03, 0.01), ("Point",), (0.03, 0.01))
     columns = ["width", "lirpa width", "ms", "lirpa ms", "factor"]
     header = ["network", "ε", "units", *(f"{kind} {c}" for kind in ("CROWN", "α-CROWN") for c in columns)]
     text = table(header, [measure(*case) for case in cases])

@@ -9,9 +9,9 @@ import pytest
 
 from verifier import verify
 from verifier.bounds.crown import Crown
+from verifier.bounds.crown_rounding import gamma
 from verifier.bounds.crown_slopes import UnitBounder, initial_weights, prove
 from verifier.bounds.open_form import OpenForm
-from verifier.bounds.open_values import gamma
 from verifier.engines.base import Answer, Deadline, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from verifier.bounds.crown_lines import slope_limit
+from verifier.bounds.crown_lines import TINY, slope_limit
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Sum
@@ -35,6 +35,11 @@ Intervals = dict[str, tuple[Array, Array]]
 UNIT = 2.0**-53
 LARGEST = 1e150
 """Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
+
+
+def gamma(k: int) -> float:
+    """γ_k, rounded up (Higham, Section 3.1)."""
+    return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
 
 
 class Rounding:
@@ -64,8 +69,7 @@ class Rounding:
                 if constant is not None and np.any(constant):
                     spread = np.broadcast_to(constant, node.shape)
                     self.constants[node.name] = np.ascontiguousarray(spread).reshape(-1)
-        k = 2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64
-        self.gamma = k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
+        self.gamma = gamma(2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64)
         if self.gamma * len(network.nodes) > 1e-6:
             raise InputError("the network is too large for the rounding analysis of float64")
         self.magnitudes: dict[str, Array] = {}
@@ -109,7 +113,7 @@ class Rounding:
             sizes[node.name], reach[node.name] = m, r + m + 1.0
             if node.name in known:
                 m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
-            magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + 1e-290
+            magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + TINY
         self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
 
     def spread(self, node: Node, inputs: Sequence[Array]) -> Array:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_lines import Lines, piecewise_lines, relu_lines
-from verifier.bounds.crown_rounding import LARGEST, UNIT, absolute_operator
+from verifier.bounds.crown_lines import TINY, Lines, piecewise_lines, relu_lines
+from verifier.bounds.crown_rounding import LARGEST, UNIT, absolute_operator, gamma
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node
@@ -29,7 +29,6 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 SPARSE_BELOW = 0.2
 """Dense layers with a smaller share of non-zeros are applied sparsely."""
-TINY = 1e-290
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,7 @@ class Forward:
         self._operators: dict[str, AffineOperator] = {}
         self._absolute: dict[str, AffineOperator] = {}
         self._last_use = {name: k for k, node in enumerate(network.nodes) for name in node.inputs}
-        terms = 2 * max(n.size for n in network.nodes) + 64
-        self.gamma = terms * UNIT / (1 - terms * UNIT) * (1 + 1e-6)
+        self.gamma = gamma(2 * max(n.size for n in network.nodes) + 64)
         if self.gamma > 1e-6:
             raise InputError("the network is too large for the rounding analysis of float64")
         for node in network.nodes:

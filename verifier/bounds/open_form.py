@@ -34,8 +34,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.crown_lines import TINY, relu_lines
-from verifier.bounds.crown_rounding import LARGEST
-from verifier.bounds.open_values import Affine, Matrix, gamma, longest_row
+from verifier.bounds.crown_rounding import LARGEST, gamma
+from verifier.bounds.open_values import Affine, Matrix, longest_row
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.bounds.crown_rounding import UNIT
 from verifier.bounds.open_kernels import add_product
 from verifier.network.operators import Array
 
@@ -154,8 +153,3 @@ def _join(x: dict[int, Sparse], y: dict[int, Sparse], rows_x: int, rows_y: int) 
 def longest_row(matrix: Sparse) -> int:
     """The most entries of a row."""
     return int(np.diff(matrix.indptr).max(initial=0))
-
-
-def gamma(k: int) -> float:
-    """γ_k, rounded up (Higham, Section 3.1)."""
-    return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)

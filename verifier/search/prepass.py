@@ -13,6 +13,7 @@ from verifier.engines.base import Deadline
 from verifier.errors import TimeLimitError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.search.attack import Margins, batch_size, diversify, pgd, polish, sharpest_corners, starts
@@ -27,6 +28,15 @@ MANY = 40_000
 """Random points in one round, for small networks."""
 LINES = 48
 """Lines restricted at once."""
+
+LONGEST = 6.0
+"""Seconds of a thorough search."""
+
+
+def thorough_seconds(network: Network) -> float:
+    """Seconds for the search of an engine whose first bounds have failed: more for larger networks, whose proofs take
+    longer too."""
+    return min(LONGEST, network.neurons / 50)
 
 
 def find_witness(

@@ -29,7 +29,7 @@ from verifier.events import Listener, Note, Progress
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
-from verifier.search.prepass import find_witness
+from verifier.search.prepass import find_witness, thorough_seconds
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
 """See `PartSearch.run`: for parts, and where the whole box's bounds will be searched for with more effort."""
 TRIED_UNITS, TRIAL_STEPS, TRIAL_ROOT_STEPS = 8, 2, 10
 """ReLUs that are tried before a part is divided by one, and the steps of the ascents then, on units and on rows."""
-LONGEST_SEARCH = 6.0
-"""Seconds for counterexamples once the root's bounds have failed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +107,7 @@ class ReluSplit:
             return self._unsat()
         witness = search.look(points)
         if witness is None and self.options.prepass:
-            most = min(LONGEST_SEARCH, self.query.network.neurons / 50)
+            most = thorough_seconds(self.query.network)
             witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
         if witness is not None:
             return self._result(Answer.SAT, x=witness)

@@ -26,8 +26,6 @@ SMALL = 64
 """Networks of at most so many neurons are searched at once."""
 ATTACK, SHARE = 0.3, 0.5
 """Seconds of the attack, and share of the time, given to the query without its gradient."""
-LONGEST_SEARCH = 6.0
-"""Seconds for counterexamples, where these two decide nothing."""
 
 
 @cache
@@ -104,13 +102,12 @@ class SaliencyEngine(Engine):
 
     @staticmethod
     def _look(query: Query, options: Options, deadline: Deadline, listener: Listener) -> Array | None:
-        """The search for counterexamples, longer for larger networks, whose proofs take longer too."""
+        """The search for counterexamples, where the query without its gradient decides nothing."""
         if not options.prepass or query.network.neurons <= SMALL:
             return None
-        from verifier.search.prepass import find_witness  # imported here: as above
+        from verifier.search.prepass import find_witness, thorough_seconds  # imported here: as above
 
-        most = min(LONGEST_SEARCH, query.network.neurons / 50)
-        return find_witness(query, deadline, options.seed + 1, listener, most)
+        return find_witness(query, deadline, options.seed + 1, listener, thorough_seconds(query.network))
 
     @staticmethod
     def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
