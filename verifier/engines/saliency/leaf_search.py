@@ -114,16 +114,13 @@ class LeafSearch:
             self.nodes += visited
             return count, few
 
-        left: list[Phases] = []
         for nodes in (NODES, 1):
             stack[0][0], stack[1][0], stack[2][0] = part.phases, part.s, part.mu
             count, few = visit(1, nodes)
             while few:
-                left.append(stack[0][count - 1].copy())
+                yield stack[0][count - 1].copy()
                 if nodes == 1:
-                    yield left[-1]
                     return
-                yield left[-1]
                 if deadline.passed:
                     self.timed_out = True
                     return
