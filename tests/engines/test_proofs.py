@@ -412,6 +412,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             continue
         for name, value in vars(proof).items():  # a byte that says nothing, of a date say
             assert np.array_equal(getattr(read, name), value)
+    path.write_bytes(rng.bytes(100))
+    with pytest.raises(ProofError, match=r"not an \.npz file"):
+        load_proof(path)
     with pytest.raises(ProofError, match="cannot be read"):
         load_proof(tmp_path / "none.npz")
     np.savez(path, a=np.zeros(3))

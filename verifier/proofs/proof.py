@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,8 @@ def load_proof(path: Path | str) -> Proof:
         ProofError: naming the file, if it is missing, truncated, altered, or of another format or version.
     """
     place = str(path)
+    if Path(path).is_file() and not zipfile.is_zipfile(path):  # numpy would take it for a pickle
+        raise ProofError("no proof, or damaged: not an .npz file", place=place, fix="write it again")
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
@@ -160,9 +163,7 @@ def load_proof(path: Path | str) -> Proof:
         raise ProofError(f"cannot be read: {error.strerror or error}", place=place) from None
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ProofError(f"no proof, or damaged: {error}", place=place, fix="write it again") from None
-    except Exception as error:  # zlib's error has no public base class
-        if type(error).__module__ != "zlib":
-            raise
+    except zlib.error as error:
         raise ProofError(f"damaged: {error}", place=place, fix="write it again") from None
     try:
         header = json.loads(found.pop("header").tobytes())
