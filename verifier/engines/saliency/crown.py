@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.engines.saliency.form import INPUT, dense
-from verifier.engines.saliency.problem import Problem, State
+from verifier.engines.saliency.problem import Problem, State, Tuning
 from verifier.engines.saliency.siderows import SideRows, side_rows
 from verifier.network.operators import Array
 
@@ -66,11 +66,9 @@ def preactivation_bounds(problem: Problem, state: State, r: int, todo: Array, it
     if conditions is not None and optimised:
         matrices = {s: m if s == INPUT else m[:, layers[s].index] for s, m in conditions.matrices.items()}
         side = SideRows(conditions.keys, matrices, conditions.constant, conditions.padding)
-        tuning[_SIDE] = np.zeros((len(both), len(side.constant)))
         stored = state.tuning.get((r, _SIDE))
-        if stored is not None and state.side_keys is not None:
-            _, mine, theirs = np.intersect1d(side.keys, state.side_keys, return_indices=True)
-            tuning[_SIDE][:, mine] = np.nan_to_num(stored[np.ix_(both, theirs)].astype(np.float64))
+        shape = len(both), len(side.constant)
+        tuning[_SIDE] = np.zeros(shape) if stored is None else np.nan_to_num(stored.at(both, side.keys))
     best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0)
     pad = np.concatenate([problem.value_padding[r][todo]] * 2)
     for s in tunable:
@@ -79,9 +77,11 @@ def preactivation_bounds(problem: Problem, state: State, r: int, todo: Array, it
     if side is not None:
         pad += tuning[_SIDE] @ side.padding
     if optimised and iterations:
-        _store(state, r, both, tuning, layers)
+        for s in tunable:
+            signed = np.where(layers[s].free, tuning[s], -np.maximum(tuning[s], 1e-30))
+            state.tuning[r, s] = Tuning(both, layers[s].index, signed.astype(np.float32))
         if side is not None:
-            state.side_keys = side.keys
+            state.tuning[r, _SIDE] = Tuning(both, side.keys, tuning[_SIDE].astype(np.float32))
     best = best + offset + pad
     return -best[: len(todo)], best[len(todo) :]
 
@@ -96,27 +96,9 @@ def _start(state: State, r: int, s: int, both: Array, part: _Layer) -> Array:
     stored = state.tuning.get((r, s))
     if stored is None:
         return np.broadcast_to(default, (len(both), len(default))).copy()
-    found = stored[np.ix_(both, part.index)].astype(np.float64)
+    found = stored.at(both, part.index)
     new = np.isnan(found) | (part.fresh & (found >= 0))
     return np.where(new, default, np.where(part.free, np.minimum(found, 1.0), np.abs(found)))
-
-
-def _store(state: State, r: int, both: Array, tuning: dict[int, Array], layers: dict[int, _Layer]) -> None:
-    """Keep the tuning for the children; multipliers with a negative sign, to tell them from slopes."""
-    rows = 2 * len(state.phase[r])
-    for s, values in tuning.items():
-        columns = values.shape[1] if s == _SIDE else len(state.phase[s])
-        stored = state.tuning.get((r, s))
-        usable = stored is not None and stored.shape[1] == columns
-        usable = usable and s != _SIDE
-        kept = stored.copy() if stored is not None and usable else np.full((rows, columns), np.nan, np.float32)
-        if s == _SIDE:
-            kept[both] = values
-        else:
-            part = layers[s]
-            signed = np.where(part.free, values, -np.maximum(values, 1e-30))
-            kept[np.ix_(both, part.index)] = signed
-        state.tuning[r, s] = kept
 
 
 def _active_part(problem: Problem, state: State, r: int) -> dict[int, _Layer]:

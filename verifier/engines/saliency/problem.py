@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,26 @@ class Problem:
         return {s: UNIT * self.terms * m for s, m in magnitude.items()}
 
 
+class Tuning(NamedTuple):
+    """Slopes and multipliers for some targets (rows) over some units (columns), each by its key.
+
+    Multipliers of phases have a negative sign, to tell them from slopes. Only these entries are kept: in a
+    convolutional network a whole matrix, for each open subproblem, would fill the memory.
+    """
+
+    rows: Array
+    columns: Array
+    values: npt.NDArray[np.float32]
+
+    def at(self, rows: Array, columns: Array) -> Array:
+        """Values at other rows and columns, ``nan`` where there is none."""
+        found = np.full((len(rows), len(columns)), np.nan)
+        _, mine, known = np.intersect1d(rows, self.rows, assume_unique=True, return_indices=True)
+        _, across, across_known = np.intersect1d(columns, self.columns, assume_unique=True, return_indices=True)
+        found[np.ix_(mine, across)] = self.values[np.ix_(known, across_known)]
+        return found
+
+
 @dataclass(eq=False)
 class State:
     """What is known in a subproblem: bounds of z, h and v for each layer, and the phases.
@@ -137,7 +157,6 @@ class State:
         cases: indices of the cases of the query that are still possible.
         depth: number of branchings that led here.
         tuning: slopes and multipliers of the forward bounds by (target layer, layer); never changed in place.
-        side_keys: what the side rows are that the last layer's multipliers belong to.
         basis: keys and status of columns and rows in the parent's LP, where the next one starts.
     """
 
@@ -153,8 +172,7 @@ class State:
     g_upper: Array
     cases: tuple[int, ...]
     depth: int = 0
-    tuning: dict[tuple[int, int], Array] = field(default_factory=dict)
-    side_keys: Array | None = None
+    tuning: dict[tuple[int, int], Tuning] = field(default_factory=dict)
     basis: tuple[Array, Array, Array, Array] | None = None
 
     @staticmethod
@@ -184,7 +202,7 @@ class State:
         lists = (self.phase, self.forced, self.z_lower, self.z_upper, self.h_lower, self.h_upper)
         copies = [[a.copy() for a in arrays] for arrays in (*lists, self.v_lower, self.v_upper)]
         rest: tuple[Any, ...] = (self.g_lower, self.g_upper, self.cases, self.depth)
-        arguments: tuple[Any, ...] = (*copies, *rest, dict(self.tuning), self.side_keys, self.basis)
+        arguments: tuple[Any, ...] = (*copies, *rest, dict(self.tuning), self.basis)
         return State(*arguments)
 
     @property
