@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from verifier.attention import Inconsistency, RegionMap, attention_map
-from verifier.attention.maps import MapRun
 from verifier.attention.maps_lp import lp_map
 from verifier.attention.problem import problem
+from verifier.attention.run import MapRun
 from verifier.encodings.perturbations import (
     Brightness,
     Linear,

@@ -2,6 +2,7 @@
 
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.maps import attention_map
-from verifier.attention.region_map import RegionMap, Summary, Table
+from verifier.attention.region_map import RegionMap
+from verifier.attention.table import Summary, Table
 
 __all__ = ["Inconsistency", "RegionMap", "Summary", "Table", "attention_map"]

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.attention.maps import MapRun, Totals
 from verifier.attention.maps_lp import cell_table, count_cells, explorer
-from verifier.attention.region_map import Aspect, RegionMap
+from verifier.attention.region_map import RegionMap
+from verifier.attention.run import MapRun
+from verifier.attention.table import Aspect, Totals
 from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, exit_point
 

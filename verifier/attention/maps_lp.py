@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.attention.maps import MapRun, Totals, real_sides
 from verifier.attention.problem import Problem, problem
-from verifier.attention.region_map import RegionMap, Table
+from verifier.attention.region_map import RegionMap
+from verifier.attention.run import MapRun, real_sides
+from verifier.attention.table import Table, Totals
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 from verifier.regions.traversal_cells import Cell, PolygonExplorer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,87 +12,11 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from verifier.attention.inconsistency import Inconsistency
+from verifier.attention.table import ROBUST, Aspect, Summary, Table
+from verifier.attention.tile_store import TileStore
 from verifier.encodings.perturbations import Perturbed
 from verifier.errors import InputError
 from verifier.network.operators import Array
-
-if TYPE_CHECKING:
-    from verifier.attention.tiles import TileStore
-
-ROBUST, NEVER, MIXED = 0, 1, 2
-Aspect = Literal["attention", "label"]
-NAMES: Mapping[str, tuple[str, str, str]] = {"label": ("CR", "MR", "CB"), "attention": ("AR", "IR", "AB")}
-"""Munakata et al.'s region kinds: robust, never, boundary (holds in a part of the region)."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Table:
-    """The regions of a map, one entry each; parameters in their own units.
-
-    Attributes:
-        volumes: ``(P,)`` length, area or volume in Θ.
-        centers: ``(P, d)`` a point inside.
-        low, high: ``(P,)`` bounds on the range of the inconsistency; `high` is its maximum, `low` at most its
-            minimum (equal to it where the expected map stands still).
-        attention, label: ``(P,)`` 0 holds everywhere, 1 nowhere, 2 in a part.
-        label_volumes: ``(P,)`` volume of the part where the label holds.
-        winner: ``(P,)`` predicted class at the center.
-        edges: ``(E, 2)`` pairs of neighbouring regions.
-        touches_border: ``(P,)`` whether a face lies on the border of Θ.
-        farthest: ``(P, d)`` the vertex that is farthest from θ = 0, measured in widths of Θ.
-        vertices, offsets: ``(V, d)`` and ``(P + 1,)`` the polygons (counter-clockwise) or intervals of maps of
-            one or two parameters; None for more.
-        keys: ``(P,)`` hash of each region's active units; the same in every tile of a map.
-    """
-
-    volumes: Array
-    centers: Array
-    low: Array
-    high: Array
-    attention: npt.NDArray[np.int8]
-    label: npt.NDArray[np.int8]
-    label_volumes: Array
-    winner: npt.NDArray[np.int16]
-    edges: npt.NDArray[np.int64]
-    touches_border: npt.NDArray[np.bool_]
-    farthest: Array
-    vertices: Array | None = None
-    offsets: npt.NDArray[np.int64] | None = None
-    keys: npt.NDArray[np.uint64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.volumes)
-
-    def polygon(self, region: int) -> Array:
-        """The vertices of one region, ``(k, d)``; InputError for maps of three and more parameters."""
-        if self.vertices is None or self.offsets is None:
-            raise InputError("maps of three and more parameters do not hold polygons")
-        return self.vertices[self.offsets[region] : self.offsets[region + 1]]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Summary:
-    """Totals over all regions that were visited.
-
-    Attributes:
-        regions: how many.
-        volumes: by kind (CR, MR, CB, AR, IR, AB), as shares of Θ.
-        counts: regions by kind.
-        label_share: share of Θ where the label holds (boundary regions counted exactly).
-        covered: share of Θ that was visited; 1 within rounding for a complete map.
-        smallest, largest: of the inconsistency over all regions.
-        near_delta: regions whose inconsistency comes within 1e-7 of delta somewhere at its ends (relative to
-            delta): their kind hangs on rounding.
-    """
-
-    regions: int
-    volumes: Mapping[str, float]
-    counts: Mapping[str, int]
-    label_share: float
-    covered: float
-    smallest: float
-    largest: float
-    near_delta: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -226,7 +149,7 @@ class RegionMap:
         """The exact minimum of the inconsistency over a region, and where it is taken."""
         from verifier.attention.extrema import minimum
 
-        return minimum(self, region)
+        return minimum(self.perturbed, self.settings, self.label, self._kept().centers[region])
 
     @cached_property
     def _graph(self) -> sp.csr_array:

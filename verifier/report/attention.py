@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from verifier.attention.region_map import NAMES, Aspect, RegionMap, Table
+from verifier.attention.region_map import RegionMap
+from verifier.attention.table import NAMES, Aspect, Table
 from verifier.errors import InputError
 from verifier.network.operators import Array
 

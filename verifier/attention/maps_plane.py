@@ -1,0 +1,118 @@
+"""Maps of one and two parameters, region by region, walked geometrically."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.attention.problem import Problem, problem
+from verifier.attention.raster import Raster
+from verifier.attention.region_map import RegionMap
+from verifier.attention.run import MapRun, real_sides
+from verifier.attention.table import Table, Totals
+from verifier.properties.sets import Box
+from verifier.regions.traversal import RegionChunk, Regions, joined
+
+
+def plane_map(run: MapRun) -> RegionMap:
+    """The exhaustive map of one or two parameters."""
+    prepared = problem(run.perturbed, run.settings, run.label)
+    regions = Regions(prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin, prepared.into)
+    whole = run.perturbed.box
+    totals, chunks, reason = Totals(run.delta), [], ""
+    raster = None
+    for chunk in regions:
+        totals.add(chunk.areas, chunk.low, chunk.high, chunk.attention, chunk.label, chunk.label_area)
+        chunks.append(chunk)
+        if totals.regions > run.keep:
+            raster = raster or Raster(prepared.box)
+            for c in chunks:
+                vertices = prepared.box.lower + c.vertices * prepared.box.width
+                raster.paint(vertices, c.offsets, c.areas, c.attention, c.label_area)
+            chunks.clear()
+        run.heard(totals.regions, totals.covered)
+        if run.late:
+            reason = f"stopped after {run.timeout:g} s"
+            break
+    if not reason and abs(totals.covered - 1.0) > 1e-9:
+        reason = f"the regions found cover {totals.covered:.12g} of Θ"
+    return run.result(
+        totals,
+        "exhaustive",
+        reason,
+        plane_table(prepared, chunks, regions.aliases, whole) if raster is None else None,
+        raster=raster.shares() if raster is not None and not prepared.idle else None,
+        statistics={"neurons": run.perturbed.network.neurons, "aliases": len(regions.aliases)},
+    )
+
+
+def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int, int], whole: Box) -> Table:
+    """The regions of a walk as a table in the parameters' own units; an idle second parameter is dropped.
+
+    Args:
+        whole: Θ, of which ``prepared.box`` may be a tile.
+    """
+    c = joined(chunks)
+    d = len(prepared.tnet.width) if not prepared.idle else 1
+    lower, width = prepared.box.lower, prepared.box.width
+    owner = np.repeat(np.arange(len(c)), np.diff(c.offsets))
+    vertices = lower + c.vertices * width
+    first = c.offsets[:-1]
+    centers = np.add.reduceat(vertices, first, axis=0) / np.diff(c.offsets)[:, None]
+    distance = np.linalg.norm(vertices[:, :d] / whole.width, axis=1)
+    order = np.lexsort((-distance, owner))
+    farthest = vertices[order[first]][:, :d]
+    following = np.arange(1, len(c.vertices) + 1)
+    following[c.offsets[1:] - 1] = first
+    on_border = np.zeros(len(c.vertices), dtype=bool)
+    for axis in range(d):
+        for side in real_sides(prepared.box, whole, axis):
+            on_border |= (c.vertices[:, axis] == side) & (c.vertices[following, axis] == side)
+    touches = np.zeros(len(c), dtype=bool)
+    touches[owner[on_border]] = True
+    scale = float(np.prod(width[:d]))
+    offsets: npt.NDArray[np.int64] = c.offsets
+    if prepared.idle:
+        low, high = np.minimum.reduceat(vertices[:, 0], first), np.maximum.reduceat(vertices[:, 0], first)
+        vertices, offsets = np.stack([low, high], axis=1).reshape(-1, 1), 2 * np.arange(len(c) + 1)
+    return Table(
+        volumes=c.areas * scale,
+        centers=centers[:, :d],
+        low=c.low,
+        high=c.high,
+        attention=c.attention,
+        label=c.label,
+        label_volumes=c.label_area * scale,
+        winner=c.winner,
+        edges=_pairs(c.keys, owner, c.neighbours, aliases),
+        touches_border=touches,
+        farthest=farthest,
+        vertices=vertices,
+        offsets=offsets,
+        keys=c.keys,
+    )
+
+
+def _pairs(
+    keys: npt.NDArray[np.uint64],
+    owner: npt.NDArray[np.int64],
+    neighbours: npt.NDArray[np.uint64],
+    aliases: dict[int, int],
+) -> npt.NDArray[np.int64]:
+    """Pairs of neighbouring regions, each once (smaller index first)."""
+    real = neighbours.copy()
+    if aliases:
+        names = np.array(list(aliases), dtype=np.uint64)
+        values = np.array(list(aliases.values()), dtype=np.uint64)
+        order = np.argsort(names)
+        names, values = names[order], values[order]
+        place = np.minimum(np.searchsorted(names, real), len(names) - 1)
+        known = np.isin(real, keys)
+        real = np.where(~known & (names[place] == real), values[place], real)
+    order = np.argsort(keys)
+    place = np.minimum(np.searchsorted(keys[order], real), len(keys) - 1)
+    other = order[place]
+    found = (keys[other] == real) & (real != 0)
+    pairs = np.sort(np.stack([owner[found], other[found]], axis=1), axis=1)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    return np.asarray(np.unique(pairs, axis=0))
