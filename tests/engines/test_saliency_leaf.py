@@ -14,7 +14,7 @@ from verifier.engines.base import Answer, Deadline
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.dive import Dive, PseudoCosts
 from verifier.engines.saliency.leaf import Leaf, leaf_of
-from verifier.engines.saliency.leaf_kernels import ascend, lagrangian, tighten
+from verifier.engines.saliency.leaf_lagrangian import Columns, Lagrangian
 from verifier.engines.saliency.leaf_search import LeafSearch
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
@@ -71,7 +71,8 @@ def leaf_with_witness(query: Query, seed: int) -> tuple[Leaf, Array, Array, int]
     propagate(problem, state)
     y = query.network.forward(points)
     case = next(k for k, part in enumerate(query.cases) if part.holds(points, y).any())
-    leaf = leaf_of(problem, state, case)
+    state.cases = (case,)
+    leaf = leaf_of(problem, state)
     return leaf, (preactivations[-1][leaf.neurons] > 0).astype(float), leaf.coordinates @ points[0], case
 
 
@@ -98,24 +99,39 @@ def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, resid
     rows = leaf.outputs @ (d * z) + leaf.phase_rows @ d + leaf.coordinate_rows @ y
     assert (rows >= leaf.row_low - 1e-9).all()
     assert (rows <= leaf.row_high + 1e-9).all()
+    lagrangian, rng = Lagrangian(leaf), np.random.default_rng(seed)
+    columns = some_columns(lagrangian, leaf, rng)
+    targets = np.where(columns.sign == 0, 0.0, columns.sign * z[columns.neuron])
+    for steps in (0, 1, 20):
+        lagrangian.ascend(columns, leaf.low, leaf.high, steps, 0.2, 0.98)
+        proof = lagrangian.prove(columns, leaf.low, leaf.high)
+        assert (proof.bounds <= targets + 1e-9).all()
+        opposite = np.where(d[:, None] > 0, proof.off, proof.on)
+        own = np.where(d[:, None] > 0, proof.on, proof.off)
+        assert (proof.bounds + own <= targets + 1e-9).all()
+        assert np.minimum(own, opposite)[leaf.phases == 0] == pytest.approx(0.0)
     search = LeafSearch(leaf)
-    data, m, k = search._data, len(d), len(leaf.row_low)
-    rng = np.random.default_rng(seed)
-    corner, phases = np.zeros(m, dtype=np.int8), leaf.phases.astype(np.int8)
-    work = np.zeros(m), np.zeros(m), np.zeros(m), np.zeros(k)
-    for _ in range(20):
-        mu = rng.normal(size=k)
-        mu = np.where(np.isfinite(leaf.row_low), mu, np.abs(mu))
-        value = lagrangian(data, phases, np.zeros(len(y)), rng.normal(size=m), mu, *work, corner)
-        assert value <= 1e-9
-    all_s, all_mu = np.zeros((2 * m, m)), np.zeros((2 * m, k))
-    for _ in range(3):
-        possible, _ = tighten(data, phases, all_s, all_mu, search._target_unit, data.neuron_size, 30)
-        assert possible
-    assert (z >= data.low - 1e-9).all()
-    assert (z <= data.high + 1e-9).all()
-    assert not ((phases > 0) & (z < -1e-9)).any()
-    assert not ((phases < 0) & (z > 1e-9)).any()
+    part = search._root(np.arange(1))
+    assert search._tighten(part, Deadline.after(20)) is not None
+    assert (z >= part.low - 1e-9).all()
+    assert (z <= part.high + 1e-9).all()
+    assert not ((part.phases > 0) & (z < -1e-9)).any()
+    assert not ((part.phases < 0) & (z > 1e-9)).any()
+
+
+def some_columns(lagrangian: Lagrangian, leaf: Leaf, rng: np.random.Generator) -> Columns:
+    """Random multipliers for a leaf of one case: its bound, and those of all preactivations."""
+    m, count = lagrangian.m, 1 + 2 * lagrangian.m
+    multipliers = rng.normal(size=(m + lagrangian.rows, count)).astype(np.float32)
+    one_sided = np.isinf(lagrangian.row_low)
+    multipliers[m:][one_sided] = np.abs(multipliers[m:][one_sided])
+    return Columns(
+        multipliers=multipliers,
+        phases=np.repeat(leaf.phases.astype(np.int8)[:, None], count, axis=1),
+        sign=np.array([0] + [1, -1] * m, dtype=np.int8),
+        neuron=np.array([0, *np.repeat(np.arange(m), 2)]),
+        allowed=np.ones((len(lagrangian.cases), count), dtype=np.float32),
+    )
 
 
 def open_last_layer() -> tuple[Problem, State]:
@@ -146,45 +162,61 @@ def test_a_dive_leaves_the_program_as_it_was() -> None:
         assert (relaxation.lp.upper == before[1]).all()
 
 
-def test_the_supergradient_is_that_of_the_bound() -> None:
+def test_the_first_step_follows_the_supergradient_of_the_bound() -> None:
+    """Adam's first step goes by the sign of the supergradient alone, here found by differences of proved bounds."""
     leaf = some_leaf()
-    data, m, k, q = LeafSearch(leaf)._data, len(leaf.neurons), len(leaf.row_low), len(leaf.coordinates)
-    rng = np.random.default_rng(0)
-    s, mu = rng.normal(size=m), np.abs(rng.normal(size=k)) + 0.1
-    phases, corner = leaf.phases.astype(np.int8), np.zeros(m, dtype=np.int8)
-    by_s, by_mu, other_s, other_mu = np.zeros(m), np.zeros(k), np.zeros(m), np.zeros(k)
-
-    def value(s: Array, mu: Array, by_s: Array, by_mu: Array) -> float:
-        return float(lagrangian(data, phases, np.zeros(q), s, mu, np.zeros(m), np.zeros(m), by_s, by_mu, corner))
-
-    here = value(s, mu, by_s, by_mu)
-    for _ in range(50):
-        ds, dmu = 0.3 * rng.normal(size=m), 0.1 * rng.uniform(-1, 1, size=k)
-        assert value(s + ds, mu + dmu, other_s, other_mu) <= here + by_s @ ds + by_mu @ dmu + 1e-9  # it is concave
-    ds, dmu = 1e-7 * rng.normal(size=m), 1e-7 * rng.normal(size=k)
-    there = value(s + ds, mu + dmu, other_s, other_mu)
-    assert there - here == pytest.approx(by_s @ ds + by_mu @ dmu, abs=1e-11)
+    lagrangian = Lagrangian(leaf)
+    columns = some_columns(lagrangian, leaf, np.random.default_rng(0))
+    columns.keep(columns.sign != 0)
+    start, count = columns.multipliers.copy(), len(columns)
+    slopes = np.zeros((len(start), count))
+    for v in range(len(start)):
+        ends = []
+        for change in (-(2.0**-14), 2.0**-14):
+            columns.multipliers[:] = start
+            columns.multipliers[v] += np.float32(change)
+            ends.append(lagrangian.prove(columns, leaf.low, leaf.high).bounds)
+        slopes[v] = (ends[1] - ends[0]) * 2.0**13
+    columns.multipliers[:] = start
+    lagrangian.ascend(columns, leaf.low, leaf.high, 1, 1e-3, 1.0)
+    moved = columns.multipliers - start
+    clear = (np.abs(slopes) > 1e-2) & (moved != 0)
+    assert clear.mean() > 0.5
+    assert (np.sign(moved[clear]) == np.sign(slopes[clear])).mean() > 0.98  # but for a difference across a kink
 
 
 def test_bounds_below_zero_do_not_take_from_the_reserve_for_rounding() -> None:
     leaf = some_leaf()
     low, high = leaf.low - 2000.0, np.zeros(len(leaf.high))
-    at_zero = LeafSearch(replace(leaf, low=low, high=high))._data
-    below = LeafSearch(replace(leaf, low=low, high=high - 1000.0))._data
+    at_zero = Lagrangian(replace(leaf, low=low, high=high))
+    below = Lagrangian(replace(leaf, low=low, high=high - 1000.0))
     assert (below.row_size >= at_zero.row_size).all()
     assert (below.neuron_size >= at_zero.neuron_size).all()
 
 
-def test_an_ascent_only_improves() -> None:
+def test_multipliers_that_are_not_numbers_prove_nothing() -> None:
     leaf = some_leaf()
-    m = leaf.outputs.shape[1]
-    data, nothing, phases = LeafSearch(leaf)._data, np.zeros(len(leaf.coordinates)), leaf.phases.astype(np.int8)
-    values = []
-    for steps in (1, 20, 200):
-        s, mu = np.zeros(m), leaf.case / leaf.case.sum()
-        values.append(ascend(data, phases, nothing, 0.0, 1.0, s, mu, steps, 0.2, 0.98, np.zeros(m), True))
-    assert values[0] <= values[1] <= values[2] <= 0
-    assert values[0] < values[2]
+    lagrangian = Lagrangian(leaf)
+    columns = some_columns(lagrangian, leaf, np.random.default_rng(0))
+    for v, value in ((0, np.nan), (lagrangian.m, np.inf), (0, -np.inf)):
+        columns.multipliers[v] = value
+        proof = lagrangian.prove(columns, leaf.low, leaf.high)
+        assert (proof.bounds == -np.inf).all()
+        assert not (proof.bounds + proof.off > 0).any()
+        assert not (proof.bounds + proof.on > 0).any()
+        columns.multipliers[v] = 0.0
+
+
+def test_ascents_improve() -> None:
+    leaf = some_leaf()
+    lagrangian = Lagrangian(leaf)
+    columns = some_columns(lagrangian, leaf, np.random.default_rng(0))
+    bounds = []
+    for steps in (0, 20, 200):
+        lagrangian.ascend(columns, leaf.low, leaf.high, steps, 0.2, 0.98)
+        bounds.append(lagrangian.prove(columns, leaf.low, leaf.high).bounds)
+    assert (bounds[1] > bounds[0]).mean() > 0.9
+    assert bounds[2].mean() > bounds[1].mean()
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -67,5 +67,6 @@ def test_the_sample_of_the_saliency_engine_reaches_its_kernels() -> None:
     from verifier.engines.saliency import leaf_kernels
 
     compiled.SAMPLES[compiled.SALIENCY]()
-    assert leaf_kernels.tighten.signatures
-    assert leaf_kernels.search.signatures
+    kernels = [value for value in vars(leaf_kernels).values() if hasattr(value, "signatures")]
+    assert len(kernels) > 4
+    assert all(kernel.signatures for kernel in kernels)

@@ -166,44 +166,43 @@ class Search:
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
     def _dive(self, state: State, relaxation: Relaxation | None = None) -> tuple[Array | None, list[Child]]:
-        """Search below a state for each of its cases; a witness, or the leaves that are to be settled on their own."""
+        """Search below a state for its cases; a witness, or the leaves that are to be settled on their own."""
         left: list[Child] = []
-        for case in state.cases:
+        for case, start in self._starts(state):
             costs = self._costs.setdefault(case, PseudoCosts())
-            for start in self._starts(state, case):
-                relaxation = Relaxation(self.problem, state) if relaxation is None else relaxation
-                known = relaxation.lp.iterations
-                find = partial(self._try, relaxation, case=case)
-                # in a small network a node costs no more than a trial
-                dive = Dive(relaxation, case, costs, find, 0 if self._small else CANDIDATES)
-                result = dive.run(self.deadline, start)
-                self.statistics.nodes += result.nodes
-                self.statistics.programs += result.nodes
-                self.statistics.iterations += relaxation.lp.iterations - known
-                self.statistics.deepest = max(self.statistics.deepest, state.depth + result.depth)
-                self.timed_out |= result.timed_out
-                if result.witness is not None:
-                    return result.witness, []
-                left += [child for fixing in result.unsettled for child in self._leaf(state, case, fixing)]
-                if self.timed_out:
-                    break
+            relaxation = Relaxation(self.problem, state) if relaxation is None else relaxation
+            known = relaxation.lp.iterations
+            find = partial(self._try, relaxation, case=case)
+            # in a small network a node costs no more than a trial
+            dive = Dive(relaxation, case, costs, find, 0 if self._small else CANDIDATES)
+            result = dive.run(self.deadline, start)
+            self.statistics.nodes += result.nodes
+            self.statistics.programs += result.nodes
+            self.statistics.iterations += relaxation.lp.iterations - known
+            self.statistics.deepest = max(self.statistics.deepest, state.depth + result.depth)
+            self.timed_out |= result.timed_out
+            if result.witness is not None:
+                return result.witness, []
+            left += [child for fixing in result.unsettled for child in self._leaf(state, case, fixing)]
+            if self.timed_out:
+                break
         return None, left
 
-    def _starts(self, state: State, case: int) -> Iterator[Fixing]:
-        """The parts of a state that only linear programs can settle; all of it if the network is small."""
+    def _starts(self, state: State) -> Iterator[tuple[int, Fixing]]:
+        """The parts of a state's cases that only linear programs can settle; all of it if the network is small."""
         if self._small:
-            yield ()
+            yield from ((case, ()) for case in state.cases)
             return
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.saliency.leaf import leaf_of
         from verifier.engines.saliency.leaf_search import LeafSearch
 
-        leaf = leaf_of(self.problem, state, case)
+        leaf = leaf_of(self.problem, state)
         search = LeafSearch(leaf)
-        for phases in search.run(self.deadline):
+        for case, phases in search.run(self.deadline):
             known = np.flatnonzero((phases != 0) & (leaf.phases == 0))
             units = [(len(state.phase) - 1, neuron) for neuron in leaf.neurons[known].tolist()]
-            yield tuple(zip(units, phases[known].tolist(), strict=True))
+            yield case, tuple(zip(units, phases[known].tolist(), strict=True))
         self.statistics.nodes += search.nodes
         self.statistics.deepest = max(self.statistics.deepest, state.depth + search.depth)
         self.timed_out |= search.timed_out

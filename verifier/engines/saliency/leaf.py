@@ -44,7 +44,7 @@ class Leaf:
         slope_matrix: B ``(m, q)``; offset: b ``(m,)``.
         outputs, phase_rows, coordinate_rows: A ``(K, m)``, D ``(K, m)``, E ``(K, q)``.
         row_low, row_high: ``(K,)``; infinite where one-sided.
-        case: ``(K,)``: 1 for the rows of the case, else 0.
+        cases: numbers of the cases; case_rows: ``(C, K)``: 1 for the rows of each of them, else 0.
         padding: ``(m,)``: bound on the rounding errors of ``B y + b``.
     """
 
@@ -62,7 +62,8 @@ class Leaf:
     coordinate_rows: Array
     row_low: Array
     row_high: Array
-    case: Array
+    cases: tuple[int, ...]
+    case_rows: Array
     padding: Array
 
 
@@ -112,8 +113,8 @@ class _Rows:
             self.z.append((matrix, constant))
             self.a[r] = matrix * on[:, None], constant * on
 
-    def add(self, low: Array, high: Array, a: Array | None, d: Array | None, e: Array | None, case: float = 0) -> None:
-        """Rows; ``case``: 1 if they are the case's."""
+    def add(self, low: Array, high: Array, a: Array | None, d: Array | None, e: Array | None, case: int = -1) -> None:
+        """Rows; ``case``: whose they are, if not everybody's."""
         count, widths = len(low), (len(self.neurons), len(self.neurons), len(self.coordinates))
         parts = [np.zeros((count, w)) if p is None else p for p, w in zip((a, d, e), widths, strict=True)]
         self.blocks.append((*parts, low, high, np.full(count, case)))
@@ -132,7 +133,7 @@ class _Rows:
             constant = constant + weight @ shift
         return a, e, constant
 
-    def conjunction(self, part: Conjunction, case: float) -> None:
+    def conjunction(self, part: Conjunction, case: int) -> None:
         """The rows of a conjunction; those that speak of the gradient or the input are left out."""
         kept = np.ones(len(part), dtype=bool)
         for matrix in (part.g_rows, part.x_rows):
@@ -232,8 +233,8 @@ class _Rows:
         self.add(-slack - total, slack - total, a, d, e - self.extra)
 
 
-def leaf_of(problem: Problem, state: State, case: int) -> Leaf:
-    """The Lagrangian's data for one case of a state in which all phases but the last layer's are known."""
+def leaf_of(problem: Problem, state: State) -> Leaf:
+    """The Lagrangian's data for the cases of a state in which all phases but the last layer's are known."""
     query, gradient, last = problem.query, problem.query.gradient, len(problem.form.layers) - 1
     middle = radius = np.zeros(0)
     if gradient is not None:
@@ -245,8 +246,9 @@ def leaf_of(problem: Problem, state: State, case: int) -> Leaf:
         rows.map_entries(v)
         rows.identity(middle, radius, v)
     if query.common is not None:
-        rows.conjunction(query.common, 0.0)
-    rows.conjunction(problem.cases[case], 1.0)
+        rows.conjunction(query.common, -1)
+    for case in state.cases:
+        rows.conjunction(problem.cases[case], case)
     rows.signs()
     neurons, (matrix, offset) = rows.neurons, rows.z[last]
     a, d, e, row_low, row_high, of_case = (np.concatenate(part) for part in zip(*rows.blocks, strict=True))
@@ -265,6 +267,7 @@ def leaf_of(problem: Problem, state: State, case: int) -> Leaf:
         coordinate_rows=e,
         row_low=row_low,
         row_high=row_high,
-        case=of_case,
+        cases=state.cases,
+        case_rows=(of_case == np.array(state.cases)[:, None]).astype(np.float64),
         padding=problem.value_padding[last][neurons],
     )

@@ -1,9 +1,9 @@
 """Branch and bound over the phases of the last hidden layer by Lagrangian bounds (`verifier.engines.saliency.leaf`).
 
-A subproblem is first tightened: the bounds of all free preactivations under *all* its rows, by one short ascent each,
-again and again while that pays. Tighter bounds move the corners of every neuron, and fix phases; this closes most
-subproblems by itself, or makes their trees small. A tree that stays open after a few nodes is cut into the two
-children of its root, which are tightened on their own.
+A subproblem is tightened: the bounds of all free preactivations under the rows that all its open cases share (under
+all rows, once one case is left), and those of the cases, by ascents side by side that use each other's results every
+few steps. Tighter bounds move the corners of every neuron, and fix phases; this closes most subproblems by itself. What
+stays open is branched on the phase that raises the bound of its worst case most on trial.
 """
 
 from __future__ import annotations
@@ -15,154 +15,172 @@ import numpy as np
 
 from verifier.engines.base import Deadline
 from verifier.engines.saliency.leaf import Leaf
-from verifier.engines.saliency.leaf_kernels import Data, ascend, search, tighten
-from verifier.engines.saliency.problem import UNIT, Phases
+from verifier.engines.saliency.leaf_lagrangian import Columns, Lagrangian, Proof, Single
+from verifier.engines.saliency.problem import Phases
 from verifier.network.operators import Array
 
-ROUNDS, ENOUGH = 6, 0.93
-"""Most rounds of tightening, and the factor on the mean width above which another round does not pay."""
-TIGHTEN_STEPS, ROOT_STEPS, STEPS, TRIAL = 60, 150, 80, 25
-"""Steps of the ascents: of one bound, of a subproblem's root, of a node of a tree, of a branching on trial."""
+BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97
+"""Steps between proofs in tightening, most and fewest of them, and the factor on the mean width that does not pay."""
+TRIAL = 25
+"""Steps of a branching on trial."""
+TIGHTEN, BRANCHING = (0.2, 0.985), (0.05, 0.95)
+"""Length of the first step, and factor from each to the next."""
 CANDIDATES = 4
-"""Branchings tried at a node."""
-NODES = 60
-"""Nodes of a tree before its root's children are tightened on their own."""
+"""Branchings tried at a subproblem."""
 FEW = 6
 """Subproblems with at most so many free phases are left to linear programs."""
 
 
 @dataclass(eq=False)
 class _Part:
-    """A subproblem: bounds, phases, and the multipliers of its bound and of each preactivation's bounds."""
+    """A subproblem: bounds, phases, open cases, multipliers of the cases' bounds and of each preactivation's two.
+
+    Attributes:
+        cases: ``(c,)`` places in the leaf's cases; of_cases: ``(m + K, c)``; of_neurons: ``(m + K, 2 m)``.
+        worst: the place of the case with the least bound.
+    """
 
     low: Array
     high: Array
     phases: Phases
-    s: Array
-    mu: Array
-    all_s: Array
-    all_mu: Array
+    cases: Array
+    of_cases: Single
+    of_neurons: Single
     depth: int
+    worst: int = 0
 
 
 class LeafSearch:
     """The tree below one leaf; `run` yields the parts that it leaves to others."""
 
     def __init__(self, leaf: Leaf) -> None:
-        self.leaf = leaf
+        self.leaf, self.lagrangian = leaf, Lagrangian(leaf)
         self.nodes, self.depth = 0, 0
         self.timed_out = False
-        if leaf.case.any():
-            self._data, self._target_unit = _data(leaf)
-        self._nothing = np.zeros(len(leaf.coordinates))
+        self._allowed = (self.lagrangian.cases > 0).astype(np.float32)
 
-    def run(self, deadline: Deadline) -> Iterator[Phases]:
-        """Phases ``(m,)`` of subproblems that are neither closed nor worth another branching here."""
+    def run(self, deadline: Deadline) -> Iterator[tuple[int, Phases]]:
+        """Cases and phases ``(m,)`` of subproblems that are neither closed nor worth another branching here."""
         leaf = self.leaf
-        if not leaf.case.any():  # a case that speaks of the input or the gradient alone
-            yield leaf.phases
-            return
-        m, rows = leaf.outputs.shape[1], len(leaf.row_low)
-        mu = leaf.case / leaf.case.sum()
-        alpha = mu @ leaf.outputs
-        with np.errstate(divide="ignore", invalid="ignore"):
-            chord = np.where(leaf.high > leaf.low, leaf.high / (leaf.high - leaf.low), 0.0)
-        s = np.where(alpha > 0, 0.0, alpha * chord)
-        parts = [
-            _Part(leaf.low.copy(), leaf.high.copy(), leaf.phases.astype(np.int8), s, mu,
-                  np.zeros((2 * m, m)), np.zeros((2 * m, rows)), 0)
-        ]  # fmt: skip
+        for k in np.flatnonzero(~leaf.case_rows.any(axis=1)):  # these speak of the input or the gradient alone
+            yield leaf.cases[k], leaf.phases
+        cases = np.flatnonzero(leaf.case_rows.any(axis=1))
+        parts = [self._root(cases)] if len(cases) else []
         while parts:
             if deadline.passed:
                 self.timed_out = True
                 return
             part = parts.pop()
             self.depth = max(self.depth, part.depth)
-            if not self._tighten(part, deadline):
+            self.nodes += 1
+            score = self._tighten(part, deadline)
+            if score is None:
                 continue
-            yield from self._search(part, parts, deadline)
-            if self.timed_out:
-                return
+            if (part.phases == 0).sum() <= FEW:
+                yield from ((leaf.cases[k], part.phases) for k in part.cases)
+            else:
+                parts += self._branch(part, score)
 
-    def _tighten(self, part: _Part, deadline: Deadline) -> bool:
-        """Tighten a part's bounds; False if that closes it."""
-        data = self._data._replace(low=part.low, high=part.high)
-        on = np.zeros(len(part.low))
-        self.nodes += 1
-        for _ in range(ROUNDS):
-            if ascend(data, part.phases, self._nothing, 0.0, 1.0, part.s, part.mu, ROOT_STEPS, 0.2, 0.98, on, True) > 0:
-                return False
-            if deadline.passed or not (part.phases == 0).any():
-                return True
-            possible, factor = tighten(
-                data, part.phases, part.all_s, part.all_mu, self._target_unit, data.neuron_size, TIGHTEN_STEPS
-            )
-            if not possible:
-                return False
-            if factor > ENOUGH:
+    def _root(self, cases: Array) -> _Part:
+        """All of the leaf; its ascents start at CROWN's slopes."""
+        leaf, m = self.leaf, self.lagrangian.m
+        mu = self.lagrangian.cases[:, cases] / self.lagrangian.cases[:, cases].sum(axis=0)
+        alpha = self.lagrangian.by_a[: len(mu)].T @ mu
+        with np.errstate(divide="ignore", invalid="ignore"):
+            chord = np.where(leaf.high > leaf.low, leaf.high / (leaf.high - leaf.low), 0.0)
+        of_cases = np.zeros((m + self.lagrangian.rows, len(cases)), dtype=np.float32)
+        of_cases[:m], of_cases[m : m + len(mu)] = np.where(alpha > 0, 0.0, alpha * chord[:, None]), mu
+        of_neurons = np.zeros((m + self.lagrangian.rows, 2 * m), dtype=np.float32)
+        return _Part(leaf.low.copy(), leaf.high.copy(), leaf.phases.astype(np.int8), cases, of_cases, of_neurons, 0)
+
+    def _tighten(self, part: _Part, deadline: Deadline) -> Array | None:
+        """Tighten a part's bounds; what branching on each neuron promises, None if that closes the part."""
+        width = np.inf
+        free = np.flatnonzero(part.phases == 0)
+        neuron, sign = np.concatenate([free, free]), np.repeat(np.array([1, -1], dtype=np.int8), len(free))
+        place = 2 * neuron + (sign < 0)
+        columns = Columns(
+            multipliers=np.concatenate([part.of_cases, part.of_neurons[:, place]], axis=1),
+            phases=np.repeat(part.phases[:, None], len(part.cases) + len(place), axis=1),
+            sign=np.concatenate([np.zeros(len(part.cases), dtype=np.int8), sign]),
+            neuron=np.concatenate([np.zeros(len(part.cases), dtype=np.int64), neuron]),
+            allowed=self._allow(part.cases, len(place)),
+        )
+        for block in range(BLOCKS):
+            mean = self.lagrangian.ascend(columns, part.low, part.high, BLOCK, *TIGHTEN)
+            proof = self.lagrangian.prove(columns, part.low, part.high)
+            bounds, count = proof.bounds, len(part.cases)
+            part.of_cases, part.of_neurons[:, place] = columns.multipliers[:, :count], columns.multipliers[:, count:]
+            lower, upper = columns.sign > 0, columns.sign < 0
+            np.maximum.at(part.low, columns.neuron[lower], bounds[lower])
+            np.minimum.at(part.high, columns.neuron[upper], -bounds[upper])
+            if (part.low > part.high).any():
+                return None
+            left = np.flatnonzero(bounds[:count] <= 0)
+            if not len(left):
+                return None
+            free = part.phases == 0
+            part.phases[free & ((part.low > 0) | (bounds + proof.off > 0)[:, left].all(axis=1))] = 1
+            part.phases[free & ((part.high < 0) | (bounds + proof.on > 0)[:, left].all(axis=1))] = -1
+            kept = np.where(columns.sign == 0, bounds <= 0, part.phases[columns.neuron] == 0)
+            worst = left[np.argmin(bounds[left])]
+            score = _score(proof, columns.multipliers[: self.lagrangian.m], mean, worst, part)
+            part.cases, part.of_cases = part.cases[left], part.of_cases[:, left]
+            part.worst = int(np.searchsorted(left, worst))
+            free = part.phases == 0
+            before, width = width, float((part.high - part.low)[free].sum())
+            if not free.any() or deadline.passed:
                 break
-        return True
+            if not kept.all():
+                columns.keep(kept)
+                place = place[kept[count:]]
+                columns.allowed = self._allow(part.cases, len(place))
+            elif block >= LEAST_BLOCKS and width > ENOUGH * before:
+                break
+            columns.phases[:] = part.phases[:, None]
+        return score
 
-    def _search(self, part: _Part, parts: list[_Part], deadline: Deadline) -> Iterator[Phases]:
-        """A tree of few nodes; what it does not close is yielded or pushed as two parts."""
-        data = self._data._replace(low=part.low, high=part.high)
-        m, rows = len(part.low), len(part.mu)
-        stack = np.zeros((m + 3, m), dtype=np.int8), np.zeros((m + 3, m)), np.zeros((m + 3, rows))
+    def _allow(self, cases: Array, targets: int) -> Single:
+        """Which rows of cases columns of cases and of preactivations may use."""
+        shared = self._allowed[:, cases] if len(cases) == 1 else np.zeros((len(self._allowed), 1), dtype=np.float32)
+        return np.concatenate([self._allowed[:, cases], np.repeat(shared, targets, axis=1)], axis=1)
 
-        def visit(count: int, nodes: int) -> tuple[int, bool]:
-            count, visited, few = search(data, *stack, count, nodes, STEPS, TRIAL, CANDIDATES, FEW)
-            self.nodes += visited
-            return count, few
+    def _branch(self, part: _Part, score: Array) -> list[_Part]:
+        """One part or two, or none if a branching closes both; the likelier to close is last."""
+        tried = np.argsort(-score)[:CANDIDATES]
+        case = part.cases[part.worst]
+        count = 2 * len(tried)
+        phases = np.repeat(part.phases[:, None], count, axis=1)
+        phases[tried, np.arange(0, count, 2)], phases[tried, np.arange(1, count, 2)] = 1, -1
+        columns = Columns(
+            multipliers=np.repeat(part.of_cases[:, [part.worst]], count, axis=1),
+            phases=phases,
+            sign=np.zeros(count, dtype=np.int8),
+            neuron=np.zeros(count, dtype=np.int64),
+            allowed=np.repeat(self._allowed[:, [case]], count, axis=1),
+        )
+        self.lagrangian.ascend(columns, part.low, part.high, TRIAL, *BRANCHING)
+        bounds = self.lagrangian.prove(columns, part.low, part.high).bounds.reshape(-1, 2)
+        gain = np.maximum(bounds - bounds.min(), 1e-9)
+        best = int(np.argmax(np.where((bounds > 0).any(axis=1), np.inf, gain[:, 0] * gain[:, 1])))
+        children = []
+        for side in np.argsort(bounds[best]):
+            kept = np.ones(len(part.cases), dtype=bool)
+            kept[part.worst] = bounds[best, side] <= 0
+            if not kept.any():
+                continue
+            of_cases = part.of_cases.copy()
+            of_cases[:, part.worst] = columns.multipliers[:, 2 * best + side]
+            child = part.phases.copy()
+            child[tried[best]] = 1 - 2 * side
+            rest = part.cases[kept], of_cases[:, kept], part.of_neurons.copy(), part.depth + 1
+            children.append(_Part(part.low.copy(), part.high.copy(), child, *rest))
+        return children
 
-        for nodes in (NODES, 1):
-            stack[0][0], stack[1][0], stack[2][0] = part.phases, part.s, part.mu
-            count, few = visit(1, nodes)
-            while few:
-                yield stack[0][count - 1].copy()
-                if nodes == 1:
-                    return
-                if deadline.passed:
-                    self.timed_out = True
-                    return
-                count, few = visit(count - 1, nodes)
-            if not count:
-                return
-        for k in range(count):
-            rest = (stack[1][k].copy(), stack[2][k].copy(), part.all_s.copy(), part.all_mu.copy(), part.depth + 1)
-            parts.append(_Part(part.low.copy(), part.high.copy(), stack[0][k].copy(), *rest))
 
-
-def _data(leaf: Leaf) -> tuple[Data, Array]:
-    """The kernels' data, and the size of each preactivation in terms of the case's rows."""
-    a, d, e = leaf.outputs, leaf.phase_rows, leaf.coordinate_rows
-    reach = np.abs(leaf.coordinates) @ (np.abs(leaf.center) + leaf.radius)
-    most = np.maximum(leaf.high, 0.0)  # of outputs; phases that are assumed may have bounds below zero
-    moved = np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e @ leaf.coordinates) @ leaf.radius
-    case = leaf.case > 0
-    unit = moved[case].mean() + 1e-12
-    ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (leaf.row_low, leaf.row_high)]
-    terms = UNIT * (leaf.coordinates.shape[1] + sum(a.shape) + len(reach) + 8)
-    sizes = ends[0] + ends[1] + np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e) @ reach
-    size = np.maximum(-leaf.low, most) + most + np.abs(leaf.offset) + np.abs(leaf.slope_matrix) @ reach
-    speaks = np.stack([(matrix != 0).any(axis=1) for matrix in (a, d, e)], axis=1)
-    data = Data(
-        low=leaf.low,
-        high=leaf.high,
-        coordinates=np.ascontiguousarray(leaf.coordinates),
-        center=np.ascontiguousarray(leaf.center),
-        radius=np.ascontiguousarray(leaf.radius),
-        slope_matrix=np.ascontiguousarray(leaf.slope_matrix),
-        offset=leaf.offset,
-        outputs=np.ascontiguousarray(a),
-        phase_rows=np.ascontiguousarray(d),
-        coordinate_rows=np.ascontiguousarray(e),
-        row_low=leaf.row_low,
-        row_high=leaf.row_high,
-        row_size=terms * sizes,
-        neuron_size=terms * size + leaf.padding,
-        row_unit=unit / np.maximum(moved, 1e-9),
-        neuron_unit=np.full(a.shape[1], np.abs(a[case]).mean()),
-        speaks=speaks,
-        case=case,
-    )
-    return data, np.abs(leaf.slope_matrix @ leaf.coordinates) @ leaf.radius / unit
+def _score(proof: Proof, slopes: Single, mean: Single, c: int, part: _Part) -> Array:
+    """What a branching on each neuron promises for the bound of column c; -1 where the phase is known."""
+    size = np.abs(proof.kappa[:, c]) + np.abs(proof.alpha[:, c]) * part.high
+    size += np.abs(slopes[:, c]) * (part.high - part.low)
+    score = (np.minimum(mean[:, c], 1 - mean[:, c]) + 1e-3) * size
+    return np.where(part.phases == 0, score, -1.0)
