@@ -3,6 +3,7 @@
     python benchmarks/saliency.py table2 [--engines saliency,highs] [--timeout 60] [--deltas 1e-4,5e-4,1e-3]
     python benchmarks/saliency.py table3
     python benchmarks/saliency.py scale  [--networks 256x2,256x4,3_50] [--images 20] [--timeout 60]
+    python benchmarks/saliency.py structures [--networks pool,residual,cnn-pool] [--images 10] [--timeout 60]
     python benchmarks/saliency.py maps   [--timeout 10]
     python benchmarks/saliency.py report
 
@@ -19,12 +20,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import saliency_maps
 import saliency_scale
+import saliency_structures
 import saliency_table2
 import saliency_table3
 from common import RESULTS, machine
 from saliency_common import journal
 
-PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_maps)
+PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_structures, saliency_maps)
 """The commands, in the order of their sections in the report."""
 
 

@@ -7,10 +7,11 @@ import re
 import resource
 import statistics
 import time
+from itertools import product
 from typing import Any
 
 import numpy as np
-from common import RESULTS, data_folder
+from common import RESULTS, data_folder, table
 
 import verifier
 from verifier.options import Options
@@ -56,6 +57,62 @@ def region_query(network: verifier.Network, image: int, epsilon: str, delta: flo
         gradient=GradientBox(output=weights, lower=g - delta, upper=g + delta),
         anchor=x,
     )
+
+
+def ask_images(
+    part: str,
+    name: str,
+    network: verifier.Network,
+    options: Options,
+    images: int,
+    every: int = 1,
+    shift: float = 0.0,
+    factor: float = 1.0,
+) -> None:
+    """The first correctly classified MNIST test images, ε ∈ {0.01, 0.03}, δ at 1, 10, 50 % of the map's largest entry.
+
+    Args:
+        part: the set in the journal; what is there is not asked again.
+        every: of these images only each N-th is taken.
+        shift, factor: the network takes ``(pixel - shift) / factor``.
+    """
+    with np.load(data_folder() / "mnist" / "mnist.npz") as arrays:
+        pixels, labels = arrays["x_test"].reshape(-1, 784) / 255.0, arrays["y_test"]
+    low, high = (0.0 - shift) / factor, (1.0 - shift) / factor
+    mine = [r for r in journal() if r["set"] == part]
+    done = {(r["network"], r["image"], r["epsilon"], r["share"], r["engine"]) for r in mine}
+    taken = 0
+    for k, label in enumerate(labels.tolist()):
+        if taken == images:
+            return
+        x = np.clip((pixels[k] - shift) / factor, low, high)
+        if int(np.argmax(network.forward(x))) != label:
+            continue
+        taken += 1
+        if (taken - 1) % every:
+            continue
+        size = float(np.abs(network.gradient(x, label)).max())
+        for epsilon, share in product((0.01, 0.03), (0.01, 0.1, 0.5)):
+            if (name, k, epsilon, share, options.engine) in done:
+                continue
+            query = verifier.saliency_robustness(network, x, epsilon / factor, share * size, label, domain=(low, high))
+            record = {"set": part, "network": name, "image": k, "epsilon": epsilon, "share": share}
+            record |= {"limit": options.timeout, "engine": options.engine}
+            ask(record, query, options)
+
+
+def image_rows(records: list[dict[str, Any]]) -> str:
+    """The table of what `ask_images` asked: a row for each network, ε and δ."""
+
+    def kind(record: dict[str, Any]) -> tuple[str, float, float, float]:
+        return record["network"], record["epsilon"], record["share"], record["limit"]
+
+    rows = []
+    for name, epsilon, share, limit in sorted({kind(r) for r in records}):
+        group = [r for r in records if kind(r) == (name, epsilon, share, limit)]
+        cells = (*summary(group), max(r["peak_mb"] for r in group))
+        rows.append((name, epsilon, f"{share:.0%}", f"{limit:g}", *cells))
+    return table(["network", "ε", "δ / max abs map", "limit s", *HEADER, "peak MB"], rows)
 
 
 def journal() -> list[dict[str, Any]]:

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-from common import data_folder, table
-from saliency_common import HEADER, ask, journal, summary
+from common import data_folder
+from saliency_common import ask_images, image_rows
 
 import verifier
 from verifier.options import Options
@@ -27,59 +26,24 @@ def networks(names: Iterable[str]) -> Iterable[tuple[str, verifier.Network]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """The first correctly classified test images, ε ∈ {0.01, 0.03}, δ at 1, 10, 50 % of the map's largest entry."""
-    with np.load(data_folder() / "mnist" / "mnist.npz") as arrays:
-        images, labels = arrays["x_test"].reshape(-1, 784), arrays["y_test"]
-    done = {(r["network"], r["image"], r["epsilon"], r["share"], r["engine"]) for r in journal() if r["set"] == "scale"}
+    """Ask about every network that is named."""
     for name, network in networks(args.networks.split(",")):
-        convolutional = name in ("Point", "PGDK", "DiffAI")
-        shift, factor = (0.1307, 0.3081) if convolutional else (0.0, 1.0)
-        low, high = (0.0 - shift) / factor, (1.0 - shift) / factor
-        taken = 0
-        for k in range(len(images)):
-            if taken == args.images:
-                break
-            x = (images[k] / 255.0 - shift) / factor
-            x = np.clip(x, low, high)
-            if int(np.argmax(network.forward(x))) != int(labels[k]):
-                continue
-            taken += 1
-            if (taken - 1) % args.every:
-                continue
-            size = float(np.abs(network.gradient(x, int(labels[k]))).max())
-            for epsilon in (0.01, 0.03):
-                for share in (0.01, 0.1, 0.5):
-                    if (name, k, epsilon, share, args.engine) in done:
-                        continue
-                    query = verifier.saliency_robustness(
-                        network, x, epsilon / factor, share * size, int(labels[k]), domain=(low, high)
-                    )
-                    record = {"set": "scale", "network": name, "image": k, "epsilon": epsilon, "share": share}
-                    record["limit"] = args.timeout
-                    options = Options(engine=args.engine, timeout=args.timeout)
-                    ask(record | {"engine": args.engine}, query, options)
+        shift, factor = (0.1307, 0.3081) if name in ("Point", "PGDK", "DiffAI") else (0.0, 1.0)
+        options = Options(engine=args.engine, timeout=args.timeout)
+        ask_images("scale", name, network, options, args.images, args.every, shift, factor)
 
 
 def section(records: list[dict[str, Any]]) -> list[str]:
     """The report's lines on this set."""
     mine = [r for r in records if r["set"] == "scale"]
-    rows = []
-    for name, epsilon, share, limit in sorted({_kind(r) for r in mine}):
-        group = [r for r in mine if _kind(r) == (name, epsilon, share, limit)]
-        cells = (*summary(group), max(r["peak_mb"] for r in group))
-        rows.append((name, epsilon, f"{share:.0%}", f"{limit:g}", *cells))
     images = ", ".join(str(k) for k in sorted({r["image"] for r in mine}))
     return [
         "## Scale set\n",
         "With the pre-pass; where the query without its gradient is not refuted, the engine's own search takes up to 6 s "
         "more. While other work ran on both cores. The whole set has 20 images; a row has as many "
         f"queries as were run, on test images {images}.\n",
-        table(["network", "ε", "δ / max abs map", "limit s", *HEADER, "peak MB"], rows),
+        image_rows(mine),
     ]
-
-
-def _kind(record: dict[str, Any]) -> tuple[str, float, float, float]:
-    return record["network"], record["epsilon"], record["share"], record["limit"]
 
 
 def add_parser(commands: Any) -> None:

@@ -44,7 +44,7 @@ SHARE, WORTH = 0.35, 0.03
 """A further turn of these searches is taken if it is expected to end within this share of the time left, and if the
 last one fixed so many of the open ReLUs."""
 LONGEST_REFINEMENT = 2.0
-"""Seconds: where bounds take longer than this they are not found again, and there is but one part."""
+"""Seconds of CPU time: where bounds take longer than this they are not found again, and there is but one part."""
 LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
 """See `PartSearch.run`: for parts, and where the whole box's bounds will be searched for with more effort."""
 TRIED_UNITS, TRIAL_STEPS, TRIAL_ROOT_STEPS = 8, 2, 10
@@ -140,7 +140,7 @@ class ReluSplit:
 
     def _refute(self, part: Part, pool: ThreadPoolExecutor | None) -> tuple[Outcome, list[Part]]:
         """Search a part; the halves of what is left of it."""
-        began = time.monotonic()
+        began, cpu = time.monotonic(), time.process_time()
         with self._lock:
             self.parts += 1
             first = self.parts == 1
@@ -151,8 +151,8 @@ class ReluSplit:
         plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit, half=keep)
         form = refine(part.form, UnitSearch(plain, part.effort) if part.effort else plain, part.phases, kept_rows)
         spent = time.monotonic() - began
-        if first:
-            self._whole = spent >= LONGEST_REFINEMENT
+        if first:  # beside other work wall time says little; with several threads CPU time says too much
+            self._whole = min(spent, time.process_time() - cpu) >= LONGEST_REFINEMENT
         harder = part.effort * HARDER or EFFORT
         expected = spent * HARDER if part.effort else 0.0
         worth = not part.effort or form.units <= (1 - WORTH) * part.form.units

@@ -105,7 +105,7 @@ class Search:
         self.statistics.nodes += 1
         self.statistics.deepest = max(self.statistics.deepest, state.depth)
         try:
-            propagate(self.problem, state, start=start)
+            propagate(self.problem, state, start=start, deadline=self.deadline)
             check_map(self.problem, state)
         except Infeasible:
             self.statistics.by_propagation += 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.engines.base import Deadline
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State, Tuning
 from verifier.engines.saliency.siderows import SideRows, side_rows
@@ -44,8 +45,14 @@ class _Layer:
     matrices: dict[int, Array]
 
 
-def preactivation_bounds(problem: Problem, state: State, r: int, todo: Array, iterations: int) -> tuple[Array, Array]:
-    """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints."""
+def preactivation_bounds(
+    problem: Problem, state: State, r: int, todo: Array, iterations: int, deadline: Deadline | None = None
+) -> tuple[Array, Array]:
+    """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints.
+
+    Args:
+        iterations: steps of the optimisation of slopes and multipliers; fewer if the deadline passes.
+    """
     last = r == len(problem.form.layers) - 1
     known = bool(np.isfinite(state.z_upper[r]).all())
     conditions = side_rows(problem, state) if last and known and iterations else None
@@ -69,7 +76,7 @@ def preactivation_bounds(problem: Problem, state: State, r: int, todo: Array, it
         stored = state.tuning.get((r, _SIDE))
         shape = len(both), len(side.constant)
         tuning[_SIDE] = np.zeros(shape) if stored is None else np.nan_to_num(stored.at(both, side.keys))
-    best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0)
+    best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0, deadline)
     pad = np.concatenate([problem.value_padding[r][todo]] * 2)
     for s in tunable:
         forced = layers[s].forced
@@ -128,6 +135,7 @@ def _optimise(
     tuning: dict[int, Array],
     side: SideRows | None,
     iterations: int,
+    deadline: Deadline | None,
 ) -> tuple[Array, dict[int, Array]]:
     """The least upper bounds found of ``rows @ sources`` (no constant), and the tuning that gave the last."""
     box = problem.query.box
@@ -156,7 +164,7 @@ def _optimise(
         better = value < best
         best = np.where(better, value, best)
         kept = {s: np.where(better[:, None], tuning[s], kept[s]) for s in tuning}
-        if step == iterations:
+        if step == iterations or (deadline is not None and deadline.passed):
             break
         values: dict[int, Array] = {INPUT: center + np.sign(at_input) * radius}
         for s, part in layers.items():

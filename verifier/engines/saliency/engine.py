@@ -9,10 +9,10 @@ from importlib import metadata
 from typing import ClassVar
 
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.saliency.attack import MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
-from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.maps import NAMES as MAPS
 from verifier.properties.query import Query
@@ -24,8 +24,11 @@ EXACT_UP_TO = 300
 
 SMALL = 64
 """Networks of at most so many neurons are searched at once."""
-ATTACK, SHARE = 0.3, 0.5
-"""Seconds of the attack, and share of the time, given to the query without its gradient."""
+LARGE = 1000
+"""Networks of more neurons are asked without their gradient first: propagation would take longer than that does."""
+ATTACK, SHARE, LARGE_SHARE = 0.3, 0.5, 0.8
+"""Seconds of the attack, and share of the time, given to the query without its gradient; in large networks the search
+that comes after it closes only what has few unknown phases, soon or not at all."""
 
 
 @cache
@@ -54,14 +57,14 @@ class SaliencyEngine(Engine):
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)
-        witness = None
-        if not search.refuted_at_root():
-            label = self._without_gradient(query, search, options, deadline)
-            if label is not None:
-                return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
-            witness = self._look(query, options, deadline, listener)
-            if witness is None:
-                witness = search.run()
+        large = query.network.neurons > LARGE
+        label = self._without_gradient(query, search, options, deadline, listener, LARGE_SHARE) if large else None
+        refuted = label is None and search.refuted_at_root()
+        if not (large or refuted):
+            label = self._without_gradient(query, search, options, deadline, listener, SHARE)
+        if label is not None:
+            return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
+        witness = None if refuted else search.run()
         statistics = search.statistics.as_dict()
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
@@ -77,37 +80,35 @@ class SaliencyEngine(Engine):
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
 
     @staticmethod
-    def _without_gradient(query: Query, search: Search, options: Options, deadline: Deadline) -> EngineResult | None:
+    def _without_gradient(
+        query: Query, search: Search, options: Options, deadline: Deadline, listener: Listener, share: float
+    ) -> EngineResult | None:
         """Where the outputs' conditions cannot be met at all, nothing about the gradient is needed.
 
-        A quick attack tells the boxes where that is hopeless; its point may also lead to a witness.
+        A quick attack tells the boxes where that is hopeless; from its point on, similar maps are searched for.
         """
-        speaks = any(part.g_rows is not None for part in query.parts)
-        if query.gradient is None or speaks or query.network.neurons <= SMALL:
+        if query.network.neurons <= SMALL:
             return None
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.native.engine import NativeEngine
-        from verifier.search.prepass import find_witness
+        from verifier.search.prepass import find_witness, thorough_seconds
 
-        plain = replace(query, gradient=None, condition=None)
-        met = find_witness(plain, deadline, options.seed, most=ATTACK)
+        speaks = any(part.g_rows is not None for part in query.parts)
+        met = None
+        if query.gradient is not None and not speaks:
+            plain = replace(query, gradient=None, condition=None)
+            met = find_witness(plain, deadline, options.seed, most=ATTACK)
+            if met is None:
+                result = NativeEngine().solve(plain, options, Deadline.after(share * deadline.left))
+                if result.answer is Answer.UNSAT:
+                    return result
+                met = result.x
+        most, found = thorough_seconds(query.network), None
         if met is not None:
-            for case in range(len(query.cases)):
-                found = search.finder.near(met, case, deadline.left)
-                if found is not None:
-                    return EngineResult(answer=Answer.SAT, x=found)
-            return None
-        result = NativeEngine().solve(plain, options, Deadline.after(SHARE * deadline.left))
-        return result if result.answer is Answer.UNSAT else None
-
-    @staticmethod
-    def _look(query: Query, options: Options, deadline: Deadline, listener: Listener) -> Array | None:
-        """The search for counterexamples, where the query without its gradient decides nothing."""
-        if not options.prepass or query.network.neurons <= SMALL:
-            return None
-        from verifier.search.prepass import find_witness, thorough_seconds  # imported here: as above
-
-        return find_witness(query, deadline, options.seed + 1, listener, thorough_seconds(query.network))
+            found = MapAttack(search.problem, options.seed).run(met[None], Deadline.after(min(most, deadline.left)))
+        if found is None and options.prepass and (met is None or query.condition is not None):
+            found = find_witness(query, deadline, options.seed + 1, listener, most)
+        return None if found is None else EngineResult(answer=Answer.SAT, x=found)
 
     @staticmethod
     def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:

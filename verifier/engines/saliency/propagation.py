@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from verifier.engines.base import Deadline
 from verifier.engines.saliency.crown import preactivation_bounds
 from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import UNIT, Infeasible, Problem, State
@@ -25,11 +26,14 @@ FEW, SMALL = 2, 64
 """Steps in networks of at most so many neurons, where another node costs less than better bounds."""
 
 
-def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0) -> None:
+def propagate(
+    problem: Problem, state: State, rounds: int = 6, *, start: int = 0, deadline: Deadline | None = None
+) -> None:
     """Tighten a state in place until nothing changes.
 
     Args:
         start: the first layer whose preactivation bounds may have changed.
+        deadline: when it has passed, the rest is left as it is; a layer is never interrupted.
 
     Raises:
         Infeasible: if the subproblem has no solution.
@@ -41,7 +45,10 @@ def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0
         iterations = FEW
     for _ in range(rounds):
         before = [p.copy() for p in state.phase]
-        forward(problem, state, first, iterations)
+        for r in range(first, len(state.phase)):
+            if deadline is not None and deadline.passed:
+                return
+            forward_layer(problem, state, r, iterations, deadline)
         if not has_gradient:
             return
         backward(problem, state)
@@ -55,13 +62,11 @@ def propagate(problem: Problem, state: State, rounds: int = 6, *, start: int = 0
 
 
 # -- forward ---------------------------------------------------------------------------------------------
-def forward(problem: Problem, state: State, first: int = 0, iterations: int = ITERATIONS) -> None:
-    """Bounds of the preactivations of layers ``first`` and later under the known phases."""
-    for r in range(first, len(problem.form.layers)):
-        todo = np.flatnonzero(state.phase[r] == 0)
-        if not len(todo):
-            continue
-        lower, upper = preactivation_bounds(problem, state, r, todo, iterations)
+def forward_layer(problem: Problem, state: State, r: int, iterations: int, deadline: Deadline | None) -> None:
+    """Bounds of the preactivations of layer r under the known phases of earlier ones."""
+    todo = np.flatnonzero(state.phase[r] == 0)
+    if len(todo):
+        lower, upper = preactivation_bounds(problem, state, r, todo, iterations, deadline)
         settle_values(state, r, todo, lower, upper, zero_is_off=bool(problem.form.nodes[r]))
 
 
