@@ -8,6 +8,7 @@ by its transposed matrix; an elementwise unit with preactivation z and value h p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,26 +16,30 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
-from verifier.encodings.model import Atom, Expressions
+from verifier.encodings.model import Atom, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, Window, as_variables, combine, selects
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Input
 
 
-def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bound]) -> dict[str, Expressions]:
+def encode_gradient(
+    forward: ForwardPass, output: Array, bounds: Mapping[str, Bound], entries: Indices | None = None
+) -> dict[str, Expressions]:
     """Write the backward pass of ``output · y`` into the model of a forward pass.
 
     Args:
         output: ``(m,)`` coefficients of the outputs.
         bounds: valid bounds on the gradient with respect to every node (padded, see `encodings.padding`).
+        entries: the entries of the input's gradient that become variables; by default all.
 
     Returns:
-        for every node the gradient with respect to its flattened value; the input's are variables.
+        for every node the gradient with respect to its flattened value.
     """
     network, model = forward.network, forward.model
     parts: dict[str, list[Expressions]] = {n.name: [] for n in network.nodes}
     parts[network.output].append(Expressions.of_constants(output))
     result: dict[str, Expressions] = {}
+    readers = Counter(name for node in network.nodes for name in node.inputs)
     for node in reversed(network.nodes):
         own = _total(forward, node, parts[node.name], bounds[node.name])
         if isinstance(node.operator, AffineOperator):
@@ -46,15 +51,25 @@ def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bo
                 zero = np.zeros(matrix.shape[0])
                 parts[name].append(combine((matrix,), [own], zero, model.size))
         elif isinstance(node.operator, Input):
-            own = as_variables(model, own, bounds[node.name], _not_variables(own))
+            wanted = np.arange(node.size) if entries is None else entries
+            own = as_variables(model, own, bounds[node.name], np.intersect1d(_not_variables(own), wanted))
         elif forward.units[node.name] and isinstance(forward.units[node.name][0], Window):
             own, back = _through_windows(forward, node, own, bounds[node.name])
             parts[node.inputs[0]].append(back)
         else:
             own, back = _through_units(forward, node, own, bounds[node.name])
+            if readers[node.inputs[0]] == 1:
+                _tighten(model, back, bounds[node.inputs[0]])
             parts[node.inputs[0]].append(back)
         result[node.name] = own
     return result
+
+
+def _tighten(model: Model, expressions: Expressions, bound: Bound) -> None:
+    """Valid bounds, for those expressions that are variables."""
+    columns = np.array([expressions.variable(k) for k in range(len(expressions))])
+    rows = np.flatnonzero(columns >= 0)
+    model.tighten(columns[rows], bound.lower.reshape(-1)[rows], bound.upper.reshape(-1)[rows])
 
 
 def _is_unit(expressions: Expressions) -> bool:

@@ -57,6 +57,7 @@ class ForwardPass:
     """A network's values over a model, as `encode_forward` writes them.
 
     Attributes:
+        known: per activation node the phase of each unit that is known beyond its bounds, see `encode_forward`.
         values: every node's flattened value.
         units: for each activation node its units or windows, in the order of its flattened output.
     """
@@ -65,23 +66,36 @@ class ForwardPass:
     network: Network
     bounds: Mapping[str, Bound]
     x: Indices
+    known: Mapping[str, Indices]
     values: dict[str, Expressions] = field(default_factory=dict)
     units: dict[str, list[Unit | Window]] = field(default_factory=dict)
 
 
+UNKNOWN = -1
+"""Stands for a phase that is not known."""
+
+
 def encode_forward(
-    model: Model, network: Network, bounds: Mapping[str, Bound], *, gradient: bool, negligible: float = 0.0
+    model: Model,
+    network: Network,
+    bounds: Mapping[str, Bound],
+    *,
+    gradient: bool,
+    known: Mapping[str, Indices] | None = None,
+    negligible: float = 0.0,
 ) -> ForwardPass:
     """Write the forward pass of a network into a model.
 
     Args:
         bounds: valid bounds on the value of every node (padded, see `encodings.padding`).
+        known: per elementwise activation node the index of the phase (`encodings.phases`) that each unit has in every
+            solution that counts, or `UNKNOWN`. Such a unit is fixed, and its preactivation confined to the phase.
         gradient: whether derivatives will be added, so that at a kink both neighbours must stay possible.
         negligible: see `encodings.phases.possible_phases`; 0 for exact proofs.
     """
     box = bounds[network.input]
     x = model.add_variables(box.lower, box.upper)
-    result = ForwardPass(model, network, bounds, x)
+    result = ForwardPass(model, network, bounds, x, {} if known is None else known)
     result.values[network.input] = Expressions.of_variables(x)
     for node in network.nodes[1:]:
         if isinstance(node.operator, AffineOperator):
@@ -190,12 +204,22 @@ def _elementwise(
         possible_phases(operator, low, high, gradient=gradient, negligible=negligible)
         for low, high in zip(lower.tolist(), upper.tolist(), strict=True)
     ]
+    known = state.known.get(node.name, np.full(node.size, UNKNOWN))
+    settled = np.array([len(p) > 1 for p in options], dtype=bool) & (known != UNKNOWN)
+    for k in np.flatnonzero(settled).tolist():
+        options[k] = tuple(p for p in options[k] if p.index == known[k])
     free = np.array([len(p) > 1 for p in options], dtype=bool)
     slope, intercept = (np.where(free, 0.0, [getattr(p[0], name) for p in options]) for name in ("slope", "intercept"))
     z = state.values[source]
     plain = np.array([z.variable(k) >= 0 for k in range(len(z))], dtype=bool)
     scaled = ~np.isin(slope, (-1.0, 0.0, 1.0)) | ((slope != 0) & (intercept != 0))
-    z = state.values[source] = as_variables(model, z, state.bounds[source], np.flatnonzero((free | scaled) & ~plain))
+    z = state.values[source] = as_variables(
+        model, z, state.bounds[source], np.flatnonzero((free | scaled | settled) & ~plain)
+    )
+    confined = [(z.variable(k), options[k][0]) for k in np.flatnonzero(settled).tolist()]
+    columns = np.array([column for column, _ in confined], dtype=np.int64)
+    model.tighten(columns, np.array([p.lower for _, p in confined]), np.array([p.upper for _, p in confined]))
+    model.add_atoms(atom for column, p in confined for atom in _phase_atoms(column, p) if atom.strict)
     value = state.bounds[node.name]
     h = np.full(node.size, -1)
     h[free] = model.add_variables(value.lower.reshape(-1)[free], value.upper.reshape(-1)[free])
@@ -211,16 +235,21 @@ def _elementwise(
     return Expressions(_clean(fixed + Expressions.of_variables(h).widened(model.size)), slope * z.constant + intercept)
 
 
+def _phase_atoms(z: int, phase: Phase) -> list[Atom]:
+    """``z`` is on the phase."""
+    if phase.lower == phase.upper:
+        return [Atom((z,), (1.0,), phase.lower, phase.upper)]
+    atoms = []
+    if phase.lower > -inf:
+        atoms.append(Atom((z,), (1.0,), phase.lower, inf, phase.lower_open))
+    if phase.upper < inf:
+        atoms.append(Atom((z,), (1.0,), -inf, phase.upper, phase.upper_open))
+    return atoms
+
+
 def _value_atoms(z: int, h: int, phase: Phase) -> list[Atom]:
     """``z`` is on the phase, and ``h = slope * z + intercept``."""
-    atoms = []
-    if phase.lower == phase.upper:
-        atoms.append(Atom((z,), (1.0,), phase.lower, phase.upper))
-    else:
-        if phase.lower > -inf:
-            atoms.append(Atom((z,), (1.0,), phase.lower, inf, phase.lower_open))
-        if phase.upper < inf:
-            atoms.append(Atom((z,), (1.0,), -inf, phase.upper, phase.upper_open))
+    atoms = _phase_atoms(z, phase)
     if phase.slope == 0.0:
         atoms.append(Atom((h,), (1.0,), phase.intercept, phase.intercept))
     else:

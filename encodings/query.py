@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
 from verifier.encodings.gradient import encode_gradient
+from verifier.encodings.identity import add_identity
 from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
 from verifier.network.operators import Array
@@ -30,7 +31,7 @@ class Encoding:
 
     Attributes:
         x, y: variables of the flattened input and output.
-        g: variables of the flattened gradient; None if the query has none.
+        g: variables of the flattened gradient, -1 for entries without one; None if the query has none.
         cases: the disjunction over the query's cases; None if there is one case (its rows are in the model).
     """
 
@@ -85,6 +86,9 @@ def encode(
     values: Mapping[str, Bound],
     gradients: Mapping[str, Bound] | None = None,
     *,
+    known: Mapping[str, Indices] | None = None,
+    identity: Bound | None = None,
+    entries: Indices | None = None,
     relax: float = 0.0,
     relax_gradient: float = 0.0,
 ) -> Encoding:
@@ -96,6 +100,10 @@ def encode(
     Args:
         values: valid bounds on every node's value over the query's box; exact proofs need rigorous ones.
         gradients: valid bounds on the gradient with respect to every node; needed if the query has a gradient.
+        known: phases that every witness has, see `encodings.network.encode_forward`.
+        identity: bounds on the input's gradient at every witness, from which Euler's identity is written as a
+            redundant row (see `encodings.identity`); by default it is not.
+        entries: the entries of the input's gradient that become variables, by default all; the others must be free.
         relax: the query's own rows are widened by this much, see `slack`: for solvers with tolerances, so that
             a witness on a boundary is not lost; 0 for exact proofs.
         relax_gradient: the same for the gradient box.
@@ -106,16 +114,19 @@ def encode(
         query.network,
         values,
         gradient=query.gradient is not None,
+        known=known,
         negligible=ROUNDING if relax > 0 else 0.0,
     )
     g: Indices | None = None
     if query.gradient is not None:
         assert gradients is not None, "a query on the gradient needs gradient bounds"
         network = query.network
-        backward = encode_gradient(forward, query.gradient.output, gradients)
-        g = _distinct(model, backward[network.input], gradients[network.input], forward.x)
-        margin = slack(relax_gradient, model.upper[g] - model.lower[g])
-        model.tighten(g, query.gradient.lower - margin, query.gradient.upper + margin)
+        backward = encode_gradient(forward, query.gradient.output, gradients, entries)
+        g = _distinct(model, backward[network.input], gradients[network.input], forward.x, entries)
+        written = np.flatnonzero(g >= 0)
+        margin = slack(relax_gradient, model.upper[g[written]] - model.lower[g[written]])
+        low, high = query.gradient.lower[written] - margin, query.gradient.upper[written] + margin
+        model.tighten(g[written], low, high)
     if query.condition is not None and not query.condition.is_box:
         from verifier.encodings.similarity import encode_condition
 
@@ -123,6 +134,8 @@ def encode(
         encode_condition(model, query.condition, g, relax_gradient)
     output = query.network.output
     y = _distinct(model, forward.values[output], values[output], forward.x)
+    if identity is not None and query.gradient is not None:
+        add_identity(forward, backward, query.gradient.output, y, identity, relax)
     if query.common is not None:
         model.add_atoms(conjunction_atoms(query.common, model, (forward.x, y, g), relax))
     cases: Disjunction | None = None
@@ -134,17 +147,25 @@ def encode(
     return Encoding(query, model, forward, forward.x, y, g, cases)
 
 
-def _distinct(model: Model, expressions: Expressions, bound: Bound, taken: Indices) -> Indices:
-    """The variables that expressions are; defined where one is no variable, or one that is already in use."""
+def _distinct(
+    model: Model, expressions: Expressions, bound: Bound, taken: Indices, wanted: Indices | None = None
+) -> Indices:
+    """The variables that expressions are; defined where one is no variable, or one that is already in use.
+
+    Args:
+        wanted: the expressions that are asked for, by default all; the others get -1.
+    """
     used, rows = set(taken.tolist()), []
-    for k in range(len(expressions)):
+    asked = np.arange(len(expressions)) if wanted is None else wanted
+    for k in asked.tolist():
         column = expressions.variable(k)
         if column < 0 or column in used:
             rows.append(k)
         used.add(column)
     plain = as_variables(model, expressions, bound, np.array(rows, dtype=np.int64))
-    columns = np.array([plain.variable(k) for k in range(len(plain))], dtype=np.int64)
-    model.tighten(columns, bound.lower.reshape(-1), bound.upper.reshape(-1))
+    columns = np.full(len(expressions), -1)
+    columns[asked] = [plain.variable(k) for k in asked.tolist()]
+    model.tighten(columns[asked], bound.lower.reshape(-1)[asked], bound.upper.reshape(-1)[asked])
     return columns
 
 

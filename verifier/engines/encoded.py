@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -23,6 +25,9 @@ from verifier.properties.query import Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
+if TYPE_CHECKING:
+    from verifier.engines.saliency.hints import Part
+
 RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
 
@@ -31,32 +36,113 @@ REGIONS = 10
 """Linear regions in which an exact solver may find rational solutions only, before the answer is UNKNOWN."""
 
 
-def bounded_encoding(
-    query: Query, options: Options, *, exact: bool, relax: float = 0.0, relax_gradient: float = 0.0
-) -> Encoding:
+MORE = 40
+"""At most so many entries of the gradient are added at a time to those whose bounds a solver is given."""
+
+Ask: TypeAlias = Callable[[Query, Encoding, Deadline], EngineResult]
+"""Decides a query by its encoding; a point that it returns is a witness of this query."""
+
+
+def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: float = 0.0) -> Encoding:
     """The query's encoding with bounds by the method of the options.
 
     Args:
         exact: whether the proof is to be exact; then a method without a proved rounding error is replaced
             by CROWN.
-        relax, relax_gradient: see `verifier.encodings.query.encode`.
+        relax: see `verifier.encodings.query.encode`; for the query's rows and for its gradient box.
     """
-    method = options.bounds if not exact or options.bounds in RIGOROUS else "crown"
+    method = _method(options, exact)
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
-    refuted = False
-    if options.propagate and query.gradient is not None and values.method in RIGOROUS:
-        from verifier.engines.saliency.hints import witness_bounds
-
-        tightened = witness_bounds(query, values)
-        refuted = tightened is None
-        values = values if tightened is None else tightened
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
-    encoding = encode(query, values, gradients, relax=relax, relax_gradient=relax_gradient)
-    if refuted:
-        encoding.model.contradiction = encoding.model.contradiction or "propagation leaves no witness"
-    return encoding
+    return encode(query, values, gradients, relax=relax, relax_gradient=relax)
+
+
+def _method(options: Options, exact: bool) -> str:
+    return options.bounds if not exact or options.bounds in RIGOROUS else "crown"
+
+
+def decide(
+    query: Query, options: Options, deadline: Deadline, ask: Ask, *, exact: bool, relax: float = 0.0
+) -> EngineResult:
+    """Decide a query by one encoding or, with propagation, by one for each of its cases that propagation leaves.
+
+    Args:
+        exact, relax: see `bounded_encoding`.
+    """
+    parts = None
+    if options.propagate and query.gradient is not None:
+        from verifier.engines.saliency.hints import witness_parts
+
+        values = bounds(query.network, query.box, _method(options, exact))  # type: ignore[arg-type]
+        parts = witness_parts(query, values)
+    if parts is None:
+        return _ask(query, bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
+    # propagation works in floats, with proved bounds on the rounding errors
+    certainty = Certainty.RIGOROUS if exact else Certainty.NUMERICAL
+    figures: dict[str, float | int | str] = {"cases asked": len(parts)} if parts else {"decided by": "bounds"}
+    final: list[EngineResult] = []
+    while parts:
+        again = []
+        for k, part in enumerate(parts):
+            share = Deadline.after(deadline.left / (len(parts) - k))
+            result = _decide_part(query, part, share, ask, exact, relax)
+            if result.answer is Answer.SAT:
+                return result
+            if result.answer is Answer.TIMEOUT and share.passed and not deadline.passed:
+                again.append(part)  # there may be time left when the others are through
+            else:
+                final.append(result)
+        parts = again
+    for answer in (Answer.ERROR, Answer.TIMEOUT, Answer.UNKNOWN):
+        for result in final:
+            if result.answer is answer:
+                return result
+    for name in ("free units", "nodes", "rows", "columns", "regions excluded"):
+        counts = [int(result.statistics[name]) for result in final if name in result.statistics]
+        figures |= {name: sum(counts)} if counts else {}
+    return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
+
+
+def _decide_part(query: Query, part: Part, deadline: Deadline, ask: Ask, exact: bool, relax: float) -> EngineResult:
+    """Ask with the bounds on few entries of the gradient, and with more where a point violates these."""
+    assert query.gradient is not None
+    box, entries = query.gradient, part.entries
+    while True:
+        chosen = np.isin(np.arange(query.box.size), entries)
+        lower, upper = np.where(chosen, box.lower, -np.inf), np.where(chosen, box.upper, np.inf)
+        question = replace(part.query, gradient=replace(box, lower=lower, upper=upper))
+        encoding = encode(
+            question,
+            part.values,
+            part.gradients,
+            known=part.known,
+            identity=part.gradient,
+            entries=entries,
+            relax=relax,
+            relax_gradient=relax,
+        )
+        result = _ask(question, encoding, deadline, ask, exact)
+        if result.answer is not Answer.SAT or chosen.all():
+            return result
+        assert result.x is not None
+        if replay(query, result.x).exact:
+            return result
+        g = query.network.gradient(result.x, box.output).reshape(-1)
+        excess = np.where(chosen, -np.inf, np.maximum(box.lower - g, g - box.upper))
+        worst = np.argsort(-excess)[:MORE]
+        more = worst[excess[worst] > 0]
+        # none: only rounding errors hide which entry the replay found violated
+        entries = np.union1d(entries, more if len(more) else np.arange(query.box.size))
+
+
+def _ask(query: Query, encoding: Encoding, deadline: Deadline, ask: Ask, exact: bool) -> EngineResult:
+    """The solver's answer, unless the encoding is plainly contradictory."""
+    if encoding.model.contradiction:
+        certainty = Certainty.EXACT if exact else Certainty.NUMERICAL
+        return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics={"decided by": "bounds"})
+    return ask(query, encoding, deadline)
 
 
 def package(name: str, module: str, install: str) -> Availability:
@@ -96,7 +182,7 @@ class Reply:
 
 
 def solve_exactly(
-    query: Query, options: Options, deadline: Deadline, ask: Callable[[Encoding, bool], Reply]
+    query: Query, options: Options, deadline: Deadline, ask: Callable[[Encoding, Deadline, bool], Reply]
 ) -> EngineResult:
     """Decide a query with an exact solver.
 
@@ -106,22 +192,22 @@ def solve_exactly(
     Args:
         ask: asks the solver whether an encoding has a solution, with open ends respected (True) or closed.
     """
-    encoding = bounded_encoding(query, options, exact=True)
-    # phases and bounds from propagation are floats, widened by proved bounds on the rounding errors
-    certainty = Certainty.RIGOROUS if options.propagate else Certainty.EXACT
-    if encoding.model.contradiction:
-        figures: dict[str, float | int | str] = {"decided by": "bounds"}
-        return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
+    return decide(query, options, deadline, partial(_exactly, reply_to=ask), exact=True)
+
+
+def _exactly(
+    query: Query, encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply]
+) -> EngineResult:
     checker = Checker(query)
-    figures = {"free units": encoding.free_units, "regions passed over": 0}
+    figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions passed over": 0}
     strict, passed_over = False, 0
     while passed_over <= REGIONS:
         if deadline.passed:
             return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
-        reply = ask(encoding, strict)
+        reply = reply_to(encoding, deadline, strict)
         figures |= {"kinks": "convention" if strict else "closed", "regions passed over": passed_over, **reply.figures}
         if reply.answer is Answer.UNSAT and not passed_over:
-            return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT, statistics=figures)
         if reply.answer is Answer.UNSAT:
             break
         if reply.answer is not Answer.SAT:

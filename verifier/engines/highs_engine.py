@@ -10,9 +10,10 @@ import numpy as np
 from verifier.encodings.highs import highs_program
 from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.model import Atom
+from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
+from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.options import Options
@@ -61,9 +62,13 @@ class HighsEngine(Engine):
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
-        if encoding.model.contradiction:
-            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"})
+
+        def ask(question: Query, encoding: Encoding, limit: Deadline) -> EngineResult:
+            return self._ask(question, encoding, options, limit)
+
+        return decide(query, options, deadline, ask, exact=False, relax=RELAX)
+
+    def _ask(self, query: Query, encoding: Encoding, options: Options, deadline: Deadline) -> EngineResult:
         scaled = rescaled(encoding.model)
         program = mixed_integer(scaled.model)
         # the reduction keeps the order of the disjunctions: a rescaled one answers for the encoding's own

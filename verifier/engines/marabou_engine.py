@@ -16,7 +16,7 @@ from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.encoded import Checker, bounded_encoding, package, too_narrow
+from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.network.operators import Array
@@ -54,9 +54,9 @@ class MarabouEngine(Engine):
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        encoding = bounded_encoding(query, options, exact=False, relax=RELAX, relax_gradient=RELAX)
-        if encoding.model.contradiction:
-            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics={"decided by": "bounds"})
+        return decide(query, options, deadline, self._ask, exact=False, relax=RELAX)
+
+    def _ask(self, query: Query, encoding: Encoding, deadline: Deadline) -> EngineResult:
         scaled = rescaled(encoding.model)
         checker = Checker(query)
         figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions excluded": 0}

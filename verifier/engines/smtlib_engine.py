@@ -38,10 +38,10 @@ class SmtLibEngine(Engine):
     }
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
-        def ask(encoding: Encoding, strict: bool) -> Reply:
+        def ask(encoding: Encoding, limit: Deadline, strict: bool) -> Reply:
             text = script(encoding.model, strict=strict, comment=query.description)
             names = [f"v{c}" for c in encoding.x.tolist()]
-            status, values, detail = self._run(text, names, options, deadline)
+            status, values, detail = self._run(text, names, options, limit)
             answer = self.answer(status)
             if answer is Answer.SAT:
                 return Reply(answer=answer, x=values)

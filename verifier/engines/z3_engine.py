@@ -31,8 +31,8 @@ class Z3Engine(Engine):
         return package("z3-solver", "z3", "pip install z3-solver")
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
-        def ask(encoding: Encoding, strict: bool) -> Reply:
-            return self._ask(encoding, strict, options, deadline)
+        def ask(encoding: Encoding, limit: Deadline, strict: bool) -> Reply:
+            return self._ask(encoding, strict, options, limit)
 
         return solve_exactly(query, options, deadline, ask)
 
