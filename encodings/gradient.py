@@ -12,25 +12,21 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
-from verifier.encodings.model import Atom, Expressions, Indices, Model
+from verifier.encodings.model import Atom, Expressions, Model
 from verifier.encodings.network import ForwardPass, Unit, Window, as_variables, combine, selects
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Input
 
 
-def encode_gradient(
-    forward: ForwardPass, output: Array, bounds: Mapping[str, Bound], entries: Indices | None = None
-) -> dict[str, Expressions]:
+def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bound]) -> dict[str, Expressions]:
     """Write the backward pass of ``output · y`` into the model of a forward pass.
 
     Args:
         output: ``(m,)`` coefficients of the outputs.
         bounds: valid bounds on the gradient with respect to every node (padded, see `encodings.padding`).
-        entries: the entries of the input's gradient that become variables; by default all.
 
     Returns:
         for every node the gradient with respect to its flattened value.
@@ -51,8 +47,7 @@ def encode_gradient(
                 zero = np.zeros(matrix.shape[0])
                 parts[name].append(combine((matrix,), [own], zero, model.size))
         elif isinstance(node.operator, Input):
-            wanted = np.arange(node.size) if entries is None else entries
-            own = as_variables(model, own, bounds[node.name], np.intersect1d(_not_variables(own), wanted))
+            pass
         elif forward.units[node.name] and isinstance(forward.units[node.name][0], Window):
             own, back = _through_windows(forward, node, own, bounds[node.name])
             parts[node.inputs[0]].append(back)
@@ -77,10 +72,6 @@ def _is_unit(expressions: Expressions) -> bool:
     values = expressions.constant
     signs = bool(np.isin(values, (-1, 0, 1)).all())
     return signs and expressions.matrix.nnz == 0 and int(np.count_nonzero(values)) <= 1
-
-
-def _not_variables(expressions: Expressions) -> npt.NDArray[np.int64]:
-    return np.flatnonzero([expressions.variable(k) < 0 for k in range(len(expressions))])
 
 
 def _total(forward: ForwardPass, node: Node, parts: list[Expressions], bound: Bound) -> Expressions:

@@ -64,9 +64,10 @@ def add_identity(
     size = float((np.abs(middle) + radius) @ (np.abs(x0) + reach) + np.abs(x0) @ np.abs(g.constant))
     terms = abs(g.widened(model.size)).T @ np.abs(x0)  # their sum may have cancelled in the row
     for node in network.nodes:
-        if not isinstance(node.operator, AffineOperator) or node.operator.constant() is None:
+        constants = node.operator.constant() if isinstance(node.operator, AffineOperator) else None
+        if constants is None:
             continue
-        bias = np.broadcast_to(node.operator.constant(), node.shape).astype(np.float64).reshape(-1)
+        bias = np.broadcast_to(constants, node.shape).astype(np.float64).reshape(-1)
         own = backward[node.name]
         row -= bias @ own.widened(model.size)
         constant += float(bias @ own.constant)

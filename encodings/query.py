@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -11,12 +11,13 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
+from verifier.encodings.entries import telling_entries
 from verifier.encodings.gradient import encode_gradient
 from verifier.encodings.identity import add_identity
 from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Conjunction, GradientBox, Query
 
 ROUNDING = 1e-12
 """What solvers with tolerances cannot tell from zero, relative to max(1, |z|)."""
@@ -30,6 +31,7 @@ class Encoding:
     """A query written into a model.
 
     Attributes:
+        query: what the model says; its gradient box is free in the entries that are not written (see `encode`).
         x, y: variables of the flattened input and output.
         g: variables of the flattened gradient, -1 for entries without one; None if the query has none.
         cases: the disjunction over the query's cases; None if there is one case (its rows are in the model).
@@ -103,7 +105,8 @@ def encode(
         known: phases that every witness has, see `encodings.network.encode_forward`.
         identity: bounds on the input's gradient at every witness, from which Euler's identity is written as a
             redundant row (see `encodings.identity`); by default it is not.
-        entries: the entries of the input's gradient that become variables, by default all; the others must be free.
+        entries: if given, the gradient box is written for these entries and for the few that say most (see
+            `encodings.entries`), and its bounds on the others are left out; by default it is written for all.
         relax: the query's own rows are widened by this much, see `slack`: for solvers with tolerances, so that
             a witness on a boundary is not lost; 0 for exact proofs.
         relax_gradient: the same for the gradient box.
@@ -121,11 +124,16 @@ def encode(
     if query.gradient is not None:
         assert gradients is not None, "a query on the gradient needs gradient bounds"
         network = query.network
-        backward = encode_gradient(forward, query.gradient.output, gradients, entries)
-        g = _distinct(model, backward[network.input], gradients[network.input], forward.x, entries)
-        written = np.flatnonzero(g >= 0)
+        box = query.gradient
+        backward = encode_gradient(forward, box.output, gradients)
+        written = np.arange(network.input_size)
+        if entries is not None:
+            telling = telling_entries(model, backward[network.input], box.upper - box.lower)
+            written = np.union1d(entries, telling)
+            query = _without_other_entries(query, box, written)
+        g = _distinct(model, backward[network.input], gradients[network.input], forward.x, written)
         margin = slack(relax_gradient, model.upper[g[written]] - model.lower[g[written]])
-        low, high = query.gradient.lower[written] - margin, query.gradient.upper[written] + margin
+        low, high = box.lower[written] - margin, box.upper[written] + margin
         model.tighten(g[written], low, high)
     if query.condition is not None and not query.condition.is_box:
         from verifier.encodings.similarity import encode_condition
@@ -145,6 +153,13 @@ def encode(
         cases = Disjunction([conjunction_atoms(c, model, (forward.x, y, g), relax) for c in query.cases], "cases")
         model.disjunctions.append(cases)
     return Encoding(query, model, forward, forward.x, y, g, cases)
+
+
+def _without_other_entries(query: Query, box: GradientBox, entries: Indices) -> Query:
+    """The query with its gradient box free in all other entries."""
+    kept = np.isin(np.arange(len(box.lower)), entries)
+    lower, upper = np.where(kept, box.lower, -inf), np.where(kept, box.upper, inf)
+    return replace(query, gradient=replace(box, lower=lower, upper=upper))
 
 
 def _distinct(

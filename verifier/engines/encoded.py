@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from verifier.bounds import bounds, gradient_bounds
+from verifier.bounds.bound import Bound, NetworkBounds
+from verifier.encodings.model import Indices
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Encoding, Pattern, encode
 from verifier.encodings.region import Region, RegionAnswer
@@ -21,12 +23,9 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.options import Options
-from verifier.properties.query import Query
+from verifier.properties.query import GradientBox, Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
-
-if TYPE_CHECKING:
-    from verifier.engines.saliency.hints import Part
 
 RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
@@ -39,8 +38,8 @@ REGIONS = 10
 MORE = 40
 """At most so many entries of the gradient are added at a time to those whose bounds a solver is given."""
 
-Ask: TypeAlias = Callable[[Query, Encoding, Deadline], EngineResult]
-"""Decides a query by its encoding; a point that it returns is a witness of this query."""
+Ask: TypeAlias = Callable[[Encoding, Deadline], EngineResult]
+"""Decides an encoding's query; a point that it returns is a witness of this query."""
 
 
 def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: float = 0.0) -> Encoding:
@@ -63,31 +62,71 @@ def _method(options: Options, exact: bool) -> str:
     return options.bounds if not exact or options.bounds in RIGOROUS else "crown"
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One of the questions that a query on the gradient falls into, with what is known about its witnesses.
+
+    Attributes:
+        query: the query with one of its cases.
+        values, gradients: bounds on every node's value and on the gradient with respect to it.
+        gradient: the same for the input's gradient, flattened, with the bounds that the query asks for.
+        known: phases, see `verifier.encodings.network.encode_forward`.
+    """
+
+    query: Query
+    values: NetworkBounds
+    gradients: NetworkBounds
+    gradient: Bound
+    known: Mapping[str, Indices] = field(default_factory=dict)
+
+    @property
+    def few_entries(self) -> bool:
+        """Whether the gradient has to be near a reference and no more, so that few of its entries may do."""
+        query = self.query
+        boxed = query.condition is None or query.condition.is_box
+        return boxed and all(conjunction.g_rows is None for conjunction in query.parts)
+
+
+def asked_gradient(asked: GradientBox, known: Bound) -> Bound:
+    """Bounds on the input's gradient at every witness: those asked for, and those known over the box."""
+    return Bound(known.lower.reshape(-1), known.upper.reshape(-1)).intersect(Bound(asked.lower, asked.upper))
+
+
+def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Part]:
+    """The cases of a query on the gradient; with propagation, those that it leaves."""
+    method = _method(options, exact)
+    values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
+    if options.propagate:
+        from verifier.engines.saliency.hints import witness_parts
+
+        parts = witness_parts(query, values)
+        if parts is not None:
+            return parts
+    gradients = gradient_bounds(query.network, query.box, gradient.output, values, method)  # type: ignore[arg-type]
+    asked = asked_gradient(gradient, gradients[query.network.input])
+    return [Part(replace(query, cases=(case,)), values, gradients, asked) for case in query.cases]
+
+
 def decide(
     query: Query, options: Options, deadline: Deadline, ask: Ask, *, exact: bool, relax: float = 0.0
 ) -> EngineResult:
-    """Decide a query by one encoding or, with propagation, by one for each of its cases that propagation leaves.
+    """Decide a query by its encoding, or, if it speaks of the gradient, by one encoding for each of its cases.
 
     Args:
         exact, relax: see `bounded_encoding`.
     """
-    parts = None
-    if options.propagate and query.gradient is not None:
-        from verifier.engines.saliency.hints import witness_parts
-
-        values = bounds(query.network, query.box, _method(options, exact))  # type: ignore[arg-type]
-        parts = witness_parts(query, values)
-    if parts is None:
-        return _ask(query, bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
+    if query.gradient is None:
+        return _ask(bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
+    parts = _parts(query, query.gradient, options, exact)
     # propagation works in floats, with proved bounds on the rounding errors
-    certainty = Certainty.RIGOROUS if exact else Certainty.NUMERICAL
+    certainty = Certainty.NUMERICAL if not exact else Certainty.RIGOROUS if options.propagate else Certainty.EXACT
     figures: dict[str, float | int | str] = {"cases asked": len(parts)} if parts else {"decided by": "bounds"}
     final: list[EngineResult] = []
     while parts:
         again = []
         for k, part in enumerate(parts):
             share = Deadline.after(deadline.left / (len(parts) - k))
-            result = _decide_part(query, part, share, ask, exact, relax)
+            result = _decide_part(query, query.gradient, part, share, ask, exact, relax)
             if result.answer is Answer.SAT:
                 return result
             if result.answer is Answer.TIMEOUT and share.passed and not deadline.passed:
@@ -105,16 +144,14 @@ def decide(
     return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
 
 
-def _decide_part(query: Query, part: Part, deadline: Deadline, ask: Ask, exact: bool, relax: float) -> EngineResult:
+def _decide_part(
+    query: Query, box: GradientBox, part: Part, deadline: Deadline, ask: Ask, exact: bool, relax: float
+) -> EngineResult:
     """Ask with the bounds on few entries of the gradient, and with more where a point violates these."""
-    assert query.gradient is not None
-    box, entries = query.gradient, part.entries
+    entries = np.zeros(0, dtype=np.int64) if part.few_entries else None
     while True:
-        chosen = np.isin(np.arange(query.box.size), entries)
-        lower, upper = np.where(chosen, box.lower, -np.inf), np.where(chosen, box.upper, np.inf)
-        question = replace(part.query, gradient=replace(box, lower=lower, upper=upper))
         encoding = encode(
-            question,
+            part.query,
             part.values,
             part.gradients,
             known=part.known,
@@ -123,26 +160,27 @@ def _decide_part(query: Query, part: Part, deadline: Deadline, ask: Ask, exact: 
             relax=relax,
             relax_gradient=relax,
         )
-        result = _ask(question, encoding, deadline, ask, exact)
-        if result.answer is not Answer.SAT or chosen.all():
+        result = _ask(encoding, deadline, ask, exact)
+        if result.answer is not Answer.SAT or entries is None:
             return result
         assert result.x is not None
         if replay(query, result.x).exact:
             return result
         g = query.network.gradient(result.x, box.output).reshape(-1)
-        excess = np.where(chosen, -np.inf, np.maximum(box.lower - g, g - box.upper))
+        assert encoding.g is not None
+        excess = np.where(encoding.g >= 0, -np.inf, np.maximum(box.lower - g, g - box.upper))
         worst = np.argsort(-excess)[:MORE]
         more = worst[excess[worst] > 0]
         # none: only rounding errors hide which entry the replay found violated
-        entries = np.union1d(entries, more if len(more) else np.arange(query.box.size))
+        entries = np.union1d(entries, more) if len(more) else None
 
 
-def _ask(query: Query, encoding: Encoding, deadline: Deadline, ask: Ask, exact: bool) -> EngineResult:
+def _ask(encoding: Encoding, deadline: Deadline, ask: Ask, exact: bool) -> EngineResult:
     """The solver's answer, unless the encoding is plainly contradictory."""
     if encoding.model.contradiction:
         certainty = Certainty.EXACT if exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics={"decided by": "bounds"})
-    return ask(query, encoding, deadline)
+    return ask(encoding, deadline)
 
 
 def package(name: str, module: str, install: str) -> Availability:
@@ -196,9 +234,9 @@ def solve_exactly(
 
 
 def _exactly(
-    query: Query, encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply]
+    encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply]
 ) -> EngineResult:
-    checker = Checker(query)
+    checker = Checker(encoding.query)
     figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions passed over": 0}
     strict, passed_over = False, 0
     while passed_over <= REGIONS:

@@ -63,12 +63,13 @@ class HighsEngine(Engine):
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
 
-        def ask(question: Query, encoding: Encoding, limit: Deadline) -> EngineResult:
-            return self._ask(question, encoding, options, limit)
+        def ask(encoding: Encoding, limit: Deadline) -> EngineResult:
+            return self._ask(encoding, options, limit)
 
         return decide(query, options, deadline, ask, exact=False, relax=RELAX)
 
-    def _ask(self, query: Query, encoding: Encoding, options: Options, deadline: Deadline) -> EngineResult:
+    def _ask(self, encoding: Encoding, options: Options, deadline: Deadline) -> EngineResult:
+        query = encoding.query
         scaled = rescaled(encoding.model)
         program = mixed_integer(scaled.model)
         # the reduction keeps the order of the disjunctions: a rescaled one answers for the encoding's own

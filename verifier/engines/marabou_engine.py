@@ -56,7 +56,8 @@ class MarabouEngine(Engine):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
         return decide(query, options, deadline, self._ask, exact=False, relax=RELAX)
 
-    def _ask(self, query: Query, encoding: Encoding, deadline: Deadline) -> EngineResult:
+    def _ask(self, encoding: Encoding, deadline: Deadline) -> EngineResult:
+        query = encoding.query
         scaled = rescaled(encoding.model)
         checker = Checker(query)
         figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions excluded": 0}

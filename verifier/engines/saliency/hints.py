@@ -8,47 +8,20 @@ loses no witness, and what it proposes is replayed anyway.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from scipy.linalg import qr
 
 from verifier.bounds import gradient_bounds
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.encodings.model import Indices
 from verifier.encodings.network import UNKNOWN
-from verifier.engines.saliency.form import INPUT, dense
+from verifier.engines.encoded import Part, asked_gradient
 from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.network.operators import Array
 from verifier.properties.query import Query
-
-ROUNDS = 2
-"""So often entries of the gradient are chosen that together determine it."""
-TOLERANCE = 1e-6
-"""Pivots below this share of the first count as zero."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One of the questions that a query falls into, with what is known about its witnesses.
-
-    Attributes:
-        query: the query with one of its cases.
-        values, gradients: bounds on every node's value and on the gradient with respect to it.
-        known: phases, see `verifier.encodings.network.encode_forward`.
-        gradient: the bounds on the input's gradient, those that the query asks for included.
-        entries: the entries of the input's gradient on which the query's bounds say most; the bounds on the others
-            follow nearly. All entries if the query speaks of the gradient in other ways too.
-    """
-
-    query: Query
-    values: NetworkBounds
-    gradients: NetworkBounds
-    known: dict[str, Indices]
-    gradient: Bound
-    entries: Indices
 
 
 def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
@@ -94,54 +67,24 @@ def _part(problem: Problem, state: State, values: NetworkBounds) -> Part:
     assert query.gradient is not None
     network = query.network
     part = replace(query, cases=tuple(query.cases[case] for case in state.cases))
-    known_values, gradients, known = dict(values), {}, {}
-    layers = [(r, name, *network[name].inputs) for r, name in enumerate(form.nodes) if name]
+    known_values: dict[str, Bound] = dict(values)
+    known: dict[str, Indices] = {}
+    layers = [(r, name, network[name].inputs[0]) for r, name in enumerate(form.nodes) if name]
     for r, name, source in layers:
         low, high = state.z_lower[r], state.z_upper[r]
         _tighten(known_values, source, low, high)
         _tighten(known_values, name, np.maximum(low, 0), np.maximum(high, 0))
         known[name] = _phase_indices(state.phase[r])
     tightened = NetworkBounds(known_values, values.method)
-    gradients = dict(gradient_bounds(network, query.box, query.gradient.output, tightened))
+    gradients: dict[str, Bound] = dict(gradient_bounds(network, query.box, query.gradient.output, tightened))
     readers = Counter(name for node in network.nodes for name in node.inputs)
     for r, name, source in layers:
         _tighten(gradients, name, state.h_lower[r], state.h_upper[r])
         if readers[source] == 1:
             _tighten(gradients, source, state.v_lower[r], state.v_upper[r])
     _tighten(gradients, network.input, state.g_lower, state.g_upper)
-    lower, upper = (end.reshape(-1) for end in (gradients[network.input].lower, gradients[network.input].upper))
-    asked = Bound(lower, upper).intersect(Bound(query.gradient.lower, query.gradient.upper))
-    boxed = query.condition is None or query.condition.is_box
-    few = boxed and all(conjunction.g_rows is None for conjunction in query.parts)
-    entries = _telling_entries(problem, state) if few else np.arange(query.box.size)
-    return Part(part, tightened, NetworkBounds(gradients, "propagation"), known, asked, entries)
-
-
-def _telling_entries(problem: Problem, state: State) -> Indices:
-    """Entries of the gradient that are most independent of each other as functions of what is passed back to the input.
-
-    The pivots of a QR factorisation with rows in units of the entries' radii, as often as `ROUNDS`.
-    """
-    gradient, form = problem.query.gradient, problem.form
-    assert gradient is not None
-    columns = []
-    for r in form.users[INPUT]:
-        free = np.flatnonzero(state.v_upper[r] > state.v_lower[r])
-        width = (state.v_upper[r] - state.v_lower[r])[free]
-        columns.append(dense(form.layers[r].matrices[INPUT][free]).T * width)
-    radius = np.maximum(gradient.upper - gradient.lower, 1e-12)
-    scaled = np.concatenate([np.zeros((form.input_size, 0)), *columns], axis=1) / radius[:, None]
-    rest = np.flatnonzero(np.abs(scaled).sum(axis=1) > 1)
-    taken = [np.zeros(0, dtype=np.int64)]
-    for _ in range(ROUNDS):
-        if not len(rest):
-            break
-        triangle, order = qr(scaled[rest].T, mode="r", pivoting=True, check_finite=False)
-        pivots = np.abs(np.diag(triangle))
-        place = order[: np.count_nonzero(pivots > TOLERANCE * pivots[0])]
-        taken.append(rest[place])
-        rest = np.delete(rest, place)
-    return np.sort(np.concatenate(taken))
+    asked = asked_gradient(query.gradient, gradients[network.input])
+    return Part(part, tightened, NetworkBounds(gradients, "propagation"), asked, known)
 
 
 def _phase_indices(phase: Phases) -> Indices:
