@@ -16,6 +16,7 @@ from verifier.encodings.network import UNKNOWN
 from verifier.encodings.query import Encoding, encode
 from verifier.encodings.z3_terms import Z3Terms, rational
 from verifier.engines.base import Answer, Deadline
+from verifier.engines.encoded import Part
 from verifier.engines.highs_engine import HighsEngine
 from verifier.engines.saliency import SaliencyEngine, hints
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -48,26 +49,38 @@ def branched(seed: int, *, clipped: bool = False) -> Network:
     return builder.build(builder.add(Dense(rng.normal(size=(2, 2)), rng.normal(size=2)), last))
 
 
+def contains(part: Part, x: np.ndarray) -> bool:
+    """Whether a part's case, bounds and phases admit a witness."""
+    query = part.query
+    network = query.network
+    assert query.gradient is not None
+    values, gradients = network.values(x), network.gradients(x, query.gradient.output)
+    return bool(
+        query.holds(x[None])[0]
+        and all(part.values[n].contains(values[n].reshape(1, -1), 1e-9)[0] for n in part.values)
+        and all(part.gradients[n].contains(gradients[n].reshape(1, -1), 1e-9)[0] for n in part.gradients)
+        and part.gradient.contains(gradients[network.input].reshape(1, -1), 1e-9)[0]
+        and all(
+            ((part.known[n] == UNKNOWN) | (part.known[n] == p.reshape(-1))).all() for n, p in network.pattern(x).items()
+        )
+    )
+
+
 @settings(max_examples=30)
-@given(st.integers(0, 10_000), st.floats(0.05, 0.8), st.floats(0.01, 2.0))
-def test_every_witness_is_in_a_part(seed: int, epsilon: float, delta: float) -> None:
+@given(st.integers(0, 10_000), st.floats(0.05, 0.8), st.floats(0.01, 2.0), st.booleans())
+def test_every_witness_is_in_a_part_and_in_a_part_of_that(seed: int, epsilon: float, delta: float, few: bool) -> None:
     network = dense(seed)
     query = saliency_robustness(network, np.random.default_rng(seed).normal(size=3), epsilon, delta, domain=None)
-    assert query.gradient is not None
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
-    parts = hints.witness_parts(query, bounds(network, query.box, "crown"))
-    assert parts is not None
-    for x in points[query.holds(points)][:30]:
-        mine = [part for part in parts if part.query.holds(x[None])[0]]
-        assert mine
-        values, gradients = network.values(x), network.gradients(x, query.gradient.output)
-        for part in mine:
-            assert all(part.values[n].contains(values[n].reshape(1, -1), 1e-9)[0] for n in part.values)
-            assert all(part.gradients[n].contains(gradients[n].reshape(1, -1), 1e-9)[0] for n in part.gradients)
-            assert part.gradient.contains(gradients[network.input].reshape(1, -1), 1e-9)[0]
-            for name, pattern in network.pattern(x).items():
-                known = part.known[name]
-                assert ((known == UNKNOWN) | (known == pattern.reshape(-1))).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hints, "FEW", 2 if few else 0)
+        parts = hints.witness_parts(query, bounds(network, query.box, "crown"))
+        assert parts is not None
+        for x in points[query.holds(points)][:20]:
+            mine = [part for part in parts if contains(part, x)]
+            assert mine
+            for part in mine:
+                assert part.split is None or any(contains(smaller, x) for smaller in part.split())
 
 
 def encoding_of(network: Network, box: Box, *, identity: bool) -> Encoding:

@@ -38,6 +38,9 @@ REGIONS = 10
 MORE = 40
 """At most so many entries of the gradient are added at a time to those whose bounds a solver is given."""
 
+SLICE = 3.0
+"""Seconds after which a question that can be divided is; twice as long for its parts, and so on."""
+
 Ask: TypeAlias = Callable[[Encoding, Deadline], EngineResult]
 """Decides an encoding's query; a point that it returns is a witness of this query."""
 
@@ -71,6 +74,7 @@ class Part:
         values, gradients: bounds on every node's value and on the gradient with respect to it.
         gradient: the same for the input's gradient, flattened, with the bounds that the query asks for.
         known: phases, see `verifier.encodings.network.encode_forward`.
+        split: the smaller questions that it falls into; None if it is not to be divided.
     """
 
     query: Query
@@ -78,6 +82,7 @@ class Part:
     gradients: NetworkBounds
     gradient: Bound
     known: Mapping[str, Indices] = field(default_factory=dict)
+    split: Callable[[], list[Part]] | None = None
 
     @property
     def few_entries(self) -> bool:
@@ -120,24 +125,28 @@ def decide(
     parts = _parts(query, query.gradient, options, exact)
     # propagation works in floats, with proved bounds on the rounding errors
     certainty = Certainty.NUMERICAL if not exact else Certainty.RIGOROUS if options.propagate else Certainty.EXACT
-    figures: dict[str, float | int | str] = {"cases asked": len(parts)} if parts else {"decided by": "bounds"}
     final: list[EngineResult] = []
+    asked, seconds = 0, SLICE
     while parts:
         again = []
         for k, part in enumerate(parts):
-            share = Deadline.after(deadline.left / (len(parts) - k))
+            share = Deadline.after(
+                deadline.left / (len(parts) - k) if part.split is None else min(seconds, deadline.left)
+            )
             result = _decide_part(query, query.gradient, part, share, ask, exact, relax)
+            asked += result.statistics.get("decided by") != "bounds"
             if result.answer is Answer.SAT:
                 return result
             if result.answer is Answer.TIMEOUT and share.passed and not deadline.passed:
-                again.append(part)  # there may be time left when the others are through
+                again += [part] if part.split is None else part.split()
             else:
                 final.append(result)
-        parts = again
+        parts, seconds = again, 2 * seconds
+    figures: dict[str, float | int | str] = {"questions asked": asked} if asked else {"decided by": "bounds"}
     for answer in (Answer.ERROR, Answer.TIMEOUT, Answer.UNKNOWN):
         for result in final:
             if result.answer is answer:
-                return result
+                return replace(result, statistics={**result.statistics, **figures})
     for name in ("free units", "nodes", "rows", "columns", "regions excluded"):
         counts = [int(result.statistics[name]) for result in final if name in result.statistics]
         figures |= {name: sum(counts)} if counts else {}

@@ -8,7 +8,8 @@ loses no witness, and what it proposes is replayed anyway.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,15 +18,21 @@ from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.encodings.model import Indices
 from verifier.encodings.network import UNKNOWN
 from verifier.engines.encoded import Part, asked_gradient
+from verifier.engines.saliency.form import Matrix
 from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 
+FEW = 8
+"""Up to so many unknown phases before the last layer are split at once: what is left is a question about the last."""
+SPLIT = 3
+"""So many phases are split at a time in a part that a solver did not decide."""
+
 
 def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
-    """The cases of a query that propagation leaves, each with its bounds; none: there is no witness at all.
+    """Questions that together are the query, each with its bounds; none: propagation proves that there is no witness.
 
     Args:
         values: bounds over the box, by node name.
@@ -34,21 +41,17 @@ def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
         None where rounding in composed coefficients would make what propagation finds unproved.
     """
     problem = Problem.of(query)
+    assert query.gradient is not None
     if not problem.form.exact:
         return None
     root = State.root(problem)
     if not _propagated(problem, root, 0):
         return []
-    if len(query.cases) == 1:
-        return [_part(problem, root, values)]
-    parts = []
-    for case in root.cases:
-        state = root.copy()
-        state.cases = (case,)
-        # the case's rows tighten the last layer, and what follows from that
-        if _propagated(problem, state, max(len(state.phase) - 1, 0)):
-            parts.append(_part(problem, state, values))
-    return parts
+    gradients = gradient_bounds(query.network, query.box, query.gradient.output, values)
+    splitter = _Splitter(problem, values, gradients)
+    if _earlier_unknown(root) <= FEW:
+        return splitter.by_phases(root, FEW)
+    return splitter.by_case(root)
 
 
 def _propagated(problem: Problem, state: State, start: int) -> bool:
@@ -61,30 +64,92 @@ def _propagated(problem: Problem, state: State, start: int) -> bool:
     return True
 
 
-def _part(problem: Problem, state: State, values: NetworkBounds) -> Part:
-    """What a state says of the network's nodes."""
-    query, form = problem.query, problem.form
-    assert query.gradient is not None
-    network = query.network
-    part = replace(query, cases=tuple(query.cases[case] for case in state.cases))
-    known_values: dict[str, Bound] = dict(values)
-    known: dict[str, Indices] = {}
-    layers = [(r, name, network[name].inputs[0]) for r, name in enumerate(form.nodes) if name]
-    for r, name, source in layers:
-        low, high = state.z_lower[r], state.z_upper[r]
-        _tighten(known_values, source, low, high)
-        _tighten(known_values, name, np.maximum(low, 0), np.maximum(high, 0))
-        known[name] = _phase_indices(state.phase[r])
-    tightened = NetworkBounds(known_values, values.method)
-    gradients: dict[str, Bound] = dict(gradient_bounds(network, query.box, query.gradient.output, tightened))
-    readers = Counter(name for node in network.nodes for name in node.inputs)
-    for r, name, source in layers:
-        _tighten(gradients, name, state.h_lower[r], state.h_upper[r])
-        if readers[source] == 1:
-            _tighten(gradients, source, state.v_lower[r], state.v_upper[r])
-    _tighten(gradients, network.input, state.g_lower, state.g_upper)
-    asked = asked_gradient(query.gradient, gradients[network.input])
-    return Part(part, tightened, NetworkBounds(gradients, "propagation"), asked, known)
+def _earlier_unknown(state: State) -> int:
+    """Number of unknown phases before the last layer."""
+    return sum(int((phase == 0).sum()) for phase in state.phase[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Splitter:
+    """Turns states into parts, and parts that a solver did not decide into smaller ones.
+
+    Attributes:
+        values, gradients: bounds over the box.
+    """
+
+    problem: Problem
+    values: NetworkBounds
+    gradients: NetworkBounds
+
+    def by_case(self, state: State) -> list[Part]:
+        """One part per case; the case's rows tighten the last layer, and what follows from that."""
+        parts = []
+        for case in state.cases:
+            child = state.copy()
+            child.cases = (case,)
+            if len(state.cases) == 1 or _propagated(self.problem, child, max(len(state.phase) - 1, 0)):
+                parts.append(self.part(child))
+        return parts
+
+    def by_phases(self, state: State, depth: int) -> list[Part]:
+        """The parts by the phases of the most influential neurons of the first layers."""
+        unknown = [r for r, phase in enumerate(state.phase[:-1]) if (phase == 0).any()]
+        if not depth or not unknown:
+            return [self.part(state)]
+        r = unknown[0]
+        free = np.flatnonzero(state.phase[r] == 0)
+        weight = sum(abs(m[r]).sum(axis=0)[free] for m in self._readers(r))
+        neuron = free[[int(np.argmax(weight * np.minimum(state.z_upper[r], -state.z_lower[r])[free]))]]
+        parts = []
+        for phase in (1, -1):
+            child = state.copy()
+            child.depth += 1
+            child.fix(r, neuron, phase)
+            if _propagated(self.problem, child, r):
+                parts += self.by_phases(child, depth - 1)
+        return parts
+
+    def split(self, state: State) -> list[Part]:
+        """Smaller parts of a state: by phase while few are unknown before the last layer, else by case."""
+        earlier = _earlier_unknown(state)
+        if len(state.cases) > 1 and not 0 < earlier <= FEW:
+            return self.by_case(state)
+        return self.by_phases(state, SPLIT)
+
+    def _readers(self, r: int) -> list[dict[int, Matrix]]:
+        form = self.problem.form
+        readers = [form.layers[s].matrices for s in form.users[r]]
+        return readers + ([form.output.matrices] if r in form.output.matrices else [])
+
+    def part(self, state: State) -> Part:
+        """What a state says of the network's nodes."""
+        query, form = self.problem.query, self.problem.form
+        assert query.gradient is not None
+        network = query.network
+        values, gradients = dict(self.values), dict(self.gradients)
+        known: dict[str, Indices] = {}
+        readers = Counter(name for node in network.nodes for name in node.inputs)
+        for r, name in enumerate(form.nodes):
+            if not name:
+                continue
+            source = network[name].inputs[0]
+            low, high = state.z_lower[r], state.z_upper[r]
+            _tighten(values, source, low, high)
+            _tighten(values, name, np.maximum(low, 0), np.maximum(high, 0))
+            _tighten(gradients, name, state.h_lower[r], state.h_upper[r])
+            if readers[source] == 1:
+                _tighten(gradients, source, state.v_lower[r], state.v_upper[r])
+            known[name] = _phase_indices(state.phase[r])
+        _tighten(gradients, network.input, state.g_lower, state.g_upper)
+        divisible = len(state.cases) > 1 or _earlier_unknown(state) > 0
+        return Part(
+            query=replace(query, cases=tuple(query.cases[case] for case in state.cases)),
+            values=NetworkBounds(values, self.values.method),
+            gradients=NetworkBounds(gradients, self.gradients.method),
+            gradient=asked_gradient(query.gradient, gradients[network.input]),
+            known=known,
+            split=partial(self.split, state) if divisible else None,
+        )
 
 
 def _phase_indices(phase: Phases) -> Indices:
