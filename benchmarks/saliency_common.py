@@ -21,6 +21,8 @@ from verifier.properties.sets import Box
 JOURNAL = RESULTS / "saliency_journal.jsonl"
 REGIONS = [(1, "0.03"), (2, "0.03"), (12, "0.03")] + [(k, "0.05") for k in (0, 1, 2, 4, 5, 6, 8, 12)]
 """Images and ε of the VNN-COMP mnist_fc set for which 256x2 has adversarial examples (ground_truth.csv)."""
+SHARES = (0.01, 0.1, 0.5)
+"""δ of the sets of images, as shares of the map's largest entry."""
 HEADER = (
     "queries",
     "holds",
@@ -68,8 +70,9 @@ def ask_images(
     every: int = 1,
     shift: float = 0.0,
     factor: float = 1.0,
+    shares: tuple[float, ...] = SHARES,
 ) -> None:
-    """The first correctly classified MNIST test images, ε ∈ {0.01, 0.03}, δ at 1, 10, 50 % of the map's largest entry.
+    """The first correctly classified MNIST test images, ε ∈ {0.01, 0.03}, δ at shares of the map's largest entry.
 
     Args:
         part: the set in the journal; what is there is not asked again.
@@ -79,8 +82,7 @@ def ask_images(
     with np.load(data_folder() / "mnist" / "mnist.npz") as arrays:
         pixels, labels = arrays["x_test"].reshape(-1, 784) / 255.0, arrays["y_test"]
     low, high = (0.0 - shift) / factor, (1.0 - shift) / factor
-    mine = [r for r in journal() if r["set"] == part]
-    done = {(r["network"], r["image"], r["epsilon"], r["share"], r["engine"]) for r in mine}
+    done = {_key(r) for r in journal() if r["set"] == part}
     taken = 0
     for k, label in enumerate(labels.tolist()):
         if taken == images:
@@ -92,13 +94,20 @@ def ask_images(
         if (taken - 1) % every:
             continue
         size = float(np.abs(network.gradient(x, label)).max())
-        for epsilon, share in product((0.01, 0.03), (0.01, 0.1, 0.5)):
-            if (name, k, epsilon, share, options.engine) in done:
-                continue
-            query = verifier.saliency_robustness(network, x, epsilon / factor, share * size, label, domain=(low, high))
+        for epsilon, share in product((0.01, 0.03), shares):
             record = {"set": part, "network": name, "image": k, "epsilon": epsilon, "share": share}
             record |= {"limit": options.timeout, "engine": options.engine}
+            record |= {"prepass": options.prepass, "propagate": options.propagate}
+            if _key(record) in done:
+                continue
+            query = verifier.saliency_robustness(network, x, epsilon / factor, share * size, label, domain=(low, high))
             ask(record, query, options)
+
+
+def _key(record: dict[str, Any]) -> tuple[object, ...]:
+    """What a question of `ask_images` is, whatever the answer and the limit."""
+    names = ("network", "image", "epsilon", "share", "engine")
+    return (*(record[name] for name in names), record.get("prepass", True), record.get("propagate", False))
 
 
 def image_rows(records: list[dict[str, Any]]) -> str:
@@ -132,8 +141,53 @@ def ask(record: dict[str, Any], query: Query, options: Options) -> None:
         "cpu": round(_cpu() - cpu, 3),
         "peak_mb": _peak(),
         "reason": verdict.reason[:120],
+        "notes": "; ".join(verdict.notes),
     }
     append(record)
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """The engine of a record, and whether it was helped."""
+    return f"{record['engine']} + propagation" if record.get("propagate") else str(record["engine"])
+
+
+def agreement(records: list[dict[str, Any]], region: tuple[str, ...], size: str) -> str:
+    """How many of our engine's verdicts other engines confirm, and how often two engines contradict each other.
+
+    A HOLDS is one for every smaller δ, a VIOLATED for every larger one.
+
+    Args:
+        region: the fields of a record that name its region; with ``size``, its δ, they name its question.
+    """
+    decided = [r for r in records if r["status"] in ("holds", "violated")]
+    by_region: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for r in decided:
+        by_region.setdefault(tuple(r[name] for name in region), []).append(r)
+    questions, confirmed, violated, open_, contradictions, alone = 0, 0, 0, 0, 0, 0
+    by_engine: dict[str, int] = {}
+    for group in by_region.values():
+        holds, fails = ([r for r in group if r["status"] == s] for s in ("holds", "violated"))
+        contradictions += bool(holds and fails and max(r[size] for r in holds) >= min(r[size] for r in fails))
+        for delta, status in {(r[size], r["status"]) for r in group if r["engine"] == "saliency"}:
+            questions += 1
+            violated += status == "violated"
+            same = holds if status == "holds" else fails
+            sign = 1 if status == "holds" else -1
+            others = [r for r in same if r["engine"] != "saliency" and sign * r[size] >= sign * delta]
+            second = {name_of(r) for r in others if "was not asked" not in r.get("notes", "")}
+            for name in second:
+                by_engine[name] = by_engine.get(name, 0) + 1
+            confirmed += bool(second)
+            alone += bool(others) and not second
+            open_ += status == "holds" and not second
+    engines = ", ".join(f"{name} {count}" for name, count in sorted(by_engine.items()))
+    return (
+        f"Agreement: {confirmed} of the {questions} questions (region and δ) that our engine decided have the same "
+        f"verdict from a second engine ({engines or 'none'}), a HOLDS counted for smaller δ too and a VIOLATED for "
+        f"larger ones. Contradictions: {contradictions}. Every VIOLATED ({violated}) was replayed on the original "
+        f"network in exact arithmetic. HOLDS without a second engine: {open_}, of which {alone} where propagation "
+        "leaves the other engine nothing to ask."
+    )
 
 
 def append(record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common import data_folder
-from saliency_common import ask_images, image_rows
+from saliency_common import SHARES, agreement, ask_images, image_rows
 
 import verifier
 from verifier.options import Options
@@ -29,13 +29,17 @@ def run(args: argparse.Namespace) -> None:
     """Ask about every network that is named."""
     for name, network in networks(args.networks.split(",")):
         shift, factor = (0.1307, 0.3081) if name in ("Point", "PGDK", "DiffAI") else (0.0, 1.0)
-        options = Options(engine=args.engine, timeout=args.timeout)
-        ask_images("scale", name, network, options, args.images, args.every, shift, factor)
+        options = Options(
+            engine=args.engine, timeout=args.timeout, prepass=not args.no_prepass, propagate=args.propagate
+        )
+        shares = tuple(map(float, args.shares.split(",")))
+        ask_images("scale", name, network, options, args.images, args.every, shift, factor, shares)
 
 
 def section(records: list[dict[str, Any]]) -> list[str]:
     """The report's lines on this set."""
-    mine = [r for r in records if r["set"] == "scale"]
+    everything = [r for r in records if r["set"] == "scale"]
+    mine = [r for r in everything if r["engine"] == "saliency"]
     images = ", ".join(str(k) for k in sorted({r["image"] for r in mine}))
     return [
         "## Scale set\n",
@@ -43,6 +47,7 @@ def section(records: list[dict[str, Any]]) -> list[str]:
         "more. While other work ran on both cores. The whole set has 20 images; a row has as many "
         f"queries as were run, on test images {images}.\n",
         image_rows(mine),
+        "\n" + agreement(everything, ("network", "image", "epsilon"), "share") + "\n",
     ]
 
 
@@ -53,5 +58,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--engine", default="saliency")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--every", type=int, default=1, help="of these images take only each N-th")
+    parser.add_argument(
+        "--shares", default=",".join(f"{s:g}" for s in SHARES), help="δ as shares of the map's largest entry"
+    )
     parser.add_argument("--timeout", type=float, default=60.0)
+    parser.add_argument("--no-prepass", action="store_true")
+    parser.add_argument("--propagate", action="store_true", help="solvers get what propagation finds")
     parser.set_defaults(run=run)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from common import data_folder, table
-from saliency_common import HEADER, REGIONS, ask, journal, region_query, summary
+from saliency_common import HEADER, REGIONS, agreement, ask, journal, name_of, region_query, summary
 
 import verifier
 from verifier.options import Options
@@ -38,21 +38,6 @@ def _key(record: dict[str, Any]) -> tuple[object, ...]:
     return (*(record[name] for name in names), record.get("propagate", False))
 
 
-def agreement(records: list[dict[str, Any]]) -> str:
-    """How many questions more than one engine decided, and how often two of them differ."""
-    verdicts: dict[tuple[Any, ...], dict[str, set[str]]] = {}
-    for r in records:
-        if r["status"] in ("holds", "violated"):
-            question = r["image"], r["epsilon"], r["delta"]
-            verdicts.setdefault(question, {}).setdefault(r["engine"], set()).add(r["status"])
-    compared = [by_engine for by_engine in verdicts.values() if len(by_engine) > 1]
-    contradictions = sum(len(set.union(*by_engine.values())) > 1 for by_engine in verdicts.values())
-    return (
-        f"Agreement: of {len(verdicts)} questions (region and δ) with a verdict, {len(compared)} have one from at "
-        f"least two engines; contradictions: {contradictions}."
-    )
-
-
 def section(records: list[dict[str, Any]]) -> list[str]:
     """The report's lines on this table."""
     mine = [r for r in records if r["set"] == "table2"]
@@ -64,17 +49,16 @@ def section(records: list[dict[str, Any]]) -> list[str]:
     rows = []
     for engine, propagate, prepass, delta, limit in sorted({kind(r) for r in mine}):
         group = [r for r in mine if kind(r) == (engine, propagate, prepass, delta, limit)]
-        name = f"{engine} + propagation" if propagate else engine
-        rows.append((name, "on" if prepass else "off", f"{delta:g}", f"{limit:g}", *summary(group)))
+        rows.append((name_of(group[0]), "on" if prepass else "off", f"{delta:g}", f"{limit:g}", *summary(group)))
     return [
         "## Regions with adversarial examples (256x2)\n",
         PAPER + "\n",
         'Engines are asked alone where the pre-pass (search and bounds) is off; "+ propagation" gives a solver the '
-        "phases that our engine's propagation fixes. Times include the start of the solver's process. Where "
+        "phases and bounds that our engine's propagation finds, and smaller questions. Times include the start of the solver's process. Where "
         "wall-clock time is far above CPU time, the machine was shared: those runs had a fraction of a core. A row has "
         f"as many queries as were run, of {len(REGIONS)}.\n",
         table(["engine", "pre-pass", "δ", "limit s", *HEADER], rows),
-        "\n" + agreement(mine) + "\n",
+        "\n" + agreement(mine, ("image", "epsilon"), "delta") + "\n",
     ]
 
 

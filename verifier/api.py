@@ -247,6 +247,8 @@ class _Run:
                 unsure = [o for o in outcomes if o.witness is not None]
                 if unsure:
                     self._note(f"{unsure[0].engine} proposed a counterexample that the exact replay did not confirm")
+                if "decided by" in result.statistics:
+                    self._note(f"{outcome.engine} was not asked: {result.statistics['decided by']} decided")
                 return self._answer(Status.HOLDS, certainty=result.certainty, proof=result.proof, **common)
         return self._undecided(outcomes)
 

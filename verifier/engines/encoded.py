@@ -142,7 +142,8 @@ def decide(
             else:
                 final.append(result)
         parts, seconds = again, 2 * seconds
-    figures: dict[str, float | int | str] = {"questions asked": asked} if asked else {"decided by": "bounds"}
+    decided = "propagation" if options.propagate else "bounds"
+    figures: dict[str, float | int | str] = {"questions asked": asked} if asked else {"decided by": decided}
     for answer in (Answer.ERROR, Answer.TIMEOUT, Answer.UNKNOWN):
         for result in final:
             if result.answer is answer:
