@@ -23,6 +23,9 @@ from verifier.network.operators import Array
 
 STEPS = 3
 """Steps of the ascent on a node: new nodes raise bounds more than more steps do."""
+PAYS, MOST = 0.03, 64_000
+"""A block's searches go on with twice the effort while they have closed so many of its open units, up to so many nodes:
+where one block collapses, all later ones may."""
 GROWTH = 1.3
 """From round to round, so many times more leaves of each row are split."""
 REACHED_SHARE = 0.1
@@ -65,28 +68,37 @@ class Leaves:
 
 @dataclass(frozen=True)
 class UnitSearch:
-    """A `open_form.Bounder` that searches for each row that `first` leaves below zero.
+    """A `open_form.Bounder` that searches for the rows of each unit that `first` leaves open.
 
     Attributes:
         first: the bounds from which the searches start.
-        effort: nodes of all searches of a call together.
+        effort: nodes of all searches of a block together, at first.
+        patience: `time.monotonic` moment after which no block gets more than that.
     """
 
     first: UnitBounder
     effort: int
+    patience: float = np.inf
 
     def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
         """See `open_form.Bounder`."""
         lower, weights = self.first(form, start, begin)
-        rows = np.flatnonzero((lower < 0) & (lower > -np.inf))
+        rows = _undecided(lower)
         if not len(rows) or not (form.phases == 0).any():
             return lower, weights
         with ThreadPoolExecutor(self.first.threads) as pool:
-            opened = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort)
+            opened, rows = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort, self.patience)
         found = np.full(len(start), 0.0)
         np.minimum.at(found, opened.row, opened.bound)
         lower[rows] = np.maximum(lower[rows], found[rows])
         return lower, weights
+
+
+def _undecided(lower: Array) -> npt.NDArray[np.intp]:
+    """The rows of units neither of whose two rows, z and -z in the two halves, is proved to be above zero."""
+    both = lower.reshape(2, -1)
+    units = np.flatnonzero(((both < 0) & (both > -np.inf)).all(axis=0))
+    return np.concatenate([units, units + both.shape[1]])
 
 
 class _Searches:
@@ -96,15 +108,30 @@ class _Searches:
         self.form, self.start, self.pool, self.until = form, start, pool, until
         self._points: list[Array] = []
 
-    def run(self, rows: npt.NDArray[np.intp], weights: Array, effort: int) -> Leaves:
-        """The leaves that are open at the end, with proved bounds; the others are refuted."""
+    def run(
+        self, rows: npt.NDArray[np.intp], weights: Array, effort: int, patience: float
+    ) -> tuple[Leaves, npt.NDArray[np.intp]]:
+        """The leaves that are open at the end, with proved bounds, and the rows whose other leaves are all refuted.
+
+        Args:
+            rows: in pairs, as `_undecided` gives them; where one of a pair is refuted, the other may be given up.
+        """
         count = len(rows)
         phases = np.repeat(self.form.phases[None], count, axis=0)
         root = Leaves(rows, np.full(count, -np.inf), phases, _half(weights.T[rows]), np.zeros(count, int))
         leaves = self._bound(root)
         reached = self._least(self._points) < 0
-        nodes, most = count, 1.0
-        while len(leaves) and nodes < effort and time.monotonic() < self.until:
+        nodes, most, before = count, 1.0, count
+        while len(leaves) and time.monotonic() < self.until:
+            if nodes >= effort:
+                left = np.zeros(len(self.start), dtype=bool)
+                left[leaves.row] = True
+                pairs = np.tile(left.reshape(2, -1).all(axis=0), 2)
+                if pairs.sum() > (1 - PAYS) * before or effort >= MOST or time.monotonic() > patience:
+                    break
+                effort, before = 2 * effort, int(pairs.sum())
+                rows = rows[pairs[rows] | ~left[rows]]
+                leaves = leaves.take(pairs[leaves.row])
             order = np.lexsort((leaves.bound, leaves.row))
             row = leaves.row[order]
             rank = np.arange(len(row)) - np.searchsorted(row, row)
@@ -135,7 +162,7 @@ class _Searches:
         pieces = [leaves.take(slice(k, k + CHUNK)) for k in range(0, len(leaves), CHUNK)]
         if pieces:
             leaves.bound = np.concatenate(list(self.pool.map(proved, pieces)))
-        return leaves
+        return leaves, rows
 
     def _least(self, points: list[Array]) -> Array:
         """The least value of each row at some points ``(P, n)`` of the box, in float32."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from verifier.bounds.crown_slopes import UnitBounder
-from verifier.bounds.open_form import OpenForm, Start
+from verifier.bounds.open_form import Bounder, OpenForm, Start
 from verifier.bounds.open_refine import RowsKept, refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, Deadline, EngineResult
@@ -43,6 +43,8 @@ a part."""
 SHARE, WORTH = 0.35, 0.03
 """A further turn of these searches is taken if it is expected to end within this share of the time left, and if the
 last one fixed so many of the open ReLUs."""
+PATIENCE = 0.25
+"""Share of the time left in which these searches may take more than their effort, while it pays."""
 LONGEST_REFINEMENT = 2.0
 """Seconds of CPU time: where bounds take longer than this they are not found again, and there is but one part."""
 LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
@@ -149,7 +151,10 @@ class ReluSplit:
         keep = self.record is not None
         kept_rows: RowsKept | None = [] if keep else None
         plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit, half=keep)
-        form = refine(part.form, UnitSearch(plain, part.effort) if part.effort else plain, part.phases, kept_rows)
+        units: Bounder = (
+            UnitSearch(plain, part.effort, began + PATIENCE * self._deadline.left) if part.effort else plain
+        )
+        form = refine(part.form, units, part.phases, kept_rows)
         spent = time.monotonic() - began
         if first:  # beside other work wall time says little; with several threads CPU time says too much
             self._whole = min(spent, time.process_time() - cpu) >= LONGEST_REFINEMENT
