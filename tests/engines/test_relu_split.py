@@ -128,6 +128,20 @@ def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
     assert sum(int(s.sum()) for s in signs) <= much.units <= little.units <= form.units
 
 
+def test_searches_go_on_where_that_closes_units() -> None:
+    rng = np.random.default_rng(3)
+    network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
+    form = refine(OpenForm(network, box, UnitBounder(1)), UnitBounder(40))
+    stopped = refine(form, UnitSearch(UnitBounder(4), 300, patience=0.0))
+    longer = refine(form, UnitSearch(UnitBounder(4), 300))
+    assert longer.units < stopped.units <= form.units
+    z = values(longer, box.sample(20000, rng))
+    for block, value in zip(longer.blocks[1:], z[1:], strict=False):
+        assert (value[: block.count] >= block.z_low[:, None]).all()
+        assert (value[: block.count] <= block.z_high[:, None]).all()
+        assert (value[block.count :] >= 0).all()
+
+
 @pytest.mark.parametrize("bounder", [UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
 def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder) -> None:
     """With any multipliers; in the rows of a node, and in the units' bounds of a form refined by phases."""
