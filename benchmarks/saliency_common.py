@@ -75,14 +75,14 @@ def ask_images(
     """The first correctly classified MNIST test images, ε ∈ {0.01, 0.03}, δ at shares of the map's largest entry.
 
     Args:
-        part: the set in the journal; what is there is not asked again.
+        part: the set in the journal; what is there is not asked again, unless it was undecided with less time.
         every: of these images only each N-th is taken.
         shift, factor: the network takes ``(pixel - shift) / factor``.
     """
     with np.load(data_folder() / "mnist" / "mnist.npz") as arrays:
         pixels, labels = arrays["x_test"].reshape(-1, 784) / 255.0, arrays["y_test"]
     low, high = (0.0 - shift) / factor, (1.0 - shift) / factor
-    done = {_key(r) for r in journal() if r["set"] == part}
+    done = {_key(r) for r in journal() if r["set"] == part and settled(r, options.timeout)}
     taken = 0
     for k, label in enumerate(labels.tolist()):
         if taken == images:
@@ -108,6 +108,12 @@ def _key(record: dict[str, Any]) -> tuple[object, ...]:
     """What a question of `ask_images` is, whatever the answer and the limit."""
     names = ("network", "image", "epsilon", "share", "engine")
     return (*(record[name] for name in names), record.get("prepass", True), record.get("propagate", False))
+
+
+def settled(record: dict[str, Any], timeout: float | None) -> bool:
+    """Whether there is no use in asking a question again with this time limit."""
+    less = timeout is None or record.get("limit", 0.0) < timeout
+    return record["status"] in ("holds", "violated") or not less
 
 
 def image_rows(records: list[dict[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from common import data_folder, table
-from saliency_common import HEADER, REGIONS, agreement, ask, journal, name_of, region_query, summary
+from saliency_common import HEADER, REGIONS, agreement, ask, journal, name_of, region_query, settled, summary
 
 import verifier
 from verifier.options import Options
@@ -18,7 +18,7 @@ PAPER = "Paper (30 cores, 10 minutes a query): Z3 0 of 10; Marabou + CROWN 4 of 
 def run(args: argparse.Namespace) -> None:
     """The regions with adversarial examples, at each δ."""
     network = verifier.load(data_folder() / "vnncomp" / "mnist_fc" / "onnx" / "mnist-net_256x2.onnx.gz")
-    done = {_key(r) for r in journal() if r["set"] == "table2"}
+    done = {_key(r) for r in journal() if r["set"] == "table2" and settled(r, args.timeout)}
     for delta in map(float, args.deltas.split(",")):
         for image, epsilon in REGIONS:
             for engine in args.engines.split(","):
