@@ -153,12 +153,19 @@ def ask(record: dict[str, Any], query: Query, options: Options) -> None:
 
 
 def name_of(record: dict[str, Any]) -> str:
-    """The engine of a record, and whether it was helped."""
+    """The engine that a record's question was put to, and whether it was helped."""
     return f"{record['engine']} + propagation" if record.get("propagate") else str(record["engine"])
 
 
+def decider(record: dict[str, Any]) -> str:
+    """What decided a record's question: its engine, or what came before it."""
+    if "was not asked" in record.get("notes", ""):
+        return "propagation"
+    return str(record["stage"]) if record["stage"] in ("search", "bounds") else name_of(record)
+
+
 def agreement(records: list[dict[str, Any]], region: tuple[str, ...], size: str) -> str:
-    """How many of our engine's verdicts other engines confirm, and how often two engines contradict each other.
+    """How many of the verdicts with our engine others confirm, and how often two contradict each other.
 
     A HOLDS is one for every smaller δ, a VIOLATED for every larger one.
 
@@ -169,30 +176,28 @@ def agreement(records: list[dict[str, Any]], region: tuple[str, ...], size: str)
     by_region: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in decided:
         by_region.setdefault(tuple(r[name] for name in region), []).append(r)
-    questions, confirmed, violated, open_, contradictions, alone = 0, 0, 0, 0, 0, 0
+    questions, confirmed, violated, open_, contradictions = 0, 0, 0, 0, 0
     by_engine: dict[str, int] = {}
     for group in by_region.values():
         holds, fails = ([r for r in group if r["status"] == s] for s in ("holds", "violated"))
         contradictions += bool(holds and fails and max(r[size] for r in holds) >= min(r[size] for r in fails))
         for delta, status in {(r[size], r["status"]) for r in group if r["engine"] == "saliency"}:
-            questions += 1
-            violated += status == "violated"
-            same = holds if status == "holds" else fails
-            sign = 1 if status == "holds" else -1
-            others = [r for r in same if r["engine"] != "saliency" and sign * r[size] >= sign * delta]
-            second = {name_of(r) for r in others if "was not asked" not in r.get("notes", "")}
+            same, sign = (holds, 1) if status == "holds" else (fails, -1)
+            first = {decider(r) for r in same if r["engine"] == "saliency" and r[size] == delta}
+            others = {decider(r) for r in same if r["engine"] != "saliency" and sign * r[size] >= sign * delta}
+            second = others - first - {"propagation"}
             for name in second:
                 by_engine[name] = by_engine.get(name, 0) + 1
+            questions += 1
             confirmed += bool(second)
-            alone += bool(others) and not second
+            violated += status == "violated"
             open_ += status == "holds" and not second
-    engines = ", ".join(f"{name} {count}" for name, count in sorted(by_engine.items()))
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(by_engine.items()))
     return (
-        f"Agreement: {confirmed} of the {questions} questions (region and δ) that our engine decided have the same "
-        f"verdict from a second engine ({engines or 'none'}), a HOLDS counted for smaller δ too and a VIOLATED for "
-        f"larger ones. Contradictions: {contradictions}. Every VIOLATED ({violated}) was replayed on the original "
-        f"network in exact arithmetic. HOLDS without a second engine: {open_}, of which {alone} where propagation "
-        "leaves the other engine nothing to ask."
+        f"Agreement: {confirmed} of the {questions} questions (region and δ) with a verdict have the same one from a "
+        f"second engine ({counts or 'none'}), a HOLDS counted for smaller δ too and a VIOLATED for larger ones. "
+        f"Contradictions: {contradictions}. Every VIOLATED ({violated}) was replayed on the original network in exact "
+        f"arithmetic. HOLDS without a second engine: {open_}."
     )
 
 

@@ -22,7 +22,7 @@ class Options:
         prepass: whether the counterexample search runs before the engines.
         bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
         propagate: for conditions on the gradient: whether the encodings use the phases and bounds that propagation
-            in both directions finds for witnesses (`verifier.engines.saliency.hints`).
+            in both directions finds for witnesses, and ask in parts (`verifier.engines.saliency.hints`).
         threads: threads that one engine may use.
         seed: seed of everything random.
         compare: for several engines: let all finish and compare, instead of stopping at the first answer.

@@ -47,7 +47,7 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
     group.add_argument(
-        "--propagate", action="store_true", help="saliency: give solvers the phases that propagation fixes"
+        "--propagate", action="store_true", help="saliency: give solvers the phases and bounds that propagation finds"
     )
     group.add_argument("--no-prepass", action="store_true", help="leave out the counterexample search")
     group.add_argument("--compare", action="store_true", help="let all engines finish and compare their answers")
