@@ -85,8 +85,9 @@ class Expressions:
 
     def variable(self, row: int) -> int:
         """The variable that an expression is, or -1 if it is none."""
-        columns, coefficients, constant = self.terms(row)
-        return columns[0] if constant == 0.0 and coefficients == (1.0,) else -1
+        start, end = self.matrix.indptr[row], self.matrix.indptr[row + 1]
+        plain = end - start == 1 and self.matrix.data[start] == 1.0 and self.constant[row] == 0.0
+        return int(self.matrix.indices[start]) if plain else -1
 
     def widened(self, size: int) -> sp.csr_array:
         """The matrix with this many columns."""

@@ -70,7 +70,7 @@ class Part:
     """One of the questions that a query on the gradient falls into, with what is known about its witnesses.
 
     Attributes:
-        query: the query with one of its cases.
+        query: the query with some of its cases.
         values, gradients: bounds on every node's value and on the gradient with respect to it.
         gradient: the same for the input's gradient, flattened, with the bounds that the query asks for.
         known: phases, see `verifier.encodings.network.encode_forward`.
@@ -98,7 +98,7 @@ def asked_gradient(asked: GradientBox, known: Bound) -> Bound:
 
 
 def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Part]:
-    """The cases of a query on the gradient; with propagation, those that it leaves."""
+    """A query on the gradient with its bounds, as one question; with propagation, none if that refutes it."""
     method = _method(options, exact)
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
     if options.propagate:
@@ -108,14 +108,13 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
         if parts is not None:
             return parts
     gradients = gradient_bounds(query.network, query.box, gradient.output, values, method)  # type: ignore[arg-type]
-    asked = asked_gradient(gradient, gradients[query.network.input])
-    return [Part(replace(query, cases=(case,)), values, gradients, asked) for case in query.cases]
+    return [Part(query, values, gradients, asked_gradient(gradient, gradients[query.network.input]))]
 
 
 def decide(
     query: Query, options: Options, deadline: Deadline, ask: Ask, *, exact: bool, relax: float = 0.0
 ) -> EngineResult:
-    """Decide a query by its encoding, or, if it speaks of the gradient, by one encoding for each of its cases.
+    """Decide a query by its encoding, or, with propagation, by those of the parts that it falls into.
 
     Args:
         exact, relax: see `bounded_encoding`.

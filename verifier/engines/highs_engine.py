@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from verifier.encodings.highs import highs_program
 from verifier.encodings.milp import MixedInteger, mixed_integer
-from verifier.encodings.model import Atom
+from verifier.encodings.model import Atom, Indices
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
@@ -82,13 +83,14 @@ class HighsEngine(Engine):
             "rows": program.model.row_count,
             "regions excluded": 0,
         }
+        if encoding.cases is not None and query.gradient is not None:
+            indicators = program.indicators[id(twin[id(encoding.cases)])]
+            if not _some_case_left(solver, indicators, program.model.binary, deadline):
+                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
         for _ in range(ROUNDS):
             if deadline.passed:
                 return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
-            if deadline.left < float("inf"):
-                # HiGHS counts its own run time across calls
-                solver.setOptionValue("time_limit", solver.getRunTime() + deadline.left)
-            solver.run()
+            _run(solver, deadline)
             status = solver.getModelStatus().name
             figures["nodes"] = max(0, int(solver.getInfo().mip_node_count))
             answer = self.answer(status)
@@ -145,3 +147,49 @@ class HighsEngine(Engine):
         """Forbid the phases by which the region of a solution was refuted in exact arithmetic."""
         columns, weights = np.array(cut.columns, dtype=np.int32), np.array(cut.coefficients)
         solver.addRow(cut.lower, cut.upper, len(columns), columns, weights)
+
+
+def _run(solver: Any, deadline: Deadline) -> None:
+    if deadline.left < float("inf"):
+        # HiGHS counts its own run time across calls
+        solver.setOptionValue("time_limit", solver.getRunTime() + deadline.left)
+    solver.run()
+
+
+def _some_case_left(solver: Any, indicators: Indices, binary: npt.NDArray[np.bool_], deadline: Deadline) -> bool:
+    """Forbid the cases that the linear relaxation refutes one by one; whether any is left.
+
+    The relaxation of the whole disjunction is far weaker than that of each of its cases.
+    """
+    import highspy
+
+    kinds, binaries = highspy.HighsVarType, np.flatnonzero(binary).astype(np.int32)
+
+    def declare(kind: Any) -> None:
+        solver.changeColsIntegrality(len(binaries), binaries, np.array([kind] * len(binaries)))
+
+    # two cases share one indicator, which is 1 for the second of them
+    choices = (
+        [(int(c), 1.0) for c in indicators] if len(indicators) > 1 else [(int(indicators[0]), v) for v in (0.0, 1.0)]
+    )
+    declare(kinds.kContinuous)
+    possible = {column: (0.0, 1.0) for column, _ in choices}
+    left = 0
+    for column, value in choices:
+        if deadline.passed:
+            left += 1
+            continue
+        solver.changeColBounds(column, value, value)
+        _run(solver, deadline)
+        refuted = solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible
+        if refuted:
+            low, high = possible[column]
+            possible[column] = (low, 0.0) if value else (1.0, high)
+        left += not refuted
+        solver.changeColBounds(column, 0.0, 1.0)
+    if not left:
+        return False
+    for column, (low, high) in possible.items():
+        solver.changeColBounds(column, low, high)
+    declare(kinds.kInteger)
+    return True

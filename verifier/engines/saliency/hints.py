@@ -26,13 +26,13 @@ from verifier.network.operators import Array
 from verifier.properties.query import Query
 
 FEW = 8
-"""Up to so many unknown phases before the last layer are split at once: what is left is a question about the last."""
+"""Up to so many unknown phases before the last layer are all split: what is left is a question about the last."""
 SPLIT = 3
-"""So many phases are split at a time in a part that a solver did not decide."""
+"""So many are split at a time, of more."""
 
 
 def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
-    """Questions that together are the query, each with its bounds; none: propagation proves that there is no witness.
+    """The query with what propagation finds, to be divided as needed; none: it proves that there is no witness.
 
     Args:
         values: bounds over the box, by node name.
@@ -48,10 +48,7 @@ def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
     if not _propagated(problem, root, 0):
         return []
     gradients = gradient_bounds(query.network, query.box, query.gradient.output, values)
-    splitter = _Splitter(problem, values, gradients)
-    if _earlier_unknown(root) <= FEW:
-        return splitter.by_phases(root, FEW)
-    return splitter.by_case(root)
+    return [_Splitter(problem, values, gradients).part(root)]
 
 
 def _propagated(problem: Problem, state: State, start: int) -> bool:
@@ -110,11 +107,11 @@ class _Splitter:
         return parts
 
     def split(self, state: State) -> list[Part]:
-        """Smaller parts of a state: by phase while few are unknown before the last layer, else by case."""
+        """Smaller parts of a state: by phases where few are unknown before the last layer, else by case."""
         earlier = _earlier_unknown(state)
         if len(state.cases) > 1 and not 0 < earlier <= FEW:
             return self.by_case(state)
-        return self.by_phases(state, SPLIT)
+        return self.by_phases(state, FEW if earlier <= FEW else SPLIT)
 
     def _readers(self, r: int) -> list[dict[int, Matrix]]:
         form = self.problem.form
