@@ -141,7 +141,7 @@ class Lagrangian:
             self._buffer("x", self.n, count),
         )
         gradient, more = self._buffer("gradient", m + self.rows, count), self._buffer("more", self.outer, count)
-        mean = np.zeros((m, count), dtype=np.float32)
+        mean = np.zeros((m, int(fixed.sum())), dtype=np.float32)
         for k in range(steps):
             np.matmul(by_a_t, v[m:middle], out=alpha)
             np.matmul(by_d_t, v[m:], out=kappa)
@@ -157,7 +157,7 @@ class Lagrangian:
             gradient[m:middle] += more
             np.matmul(by_y[m:], y, out=more)
             gradient[m:middle] += more
-            mean += (passing - mean) * np.float32(0.05 if k else 1.0)
+            mean += (passing[:, : mean.shape[1]] - mean) * np.float32(0.05 if k else 1.0)
             columns.steps += 1
             n = columns.steps
             corrections = 1 / (1 - kernels.FIRST**n), 1 / (1 - kernels.SECOND**n)

@@ -23,8 +23,8 @@ BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97
 """Steps between proofs in tightening, most and fewest of them, and the factor on the mean width that does not pay."""
 TRIAL = 25
 """Steps of a branching on trial."""
-TIGHTEN, BRANCHING = (0.2, 0.985), (0.05, 0.95)
-"""Length of the first step, and factor from each to the next."""
+TIGHTEN, LATER, BRANCHING = (0.2, 0.99), (0.1, 0.993), (0.05, 0.95)
+"""Length of the first step, and factor from each to the next: in a leaf, in its parts, in a branching on trial."""
 CANDIDATES = 4
 """Branchings tried at a subproblem."""
 FEW = 6
@@ -107,7 +107,7 @@ class LeafSearch:
             allowed=self._allow(part.cases, len(place)),
         )
         for block in range(BLOCKS):
-            mean = self.lagrangian.ascend(columns, part.low, part.high, BLOCK, *TIGHTEN)
+            mean = self.lagrangian.ascend(columns, part.low, part.high, BLOCK, *(LATER if part.depth else TIGHTEN))
             proof = self.lagrangian.prove(columns, part.low, part.high)
             bounds, count = proof.bounds, len(part.cases)
             part.of_cases, part.of_neurons[:, place] = columns.multipliers[:, :count], columns.multipliers[:, count:]
@@ -131,12 +131,12 @@ class LeafSearch:
             before, width = width, float((part.high - part.low)[free].sum())
             if not free.any() or deadline.passed:
                 break
+            if block >= LEAST_BLOCKS and width > ENOUGH * before:
+                break
             if not kept.all():
                 columns.keep(kept)
                 place = place[kept[count:]]
                 columns.allowed = self._allow(part.cases, len(place))
-            elif block >= LEAST_BLOCKS and width > ENOUGH * before:
-                break
             columns.phases[:] = part.phases[:, None]
         return score
 
