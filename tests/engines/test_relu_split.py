@@ -86,6 +86,26 @@ def test_the_form_is_the_network_and_its_bounds_contain_all_samples(bounder: Bou
             assert (value[block.count :] >= 0).all()
 
 
+@pytest.mark.parametrize("output", ["relu", "pool"])
+def test_relus_before_a_maxpool_come_after_it(output: str) -> None:
+    rng = np.random.default_rng(5)
+    builder = NetworkBuilder((1, 7, 7))
+    builder.add(Conv(rng.normal(size=(2, 1, 3, 3)), rng.normal(size=2)))
+    hidden = builder.add(relu())
+    pooled = builder.add(MaxPool((3, 3), (2, 2), (1, 1, 1, 1)))
+    network = builder.build(hidden if output == "relu" else pooled)
+    box = Box.around(rng.random(49), 0.3)
+    form = OpenForm(network, box, UnitBounder(1))
+    x = box.sample(300, rng)
+    z = values(form, x)
+    assert np.allclose(z[-1].T, network.forward(x.reshape(-1, 1, 7, 7)).reshape(len(x), -1))
+    for block, value in zip(form.blocks[1:], z[1:], strict=False):
+        assert (value[: block.count] >= block.z_low[:, None]).all()
+        assert (value[: block.count] <= block.z_high[:, None]).all()
+    if output == "pool":
+        assert len(form.blocks[-1].units) <= 18  # the ReLUs, one for each window
+
+
 def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     rng = np.random.default_rng(1)
     better = 0

@@ -6,7 +6,9 @@ becomes blocks of ReLUs with sparse or dense matrices between them,
     z_k = d_k + Σ_{s < k} M_ks v_s,     v_s = relu(z_s)  (v_0 = x),
 
 whatever the operators were: convolutions, sums and reshapes are folded into the M_ks, MaxPool is a tournament of
-``max(a, b) = b + relu(a - b)``, and any elementwise function is a combination of shifted ReLUs.
+``max(a, b) = b + relu(a - b)``, with the ReLUs before it moved behind it (``max(relu(a), relu(b)) =
+relu(max(a, b))``: fewer units, and differences of what is affine in the input are bounded exactly), and any
+elementwise function is a combination of shifted ReLUs.
 
 **Rounding** (float64; γ_k = k u / (1 - k u) as in `verifier.bounds.crown_rounding`). Every step of a backward pass turns
 computed coefficients into other computed coefficients, and is off by at most a local error times values that are
@@ -145,9 +147,19 @@ class OpenForm:
         self.units = 0
         values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
         readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
+        late = {n.name for n in network.nodes if readers[n.name] == 1 and _is_relu(n)} - {network.output}
+        late &= {n.inputs[0] for n in network.nodes if isinstance(n.operator, MaxPool)}
+        """ReLUs that only a MaxPool reads; they come after it, for there they are fewer."""
         for node in network.nodes[1:]:
             inputs = [values[i] for i in node.inputs]
-            values[node.name] = self._value(network, node, inputs)
+            if node.name in late:
+                values[node.name] = inputs[0]
+            elif isinstance(node.operator, MaxPool):
+                windows, after = node.operator.windows(network[node.inputs[0]].shape), node.inputs[0] in late
+                winners = self._tournament(inputs[0], windows, after)
+                values[node.name] = self._relu(winners) if after else winners
+            else:
+                values[node.name] = self._value(network, node, inputs)
             for i in set(node.inputs):
                 readers[i] -= 1
                 if not readers[i]:
@@ -166,8 +178,6 @@ class OpenForm:
             if constant is not None:
                 total = total.shifted(np.broadcast_to(constant, node.shape).reshape(-1))
             return total
-        if isinstance(operator, MaxPool):
-            return self._tournament(inputs[0], operator.windows(network[node.inputs[0]].shape))
         assert isinstance(operator, PiecewiseLinear)
         if operator.is_relu:
             return self._relu(inputs[0])
@@ -183,11 +193,14 @@ class OpenForm:
         # pieces need not meet exactly: what the form is off by counts as rounding
         return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma, total.length)
 
-    def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64]) -> Affine:
+    def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64], positive: bool) -> Affine:
+        """The maxima over windows of entries; with ``positive`` they count only where they are above zero."""
         low, high = self.interval(entries)
         lows = np.where(windows >= 0, low[windows], -np.inf)
         highs = np.where(windows >= 0, high[windows], -np.inf)
         possible = (highs >= lows.max(axis=1, keepdims=True)) & (windows >= 0)
+        if positive:  # one entry of each window stays, whatever it is
+            possible &= (highs > 0) | (np.arange(windows.shape[1]) == highs.argmax(axis=1)[:, None])
         players = [w[p] for w, p in zip(windows, possible, strict=True)]
         pool = entries.take(np.concatenate(players))
         ends = np.cumsum([0] + [len(p) for p in players])
@@ -317,6 +330,10 @@ class OpenForm:
         if not (np.sum(sizes, axis=0) + value.weight < LARGEST).all():
             raise InputError("the numbers of the condition are too large for bounds in float64")
         return Start({s: m.toarray().T.copy() for s, m in value.terms.items()}, value.constant, self.cost(value))
+
+
+def _is_relu(node: Node) -> bool:
+    return isinstance(node.operator, PiecewiseLinear) and node.operator.is_relu
 
 
 def _terms(network: Network, node: Node) -> int:
