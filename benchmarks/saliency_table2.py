@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     network = verifier.load(data_folder() / "vnncomp" / "mnist_fc" / "onnx" / "mnist-net_256x2.onnx.gz")
     done = {_key(r) for r in journal() if r["set"] == "table2" and settled(r, args.timeout)}
     for delta in map(float, args.deltas.split(",")):
-        for image, epsilon in REGIONS[: args.regions]:
+        for image, epsilon in _regions(args.regions):
             for engine in args.engines.split(","):
                 record = {"set": "table2", "engine": engine, "image": image, "epsilon": epsilon, "delta": delta}
                 record |= {"prepass": not args.no_prepass, "propagate": args.propagate, "limit": args.timeout}
@@ -30,6 +30,12 @@ def run(args: argparse.Namespace) -> None:
                     engine=engine, timeout=args.timeout, prepass=not args.no_prepass, propagate=args.propagate
                 )
                 ask(record, region_query(network, image, epsilon, delta), options)
+
+
+def _regions(names: str) -> list[tuple[int, str]]:
+    """The regions that are named, all if none is."""
+    asked = names.split(",") if names else [f"{image}/{epsilon}" for image, epsilon in REGIONS]
+    return [(image, epsilon) for image, epsilon in REGIONS if f"{image}/{epsilon}" in asked]
 
 
 def _key(record: dict[str, Any]) -> tuple[object, ...]:
@@ -67,7 +73,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("table2")
     parser.add_argument("--engines", default="saliency")
     parser.add_argument("--deltas", default=",".join(f"{d:g}" for d in DELTAS))
-    parser.add_argument("--regions", type=int, default=len(REGIONS), help="only the first of the regions")
+    parser.add_argument("--regions", default="", help="only these, say 1/0.03,4/0.05 (image/ε)")
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--no-prepass", action="store_true")
     parser.add_argument("--propagate", action="store_true", help="solvers get the phases that propagation fixes")
