@@ -18,8 +18,12 @@ from verifier.network.operators import Array
 from verifier.search.attack import Margins, pgd
 from verifier.search.replay import first_confirmed
 
-BATCH, STEPS, PATIENCE = 48, 60, 3
-"""Points and steps of one descent, and after how many of them without progress the search ends."""
+BATCH, STEPS = 48, 60
+"""Points and steps of one descent."""
+PATIENCE, IMPATIENCE = 3, 1
+"""After how many descents without progress the search ends, where proofs are hard and where they are not."""
+NEAR, FAR = 3.0, 20.0
+"""Distances, in radii of the map's box: above the one a descent is no progress, above the other it ends half-way."""
 SOFT, SHARP = 2.0, 0.02
 """τ at the first and the last step, in multiples of a preactivation's spread over the box's corners."""
 PROGRESS = 0.98
@@ -53,14 +57,15 @@ class MapAttack:
         corners = np.where(self.rng.random((CORNERS, box.size)) < 0.5, box.lower, box.upper)
         self.spread = [z.std(axis=0) + 1e-12 for z in problem.form.preactivations(corners)]
 
-    def run(self, known: Array, deadline: Deadline) -> Array | None:
+    def run(self, known: Array, deadline: Deadline, patience: int = PATIENCE) -> Array | None:
         """Descents from points around known ones until a witness is met, the deadline passes, or they lead no further.
 
         Args:
             known: ``(k, n)``: inputs that meet all but the condition on the map.
+            patience: descents without progress after which the search ends.
         """
         query, idle = self.problem.query, 0
-        while not deadline.passed and idle < PATIENCE:
+        while not deadline.passed and idle < patience:
             x = np.repeat(known, -(-BATCH // len(known)), axis=0)[:BATCH]
             mixed = self.rng.random(x.shape) < self.rng.uniform(0, 0.6, size=(len(x), 1))
             mixed[: len(known)] = False
@@ -79,7 +84,7 @@ class MapAttack:
             witness, x, size = self._descend(x[met], cases[met], deadline)
             if witness is not None:
                 return witness
-            if self.distance < PROGRESS * before:
+            if self.distance < min(PROGRESS * before, NEAR):
                 idle = 0
             reached = np.flatnonzero(np.isfinite(size))
             if len(reached):
@@ -97,7 +102,7 @@ class MapAttack:
         best, place = np.full(len(x), np.inf), x.copy()
         velocity = np.zeros_like(x)
         for step in range(STEPS):
-            if deadline.passed:
+            if deadline.passed or (step == STEPS // 2 and best.min() > FAR):
                 break
             share = step / (STEPS - 1)
             size, slope = self._map_slope(x, SOFT * (SHARP / SOFT) ** share)

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import ClassVar
 
 from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
-from verifier.engines.saliency.attack import MapAttack
+from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
@@ -105,7 +105,9 @@ class SaliencyEngine(Engine):
                 met = result.x
         most, found = thorough_seconds(query.network), None
         if met is not None:
-            found = MapAttack(search.problem, options.seed).run(met[None], Deadline.after(min(most, deadline.left)))
+            patience = PATIENCE if query.network.neurons > LARGE else IMPATIENCE
+            within = Deadline.after(min(most, deadline.left))
+            found = MapAttack(search.problem, options.seed).run(met[None], within, patience)
         if found is None and options.prepass and (met is None or query.condition is not None):
             found = find_witness(query, deadline, options.seed + 1, listener, most)
         return None if found is None else EngineResult(answer=Answer.SAT, x=found)
