@@ -36,6 +36,12 @@ class Statistics:
     open_leaves: int = 0
     first_unknown: list[int] = field(default_factory=list)
 
+    def add(self, other: Statistics) -> None:
+        """Count what another part of the search did."""
+        for name in ("nodes", "programs", "iterations", "doubtful", "by_propagation", "open_leaves"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.deepest = max(self.deepest, other.deepest)
+
     def as_dict(self) -> dict[str, float | int | str]:
         """For an engine's result."""
         return {
@@ -47,8 +53,8 @@ class Statistics:
         }
 
 
-Child = tuple[State, int]
-"""A subproblem and the first layer whose preactivation bounds may have changed."""
+Child = tuple[State, int | None]
+"""A subproblem and the first layer whose preactivation bounds may have changed; None: it is tightened already."""
 
 
 class Search:
@@ -62,43 +68,42 @@ class Search:
         self.statistics = Statistics()
         self.finder = WitnessFinder(problem)
         self.timed_out = False
-        self._stack: list[Child] = []
-        self._root_done = False
+        self.stack: list[Child] = []
         self._costs: dict[int, PseudoCosts] = {}
         self._small = sum(problem.form.sizes) <= SMALL
 
     @property
     def complete(self) -> bool:
         """Whether every subproblem was closed."""
-        return not self.timed_out and self.statistics.open_leaves == 0
+        return not self.stack and not self.timed_out and self.statistics.open_leaves == 0
 
     def refuted_at_root(self) -> bool:
         """Whether propagation alone refutes the query; if not, `run` starts from what it found."""
         root = State.root(self.problem)
-        self._stack = [(root, 0)] if self._propagate(root, 0) else []
-        if self._stack:
+        self.stack = [(root, None)] if self._propagate(root, 0) else []
+        if self.stack:
             self.statistics.first_unknown = [int((p == 0).sum()) for p in root.phase]
-        self._root_done = True
-        return not self._stack
+        return not self.stack
 
     def run(self) -> Array | None:
-        """Search the whole tree until a witness, the end, or the deadline."""
-        if not self._root_done and self.refuted_at_root():
-            return None
-        fresh = False
-        while self._stack:
+        """Search the tree below the root until a witness, the end, or the deadline."""
+        while self.stack:
             if self.deadline.passed:
                 self.timed_out = True
                 return None
-            state, start = self._stack.pop()
-            if fresh and not self._propagate(state, start):
-                continue
-            fresh = True
-            found, children = self._expand(state)
+            found = self.step()
             if found is not None:
                 return found
-            self._stack += children
         return None
+
+    def step(self) -> Array | None:
+        """Close the last subproblem on the stack, or put its parts in its place; a witness if one is met."""
+        state, start = self.stack.pop()
+        if start is not None and not self._propagate(state, start):
+            return None
+        found, children = self._expand(state)
+        self.stack += children
+        return found
 
     def _propagate(self, state: State, start: int) -> bool:
         """Tighten a state; False if that refutes it."""
@@ -234,7 +239,7 @@ class Search:
     @staticmethod
     def _by_case(state: State) -> list[Child]:
         """One subproblem per case of the disjunction."""
-        children = []
+        children: list[Child] = []
         for case in state.cases:
             child = state.copy()
             child.cases = (case,)
@@ -243,7 +248,7 @@ class Search:
 
     def _children(self, state: State, r: int, neuron: int, first: int) -> list[Child]:
         """Both phases; the preferred one is searched first (last in the list)."""
-        children = []
+        children: list[Child] = []
         for phase in (-first, first):
             child = state.copy()
             child.depth += 1

@@ -13,6 +13,7 @@ from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
+from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.maps import NAMES as MAPS
 from verifier.properties.query import Query
@@ -64,7 +65,7 @@ class SaliencyEngine(Engine):
             label = self._without_gradient(query, search, options, deadline, listener, SHARE)
         if label is not None:
             return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
-        witness = None if refuted else search.run()
+        witness = None if refuted else self._search(query, search, options.threads)
         statistics = search.statistics.as_dict()
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
@@ -78,6 +79,14 @@ class SaliencyEngine(Engine):
             return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
         certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
+
+    @staticmethod
+    def _search(query: Query, search: Search, threads: int) -> Array | None:
+        if threads == 1 or query.network.neurons <= SMALL:
+            return search.run()
+        from verifier.engines.saliency.shared_tree import SharedTree  # imported here: few need it
+
+        return SharedTree(search, threads).run()
 
     @staticmethod
     def _without_gradient(
