@@ -117,7 +117,12 @@ def settled(record: dict[str, Any], timeout: float | None) -> bool:
 
 
 def image_rows(records: list[dict[str, Any]]) -> str:
-    """The table of what `ask_images` asked: a row for each network, ε and δ."""
+    """What `ask_images` asked: a table with a row for each network, and one with a row for each network, ε and δ."""
+    totals = []
+    for name in sorted({r["network"] for r in records}):
+        group = [r for r in records if r["network"] == name]
+        decided = sum(r["status"] in ("holds", "violated") for r in group)
+        totals.append((name, len({r["image"] for r in group}), len(group), decided, f"{decided / len(group):.0%}"))
 
     def kind(record: dict[str, Any]) -> tuple[str, float, float, float]:
         return record["network"], record["epsilon"], record["share"], record["limit"]
@@ -127,7 +132,12 @@ def image_rows(records: list[dict[str, Any]]) -> str:
         group = [r for r in records if kind(r) == (name, epsilon, share, limit)]
         cells = (*summary(group), max(r["peak_mb"] for r in group))
         rows.append((name, epsilon, f"{share:.0%}", f"{limit:g}", *cells))
-    return table(["network", "ε", "δ / max abs map", "limit s", *HEADER, "peak MB"], rows)
+    return "\n".join(
+        [
+            table(["network", "images", "queries", "decided", "share"], totals),
+            table(["network", "ε", "δ / max abs map", "limit s", *HEADER, "peak MB"], rows),
+        ]
+    )
 
 
 def journal() -> list[dict[str, Any]]:

@@ -24,10 +24,15 @@ def run(args: argparse.Namespace) -> None:
             for engine in args.engines.split(","):
                 record = {"set": "table2", "engine": engine, "image": image, "epsilon": epsilon, "delta": delta}
                 record |= {"prepass": not args.no_prepass, "propagate": args.propagate, "limit": args.timeout}
+                record["threads"] = args.threads
                 if _key(record) in done:
                     continue
                 options = Options(
-                    engine=engine, timeout=args.timeout, prepass=not args.no_prepass, propagate=args.propagate
+                    engine=engine,
+                    timeout=args.timeout,
+                    prepass=not args.no_prepass,
+                    propagate=args.propagate,
+                    threads=args.threads,
                 )
                 ask(record, region_query(network, image, epsilon, delta), options)
 
@@ -41,7 +46,7 @@ def _regions(names: str) -> list[tuple[int, str]]:
 def _key(record: dict[str, Any]) -> tuple[object, ...]:
     """What a question is, whatever the answer and the limit."""
     names = ("engine", "image", "epsilon", "delta", "prepass")
-    return (*(record[name] for name in names), record.get("propagate", False))
+    return (*(record[name] for name in names), record.get("propagate", False), record.get("threads", 1))
 
 
 def section(records: list[dict[str, Any]]) -> list[str]:
@@ -50,12 +55,14 @@ def section(records: list[dict[str, Any]]) -> list[str]:
 
     def kind(r: dict[str, Any]) -> tuple[Any, ...]:
         limit = r.get("limit", 60.0 if r["prepass"] else 40.0)
-        return r["engine"], r.get("propagate", False), r["prepass"], r["delta"], limit
+        return r["engine"], r.get("propagate", False), r["prepass"], r.get("threads", 1), r["delta"], limit
 
     rows = []
-    for engine, propagate, prepass, delta, limit in sorted({kind(r) for r in mine}):
-        group = [r for r in mine if kind(r) == (engine, propagate, prepass, delta, limit)]
-        rows.append((name_of(group[0]), "on" if prepass else "off", f"{delta:g}", f"{limit:g}", *summary(group)))
+    for key in sorted({kind(r) for r in mine}):
+        prepass, threads, delta, limit = key[2:]
+        group = [r for r in mine if kind(r) == key]
+        name = name_of(group[0]) + (f", {threads} threads" if threads > 1 else "")
+        rows.append((name, "on" if prepass else "off", f"{delta:g}", f"{limit:g}", *summary(group)))
     return [
         "## Regions with adversarial examples (256x2)\n",
         PAPER + "\n",
@@ -77,4 +84,5 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--no-prepass", action="store_true")
     parser.add_argument("--propagate", action="store_true", help="solvers get the phases that propagation fixes")
+    parser.add_argument("--threads", type=int, default=1, help="of an engine")
     parser.set_defaults(run=run)
