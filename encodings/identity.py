@@ -23,8 +23,8 @@ from verifier.encodings.network import ForwardPass
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
-ROUNDING = 1e-12
-"""The row's ends move outwards by this share of the sum of the magnitudes of its terms."""
+ROUNDING = 2.0**-51
+"""The row's ends move outwards by this share of the sum of its terms' magnitudes, once for each term: four roundings."""
 
 
 def add_identity(
@@ -74,5 +74,6 @@ def add_identity(
         size += float(np.abs(bias) @ np.abs(own.constant))
         terms += abs(own.widened(model.size)).T @ np.abs(bias)
     size += float((np.abs(row) + terms) @ np.maximum(np.abs(lower), np.abs(upper)))
-    slack = free + ROUNDING * size + relax
+    count = model.size + sum(node.size for node in network.nodes) + 8
+    slack = free + ROUNDING * count * (size + free) + relax
     model.add_rows(sp.csr_array(row[None]), np.array([constant - slack]), np.array([constant + slack]))
