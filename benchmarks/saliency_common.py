@@ -194,8 +194,8 @@ def agreement(records: list[dict[str, Any]], region: tuple[str, ...], size: str)
         for delta, status in {(r[size], r["status"]) for r in group if r["engine"] == "saliency"}:
             same, sign = (holds, 1) if status == "holds" else (fails, -1)
             first = {decider(r) for r in same if r["engine"] == "saliency" and r[size] == delta}
-            others = {decider(r) for r in same if r["engine"] != "saliency" and sign * r[size] >= sign * delta}
-            second = others - first - {"propagation"}
+            own = "saliency" if "saliency" in first else min(first)
+            second = {decider(r) for r in same if sign * r[size] >= sign * delta} - {own, "propagation"}
             for name in second:
                 by_engine[name] = by_engine.get(name, 0) + 1
             questions += 1
