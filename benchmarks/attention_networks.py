@@ -102,20 +102,22 @@ def module(name: str) -> Any:
     return nn.Sequential(*layers[:-1])
 
 
-def train(name: str, dataset: str, seed: int = 0) -> dict[str, Any]:
-    """Train one network with Adam (batches of 128, one-cycle learning rate) and store it."""
+def fit(net: Any, dataset: str, epochs: int, peak: float, clip: float | None = None) -> float:
+    """Train a torch module on a data set's training images by AdamW, batches of 128 and a one-cycle learning rate.
+
+    Args:
+        peak: the largest learning rate; clip: the largest norm of a step's gradient.
+
+    Returns:
+        the seconds it took.
+    """
     import torch
 
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
     x, y = images(dataset, "train")
-    inputs = torch.tensor(x[:, None], dtype=torch.float32)
-    labels = torch.tensor(y)
-    net = module(name)
-    epochs, batch = EPOCHS.get(name, 8), 128
-    steps = epochs * (len(inputs) // batch)
+    inputs, labels = torch.tensor(x[:, None], dtype=torch.float32), torch.tensor(y)
+    batch = 128
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-    peak = 2e-3 if name != "fnn-800" else 1.5e-3
+    steps = epochs * (len(inputs) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=steps)
     began = time.perf_counter()
     for _ in range(epochs):
@@ -125,19 +127,38 @@ def train(name: str, dataset: str, seed: int = 0) -> dict[str, Any]:
             loss = torch.nn.functional.cross_entropy(net(inputs[pick]), labels[pick])
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(net.parameters(), clip)
             optimizer.step()
             schedule.step()
-    seconds = time.perf_counter() - began
+    return time.perf_counter() - began
+
+
+def guesses(net: Any, dataset: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a torch module takes a data set's test images for, and their labels."""
+    import torch
+
+    x, y = images(dataset, "test")
+    with torch.no_grad():
+        return net(torch.tensor(x[:, None], dtype=torch.float32)).argmax(1).numpy(), y
+
+
+def train(name: str, dataset: str, seed: int = 0) -> dict[str, Any]:
+    """Train one network with Adam (batches of 128, one-cycle learning rate) and store it."""
+    import torch
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    net = module(name)
+    epochs = EPOCHS.get(name, 8)
+    seconds = fit(net, dataset, epochs, 2e-3 if name != "fnn-800" else 1.5e-3, clip=1.0)
     arrays = {}
     for k, m in enumerate([m for m in net if hasattr(m, "weight")]):
         arrays[f"w{k}"] = m.weight.detach().numpy().astype(np.float32)
         arrays[f"b{k}"] = m.bias.detach().numpy().astype(np.float32)
     FOLDER.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(FOLDER / f"{name}-{dataset}.npz", **arrays)
-    test_x, test_y = images(dataset, "test")
-    with torch.no_grad():
-        guess = net(torch.tensor(test_x[:, None], dtype=torch.float32)).argmax(1).numpy()
+    guess, test_y = guesses(net, dataset)
     record = {
         "network": name,
         "dataset": dataset,

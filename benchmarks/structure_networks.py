@@ -12,16 +12,14 @@ as ``benchmarks/networks/mnist-NAME.onnx``.
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import data_folder
+from attention_networks import fit, guesses
 
 FOLDER = Path(__file__).resolve().parent / "networks"
 NAMES = ("pool", "residual")
-EPOCHS, BATCH = 3, 128
+EPOCHS = 3
 
 
 def path(name: str) -> Path:
@@ -75,26 +73,10 @@ def train(name: str, seed: int = 0) -> dict[str, Any]:
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    with np.load(data_folder() / "mnist" / "mnist.npz") as data:
-        parts = [torch.tensor(data[f"x_{p}"][:, None] / 255.0, dtype=torch.float32) for p in ("train", "test")]
-        labels = [torch.tensor(data[f"y_{p}"].astype(np.int64)) for p in ("train", "test")]
     net = module(name)
-    steps = EPOCHS * (len(labels[0]) // BATCH)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    began = time.perf_counter()
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(labels[0]))
-        for i in range(0, len(order) - BATCH + 1, BATCH):
-            pick = order[i : i + BATCH]
-            loss = torch.nn.functional.cross_entropy(net(parts[0][pick]), labels[0][pick])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    seconds = time.perf_counter() - began
-    with torch.no_grad():
-        right = (net(parts[1]).argmax(1) == labels[1]).float().mean().item()
+    seconds = fit(net, "mnist", EPOCHS, 4e-3)
+    guess, labels = guesses(net, "mnist")
+    right = float((guess == labels).mean())
     network = verifier.load(net, input_shape=(1, 28, 28))
     verifier.write_onnx(network, path(name))
     return {"network": name, "seconds": round(seconds, 1), "accuracy": round(right, 4), "neurons": network.neurons}
