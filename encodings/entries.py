@@ -18,25 +18,33 @@ TOLERANCE = 1e-6
 """Pivots below this share of the first count as zero."""
 
 
+def independent_rows(matrix: Array, candidates: Indices) -> Indices:
+    """Rows that are most independent of each other: the pivots of a QR factorisation, then those of what is left.
+
+    Args:
+        candidates: the rows to choose from.
+    """
+    taken = [np.zeros(0, dtype=np.int64)]
+    for _ in range(ROUNDS):
+        if not len(candidates):
+            break
+        triangle, order = qr(matrix[candidates].T, mode="r", pivoting=True, check_finite=False)
+        pivots = np.abs(np.diag(triangle))
+        place = order[: np.count_nonzero(pivots > TOLERANCE * pivots[0])]
+        taken.append(candidates[place])
+        candidates = np.delete(candidates, place)
+    return np.concatenate(taken)
+
+
 def telling_entries(model: Model, gradient: Expressions, width: Array) -> Indices:
-    """Entries that are most independent of each other: the pivots of QR factorisations, in units of their bounds.
+    """Entries that are most independent of each other, in units of their bounds.
 
     Args:
         gradient: the entries as expressions over the model's variables.
         width: ``(n,)``: upper minus lower bound that the query puts on each entry; infinite where it is free.
     """
-    reach = model.upper - model.lower
-    columns = np.flatnonzero(abs(gradient.widened(model.size)).sum(axis=0) * reach > 0)
+    matrix, reach = gradient.widened(model.size), model.upper - model.lower
+    columns = np.flatnonzero(abs(matrix).sum(axis=0) * reach > 0)
     scale = reach[columns] / np.maximum(width, 1e-12)[:, None]
-    scaled = gradient.widened(model.size)[:, columns].toarray() * scale
-    rest = np.flatnonzero(np.abs(scaled).sum(axis=1) > 1)
-    taken = [np.zeros(0, dtype=np.int64)]
-    for _ in range(ROUNDS):
-        if not len(rest):
-            break
-        triangle, order = qr(scaled[rest].T, mode="r", pivoting=True, check_finite=False)
-        pivots = np.abs(np.diag(triangle))
-        place = order[: np.count_nonzero(pivots > TOLERANCE * pivots[0])]
-        taken.append(rest[place])
-        rest = np.delete(rest, place)
-    return np.sort(np.concatenate(taken))
+    scaled = matrix[:, columns].toarray() * scale
+    return np.sort(independent_rows(scaled, np.flatnonzero(np.abs(scaled).sum(axis=1) > 1)))

@@ -62,7 +62,7 @@ def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bo
 
 def _tighten(model: Model, expressions: Expressions, bound: Bound) -> None:
     """Valid bounds, for those expressions that are variables."""
-    columns = np.array([expressions.variable(k) for k in range(len(expressions))])
+    columns = expressions.variables()
     rows = np.flatnonzero(columns >= 0)
     model.tighten(columns[rows], bound.lower.reshape(-1)[rows], bound.upper.reshape(-1)[rows])
 
@@ -107,7 +107,7 @@ def _through_units(forward: ForwardPass, node: Node, dh: Expressions, bound: Bou
     free = np.array([u.disjunction is not None for u in units], dtype=bool) & ~zero
     slope = np.array([0.0 if u.disjunction is not None else u.phases[0].derivative for u in units])
     scaled = ~np.isin(slope, (-1.0, 0.0, 1.0)) & ~zero
-    plain = np.array([dh.variable(k) >= 0 for k in range(len(dh))], dtype=bool)
+    plain = dh.variables() >= 0
     constant = np.diff(dh.matrix.indptr) == 0
     switches = np.array([all(p.derivative in (0.0, 1.0, -1.0) for p in u.phases) for u in units], dtype=bool)
     needed = (free & ~plain & ~(constant & switches)) | (scaled & ~plain)
@@ -157,7 +157,7 @@ def _through_windows(
     model = forward.model
     windows = [w for w in forward.units[node.name] if isinstance(w, Window)]
     zero = (np.diff(dh.matrix.indptr) == 0) & (dh.constant == 0.0)
-    plain = np.array([dh.variable(k) >= 0 for k in range(len(dh))], dtype=bool)
+    plain = dh.variables() >= 0
     constant = np.diff(dh.matrix.indptr) == 0
     free = np.array([w.disjunction is not None for w in windows], dtype=bool) & ~zero
     # several windows may share a winner: what they pass back is added, so it must be plain variables

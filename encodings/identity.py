@@ -57,22 +57,24 @@ def add_identity(
     if not np.isfinite(free):
         return
     g = backward[network.input]
-    row = -(x0 @ g.widened(model.size))
+    matrix = g.widened(model.size)
+    row = -(x0 @ matrix)
     np.add.at(row, y, output)
     np.add.at(row, x, -middle)
     constant = float(x0 @ g.constant) - float(middle @ x0)
     size = float((np.abs(middle) + radius) @ (np.abs(x0) + reach) + np.abs(x0) @ np.abs(g.constant))
-    terms = abs(g.widened(model.size)).T @ np.abs(x0)  # their sum may have cancelled in the row
+    terms = abs(matrix).T @ np.abs(x0)  # their sum may have cancelled in the row
     for node in network.nodes:
         constants = node.operator.constant() if isinstance(node.operator, AffineOperator) else None
         if constants is None:
             continue
         bias = np.broadcast_to(constants, node.shape).astype(np.float64).reshape(-1)
         own = backward[node.name]
-        row -= bias @ own.widened(model.size)
+        matrix = own.widened(model.size)
+        row -= bias @ matrix
         constant += float(bias @ own.constant)
         size += float(np.abs(bias) @ np.abs(own.constant))
-        terms += abs(own.widened(model.size)).T @ np.abs(bias)
+        terms += abs(matrix).T @ np.abs(bias)
     size += float((np.abs(row) + terms) @ np.maximum(np.abs(lower), np.abs(upper)))
     count = model.size + sum(node.size for node in network.nodes) + 8
     slack = free + ROUNDING * count * (size + free) + relax

@@ -89,6 +89,10 @@ class Expressions:
         plain = end - start == 1 and self.matrix.data[start] == 1.0 and self.constant[row] == 0.0
         return int(self.matrix.indices[start]) if plain else -1
 
+    def variables(self) -> Indices:
+        """`variable` of every expression, ``(n,)``."""
+        return np.array([self.variable(k) for k in range(len(self))], dtype=np.int64)
+
     def widened(self, size: int) -> sp.csr_array:
         """The matrix with this many columns."""
         m = self.matrix

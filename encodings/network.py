@@ -211,7 +211,7 @@ def _elementwise(
     free = np.array([len(p) > 1 for p in options], dtype=bool)
     slope, intercept = (np.where(free, 0.0, [getattr(p[0], name) for p in options]) for name in ("slope", "intercept"))
     z = state.values[source]
-    plain = np.array([z.variable(k) >= 0 for k in range(len(z))], dtype=bool)
+    plain = z.variables() >= 0
     scaled = ~np.isin(slope, (-1.0, 0.0, 1.0)) | ((slope != 0) & (intercept != 0))
     z = state.values[source] = as_variables(
         model, z, state.bounds[source], np.flatnonzero((free | scaled | settled) & ~plain)

@@ -92,7 +92,6 @@ def encode(
     identity: Bound | None = None,
     entries: Indices | None = None,
     relax: float = 0.0,
-    relax_gradient: float = 0.0,
 ) -> Encoding:
     """Write a query into a new model.
 
@@ -107,9 +106,8 @@ def encode(
             redundant row (see `encodings.identity`); by default it is not.
         entries: if given, the gradient box is written for these entries and for the few that say most (see
             `encodings.entries`), and its bounds on the others are left out; by default it is written for all.
-        relax: the query's own rows are widened by this much, see `slack`: for solvers with tolerances, so that
-            a witness on a boundary is not lost; 0 for exact proofs.
-        relax_gradient: the same for the gradient box.
+        relax: the query's own rows and its gradient box are widened by this much, see `slack`: for solvers with
+            tolerances, so that a witness on a boundary is not lost; 0 for exact proofs.
     """
     model = Model()
     forward = encode_forward(
@@ -132,14 +130,14 @@ def encode(
             written = np.union1d(entries, telling)
             query = _without_other_entries(query, box, written)
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x, written)
-        margin = slack(relax_gradient, model.upper[g[written]] - model.lower[g[written]])
+        margin = slack(relax, model.upper[g[written]] - model.lower[g[written]])
         low, high = box.lower[written] - margin, box.upper[written] + margin
         model.tighten(g[written], low, high)
     if query.condition is not None and not query.condition.is_box:
         from verifier.encodings.similarity import encode_condition
 
         assert g is not None, "a condition on a map needs the gradient"
-        encode_condition(model, query.condition, g, relax_gradient)
+        encode_condition(model, query.condition, g, relax)
     output = query.network.output
     y = _distinct(model, forward.values[output], values[output], forward.x)
     if identity is not None and query.gradient is not None:

@@ -147,9 +147,9 @@ class OpenForm:
         self.units = 0
         values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
         readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
+        # ReLUs that only a MaxPool reads; they come after it, for there they are fewer
         late = {n.name for n in network.nodes if readers[n.name] == 1 and _is_relu(n)} - {network.output}
         late &= {n.inputs[0] for n in network.nodes if isinstance(n.operator, MaxPool)}
-        """ReLUs that only a MaxPool reads; they come after it, for there they are fewer."""
         for node in network.nodes[1:]:
             inputs = [values[i] for i in node.inputs]
             if node.name in late:

@@ -51,14 +51,14 @@ def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: floa
     Args:
         exact: whether the proof is to be exact; then a method without a proved rounding error is replaced
             by CROWN.
-        relax: see `verifier.encodings.query.encode`; for the query's rows and for its gradient box.
+        relax: see `verifier.encodings.query.encode`.
     """
     method = _method(options, exact)
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
-    return encode(query, values, gradients, relax=relax, relax_gradient=relax)
+    return encode(query, values, gradients, relax=relax)
 
 
 def _method(options: Options, exact: bool) -> str:
@@ -72,7 +72,6 @@ class Part:
     Attributes:
         query: the query with some of its cases.
         values, gradients: bounds on every node's value and on the gradient with respect to it.
-        gradient: the same for the input's gradient, flattened, with the bounds that the query asks for.
         known: phases, see `verifier.encodings.network.encode_forward`.
         split: the smaller questions that it falls into; None if it is not to be divided.
     """
@@ -80,9 +79,15 @@ class Part:
     query: Query
     values: NetworkBounds
     gradients: NetworkBounds
-    gradient: Bound
     known: Mapping[str, Indices] = field(default_factory=dict)
     split: Callable[[], list[Part]] | None = None
+
+    @property
+    def gradient(self) -> Bound:
+        """Bounds on the input's gradient, ``(n,)``, at every witness: those asked for, and those known."""
+        asked, known = self.query.gradient, self.gradients[self.query.network.input]
+        assert asked is not None
+        return Bound(known.lower.reshape(-1), known.upper.reshape(-1)).intersect(Bound(asked.lower, asked.upper))
 
     @property
     def few_entries(self) -> bool:
@@ -90,11 +95,6 @@ class Part:
         query = self.query
         boxed = query.condition is None or query.condition.is_box
         return boxed and all(conjunction.g_rows is None for conjunction in query.parts)
-
-
-def asked_gradient(asked: GradientBox, known: Bound) -> Bound:
-    """Bounds on the input's gradient at every witness: those asked for, and those known over the box."""
-    return Bound(known.lower.reshape(-1), known.upper.reshape(-1)).intersect(Bound(asked.lower, asked.upper))
 
 
 def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Part]:
@@ -108,7 +108,7 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
         if parts is not None:
             return parts
     gradients = gradient_bounds(query.network, query.box, gradient.output, values, method)  # type: ignore[arg-type]
-    return [Part(query, values, gradients, asked_gradient(gradient, gradients[query.network.input]))]
+    return [Part(query, values, gradients)]
 
 
 def decide(
@@ -167,7 +167,6 @@ def _decide_part(
             identity=part.gradient,
             entries=entries,
             relax=relax,
-            relax_gradient=relax,
         )
         result = _ask(encoding, deadline, ask, exact)
         if result.answer is not Answer.SAT or entries is None:

@@ -140,8 +140,8 @@ class MapAttack:
         z = form.preactivations(x)
         hard = [(v > 0).astype(np.float64) for v in z]
         soft = [1 / (1 + np.exp(-np.clip(v / (softness * u), -60, 60))) for v, u in zip(z, self.spread, strict=True)]
-        size = np.abs((self._backward(hard)[INPUT] - self.center) / self.radius).max(axis=1)
-        h = self._backward(soft)
+        size = np.abs((self.problem.gradients(hard)[INPUT] - self.center) / self.radius).max(axis=1)
+        h = self.problem.gradients(soft)
         off = (h[INPUT] - self.center) / self.radius
         largest = np.abs(off).max(axis=1, keepdims=True)
         weight = np.sign(off) * np.abs(off / np.maximum(largest, 1e-300)) ** (POWER - 1) / self.radius
@@ -160,16 +160,6 @@ class MapAttack:
                 else:
                     pull[s] = pull[s] + part * hard[s]
         return size, slope
-
-    def _backward(self, phases: list[Array]) -> dict[int, Array]:
-        """h of every layer, and of the input, under (soft) phases."""
-        layers = self.problem.form.layers
-        h = {s: np.repeat(v[None], len(phases[0]), axis=0) for s, v in self.problem.seed.items()}
-        for r in reversed(range(len(layers))):
-            v = h[r] * phases[r]
-            for s, m in layers[r].matrices.items():
-                h[s] = h[s] + (m.T @ v.T).T
-        return h
 
 
 def _unit(direction: Array) -> Array:

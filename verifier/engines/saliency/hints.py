@@ -17,7 +17,7 @@ from verifier.bounds import gradient_bounds
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.encodings.model import Indices
 from verifier.encodings.network import UNKNOWN
-from verifier.engines.encoded import Part, asked_gradient
+from verifier.engines.encoded import Part
 from verifier.engines.saliency.form import Matrix
 from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
@@ -121,7 +121,6 @@ class _Splitter:
     def part(self, state: State) -> Part:
         """What a state says of the network's nodes."""
         query, form = self.problem.query, self.problem.form
-        assert query.gradient is not None
         network = query.network
         values, gradients = dict(self.values), dict(self.gradients)
         known: dict[str, Indices] = {}
@@ -143,7 +142,6 @@ class _Splitter:
             query=replace(query, cases=tuple(query.cases[case] for case in state.cases)),
             values=NetworkBounds(values, self.values.method),
             gradients=NetworkBounds(gradients, self.gradients.method),
-            gradient=asked_gradient(query.gradient, gradients[network.input]),
             known=known,
             split=partial(self.split, state) if divisible else None,
         )

@@ -20,17 +20,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import qr
 
+from verifier.encodings.entries import independent_rows
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import UNIT, Problem, State
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
 
-MOST_ENTRIES, ENTRY_ROUNDS = 200, 2
-"""Entries of the gradient map among which rows are chosen, and how often a basis of them is."""
-RANK_TOLERANCE = 1e-6
-"""Pivots below this share of the first count as zero."""
+MOST_ENTRIES = 200
+"""Entries of the gradient map among which rows are chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +180,7 @@ class _Rows:
         """Rows for a few entries of the gradient map.
 
         The intervals of v (see `gradients`) are the hull of what all entries say together. Of the entries that the
-        free phases can move out of their intervals, those are taken that are most independent of each other: the
-        pivots of a QR factorisation, as often as `ENTRY_ROUNDS`.
+        free phases can move out of their intervals, those are taken that are most independent of each other.
         """
         problem, gradient = self.problem, self.problem.query.gradient
         assert gradient is not None
@@ -196,17 +193,7 @@ class _Rows:
         scaled = matrix[:, free] / np.maximum(gradient.upper - gradient.lower, 1e-12)[:, None]
         excess = np.abs(scaled).sum(axis=1)
         rest = np.argsort(-excess)[:MOST_ENTRIES]
-        rest = rest[excess[rest] > 1]
-        taken = [np.zeros(0, dtype=np.int64)]
-        for _ in range(ENTRY_ROUNDS):
-            if not len(rest):
-                break
-            triangle, order = qr(scaled[rest].T, mode="r", pivoting=True, check_finite=False)
-            pivots = np.abs(np.diag(triangle))
-            place = order[: np.count_nonzero(pivots > RANK_TOLERANCE * pivots[0])]
-            taken.append(rest[place])
-            rest = np.delete(rest, place)
-        chosen = np.concatenate(taken)
+        chosen = independent_rows(scaled, rest[excess[rest] > 1])
         pad = 2 * problem.gradient_padding[INPUT][chosen]
         low, high = gradient.lower[chosen] - pad, gradient.upper[chosen] + pad
         self.add(low - constant[chosen], high - constant[chosen], None, matrix[chosen], None)

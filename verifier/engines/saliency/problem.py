@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -123,6 +124,19 @@ class Problem:
             for s, m in self.form.layers[r].sizes.items():
                 magnitude[s] = magnitude[s] + m.T @ magnitude[r]
         return {s: UNIT * self.terms * m for s, m in magnitude.items()}
+
+    def gradients(self, phases: Sequence[Array]) -> dict[int, Array]:
+        """h of every layer, and of the input, ``(N, neurons)``, or ``(1, neurons)`` where no phase matters.
+
+        Args:
+            phases: for every layer ``(N, neurons)``: 1 where a unit is on, 0 where it is off, or between.
+        """
+        h = {s: v[None] for s, v in self.seed.items()}
+        for r in reversed(range(len(phases))):
+            v = h[r] * phases[r]
+            for s, m in self.form.layers[r].matrices.items():
+                h[s] = h[s] + (m.T @ v.T).T
+        return h
 
 
 class Tuning(NamedTuple):

@@ -63,13 +63,7 @@ class WitnessFinder:
 
     def gradient(self, pattern: Pattern) -> Array:
         """The gradient on a pattern's region, in float64."""
-        problem = self.problem
-        h = {s: v.copy() for s, v in problem.seed.items()}
-        for r in reversed(range(len(pattern))):
-            v = h[r] * pattern[r]
-            for s, m in problem.form.layers[r].matrices.items():
-                h[s] += m.T @ v
-        return h[INPUT]
+        return self.problem.gradients([phase[None] for phase in pattern])[INPUT][0]
 
     def _deepest(self, pattern: Pattern, case: Conjunction, g: Array | None, seconds: float) -> Array | None:
         """The point of the region ∩ case with the largest slack in all rows, by one LP over x."""
