@@ -15,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "corpus")
 from common import RESULTS, machine, table
 from corpus_cases import COUNT, cases
 
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
 from verifier.engines.registry import ENGINES, get
 from verifier.errors import EngineError
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.search.replay import replay
 

@@ -17,6 +17,11 @@ settings.load_profile("verifier")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many random cases each edge kind gets; a nightly run asks for thousands."""
+    parser.addoption("--edge-cases", type=int, default=200, help="random cases per edge kind (200)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compile all kernels before several workers start, which would each compile them."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):

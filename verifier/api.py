@@ -11,10 +11,11 @@ from typing import Any
 
 from verifier import compiled
 from verifier.engines import registry
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import EngineError, InputError
 from verifier.events import Listener, Note, StageStarted, ignore
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query

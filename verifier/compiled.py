@@ -118,8 +118,8 @@ def _regions() -> None:
 
 def _native() -> None:
     from verifier.api import verify
-    from verifier.engines.base import Deadline
     from verifier.engines.native import NativeEngine
+    from verifier.limits import Deadline
     from verifier.network.graph import NetworkBuilder, feedforward
     from verifier.network.operators import Conv, Dense, Reshape
     from verifier.network.piecewise import leaky_relu, relu

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from verifier.engines.base import Deadline
 from verifier.errors import InputError
 from verifier.events import Listener, Note, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.builders import Domain, condition_at, robustness, saliency_robustness
 from verifier.properties.maps import SaliencyMap

@@ -6,9 +6,10 @@ import pytest
 from corpus_cases import COUNT, Case, cases
 from corpus_oracle import decide
 
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
 from verifier.engines.registry import ENGINES, get
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.search.replay import replay
 

@@ -11,7 +11,8 @@ import pytest
 from maps_oracle import decide
 
 from verifier.engines import registry
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
+from verifier.limits import Deadline
 from verifier.network.graph import feedforward
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness

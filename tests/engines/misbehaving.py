@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty

@@ -15,10 +15,11 @@ from verifier.bounds import bounds, gradient_bounds
 from verifier.encodings.network import UNKNOWN
 from verifier.encodings.query import Encoding, encode
 from verifier.encodings.z3_terms import Z3Terms, rational
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.encoded import Part
 from verifier.engines.highs_engine import HighsEngine
 from verifier.engines.saliency import SaliencyEngine, hints
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from verifier.bounds.crown import Crown
 from verifier.bounds.crown_dense import tighten, workspace
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, decide, input_split
 from verifier.engines.native.bounding import ChainBounds, StagedBounds, dense_chain
 from verifier.engines.native.combine import best_weights, cut, room
@@ -18,6 +18,7 @@ from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.probe import Probe
 from verifier.engines.native.rows import examine_rows
 from verifier.events import ignore
+from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
 from verifier.options import Options

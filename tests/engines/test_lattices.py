@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
+from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.maxima import recognise_maxima

@@ -9,9 +9,10 @@ import pytest
 from scipy.optimize import linprog
 
 from verifier.bounds.crown import crown_bounds
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu

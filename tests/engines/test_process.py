@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
 from verifier.events import Event, Progress
+from verifier.limits import Deadline
 from verifier.network.graph import feedforward
 from verifier.options import Options
 from verifier.properties.builders import robustness
@@ -121,7 +122,7 @@ import sys
 sys.path[:0] = {path!r}
 import misbehaving
 from test_process import query
-from verifier.engines.base import Deadline
+from verifier.limits import Deadline
 from verifier.engines.process import solve_in_child
 from verifier.options import Options
 print("started", flush=True)

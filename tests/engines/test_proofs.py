@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import verifier
 from verifier import Options, Status
 from verifier.bounds.decide import refuted_in_parts
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
+from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Sum

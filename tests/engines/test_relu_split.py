@@ -11,9 +11,10 @@ from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, p
 from verifier.bounds.open_form import Bounder, OpenForm
 from verifier.bounds.open_refine import refine
 from verifier.bounds.unit_search import UnitSearch
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.dive import Dive, PseudoCosts
 from verifier.engines.saliency.leaf import Leaf, leaf_of
@@ -19,6 +19,7 @@ from verifier.engines.saliency.leaf_search import LeafSearch
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import relu

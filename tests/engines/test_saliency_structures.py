@@ -10,10 +10,11 @@ import pytest
 
 import verifier
 from verifier import compiled
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.attack import MapAttack
 from verifier.engines.saliency.problem import Problem
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.options import Options
 from verifier.search.replay import replay

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import verifier
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.engines.saliency.shared_tree import SharedTree
+from verifier.limits import Deadline
 from verifier.properties.query import Query
 from verifier.search.replay import replay
 

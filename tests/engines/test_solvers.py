@@ -10,13 +10,14 @@ import pytest
 
 from verifier.encodings.marabou import Equation, MarabouQuery, marabou_query
 from verifier.encodings.model import Disjunction, Model
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.highs_engine import HighsEngine
 from verifier.engines.marabou_engine import MarabouEngine
 from verifier.engines.process import solve_in_child
 from verifier.engines.smtlib_engine import Cvc5Engine, YicesEngine, parse
 from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import EngineError
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Scale
 from verifier.network.piecewise import relu

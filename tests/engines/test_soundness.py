@@ -12,12 +12,13 @@ from verifier.bounds.crown import Crown
 from verifier.bounds.crown_rounding import gamma
 from verifier.bounds.crown_slopes import UnitBounder, initial_weights, prove
 from verifier.bounds.open_form import OpenForm
-from verifier.engines.base import Answer, Deadline, Engine
+from verifier.engines.base import Answer, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
 from verifier.engines.native.combine import put, room
 from verifier.engines.saliency.engine import SaliencyEngine
 from verifier.errors import InputError
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import verifier
 from verifier.attribution import IntegratedGradients
-from verifier.engines.base import Answer, Deadline
+from verifier.engines.base import Answer
 from verifier.engines.maps import MapsEngine
 from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import EngineError, PropertyError
+from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
 from verifier.options import Options
 from verifier.properties.maps import NAMES, integrated_gradients, named_map, smooth_gradient

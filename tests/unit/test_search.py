@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import verifier.network.loading as loading
-from verifier.engines.base import Deadline
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import Conv, Dense, Reshape
@@ -219,7 +219,7 @@ def test_the_search_on_dense_networks_imports_neither_torch_nor_onnxruntime():
 import sys, numpy as np
 from verifier.network.graph import feedforward
 from verifier.properties.builders import robustness
-from verifier.engines.base import Deadline
+from verifier.limits import Deadline
 from verifier.search.prepass import find_witness
 n = feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])
 assert find_witness(robustness(n, [0.6, 0.4], 0.5), Deadline(None)) is not None

@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
 def examine(name: str, timeout: float) -> dict[str, Any]:
     """One engine: ``{engine, state, detail, seconds}``; the state is "works", "not installed" or "BROKEN"."""
     from verifier.engines import registry
-    from verifier.engines.base import Answer, Deadline
+    from verifier.engines.base import Answer
     from verifier.engines.process import solve_in_child
     from verifier.errors import EngineError
+    from verifier.limits import Deadline
     from verifier.options import Options
     from verifier.search.replay import replay
 

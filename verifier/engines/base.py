@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -93,28 +93,6 @@ class Availability:
     installed: bool
     detail: str
     """Version if installed, else what to install."""
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """A wall-clock moment (`time.monotonic` seconds) after which work must stop; None is never."""
-
-    at: float | None
-
-    @staticmethod
-    def after(seconds: float | None) -> Deadline:
-        """The deadline this many seconds from now."""
-        return Deadline(None if seconds is None else time.monotonic() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds left, at least 0; infinity for never."""
-        return float("inf") if self.at is None else max(0.0, self.at - time.monotonic())
-
-    @property
-    def passed(self) -> bool:
-        """Whether the moment has passed."""
-        return self.at is not None and time.monotonic() >= self.at
 
 
 class Engine(ABC):

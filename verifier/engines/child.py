@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from verifier.engines.base import Answer, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.process import HEADER, Request
+from verifier.limits import Deadline
 
 
 def main(arguments: list[str]) -> None:

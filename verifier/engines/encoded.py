@@ -18,7 +18,8 @@ from verifier.encodings.model import Indices
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Encoding, Pattern, encode
 from verifier.encodings.region import Region, RegionAnswer
-from verifier.engines.base import Answer, Availability, Deadline, EngineResult
+from verifier.engines.base import Answer, Availability, EngineResult
+from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear

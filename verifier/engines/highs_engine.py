@@ -13,10 +13,11 @@ from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.model import Atom, Indices
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty

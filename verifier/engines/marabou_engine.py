@@ -15,10 +15,11 @@ from verifier.encodings.marabou import marabou_query
 from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from verifier.engines.base import Answer, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.process import ChildProcess, run
 from verifier.events import Listener, Progress, StageStarted, ignore
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query

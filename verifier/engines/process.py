@@ -26,8 +26,9 @@ from types import TracebackType
 
 import numpy as np
 
-from verifier.engines.base import Answer, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.events import Event, Listener, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 

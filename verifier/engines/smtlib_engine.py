@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 
 from verifier.encodings.query import Encoding
 from verifier.encodings.smtlib import script
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Reply, package, solve_exactly
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 

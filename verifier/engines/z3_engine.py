@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from verifier.encodings.query import Encoding
 from verifier.encodings.z3_terms import Z3Terms, fraction_of
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Reply, package, solve_exactly
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from verifier.engines.base import Deadline
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Conv
 from verifier.properties.query import Conjunction, Query

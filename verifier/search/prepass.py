@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from verifier.engines.base import Deadline
 from verifier.errors import TimeLimitError
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array

@@ -13,8 +13,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.errors import NetworkError
+from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.runtime import RuntimeModel

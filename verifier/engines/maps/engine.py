@@ -8,10 +8,11 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.maps.enclosure import EPS, Enclosures
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.maps import NAMES

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from verifier.bounds.crown import Crown
-from verifier.engines.base import LOW_DIMENSION, Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import LOW_DIMENSION, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.native.bounding import (
     BoxBounds,
     ChainBounds,
@@ -21,6 +21,7 @@ from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.maxima import recognise_maxima
 from verifier.options import Options
 from verifier.properties.query import Query

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verifier.engines.base import Answer, Deadline, EngineResult
+from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import Block, BoxBounds
 from verifier.engines.native.probe import HIT, TRIES, Probe
 from verifier.events import Listener, Progress
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import Problem
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.search.attack import Margins, pgd
 from verifier.search.replay import first_confirmed

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.dive import CANDIDATES, Dive, Fixing, PseudoCosts
 from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.maps import check_map, settle_leaf
@@ -17,6 +16,7 @@ from verifier.engines.saliency.propagation import SMALL, propagate
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 FEW = 12

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State, Tuning
 from verifier.engines.saliency.siderows import SideRows, side_rows
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 _LARGEST = 1_500_000

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import branch_trial
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 CANDIDATES = 8

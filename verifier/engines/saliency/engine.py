@@ -8,11 +8,12 @@ from functools import cache
 from importlib import metadata
 from typing import ClassVar
 
-from verifier.engines.base import Answer, Availability, Capabilities, Deadline, Engine, EngineResult
+from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.maps import NAMES as MAPS

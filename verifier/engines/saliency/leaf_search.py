@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.leaf import Leaf
 from verifier.engines.saliency.leaf_lagrangian import Columns, Lagrangian, Proof, Single
 from verifier.engines.saliency.problem import Phases
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97

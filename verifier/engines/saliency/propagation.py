@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.crown import preactivation_bounds
 from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import UNIT, Infeasible, Problem, State
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 ROOM = 1e-9

@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.form import INPUT, Matrix
 from verifier.engines.saliency.lp import BoxedLp, LpAnswer, LpStatus, RowBuilder, concatenate
 from verifier.engines.saliency.problem import Problem, State
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
 

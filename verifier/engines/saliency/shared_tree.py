@@ -11,8 +11,8 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from verifier.engines.base import Deadline
 from verifier.engines.saliency.branching import Child, Search
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 
 

@@ -1,0 +1,116 @@
+"""What work may use: one deadline and one memory budget, made at the top, passed down and polled between chunks."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from verifier.errors import InputError, MemoryLimitError, TimeLimitError
+
+GIB = 1 << 30
+SHARE = 0.6
+"""Share of the machine's memory that a budget without a number of its own gets."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A wall-clock moment (`time.monotonic` seconds) after which work must stop; None is never."""
+
+    at: float | None
+
+    @staticmethod
+    def after(seconds: float | None) -> Deadline:
+        """The deadline this many seconds from now."""
+        return Deadline(None if seconds is None else time.monotonic() + seconds)
+
+    def sooner(self, seconds: float) -> Deadline:
+        """The earlier of this deadline and the one so many seconds from now: a stage's share of the time."""
+        at = time.monotonic() + seconds
+        return Deadline(at if self.at is None else min(at, self.at))
+
+    @property
+    def left(self) -> float:
+        """Seconds left, at least 0; infinity for never."""
+        return float("inf") if self.at is None else max(0.0, self.at - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the moment has passed."""
+        return self.at is not None and time.monotonic() >= self.at
+
+    def check(self, what: str) -> None:
+        """Stop if the moment has passed.
+
+        Args:
+            what: what was being done, for the message ("while bounding node 'conv_3'").
+
+        Raises:
+            TimeLimitError: it has passed.
+        """
+        if self.passed:
+            raise TimeLimitError(f"the time was over {what}")
+
+
+NEVER = Deadline(None)
+"""No limit of time."""
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """How many bytes a piece of work may hold at once, its working arrays included.
+
+    Attributes:
+        limit: bytes.
+    """
+
+    limit: float
+
+    @staticmethod
+    def of(gib: float | None) -> MemoryBudget:
+        """The budget of so many GiB; for None a share (`SHARE`) of the machine's memory.
+
+        Raises:
+            InputError: the number is not positive.
+        """
+        if gib is None:
+            return MemoryBudget(SHARE * machine_memory())
+        if not gib > 0:
+            raise InputError(f"memory must be positive, got {gib}")
+        return MemoryBudget(gib * GIB)
+
+    def rows(self, row: float, share: float = 1.0) -> int:
+        """How many rows of so many bytes fit into a share of the budget (0: not even one): the size of a chunk."""
+        return int(self.limit * share / max(row, 1))
+
+    def check(self, size: float, what: str) -> None:
+        """Refuse work that does not fit.
+
+        Args:
+            size: bytes that it needs at once.
+            what: what needs them, for the message ("bounds of node 'conv_3'").
+
+        Raises:
+            MemoryLimitError: with the number that would have been enough.
+        """
+        if size > self.limit:
+            raise MemoryLimitError(
+                f"{what}: {size / GIB:.2f} GiB are needed and {self.limit / GIB:.2f} GiB are allowed",
+                fix=f"allow at least {size / GIB:.2f} GiB (memory=, --memory)",
+            )
+
+
+@cache
+def machine_memory() -> int:
+    """Bytes of memory of this machine, or of the container that it runs in where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            total = min(total, int(text))
+    return total
