@@ -19,6 +19,7 @@ from verifier.encodings.model import Atom, Expressions, Model
 from verifier.encodings.network import ForwardPass, Unit, Window, as_variables, combine, selects
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Input
+from verifier.rounding import SPACING
 
 
 def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bound]) -> dict[str, Expressions]:
@@ -95,7 +96,7 @@ def _hull(forward: ForwardPass, expressions: Expressions) -> Bound:
     low = positive @ lower + negative @ upper + expressions.constant
     high = positive @ upper + negative @ lower + expressions.constant
     size = abs(matrix) @ np.maximum(abs(lower), abs(upper)) + abs(expressions.constant)
-    slack = 4.0 * (np.diff(matrix.indptr) + 4) * np.finfo(np.float64).eps * size
+    slack = 4.0 * (np.diff(matrix.indptr) + 4) * SPACING * size
     return Bound(low - slack, high + slack)
 
 

@@ -22,8 +22,9 @@ from verifier.encodings.model import Expressions, Indices
 from verifier.encodings.network import ForwardPass
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.rounding import UNIT_ROUNDOFF
 
-ROUNDING = 2.0**-51
+ROUNDING = 4 * UNIT_ROUNDOFF
 """The row's ends move outwards by this share of the sum of its terms' magnitudes, once for each term: four roundings."""
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from verifier import verify
 from verifier.bounds.crown import Crown
-from verifier.bounds.crown_rounding import gamma
 from verifier.bounds.crown_slopes import UnitBounder, initial_weights, prove
 from verifier.bounds.open_form import OpenForm
 from verifier.engines.base import Answer, Engine
@@ -25,6 +24,7 @@ from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.query import Conjunction, GradientBox, Query
 from verifier.properties.sets import Box
+from verifier.rounding import gamma
 from verifier.search.attack import Margins
 from verifier.verdict import Status
 

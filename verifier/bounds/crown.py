@@ -24,12 +24,13 @@ import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, value_range
-from verifier.bounds.crown_rounding import UNIT, Intervals, Rounding
+from verifier.bounds.crown_rounding import Intervals, Rounding
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
+from verifier.rounding import UNIT_ROUNDOFF
 
 Index = npt.NDArray[np.intp]
 AllLines = dict[str, Lines | PoolLines]
@@ -320,7 +321,7 @@ class Crown:
                 pending[name] = pending[name] + part if name in pending else part
         a = pending.get(network.input, np.zeros((count, network.input_size)))
         middle = low + (high - low) / 2
-        radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT)
+        radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT_ROUNDOFF)
         least = np.einsum("ij,ij->i", a, middle[box_of]) - np.einsum("ij,ij->i", np.abs(a), radius[box_of])
         lower = least + constant - slack
         return Rows(np.where(lower < np.inf, lower, -np.inf), a, constant, kept)  # NaN and overflow prove nothing

@@ -16,11 +16,7 @@ from numba import njit
 from numba.core.runtime import rtsys
 
 from verifier.network.operators import Array
-
-OUTWARD = 2.0**-48
-UNIT = 2.0**-53
-SLACK = 1e-12
-"""Relative reserve for sums of at most some hundred terms (γ_500 < 1e-13)."""
+from verifier.rounding import OUTWARD, SUM_RESERVE, TINY, UNIT_ROUNDOFF
 
 
 def jit(function: Any) -> Any:
@@ -130,7 +126,7 @@ def _line(low: float, high: float) -> tuple[float, float, float]:
     if high <= 0.0:
         return 0.0, 0.0, 0.0
     slope = min(high / (high - low), 1.0)
-    intercept = max(-slope * low, high * (1.0 - slope)) + OUTWARD * (high - low) + 1e-290
+    intercept = max(-slope * low, high * (1.0 - slope)) + OUTWARD * (high - low) + TINY
     return (1.0 if high > -low else 0.0), slope, intercept
 
 
@@ -232,7 +228,7 @@ def _least(row: Array, constant: float, work: Work, spaces: Array, count: int) -
         for k in range(n):
             if row[k] * space[k] < 0.0 and radius[k] > 0.0:
                 factor = -row[k] / space[k]
-                total = value + factor * level - (SLACK + 4 * UNIT * n) * (size + factor * size_h)
+                total = value + factor * level - (SUM_RESERVE + 4 * UNIT_ROUNDOFF * n) * (size + factor * size_h)
                 for j in range(n):
                     total -= abs(row[j] + factor * space[j]) * radius[j]
                 if total > best:  # not if it is NaN
@@ -268,7 +264,7 @@ def tighten(
     centers, spreads = work.centers, work.spreads
     for j in range(inputs):
         middle[j] = low[j] + (high[j] - low[j]) / 2
-        radius[j] = max(high[j] - middle[j], middle[j] - low[j]) * (1 + 4 * UNIT)
+        radius[j] = max(high[j] - middle[j], middle[j] - low[j]) * (1 + 4 * UNIT_ROUNDOFF)
     for k in range(layers):
         first, size = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
         work.counts[k] = 0
@@ -286,7 +282,7 @@ def tighten(
             for j in range(weight.shape[1]):
                 value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
                 centers[j] = 0.5 * (value_low + value_high)
-                spreads[j] = (0.5 + 2 * UNIT) * (value_high - value_low)
+                spreads[j] = (0.5 + 2 * UNIT_ROUNDOFF) * (value_high - value_low)
         open_units = 0
         for i in range(size):
             if z_high[first + i] < 0.0:

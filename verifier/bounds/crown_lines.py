@@ -14,11 +14,7 @@ import numpy.typing as npt
 
 from verifier.network.operators import Array, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-
-TINY = 1e-290
-"""Added to magnitudes so that underflow is covered too."""
-OUTWARD = 2.0**-48
-"""Relative reserve for the handful of operations that compute an intercept."""
+from verifier.rounding import OUTWARD, TINY
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,24 +22,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from verifier.bounds.crown_lines import TINY, slope_limit
+from verifier.bounds.crown_lines import slope_limit
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
+from verifier.rounding import LARGEST, TINY, gamma
 
 Intervals = dict[str, tuple[Array, Array]]
 """Lower and upper ends by node name, each ``(boxes, flat size)``."""
-
-UNIT = 2.0**-53
-LARGEST = 1e150
-"""Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
-
-
-def gamma(k: int) -> float:
-    """γ_k, rounded up (Higham, Section 3.1)."""
-    return k * UNIT / (1 - k * UNIT) * (1 + 1e-6)
 
 
 class Rounding:

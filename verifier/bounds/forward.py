@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_lines import TINY, Lines, piecewise_lines, relu_lines
-from verifier.bounds.crown_rounding import LARGEST, UNIT, absolute_operator, gamma
+from verifier.bounds.crown_lines import Lines, piecewise_lines, relu_lines
+from verifier.bounds.crown_rounding import absolute_operator
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Select
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.rounding import LARGEST, TINY, UNIT_ROUNDOFF, gamma
 
 SPARSE_BELOW = 0.2
 """Dense layers with a smaller share of non-zeros are applied sparsely."""
@@ -105,7 +106,7 @@ class Forward:
     def bounds(self, low: Array, high: Array) -> tuple[Forms, Boxes]:
         """Forms of the output on boxes ``(B, n)``; infinite and NaN coefficients (overflow) are possible."""
         middle = low + (high - low) / 2
-        radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT)
+        radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT_ROUNDOFF)
         magnitude = np.maximum(np.abs(low), np.abs(high))
         free = self.free
         boxes = Boxes(middle[:, free], radius[:, free], magnitude[:, free])

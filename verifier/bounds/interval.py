@@ -40,9 +40,7 @@ from verifier.network.operators import (
 )
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
-
-EPS = float(np.finfo(np.float64).eps)
-"""Two unit roundoffs, 2^-52."""
+from verifier.rounding import SPACING
 
 FLOOR = 1e-150
 """Magnitudes that are not zero are raised to this, so that error terms do not underflow."""
@@ -253,7 +251,7 @@ _magnitudes: WeakKeyDictionary[AffineOperator, AffineOperator] = WeakKeyDictiona
 
 def rounding(operator: AffineOperator, transposed: bool) -> float:
     """The ``g`` of the module's error analysis."""
-    return (terms(operator, transposed) + 4) * EPS
+    return (terms(operator, transposed) + 4) * SPACING
 
 
 def _centre(lower: Array, upper: Array) -> Pair:
@@ -286,7 +284,7 @@ def _piecewise_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> P
             if slope == 0 or (abs(slope) == 1 and intercept == 0):
                 low = high = value
             else:
-                rounding = 2 * EPS * (np.abs(slope * z) + abs(intercept)) + np.where(z != 0, 1e-300, 0.0)
+                rounding = 2 * SPACING * (np.abs(slope * z) + abs(intercept)) + np.where(z != 0, 1e-300, 0.0)
                 low, high = value - rounding, value + rounding
             np.minimum(smallest, low, out=smallest, where=touched)
             np.maximum(largest, high, out=largest, where=touched)
@@ -307,5 +305,5 @@ def _routed(phase: Winners, grad: Pair, shape: Shape) -> Pair:
         total = np.zeros((batch, size))
         np.add.at(total, (rows, columns), part)
         totals.append(total.reshape(batch, *shape))
-    slack = (phase.overlaps + 4) * EPS * totals[2] if phase.overlaps > 1 else 0.0
+    slack = (phase.overlaps + 4) * SPACING * totals[2] if phase.overlaps > 1 else 0.0
     return totals[0] - slack, totals[1] + slack

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.bounds.interval import EPS, add, backward, batch_size, terms
+from verifier.bounds.interval import add, backward, batch_size, terms
 from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
@@ -46,6 +46,7 @@ from verifier.network.operators import (
     Select,
     Sum,
 )
+from verifier.rounding import SPACING
 
 CHUNK = 1 << 21
 """Numbers in one working array: rows are taken in chunks so that none grows beyond this."""
@@ -234,7 +235,7 @@ class _Jacobian:
         if not units.size:
             return
         low, high = (end.reshape(self.batch, -1).copy() for end in self.gradients[node.name])
-        slack = self.roundings * EPS * self.magnitudes[node.name].reshape(self.batch, -1) + 1e-250
+        slack = self.roundings * SPACING * self.magnitudes[node.name].reshape(self.batch, -1) + 1e-250
         step = max(1, CHUNK // (2 * self.batch * max(self.row_cost, node.size)))
         for start in range(0, len(units), step):
             chunk = units[start : start + step]

@@ -35,14 +35,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.crown_lines import TINY, relu_lines
-from verifier.bounds.crown_rounding import LARGEST, gamma
+from verifier.bounds.crown_lines import relu_lines
 from verifier.bounds.open_values import Affine, Matrix, longest_row
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
+from verifier.rounding import LARGEST, TINY, gamma
 
 Ends = tuple[Array, Array]
 

@@ -23,8 +23,8 @@ from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
+from verifier.rounding import SPACING
 
-EPS = 2.0**-52
 SEGMENTS, MOST_SEGMENTS = 16, 256
 """Segments of the path of integrated gradients: for the root, and for the smallest boxes."""
 
@@ -125,7 +125,7 @@ class Enclosures:
         lows, highs = [], []
         for t0, t1 in pairwise(t):
             ends = np.stack([base + s * (end - base) for s in (t0, t1) for end in (low, high)])
-            wide = 4 * EPS * (np.abs(base) + np.abs(ends).max(axis=0))
+            wide = 4 * SPACING * (np.abs(base) + np.abs(ends).max(axis=0))
             lows.append(np.clip(ends.min(axis=0) - wide, root.lower, root.upper))
             highs.append(np.clip(ends.max(axis=0) + wide, root.lower, root.upper))
         count = len(low)
@@ -133,7 +133,7 @@ class Enclosures:
         relaxed = crown.relax(*boxes, parents=crown.root_bounds)
         lower, upper, effect = _gradients(condition.network, relaxed.intervals, condition.output, {})
         lower, upper = (end.reshape(segments, count, -1) for end in (lower, upper))
-        slack = (segments + 4) * EPS
+        slack = (segments + 4) * SPACING
         a = lower.mean(axis=0) - slack * np.abs(lower).mean(axis=0)
         b = upper.mean(axis=0) + slack * np.abs(upper).mean(axis=0)
         return a, b, {name: u.reshape(segments, count, -1).mean(axis=0) for name, u in effect.items()}

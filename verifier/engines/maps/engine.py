@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
-from verifier.engines.maps.enclosure import EPS, Enclosures
+from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.limits import Deadline
@@ -18,6 +18,7 @@ from verifier.options import Options
 from verifier.properties.maps import NAMES
 from verifier.properties.query import Query
 from verifier.properties.similarity import NAMES as SIMILARITIES
+from verifier.rounding import SPACING
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
@@ -145,7 +146,7 @@ class Search:
         map in between, on boxes of any size.
         """
         width = high - low
-        splittable = (width > NARROW * self.width) & (width > 8 * EPS * np.maximum(np.abs(low), np.abs(high)))
+        splittable = (width > NARROW * self.width) & (width > 8 * SPACING * np.maximum(np.abs(low), np.abs(high)))
         # a little of the width itself, so that no input is forgotten
         score = np.where(splittable, width / self.width * (influence + 1e-3), 0.0)
         axis, unit = score.argmax(axis=1), units.argmax(axis=1) if self.enclosures.units else None

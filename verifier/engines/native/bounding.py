@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from verifier.bounds.crown import Crown
-from verifier.bounds.crown_rounding import LARGEST
 from verifier.bounds.forward import Forward
 from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
@@ -24,6 +23,7 @@ from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
+from verifier.rounding import LARGEST
 
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_dense import SLACK, UNIT, jit
+from verifier.bounds.crown_dense import jit
 from verifier.network.operators import Array
+from verifier.rounding import SUM_RESERVE, TINY, UNIT_ROUNDOFF
 
 
 class Functions(NamedTuple):
@@ -67,7 +68,7 @@ def put(
         size += abs(slope[j]) * (abs(middle[j]) + radius[j])
     for p in range(free.size):
         f.plain[k, p], f.scaled[k, p] = slope[free[p]], slope[free[p]] * radius[free[p]]
-    f.values[k] = value - (SLACK + 4 * UNIT * middle.size) * size
+    f.values[k] = value - (SUM_RESERVE + 4 * UNIT_ROUNDOFF * middle.size) * size
     f.shares[k, :] = 0.0
 
 
@@ -153,7 +154,7 @@ def best_weights(f: Functions, count: int) -> float:
             slope += weights[i] * slopes[i, j]
             size += weights[i] * abs(slopes[i, j])
         total -= abs(slope)
-    return total - SLACK * size - 1e-290
+    return total - SUM_RESERVE * size - TINY
 
 
 @jit
@@ -167,15 +168,15 @@ def cut(f: Functions, count: int, middle: Array, turns: int) -> bool:
                 end = f.low[j] if slope > 0.0 else f.high[j]
                 least += slope * (end - middle[j])
                 size += abs(slope) * (abs(end) + abs(middle[j]))
-            remaining = max(-least, 0.0) + SLACK * size
+            remaining = max(-least, 0.0) + SUM_RESERVE * size
             for j in range(f.low.size):
                 slope = f.plain[i, j]
                 if slope > 0.0:
-                    reach = f.low[j] + remaining / slope * (1.0 + SLACK)
-                    f.high[j] = min(f.high[j], reach + SLACK * abs(reach))
+                    reach = f.low[j] + remaining / slope * (1.0 + SUM_RESERVE)
+                    f.high[j] = min(f.high[j], reach + SUM_RESERVE * abs(reach))
                 elif slope < 0.0:
-                    reach = f.high[j] + remaining / slope * (1.0 + SLACK)
-                    f.low[j] = max(f.low[j], reach - SLACK * abs(reach))
+                    reach = f.high[j] + remaining / slope * (1.0 + SUM_RESERVE)
+                    f.low[j] = max(f.low[j], reach - SUM_RESERVE * abs(reach))
     possible = True
     for j in range(f.low.size):
         possible = possible and f.low[j] <= f.high[j]

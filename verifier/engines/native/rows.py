@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_rounding import UNIT
 from verifier.network.operators import Array
+from verifier.rounding import SUM_RESERVE, UNIT_ROUNDOFF
 
-SLACK = 1e-12
-"""Relative reserve for the rounding of the sums here, which have at most some hundred terms (γ_500 < 1e-13)."""
 TURNS = 2
 """How often all functions cut a box in turn."""
 
@@ -83,7 +81,7 @@ def examine_rows(
     with np.errstate(invalid="ignore", over="ignore"):
         value = row_constants + np.einsum("bsn,bn->bs", row_slopes, middle)
         size = np.abs(row_constants) + np.einsum("bsn,bn->bs", np.abs(row_slopes), np.abs(middle) + radius)
-        value -= (SLACK + 4 * UNIT * low.shape[1]) * size
+        value -= (SUM_RESERVE + 4 * UNIT_ROUNDOFF * low.shape[1]) * size
         slope = row_slopes[:, :, free]
         spread = np.abs(slope) * radius[:, None, free]
         least = value - spread.sum(axis=2)
@@ -131,9 +129,9 @@ def _cut(low: Array, high: Array, cases: Integers, value: Array, slope: Array, m
         end = np.where(slope > 0, a, b)
         least = value + (slope * (end - middle)).sum(axis=2)
         size = np.abs(value) + (np.abs(slope) * (np.abs(end) + np.abs(middle))).sum(axis=2)
-        reach = (np.maximum(-least, 0.0) + SLACK * size)[:, :, None] / slope * (1 + SLACK)
+        reach = (np.maximum(-least, 0.0) + SUM_RESERVE * size)[:, :, None] / slope * (1 + SUM_RESERVE)
         up, down = a + reach, b + reach
-        up, down = up + SLACK * np.abs(up), down - SLACK * np.abs(down)
+        up, down = up + SUM_RESERVE * np.abs(up), down - SUM_RESERVE * np.abs(down)
         # a comparison with NaN is False, and nothing is cut
         high[:, cases] = np.where((slope > 0) & (up < b), up, b)
         low[:, cases] = np.where((slope < 0) & (down > a), down, a)

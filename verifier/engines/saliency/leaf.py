@@ -23,9 +23,10 @@ import numpy as np
 
 from verifier.encodings.entries import independent_rows
 from verifier.engines.saliency.form import INPUT, dense
-from verifier.engines.saliency.problem import UNIT, Problem, State
+from verifier.engines.saliency.problem import Problem, State
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
+from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
 
 MOST_ENTRIES = 200
 """Entries of the gradient map among which rows are chosen."""
@@ -141,7 +142,7 @@ class _Rows:
             return
         rows, bound = dense(part.y_rows)[kept], part.bound[kept]
         a, e, constant = self.outputs(rows)
-        pad = UNIT * self.problem.terms * (np.abs(rows) @ self.problem.output_magnitude + np.abs(bound))
+        pad = EIGHT_ROUNDINGS * self.problem.terms * (np.abs(rows) @ self.problem.output_magnitude + np.abs(bound))
         self.add(np.full(len(rows), -np.inf), bound - constant + pad, a, None, e, case)
 
     def signs(self) -> None:
@@ -216,7 +217,7 @@ class _Rows:
             held = np.maximum(np.abs(self.state.v_lower[r]), np.abs(self.state.v_upper[r]))
             size += float((layer.constant_size + problem.magnitude[r]) @ held)
         free = float(radius @ reach)
-        slack = free + 2.0**-48 * problem.terms * (size + free + float(np.abs(total).sum()))
+        slack = free + OUTWARD * problem.terms * (size + free + float(np.abs(total).sum()))
         self.add(-slack - total, slack - total, a, d, e - self.extra)
 
 

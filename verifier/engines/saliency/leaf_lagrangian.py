@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from verifier.engines.saliency import leaf_kernels as kernels
 from verifier.engines.saliency.leaf import Leaf
-from verifier.engines.saliency.problem import UNIT
 from verifier.network.operators import Array
+from verifier.rounding import EIGHT_ROUNDINGS
 
 Single = npt.NDArray[np.float32]
 
@@ -103,7 +103,7 @@ class Lagrangian:
         count = len(self.cases)
         unit = (moved[:count].mean() if count else 1.0) + 1e-12
         ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (self.row_low, self.row_high)]
-        terms = UNIT * (self.n + sum(a.shape) + self.q + 8)
+        terms = EIGHT_ROUNDINGS * (self.n + sum(a.shape) + self.q + 8)
         sizes = ends[0] + ends[1] + np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e) @ reach
         size = np.maximum(-leaf.low, most) + most + np.abs(leaf.offset) + np.abs(leaf.slope_matrix) @ reach
         self.row_size, self.neuron_size = terms * sizes, terms * size + leaf.padding

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.engines.saliency.problem import UNIT
 from verifier.network.operators import Array
+from verifier.rounding import EIGHT_ROUNDINGS
 
 if TYPE_CHECKING:
     import highspy
@@ -297,7 +297,7 @@ def dual_bound(
     spread = np.abs(cost) + np.abs(y) @ abs(matrix)
     rows = y * needed
     magnitude = np.maximum(np.abs(lower), np.abs(upper))
-    error = UNIT * (matrix.shape[0] + matrix.shape[1] + 8) * (spread @ magnitude + np.abs(rows).sum())
+    error = EIGHT_ROUNDINGS * (matrix.shape[0] + matrix.shape[1] + 8) * (spread @ magnitude + np.abs(rows).sum())
     return float(rows.sum() + np.minimum(reduced * lower, reduced * upper).sum() - error)
 
 

@@ -13,12 +13,10 @@ import numpy.typing as npt
 from verifier.engines.saliency.form import INPUT, Matrix, ReluForm, relu_form
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Query
+from verifier.rounding import EIGHT_ROUNDINGS
 
 Phases = npt.NDArray[np.int8]
 """1: active (z >= 0), -1: inactive (z <= 0), 0: not yet known."""
-
-UNIT = 2.0**-50
-"""Eight roundings of float64: rounding errors are bounded by ``UNIT · terms · magnitude``."""
 
 
 class Infeasible(Exception):
@@ -104,12 +102,12 @@ class Problem:
     def form_padding(self) -> list[Array]:
         """Bound on how far the composed coefficients of a layer may put its preactivations off; 0 if they are exact."""
         layers = self.form.layers
-        return [UNIT * layer.roundings * self.magnitude[r] for r, layer in enumerate(layers)]
+        return [EIGHT_ROUNDINGS * layer.roundings * self.magnitude[r] for r, layer in enumerate(layers)]
 
     @cached_property
     def value_padding(self) -> list[Array]:
         """Bound on the rounding error of any bound on a preactivation computed by substitution."""
-        return [UNIT * self.terms * self.magnitude[r] for r in range(len(self.form.layers))]
+        return [EIGHT_ROUNDINGS * self.terms * self.magnitude[r] for r in range(len(self.form.layers))]
 
     @cached_property
     def gradient_padding(self) -> dict[int, Array]:
@@ -123,7 +121,7 @@ class Problem:
         for r in reversed(layers):
             for s, m in self.form.layers[r].sizes.items():
                 magnitude[s] = magnitude[s] + m.T @ magnitude[r]
-        return {s: UNIT * self.terms * m for s, m in magnitude.items()}
+        return {s: EIGHT_ROUNDINGS * self.terms * m for s, m in magnitude.items()}
 
     def gradients(self, phases: Sequence[Array]) -> dict[int, Array]:
         """h of every layer, and of the input, ``(N, neurons)``, or ``(1, neurons)`` where no phase matters.

@@ -14,9 +14,10 @@ import numpy as np
 
 from verifier.engines.saliency.crown import preactivation_bounds
 from verifier.engines.saliency.form import INPUT
-from verifier.engines.saliency.problem import UNIT, Infeasible, Problem, State
+from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.limits import Deadline
 from verifier.network.operators import Array
+from verifier.rounding import EIGHT_ROUNDINGS
 
 ROOM = 1e-9
 """By how much the bounds of a preactivation that is exactly 0 are widened where its phase has to stay open."""
@@ -219,7 +220,7 @@ def contract(matrix: Array, target: Array, slack: Array, center: Array, radius: 
     residual = -(gain @ matrix)
     residual[np.diag_indices(k)] += 1.0
     absolute = np.abs(gain)
-    error = UNIT * (m + k + 8)
+    error = EIGHT_ROUNDINGS * (m + k + 8)
     magnitude = np.abs(center) + radius
     rounding = error * (absolute @ (np.abs(target) + np.abs(matrix) @ magnitude) + np.abs(residual) @ magnitude)
     new_center = gain @ target + residual @ center

@@ -22,6 +22,7 @@ from verifier.engines.saliency.problem import Problem, State
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
+from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
 
 NONE = -1
 """No column."""
@@ -231,7 +232,7 @@ class Relaxation:
             self.rows.block(rows, self.v[r][live], -(bias * self.v_scale[r])[live][None])
             held = np.maximum(np.abs(state.v_lower[r]), np.abs(state.v_upper[r]))
             size += float((layer.constant_size + problem.magnitude[r]) @ held)
-        slack = free + 2.0**-48 * problem.terms * (size + free + abs(constant))
+        slack = free + OUTWARD * problem.terms * (size + free + abs(constant))
         self.rows.lower[-1], self.rows.upper[-1] = np.array([constant - slack]), np.array([constant + slack])
 
     def _backward(self, rows: Array, s: int, select: Array, sign: float) -> None:
@@ -259,7 +260,7 @@ class Relaxation:
             bound -= y_rows @ output.constant
             composed = {s: y_rows @ m for s, m in output.matrices.items()}
             magnitude = sum((abs(y_rows) @ (m @ self._magnitude(s)) for s, m in output.sizes.items()), size)
-            bound += 2.0**-50 * (y_rows.shape[1] + output.roundings + 8) * magnitude
+            bound += EIGHT_ROUNDINGS * (y_rows.shape[1] + output.roundings + 8) * magnitude
             self._affine(rows, composed, np.arange(len(part)), 1.0)
         if part.g_rows is not None:
             self._gradient_conjunction(rows, part, bound)
@@ -276,7 +277,7 @@ class Relaxation:
     def _gradient_conjunction(self, rows: Array, part: Conjunction, bound: Array) -> None:
         problem = self.problem
         g_rows = sp.csr_array(part.g_rows)
-        bound += 2.0**-50 * np.abs(bound)
+        bound += EIGHT_ROUNDINGS * np.abs(bound)
         bound -= g_rows @ problem.seed[INPUT]
         bound += abs(g_rows) @ (2 * problem.gradient_padding[INPUT])
         for r in problem.form.users[INPUT]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.engines.saliency.form import INPUT, dense
-from verifier.engines.saliency.problem import UNIT, Problem, State
+from verifier.engines.saliency.problem import Problem, State
 from verifier.network.operators import Array
+from verifier.rounding import EIGHT_ROUNDINGS
 
 _MOST = 80
 """At most this many rows about h."""
@@ -67,7 +68,7 @@ class _Rows:
             for s in sources
         }
         constant = np.concatenate(self.bounds)
-        padding = UNIT * self.problem.terms * (np.concatenate(self.sizes) + np.abs(constant))
+        padding = EIGHT_ROUNDINGS * self.problem.terms * (np.concatenate(self.sizes) + np.abs(constant))
         return SideRows(np.concatenate(self.keys), matrices, constant + padding, 2 * padding)
 
 

@@ -1,0 +1,56 @@
+"""The model of rounding that every analysis shares: float64, to nearest, sums in any order, fused operations allowed.
+
+An operation's result is the exact one times ``1 + d`` with ``|d| <= UNIT_ROUNDOFF``, unless it underflows, which `TINY`
+covers. A sum of k products is wrong by at most ``gamma(k)`` times the sum of their absolute values (Higham, *Accuracy
+and Stability of Numerical Algorithms*, Section 3.1), whatever the order: so the analyses hold on every processor and for
+every BLAS. `verifier.proofs.kernel` has a model of its own on purpose: the check must not lean on the search's code.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+UNIT_ROUNDOFF = 2.0**-53
+"""Largest relative error of one operation."""
+SPACING = 2 * UNIT_ROUNDOFF
+"""Distance from 1 to the next larger number: two roundings."""
+EIGHT_ROUNDINGS = 8 * UNIT_ROUNDOFF
+"""Reserve for each term of sums whose factors were themselves computed in a few operations."""
+OUTWARD = 32 * UNIT_ROUNDOFF
+"""Relative reserve for the handful of operations that compute one number from given ones (an intercept, say)."""
+SUM_RESERVE = 1e-12
+"""Relative reserve for sums of at most some thousand terms (γ_4000 < 5e-13)."""
+TINY = 1e-290
+"""Added to magnitudes so that underflow is covered too."""
+LARGEST = 1e150
+"""Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
+
+
+def gamma(k: int) -> float:
+    """γ_k = k u / (1 - k u), rounded up (Higham, Section 3.1): the relative error of a sum of k products."""
+    return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF) * (1 + 1e-6)
+
+
+def float_below(value: Fraction) -> float:
+    """The largest float64 that is <= an exact number; -infinity below all of them."""
+    nearest = _nearest(value)
+    return nearest if nearest == math.inf or _at_most(nearest, value) else math.nextafter(nearest, -math.inf)
+
+
+def float_above(value: Fraction) -> float:
+    """The smallest float64 that is >= an exact number; infinity above all of them."""
+    return -float_below(-value)
+
+
+def _nearest(value: Fraction) -> float:
+    try:
+        return value.numerator / value.denominator
+    except (
+        OverflowError
+    ):  # beyond the largest float64: that one is the nearest from below, and so is infinity from above
+        return math.nextafter(math.inf, 0.0) if value > 0 else -math.inf
+
+
+def _at_most(x: float, value: Fraction) -> bool:
+    return x == -math.inf or (math.isfinite(x) and Fraction(x) <= value)
