@@ -171,10 +171,10 @@ class LeafSolver(Protocol[In]):
 class NoLeafSolver:
     """Takes nothing and decides nothing."""
 
-    def takes(self, batch: Inatch, lower: Array) -> npt.NDArray[np.bool_]:
+    def takes(self, batch: Batch, lower: Array) -> npt.NDArray[np.bool_]:
         """None of them."""
         return np.zeros(len(batch), dtype=bool)
 
-    def solve(self, leaf: Inatch, deadline: Deadline) -> LeafAnswer:
+    def solve(self, leaf: Batch, deadline: Deadline) -> LeafAnswer:
         """Open."""
         return LeafAnswer(Verdict.OPEN, reason="a subproblem that cannot be split stays undecided")
