@@ -13,10 +13,7 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 
-from verifier.encodings.highs import highs_program
-from verifier.encodings.model import Model
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Pattern
 from verifier.encodings.smtlib import number
@@ -205,7 +202,7 @@ class Region:
 
     def _interior(self, system: list[Row]) -> Array | None:
         """A point far from all rows, by a linear program in float64 over the box stretched to [-1, 1]."""
-        import highspy
+        from verifier.lp.program import LinearProgram
 
         box = self.query.box
         center, radius = box.center, box.width / 2
@@ -214,24 +211,14 @@ class Region:
         matrix = matrix * radius
         size = np.abs(matrix).max(axis=1, initial=0.0)
         kept = np.flatnonzero(size)
-        model = Model()
-        model.add_variables(np.where(radius > 0, -1.0, 0.0), np.where(radius > 0, 1.0, 0.0))
-        slack = int(model.add_variables(np.array([-1.0]), np.array([1.0]))[0])
         scaled = np.hstack([matrix[kept] / size[kept, None], np.ones((len(kept), 1))])
         with np.errstate(over="ignore"):
             bound = np.minimum(room[kept] / size[kept], 1e6)
-        model.add_rows(sp.csr_array(scaled), np.full(len(kept), -np.inf), bound)
-        solver = highspy.Highs()
-        solver.setOptionValue("output_flag", False)
-        solver.setOptionValue("threads", 1)
-        cost = np.zeros(model.size)
-        cost[slack] = -1.0
-        solver.passModel(highs_program(model, cost))
-        solver.run()
-        if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            return None
-        solution = np.array(solver.getSolution().col_value)
-        return box.clip(center + radius * solution[:slack])
+        limits = np.append(np.where(radius > 0, 1.0, 0.0), 1.0)  # the last column is the slack of all rows
+        cost = np.zeros(box.size + 1)
+        cost[-1] = -1.0
+        point = LinearProgram(scaled, np.full(len(kept), -np.inf), bound, -limits, limits, cost).solve().point
+        return None if point is None else box.clip(center + radius * point[:-1])
 
     def _exact_point(self, system: list[Row], timeout: float) -> tuple[str, list[Fraction] | None, list[Row]]:
         """ "sat" with a rational point, "unsat" with the rows that suffice for it, or "unknown"; by Z3, exactly."""

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from verifier.engines.base import Answer
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.form import INPUT, relu_form
-from verifier.engines.saliency.lp import dual_bound, refutes
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import contract, propagate
 from verifier.engines.saliency.relaxation import Relaxation
 from verifier.limits import Deadline
+from verifier.lp.certificate import dual_bound, refutes
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu

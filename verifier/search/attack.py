@@ -175,7 +175,7 @@ def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 2
     Where several rows compete, or the box's faces do, gradient steps stall short of the best point; the linear
     program weighs all rows at once. For networks of few inputs and outputs. Yields each better point.
     """
-    from scipy.optimize import linprog
+    from verifier.lp.program import LinearProgram
 
     network, box, margins = query.network, query.box, Margins.of(query)
     free = box.width > 0
@@ -192,14 +192,21 @@ def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 2
         rows = np.isfinite(slack)
         # maximise t with slack + slopes @ d >= t
         matrix = np.hstack([-slopes[rows][:, free], np.ones((int(rows.sum()), 1))])
-        limits = [*zip(low[free], high[free], strict=True), (None, None)]
         cost = np.zeros(int(free.sum()) + 1)
         cost[-1] = -1.0
-        solved = linprog(cost, A_ub=matrix, b_ub=slack[rows], bounds=limits)
-        if solved.status != 0:
+        program = LinearProgram(
+            matrix,
+            np.full(len(matrix), -np.inf),
+            slack[rows],
+            np.append(low[free], -np.inf),
+            np.append(high[free], np.inf),
+            cost,
+        )
+        point = program.solve(deadline).point
+        if point is None:
             return
         candidate = x.copy()
-        candidate[free] += solved.x[:-1]
+        candidate[free] += point[:-1]
         candidate = box.clip(candidate)
         reached = network.forward(candidate[None]).reshape(1, -1)
         margin = margins.slack(case, candidate[None], reached)[0].min()

@@ -202,7 +202,7 @@ class PartSearch:
     def _decide_region(self, node: Nodes) -> bool:
         """Whether a node without free units is refuted, by linear programming; else the search has ended."""
         row = self.start.take(node.row)
-        weights, point = decide_region(self.form, row, node.phases[0])
+        weights, point = decide_region(self.form, row, node.phases[0], self.deadline)
         phases = np.ascontiguousarray(node.phases.T)
         if prove(self.form, row, weights[:, None], phases, self.reserve)[0] > 0:
             self._refuted(Nodes(node.bound, node.row, node.phases, weights[None]))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
 
 from verifier.bounds.open_form import OpenForm, Start
+from verifier.limits import Deadline
+from verifier.lp.program import LinearProgram
 from verifier.network.operators import Array
 
 PENALTY = 1e4
 """What breaking a phase constraint costs: a bound on its multiplier."""
 
 
-def decide_region(form: OpenForm, row: Start, phases: npt.NDArray[np.int8]) -> tuple[Array, Array]:
+def decide_region(form: OpenForm, row: Start, phases: npt.NDArray[np.int8], deadline: Deadline) -> tuple[Array, Array]:
     """Multipliers for the phase constraints that raise the row's least value most, and the point that takes it.
 
     Nothing is proved here: the multipliers are for `verifier.bounds.crown_slopes.prove`.
@@ -44,12 +45,15 @@ def decide_region(form: OpenForm, row: Start, phases: npt.NDArray[np.int8]) -> t
         cost += a[:, 0] @ values[s][0]
     sign = phases.astype(np.float64)
     # sign * (matrix x + shift) + slack >= 0
-    found = linprog(
+    program = LinearProgram(
+        np.hstack([sign[:, None] * matrix, np.eye(form.units)]),
+        -sign * shift,
+        np.full(form.units, np.inf),
+        np.concatenate([box.low, np.zeros(form.units)]),
+        np.concatenate([box.high, np.full(form.units, np.inf)]),
         np.concatenate([cost, np.full(form.units, PENALTY)]),
-        A_ub=np.hstack([-sign[:, None] * matrix, -np.eye(form.units)]),
-        b_ub=sign * shift,
-        bounds=[*zip(box.low, box.high, strict=True), *[(0, None)] * form.units],
     )
-    if found.x is None:
+    found = program.solve(deadline)
+    if found.point is None:
         return np.zeros(form.units, dtype=np.float32), box.low.copy()
-    return np.maximum(-found.ineqlin.marginals, 0.0).astype(np.float32), found.x[:n]
+    return np.maximum(program.duals(), 0.0).astype(np.float32), found.point[:n]

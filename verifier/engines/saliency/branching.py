@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from verifier.engines.saliency.dive import CANDIDATES, Dive, Fixing, PseudoCosts
-from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import SMALL, propagate
@@ -17,6 +16,7 @@ from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
 from verifier.limits import Deadline
+from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 
 FEW = 12
@@ -127,7 +127,7 @@ class Search:
         relaxation = Relaxation(self.problem, state)
         left, point = [], None
         for number, case in enumerate(state.cases):
-            answer = relaxation.solve(case, self.deadline.left)
+            answer = relaxation.solve(case, self.deadline)
             self.statistics.programs += 1
             if answer.status is LpStatus.INFEASIBLE:
                 continue
@@ -157,7 +157,7 @@ class Search:
             return self._dive(state, relaxation)
         branch = choose_branch(relaxation, point)
         if branch is None:
-            found, closed = settle_leaf(self.problem, state, self.deadline.left)
+            found, closed = settle_leaf(self.problem, state, self.deadline)
             self.statistics.open_leaves += found is None and not closed
             return found, []
         return None, self._children(state, *branch)
@@ -226,7 +226,7 @@ class Search:
 
     def _try(self, relaxation: Relaxation, point: Array, case: int) -> Array | None:
         """Look for a witness where the LP's solution points."""
-        found = self.finder.near(point[: self.problem.query.box.size], case, self.deadline.left)
+        found = self.finder.near(point[: self.problem.query.box.size], case, self.deadline)
         if found is not None:
             return found
         pattern = []
@@ -234,7 +234,7 @@ class Search:
             a, s = scatter(relaxation.a[r], point), scatter(relaxation.s[r], point)
             d = np.where(relaxation.d[r] >= 0, scatter(relaxation.d[r], point) - 0.5, a - s)
             pattern.append(((phase > 0) | ((phase == 0) & (d > 0))).astype(np.int8))
-        return self.finder.region(tuple(pattern), case, self.deadline.left)
+        return self.finder.region(tuple(pattern), case, self.deadline)
 
     @staticmethod
     def _by_case(state: State) -> list[Child]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import branch_trial
 from verifier.limits import Deadline
+from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 
 CANDIDATES = 8
@@ -121,8 +121,8 @@ class Dive:
             result.depth = max(result.depth, len(fixing))
             self._apply(fixing)
             if basis is not None:
-                lp.solver.setBasis(basis)
-            answer = self.relaxation.solve(self.case, deadline.left)
+                lp.restore_basis(basis)
+            answer = self.relaxation.solve(self.case, deadline)
             if answer.status is LpStatus.INFEASIBLE:
                 continue
             if answer.status is LpStatus.STOPPED:
@@ -132,7 +132,7 @@ class Dive:
                 result.witness = self.find(answer.point)
                 if result.witness is not None:
                     return result
-            basis = lp.solver.getBasis()
+            basis = lp.keep_basis()
             branch = self._branch(fixing, answer.point, answer.objective, basis)
             if branch is None:
                 result.unsettled.append(fixing)
@@ -173,7 +173,7 @@ class Dive:
                 gain = self.costs.gain(unit, phase)
                 if gain is None:
                     gain = max(branch_trial(relaxation, unit[0], unit[1], phase) - objective, 1e-9)
-                    relaxation.lp.solver.setBasis(basis)
+                    relaxation.lp.restore_basis(basis)
                     self.costs.add(unit, phase, gain)
                 gains.append(min(gain, MOST_GAIN))
             if gains[0] * gains[1] > best:

@@ -12,6 +12,7 @@ import numpy as np
 from verifier.encodings.query import Pattern
 from verifier.encodings.region import Region
 from verifier.engines.saliency.problem import Infeasible, Problem, State
+from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
@@ -31,7 +32,7 @@ def check_map(problem: Problem, state: State) -> None:
         raise Infeasible
 
 
-def settle_leaf(problem: Problem, state: State, seconds: float) -> tuple[Array | None, bool]:
+def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
     """Decide exactly a state in which all phases are known, where the map also depends on the input.
 
     There the gradient is a constant vector, so a map ``(x - baseline) ⊙ gradient`` near its reference is a box of
@@ -56,5 +57,5 @@ def settle_leaf(problem: Problem, state: State, seconds: float) -> tuple[Array |
     if query.condition.excludes(low, high, *around):
         return None, True
     smaller: Query = replace(query, box=Box(low, high))
-    found = Region(smaller, pattern, region.exact).solve(seconds)
+    found = Region(smaller, pattern, region.exact).solve(deadline.left)
     return found.point, found.empty

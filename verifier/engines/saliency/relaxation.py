@@ -17,9 +17,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from verifier.engines.saliency.form import INPUT, Matrix
-from verifier.engines.saliency.lp import BoxedLp, LpAnswer, LpStatus, RowBuilder, concatenate
 from verifier.engines.saliency.problem import Problem, State
 from verifier.limits import Deadline
+from verifier.lp.program import LinearProgram, LpAnswer, LpStatus
+from verifier.lp.rows import RowBuilder, concatenate
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
 from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
@@ -82,7 +83,7 @@ class Relaxation:
         self.matrix = self.rows.matrix(self._columns)
         cost = np.zeros(self._columns)
         cost[self.t] = 1.0
-        self.lp = BoxedLp(self.matrix, *self.rows.bounds(), self.lower, self.upper, cost)
+        self.lp = LinearProgram(self.matrix, *self.rows.bounds(), self.lower, self.upper, cost)
         self._cut = np.zeros(box.size, dtype=bool)
         if self.has_gradient:
             self._input_gradient()
@@ -350,12 +351,12 @@ class Relaxation:
                 upper = bound if other == case else np.full(len(rows), np.inf)
                 self.lp.bound_rows(rows, np.full(len(rows), -np.inf), upper)
 
-    def solve(self, case: int, seconds: float) -> LpAnswer:
+    def solve(self, case: int, deadline: Deadline) -> LpAnswer:
         """Minimise the case's worst row; OPTIMAL means the relaxation meets the case."""
         self.select(case)
-        deadline, rounds = Deadline.after(seconds), 0
+        rounds = 0
         while True:
-            answer = self.lp.solve(deadline.left)
+            answer = self.lp.solve(deadline)
             if answer.status is not LpStatus.OPTIMAL or not self.has_gradient:
                 return answer
             assert answer.point is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.engines.saliency.lp import LpStatus
 from verifier.engines.saliency.relaxation import Relaxation, scatter
+from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 
 CANDIDATES = 6

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.engines.saliency.form import INPUT
-from verifier.engines.saliency.lp import BoxedLp, LpStatus, RowBuilder
 from verifier.engines.saliency.problem import Phases, Problem
+from verifier.limits import Deadline
+from verifier.lp.program import LinearProgram, LpStatus
+from verifier.lp.rows import RowBuilder
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
@@ -37,19 +39,19 @@ class WitnessFinder:
             self._exact = ExactNetwork(query.network)
         return x if replay(query, x, self._exact).confirmed else None
 
-    def near(self, x: Array, case: int, seconds: float) -> Array | None:
+    def near(self, x: Array, case: int, deadline: Deadline) -> Array | None:
         """A witness at ``x`` or anywhere in the linear region around it."""
         x = self.problem.query.box.clip(x)
         pattern = tuple((v[0] > 0).astype(np.int8) for v in self.problem.form.preactivations(x[None]))
         if _key(pattern, case) in self.tried:
             return None
         found = self.point(x)
-        return self.region(pattern, case, seconds) if found is None else found
+        return self.region(pattern, case, deadline) if found is None else found
 
-    def region(self, pattern: Pattern, case: int, seconds: float) -> Array | None:
+    def region(self, pattern: Pattern, case: int, deadline: Deadline) -> Array | None:
         """A witness with this activation pattern (1 active, 0 inactive), deep inside its region if there is one."""
         key = _key(pattern, case)
-        if key in self.tried or seconds <= 0:
+        if key in self.tried or deadline.passed:
             return None
         self.tried.add(key)
         gradient = self.problem.query.gradient
@@ -58,14 +60,14 @@ class WitnessFinder:
             g = self.gradient(pattern)
             if ((g < gradient.lower - 1e-12) | (g > gradient.upper + 1e-12)).any():
                 return None
-        x = self._deepest(pattern, self.problem.cases[case], g, seconds)
+        x = self._deepest(pattern, self.problem.cases[case], g, deadline)
         return None if x is None else self.point(x)
 
     def gradient(self, pattern: Pattern) -> Array:
         """The gradient on a pattern's region, in float64."""
         return self.problem.gradients([phase[None] for phase in pattern])[INPUT][0]
 
-    def _deepest(self, pattern: Pattern, case: Conjunction, g: Array | None, seconds: float) -> Array | None:
+    def _deepest(self, pattern: Pattern, case: Conjunction, g: Array | None, deadline: Deadline) -> Array | None:
         """The point of the region ∩ case with the largest slack in all rows, by one LP over x."""
         problem = self.problem
         box = problem.query.box
@@ -118,7 +120,7 @@ class WitnessFinder:
         cost = np.zeros(n + 1)
         cost[n] = -1.0
         lower, upper = np.append(box.lower, 0.0), np.append(box.upper, 1.0)
-        answer = BoxedLp(builder.matrix(n + 1), *builder.bounds(), lower, upper, cost).solve(seconds)
+        answer = LinearProgram(builder.matrix(n + 1), *builder.bounds(), lower, upper, cost).solve(deadline)
         if answer.status is not LpStatus.OPTIMAL or answer.point is None:
             return None
         return answer.point[:n]

@@ -1,0 +1,1 @@
+"""Linear programs: one program over HiGHS, one row builder, one rigorous bound from multipliers."""
