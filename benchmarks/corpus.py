@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "corpus"))
 
 from common import RESULTS, machine, table
-from corpus_cases import COUNT, cases
+from corpus_cases import cases
 
 from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
@@ -94,7 +94,7 @@ def main() -> None:
     ]
     text = (
         "# The corpus: tiny queries with verdicts known by exact enumeration\n\n"
-        f"{COUNT} queries ({truth['unsat']} unsat, {truth['sat']} sat; up to 12 piecewise-linear units; "
+        f"{len(cases())} queries ({truth['unsat']} unsat, {truth['sat']} sat; up to 12 piecewise-linear units; "
         f"see tests/corpus/corpus_cases.py), {SECONDS:g} s each. Marabou runs in a child process per query, whose "
         "start is part of its time.\n\n"
         f"{machine()}\n\n" + table(header, rows)

@@ -1,265 +1,140 @@
-"""The corpus: several hundred tiny (network, query) pairs, generated from their index alone.
+"""The corpus: several hundred tiny (network, query) pairs with their verdicts, stored as numbers.
+
+Each line of ``cases.jsonl`` is one case: the network's operators, the query's box and rows, and the verdict that
+`corpus_oracle.decide` found by enumeration. Nothing is computed from anything here, so that every machine asks the
+same questions; a matrix product in a recipe would not (its last bits are the processor's choice).
+``draw.py`` drew the cases and can draw more; ``python tests/corpus/regenerate.py`` decides all of them again.
 
 Families of networks (up to 12 piecewise-linear units): dense, convolutional, other elementwise functions
 (LeakyReLU, |x|, Clip), MaxPool, residual. Kinds of queries: rows over outputs and inputs in DNF, robustness,
-saliency robustness. Traits: zero weights, dead units, duplicated units, kinks exactly on x̂, ties of outputs,
-thresholds that are met exactly on the boundary, boxes of width 1e-6. The verdicts in ``verdicts.json`` come
-from `corpus_oracle.decide`, run once by ``python tests/corpus/regenerate.py``.
+saliency robustness. Traits: see ``draw.py``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache, cached_property
-from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
-from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
-from verifier.properties.builders import robustness, saliency_robustness
-from verifier.properties.query import Conjunction, Query
+from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
+from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
+from verifier.properties.query import Conjunction, GradientBox, Query
 from verifier.properties.sets import Box
 
-COUNT = 480
-VERDICTS = Path(__file__).parent / "verdicts.json"
-FAMILIES = ("dense", "conv", "dense", "elementwise", "dense", "maxpool", "conv", "residual")
-KINDS = ("values", "saliency", "robustness", "saliency")
+FILE = Path(__file__).parent / "cases.jsonl"
+OPERATORS: dict[str, type[Operator]] = {c.__name__: c for c in (Conv, Dense, MaxPool, PiecewiseLinear, Reshape, Sum)}
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One pair of the corpus; everything follows from its index."""
+    """One pair of the corpus."""
 
-    index: int
+    line: str
+    """Its line of the file."""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The line's content."""
+        found: dict[str, Any] = json.loads(self.line)
+        return found
+
+    @property
+    def name(self) -> str:
+        """Readable identifier, for test ids: index, family of the network, kind of the query."""
+        return str(self.record["name"])
 
     @property
     def family(self) -> str:
         """Kind of network."""
-        return FAMILIES[self.index % len(FAMILIES)]
+        return self.name.split("-")[1]
 
     @property
     def kind(self) -> str:
         """Kind of query."""
-        return KINDS[(self.index // len(FAMILIES)) % len(KINDS)]
-
-    @property
-    def name(self) -> str:
-        """Readable identifier, for test ids."""
-        return f"{self.index:03d}-{self.family}-{self.kind}"
+        return self.name.split("-")[2]
 
     @cached_property
     def query(self) -> Query:
         """The query (with its network)."""
-        return _Generator(self).query()
-
-    @property
-    def digest(self) -> str:
-        """A short hash of the network's numbers and the query: verdicts are kept under it."""
-        sink = hashlib.sha256(self.name.encode())
-        for node in self.query.network.nodes:
-            for value in vars(node.operator).values():
-                if isinstance(value, np.ndarray):
-                    sink.update(np.ascontiguousarray(value).tobytes())
-        query = self.query
-        parts = [query.box.lower, query.box.upper]
-        if query.gradient is not None:
-            parts += [query.gradient.output, query.gradient.lower, query.gradient.upper]
-        for part in query.parts:
-            parts += [part.bound, part.strict, *(r for r in (part.x_rows, part.y_rows, part.g_rows) if r is not None)]
-        for array in parts:
-            sink.update(np.ascontiguousarray(array).tobytes())
-        return sink.hexdigest()[:10]
+        return _read(self.record)
 
     @property
     def verdict(self) -> str:
         """Known truth by the gradient convention: "sat" or "unsat"."""
-        return _verdicts()[self.digest][0]
+        return str(self.record["verdict"][0])
 
     @property
     def closed_verdict(self) -> str:
         """Known truth when either neighbour of a kink may be meant, and strict rows are closed."""
-        return _verdicts()[self.digest][1]
-
-
-@cache
-def _verdicts() -> dict[str, list[str]]:
-    found: dict[str, list[str]] = json.loads(VERDICTS.read_text())
-    return found
+        return str(self.record["verdict"][1])
 
 
 @cache
 def cases() -> tuple[Case, ...]:
     """The whole corpus."""
-    return tuple(Case(k) for k in range(COUNT))
+    return tuple(map(Case, FILE.read_text(encoding="utf-8").splitlines()))
 
 
-class _Generator:
-    """Draws one case."""
+def line(name: str, query: Query, verdict: tuple[str, str]) -> str:
+    """The line of a case, without its end."""
+    record: dict[str, Any] = {"name": name, "verdict": verdict, "shape": query.network.input_shape}
+    record["network"] = _network(query.network)
+    record |= {"lower": query.box.lower, "upper": query.box.upper, "anchor": query.anchor}
+    record["cases"] = [_rows(part) for part in query.cases]
+    if query.common is not None:
+        record["common"] = _rows(query.common)
+    if query.gradient is not None:
+        record["gradient"] = asdict(query.gradient)
+    return json.dumps(record, default=lambda array: array.tolist(), separators=(",", ":"))
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.rng = np.random.default_rng([20231111, case.index])
-        self.dyadic = bool(self.rng.random() < 0.7)
-        self.narrow = bool(self.rng.random() < 0.15)
-        self.kink = bool(self.rng.random() < 0.4)
-        self.zero_share = float(self.rng.choice([0.0, 0.0, 0.3, 0.6]))
 
-    # -- networks ------------------------------------------------------------------------------------------
-    def numbers(self, *shape: int) -> Array:
-        """Weights: dyadic (so that kinks and ties can be exact) or arbitrary floats, some of them zero."""
-        values = self.rng.normal(size=shape)
-        if self.dyadic:
-            values = np.round(values * 4) / 4
-        return np.where(self.rng.random(shape) < self.zero_share, 0.0, values)
+def _rows(part: Conjunction) -> dict[str, Any]:
+    """The fields of a conjunction that are there."""
+    return {name: value for name, value in vars(part).items() if value is not None}
 
-    def dense(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        """Weight and bias of a layer with, now and then, a dead unit and a duplicate."""
-        weight, bias = self.numbers(outputs, inputs), self.numbers(outputs)
-        if outputs > 2 and self.rng.random() < 0.2:
-            weight[0], bias[0] = weight[1], bias[1]
-        if outputs > 1 and self.rng.random() < 0.2:
-            if self.rng.random() < 0.5:
-                weight[-1], bias[-1] = 0.0, 0.0
-            else:
-                bias[-1] = -50.0
-        return weight, bias
 
-    def network(self, point: Array, shape: tuple[int, ...], outputs: int) -> Network:
-        """A network of the case's family; with the trait "kink", some preactivations are exactly 0 at the point."""
-        builder = NetworkBuilder(shape)
-        family, rng = self.case.family, self.rng
+def _network(network: Network) -> list[Any]:
+    """One entry a node: "Relu", or an operator's name and the fields that are not its defaults."""
+    written: list[Any] = []
+    places = {node.name: k for k, node in enumerate(network.nodes)}
+    for k, node in enumerate(network.nodes[1:], 1):
+        operator = node.operator
+        defaults = {f.name: f.default for f in fields(operator) if f.init and f.default is not MISSING}
+        entry: dict[str, Any] = {"op": type(operator).__name__}
+        for field in fields(operator):
+            value = getattr(operator, field.name)
+            if field.init and not (field.name in defaults and value == defaults[field.name]):
+                entry[field.name] = value
+        inputs = [places[name] for name in node.inputs]
+        if inputs != [k - 1]:
+            entry["inputs"] = inputs
+        written.append("Relu" if vars(operator) == vars(relu()) and "inputs" not in entry else entry)
+    return written
 
-        def activate() -> None:
-            operator: PiecewiseLinear = relu()
-            if family == "elementwise":
-                operator = (leaky_relu(0.25), leaky_relu(0.1), absolute(), clip(-0.5, 1.0), clip(0.0, 6.0))[
-                    rng.integers(5)
-                ]
-            builder.add(operator)
 
-        def add_dense(outputs: int, kink: bool) -> None:
-            current = builder._last
-            inputs = builder.shape(current)[0]
-            weight, bias = self.dense(inputs, outputs)
-            if kink and self.kink:
-                value = builder.build(current).values(point)[current][0]
-                hit = rng.random(outputs) < 0.5
-                bias = np.where(hit, -(weight @ value), bias)
-            builder.add(Dense(weight, bias))
-
-        units = int(rng.integers(2, 7))
-        if family in ("conv", "maxpool"):
-            channels = 2 if family == "conv" else 1
-            kernel = self.numbers(channels, 1, 2, 2)
-            stride = (2, 2) if family == "conv" else (1, 1)
-            padding = (0, 0, 1, 1) if shape[1] == 3 and family == "conv" else (0, 0, 0, 0)
-            builder.add(Conv(kernel, self.numbers(channels), stride=stride, padding=padding))
-            if family == "maxpool":
-                builder.add(relu())
-                builder.add(MaxPool((2, 2), (1, 1)) if rng.random() < 0.5 else MaxPool((2, 1), (1, 1)))
-            else:
-                activate()
-            builder.add(Reshape((prod(builder.shape(builder._last)),)))
-            if family == "conv" and rng.random() < 0.5:
-                add_dense(int(rng.integers(2, 4)), True)
-                activate()
-        elif family == "residual":
-            add_dense(units, True)
-            activate()
-            first = builder._last
-            add_dense(units, True)
-            activate()
-            builder.add(Sum((1, 1 if rng.random() < 0.5 else -1)), builder._last, first)
-        else:
-            add_dense(units, True)
-            activate()
-            if rng.random() < 0.6:
-                add_dense(int(rng.integers(2, 7)), True)
-                activate()
-        add_dense(outputs, False)
-        return builder.build()
-
-    # -- queries -------------------------------------------------------------------------------------------
-    def query(self) -> Query:
-        """The case's query."""
-        rng, case = self.rng, self.case
-        if case.family in ("conv", "maxpool"):
-            side = 3 if case.family == "maxpool" or rng.random() < 0.6 else 4
-            shape: tuple[int, ...] = (1, side, side)
-        else:
-            shape = (int(rng.integers(2, 5)),)
-        n, outputs = prod(shape), int(rng.integers(2, 4))
-        point = np.round(rng.random(n) * 4) / 4 if rng.random() < 0.8 else rng.random(n)
-        network = self.network(point, shape, outputs)
-        epsilon = 5e-7 if self.narrow else float(rng.choice([0.125, 0.25, 0.5, 1.0]))
-        if case.kind == "values":
-            return self.values_query(network, point, epsilon)
-        label = int(np.argmax(network.forward(point)))
-        network = self.balanced(network, point, epsilon, label)
-        if case.kind == "robustness":
-            return robustness(network, point, epsilon, label=label)
-        delta = self.delta(network, point, epsilon, label)
-        return saliency_robustness(network, point, epsilon, delta, label)
-
-    def balanced(self, network: Network, point: Array, epsilon: float, label: int) -> Network:
-        """The network with its last bias moved so that the label's lead at the point is a share of what
-        the gradient could take away within the box: both verdicts become likely, and ties possible."""
-        values = network.forward(point).reshape(-1)
-        other = int(np.argsort(np.where(np.arange(len(values)) == label, -np.inf, values))[-1])
-        weights = np.zeros(len(values))
-        weights[label], weights[other] = 1.0, -1.0
-        reach = epsilon * float(np.abs(network.gradient(point, weights)).sum())
-        lead = reach * float(self.rng.choice([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.25, 1.5, 2.0]))
-        last = network.nodes[-1].operator
-        assert isinstance(last, Dense)
-        bias = last.bias.copy()
-        bias[label] += lead - float(values[label] - values[other])
-        builder = NetworkBuilder(network.input_shape)
-        for node in network.nodes[1:-1]:
-            builder.add(node.operator, *node.inputs, name=node.name)
-        return builder.build(builder.add(Dense(last.weight, bias), *network.nodes[-1].inputs, name=network.output))
-
-    def delta(self, network: Network, point: Array, epsilon: float, label: int) -> float:
-        """A distance of gradients: often exactly one that another linear region of the box has."""
-        box = Box.around(point, epsilon)
-        samples = box.sample(300, self.rng)
-        gradients = network.gradient(samples, label).reshape(len(samples), -1)
-        distance = np.abs(gradients - network.gradient(point, label).reshape(-1)).max(axis=1)
-        flipped = np.argmax(network.forward(samples).reshape(len(samples), -1), axis=1) != label
-        found = np.unique(distance[flipped]) if flipped.any() else np.unique(distance)
-        chosen = float(found[0] if self.rng.random() < 0.7 else self.rng.choice(found))
-        return float(
-            max(0.0, chosen * self.rng.choice([1.0, 1.0, 1.0, 0.5, 1.5]) - self.rng.choice([0.0, 0.0, 2**-20]))
-        )
-
-    def values_query(self, network: Network, point: Array, epsilon: float) -> Query:
-        """Rows over outputs and inputs, thresholds often the exact maximum over corners and samples."""
-        rng = self.rng
-        box = Box.around(point, epsilon)
-        corners = (
-            np.array(list(itertools.product(*zip(box.lower, box.upper, strict=True))))
-            if box.size <= 9
-            else box.sample(64, rng)
-        )
-        points = np.concatenate([np.unique(corners, axis=0), box.sample(200, rng), point[None]])
-        outputs = network.forward(points).reshape(len(points), -1)
-        found = []
-        for _ in range(int(rng.integers(1, 4))):
-            rows = int(rng.integers(1, 3))
-            y_rows = np.round(rng.normal(size=(rows, outputs.shape[1])) * 2) / 2
-            x_rows = np.round(rng.normal(size=(rows, box.size)) * 2) / 2 * (rng.random((rows, 1)) < 0.4)
-            reached = outputs @ y_rows.T + points @ x_rows.T
-            bound = reached.min(axis=0)
-            shift = np.abs(reached.max(axis=0) - bound) * rng.choice([0.0, 0.0, 0.1, -0.05, -0.2], size=rows)
-            found.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=bound + shift, strict=rng.random(rows) < 0.25))
-        common = None
-        if rng.random() < 0.4:
-            row = np.round(rng.normal(size=(1, box.size)) * 2) / 2
-            common = Conjunction(x_rows=row, bound=row @ point + (0.0 if rng.random() < 0.5 else epsilon / 4))
-        return Query(network=network, box=box, cases=tuple(found), common=common, anchor=point)
+def _read(record: dict[str, Any]) -> Query:
+    builder = NetworkBuilder(tuple(record["shape"]))
+    names = ["input"]
+    for written in record["network"]:
+        if written == "Relu":
+            names.append(builder.add(relu()))
+            continue
+        entry = dict(written)
+        kind, inputs = OPERATORS[entry.pop("op")], entry.pop("inputs", [len(names) - 1])
+        values = {k: tuple(v) if isinstance(v, list) and k not in ("weight", "bias") else v for k, v in entry.items()}
+        values |= {k: np.array(v) for k, v in entry.items() if k in ("weight", "bias")}
+        names.append(builder.add(kind(**values), *(names[k] for k in inputs)))
+    common, gradient = record.get("common"), record.get("gradient")
+    return Query(
+        network=builder.build(),
+        box=Box(np.array(record["lower"]), np.array(record["upper"])),
+        cases=tuple(Conjunction(**part) for part in record["cases"]),
+        common=None if common is None else Conjunction(**common),
+        gradient=None if gradient is None else GradientBox(**gradient),
+        anchor=np.array(record["anchor"]),
+    )

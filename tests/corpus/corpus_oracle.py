@@ -169,6 +169,14 @@ def decide(query: Query, *, closed: bool = False) -> bool:
     return _Oracle(query, closed).decide()
 
 
+def verdicts(query: Query) -> tuple[str, str]:
+    """The verdict by the gradient convention and the closed one, each "sat" or "unsat"."""
+    closed = decide(query, closed=True)
+    # the closed reading is a superset: where it has no witness, the convention has none
+    convention = closed and decide(query)
+    return "sat" if convention else "unsat", "sat" if closed else "unsat"
+
+
 def _number(value: Fraction) -> Any:
     return z3.RealVal(f"{value.numerator}/{value.denominator}")
 

@@ -1,33 +1,29 @@
-"""Compute the corpus's verdicts by enumeration: ``python tests/corpus/regenerate.py`` (some minutes)."""
+"""Decide all cases of the corpus again by enumeration: ``python tests/corpus/regenerate.py`` (some minutes)."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from corpus_cases import VERDICTS, cases
-from corpus_oracle import decide
+from corpus_cases import FILE, cases, line
+from corpus_oracle import verdicts
 
 
 def main() -> None:
-    """Decide every case, closed and by the convention, and write ``verdicts.json``."""
-    known = json.loads(VERDICTS.read_text()) if VERDICTS.exists() and "--all" not in sys.argv else {}
-    verdicts: dict[str, list[str]] = {}
+    """Decide every case, closed and by the convention; write the file anew and name what changed."""
+    lines, changed = [], 0
     for case in cases():
         began = time.monotonic()
-        if case.digest in known:
-            verdicts[case.digest] = known[case.digest]
-            continue
-        closed = decide(case.query, closed=True)
-        # the closed reading is a superset: where it has no witness, the convention has none
-        convention = closed and decide(case.query)
-        verdicts[case.digest] = ["sat" if found else "unsat" for found in (convention, closed)]
-        print(case.name, *verdicts[case.digest], f"{time.monotonic() - began:.2f} s", flush=True)
-    VERDICTS.write_text("{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in verdicts.items()) + "\n}\n")
+        found = verdicts(case.query)
+        lines.append(line(case.name, case.query, found))
+        if found != (case.verdict, case.closed_verdict):
+            changed += 1
+            print(case.name, case.verdict, case.closed_verdict, "->", *found, f"{time.monotonic() - began:.2f} s")
+    FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(lines)} cases, {changed} verdicts changed")
 
 
 if __name__ == "__main__":
