@@ -42,6 +42,7 @@ class SearchResult:
         late: for OPEN, whether that was for want of time.
         done: subproblems that were bounded.
         left: subproblems that are open.
+        stuck: of these, how many can neither be split nor decided.
         worst: the lowest bound among these.
         closed: how many roots' worth is refuted, the children of a parent counting as equal parts of it.
     """
@@ -52,6 +53,7 @@ class SearchResult:
     late: bool = False
     done: int = 0
     left: int = 0
+    stuck: int = 0
     worst: float = 0.0
     closed: float = 0.0
 
@@ -212,6 +214,7 @@ class BranchAndBound(Generic[B]):
             late=late,
             done=self._done,
             left=left,
+            stuck=len(self._stuck),
             worst=worst,
             closed=self._closed,
         )
