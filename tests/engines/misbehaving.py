@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.events import Listener, Progress, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
@@ -20,7 +20,7 @@ from verifier.verdict import Certainty
 
 
 class _Base(Engine):
-    capabilities = Capabilities(gradient=True)
+    capabilities = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED)
 
     def availability(self) -> Availability:
         return Availability(True, "for tests")

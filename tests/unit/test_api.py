@@ -14,7 +14,8 @@ from verifier.engines import registry
 from verifier.engines.base import Availability
 from verifier.errors import EngineError, InputError
 from verifier.events import Event, Progress, StageStarted
-from verifier.network.graph import feedforward
+from verifier.network.graph import NetworkBuilder, feedforward
+from verifier.network.operators import Operator
 from verifier.properties.query import Query
 from verifier.verdict import Certainty, Status
 
@@ -151,6 +152,31 @@ def test_unknown_and_missing_engines_are_errors_before_any_work(monkeypatch: pyt
     monkeypatch.setattr(misbehaving.Right, "availability", lambda self: Availability(False, "pip install right"))
     with pytest.raises(EngineError, match="pip install right"):
         ask(True, "right")
+
+
+@pytest.mark.parametrize("name", list(registry.ENGINES))
+def test_what_nobody_has_thought_of_is_refused(name: str) -> None:
+    engine = registry.get(name)
+
+    class Unheard(Query):
+        @property
+        def features(self) -> frozenset[str]:
+            return super().features | {"products of outputs"}
+
+    asked = query(True)
+    unheard = Unheard(network=asked.network, box=asked.box, cases=asked.cases)
+    assert "products of outputs" in engine.rejects(asked.network, unheard)
+
+    class Sine(Operator):
+        def output_shape(self, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+            return shapes[0]
+
+        def forward(self, *inputs: np.ndarray) -> np.ndarray:
+            return np.sin(inputs[0])
+
+    builder = NetworkBuilder((1,))
+    builder.add(Sine(), name="wave")
+    assert "Sine (node 'wave')" in engine.rejects(builder.build())
 
 
 def test_auto_follows_the_rules_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

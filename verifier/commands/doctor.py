@@ -79,7 +79,7 @@ def examine(name: str, timeout: float) -> dict[str, Any]:
     if not availability.installed:
         return found("not installed", availability.detail)
     options = Options(engine=name, timeout=timeout)
-    questions = tiny_queries(engine.capabilities.gradient)
+    questions = tiny_queries("gradient" in engine.capabilities.features)
     if engine.rejects(questions[0][0].network, questions[0][0]):  # it is made for maps other than the gradient
         questions = tiny_queries(True, "absolute")
     for query, expected in questions:

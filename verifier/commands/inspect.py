@@ -106,7 +106,7 @@ def engine_table(network: Network) -> list[dict[str, Any]]:
                 "installed": availability.installed,
                 "takes": not problem,
                 "detail": detail,
-                "gradient": engine.capabilities.gradient,
+                "gradient": "gradient" in engine.capabilities.features,
             }
         )
     return rows

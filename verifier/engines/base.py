@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +12,6 @@ from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
@@ -55,35 +54,34 @@ class EngineResult:
     proof: Proof | None = None
 
 
-@dataclass(frozen=True)
+PIECEWISE_LINEAR = frozenset({"input", "affine", "relu", "piecewise-linear", "maxpool"})
+"""The operators of piecewise-linear networks, by `Operator.kind`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What queries an engine can take; selection is by this data.
+    """What queries an engine can take; selection is by this data. What is not named here is refused.
 
     Attributes:
-        gradient: whether the condition may speak of the gradient.
-        leaky: elementwise functions other than ReLU.
-        maxpool: MaxPool.
-        maps, similarities: conditions on saliency maps beyond the gradient box, by the names of the map
-            (`verifier.properties.maps`) and of the similarity (`verifier.properties.similarity`).
-        max_neurons: more than this many units is hopeless; "auto" passes it over (None: no limit).
+        operators: kinds of operators (`verifier.network.operators.Operator.kind`).
+        features: what a condition may use (`verifier.properties.query.Query.features`).
+        needs: features without which the engine has nothing to do.
+        max_neurons: more neurons than this are hopeless; "auto" passes it over (None: no limit).
     """
 
-    gradient: bool
-    leaky: bool = True
-    maxpool: bool = True
-    maps: frozenset[str] = frozenset()
-    similarities: frozenset[str] = frozenset()
+    operators: frozenset[str] = frozenset()
+    features: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
     max_neurons: int | None = None
 
-    @classmethod
-    def encoded(cls, max_neurons: int) -> Capabilities:
-        """Of a solver behind the encodings: `verifier.encodings.similarity` writes maps linear in gradients for it."""
-        return cls(
-            gradient=True,
-            maps=frozenset({"gradient", "absolute", "difference", "smooth"}),
-            similarities=frozenset({"linf", "l1", "top-k"}),
-            max_neurons=max_neurons,
-        )
+
+def gradient_features(*, maps: Iterable[str], similarities: Iterable[str]) -> frozenset[str]:
+    """The features of conditions on the gradient: its box, and these maps and similarities beyond it."""
+    return frozenset({"gradient", "condition", *(f"map {m}" for m in maps), *(f"similarity {s}" for s in similarities)})
+
+
+ENCODED = gradient_features(maps=("gradient", "absolute", "difference", "smooth"), similarities=("linf", "l1", "top-k"))
+"""What `verifier.encodings` can write for solvers: maps that are linear in gradients."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +116,14 @@ class Engine(ABC):
     def rejects(self, network: Network, query: Query | None = None) -> str:
         """Why this engine cannot take the network (and query); "" if it can."""
         can = self.capabilities
-        if query is not None and query.gradient is not None and not can.gradient:
-            return "conditions on the gradient"
-        condition = None if query is None else query.condition
-        if condition is not None and not condition.is_box:
-            if condition.map.name not in can.maps:
-                return f"conditions on the map {condition.map.name!r}"
-            if condition.similarity not in can.similarities:
-                return f"{condition.similarity!r} similarity of maps"
-        for node in network.activations:
-            if isinstance(node.operator, MaxPool) and not can.maxpool:
-                return f"MaxPool (node {node.name!r})"
-            if isinstance(node.operator, PiecewiseLinear) and not node.operator.is_relu and not can.leaky:
-                return f"{node.operator.label} (node {node.name!r})"
+        if query is not None:
+            beyond = sorted(query.features - can.features)
+            if beyond:
+                return f"conditions of the kind {', '.join(beyond)}"
+            missing = sorted(can.needs - query.features)
+            if missing:
+                return f"queries without a condition of the kind {', '.join(missing)}"
+        for node in network.nodes:
+            if node.operator.kind not in can.operators:
+                return f"{getattr(node.operator, 'label', type(node.operator).__name__)} (node {node.name!r})"
         return ""

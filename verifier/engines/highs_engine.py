@@ -13,7 +13,7 @@ from verifier.encodings.milp import MixedInteger, mixed_integer
 from verifier.encodings.model import Atom, Indices
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -33,7 +33,7 @@ class HighsEngine(Engine):
     """Branch and cut on the big-M form of the encoding; UNSAT is numerical (feasibility tolerance 1e-7)."""
 
     name: ClassVar[str] = "highs"
-    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=2000)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=2000)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "kOptimal": Answer.SAT,

@@ -15,7 +15,7 @@ from verifier.encodings.marabou import marabou_query
 from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -38,7 +38,7 @@ class MarabouEngine(Engine):
     """Marabou's simplex with case splits; UNSAT is numerical (tolerances of about 1e-6)."""
 
     name: ClassVar[str] = "marabou"
-    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=2000)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=2000)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "sat": Answer.SAT,

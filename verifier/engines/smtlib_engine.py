@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from verifier.encodings.query import Encoding
 from verifier.encodings.smtlib import script
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Reply, package, solve_exactly
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -29,7 +29,7 @@ GRACE = 2.0
 class SmtLibEngine(Engine):
     """An exact SMT solver that reads the encoding as text."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=100)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=100)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "sat": Answer.SAT,

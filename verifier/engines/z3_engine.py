@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from verifier.encodings.query import Encoding
 from verifier.encodings.z3_terms import Z3Terms, fraction_of
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
 from verifier.engines.encoded import Reply, package, solve_exactly
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
@@ -20,7 +20,7 @@ class Z3Engine(Engine):
     """Exact: weights are rationals, UNSAT is a proof in exact arithmetic, models are rational points."""
 
     name: ClassVar[str] = "z3"
-    capabilities: ClassVar[Capabilities] = Capabilities.encoded(max_neurons=100)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=100)
 
     STATUS_MAP: ClassVar[Mapping[str, Answer]] = {
         "sat": Answer.SAT,

@@ -32,6 +32,11 @@ Shape = tuple[int, ...]
 class Operator(ABC):
     """One step of a network. Stateless, immutable, picklable."""
 
+    @property
+    def kind(self) -> str:
+        """What an engine must declare to take it: "affine", "relu", "piecewise-linear", "maxpool"; else its own name."""
+        return type(self).__name__.lower()
+
     @abstractmethod
     def output_shape(self, *shapes: Shape) -> Shape:
         """Shape of the output (without batch) for inputs of these shapes; NetworkError if they do not fit."""
@@ -60,6 +65,10 @@ class AffineOperator(Operator):
 
     coefficients: ClassVar[str | None] = None
     """Name of the field that holds the linear part's numbers; None when they are all 0 or ±1."""
+
+    @property
+    def kind(self) -> str:
+        return "affine"
 
     @abstractmethod
     def linear(self, *inputs: Array) -> Array:

@@ -77,6 +77,10 @@ class PiecewiseLinear(PiecewiseOperator):
                 raise NetworkError(f"{self.label}: not continuous at {b}: {left} on the left, {right} on the right")
 
     @property
+    def kind(self) -> str:
+        return "relu" if self.is_relu else "piecewise-linear"
+
+    @property
     def is_relu(self) -> bool:
         """Whether this is exactly max(z, 0)."""
         return self.breaks == (0.0,) and self.slopes == (0.0, 1.0) and self.intercepts == (0.0, 0.0)

@@ -192,6 +192,22 @@ class Query:
             object.__setattr__(self, "anchor", anchor)
 
     @property
+    def features(self) -> frozenset[str]:
+        """What the condition uses beyond linear rows over inputs and outputs: engines declare which they can take.
+
+        "gradient"; and for a condition on a saliency map that is more than a gradient box "condition", "map NAME" and
+        "similarity NAME".
+        """
+        found = set[str]()
+        if self.gradient is not None:
+            found.add("gradient")
+        if self.condition is not None:
+            found.add("condition")
+            if not self.condition.is_box:
+                found |= {f"map {self.condition.map.name}", f"similarity {self.condition.similarity}"}
+        return frozenset(found)
+
+    @property
     def parts(self) -> tuple[Conjunction, ...]:
         """The common conjunction, if any, and the cases."""
         return (() if self.common is None else (self.common,)) + self.cases

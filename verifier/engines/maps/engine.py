@@ -8,15 +8,21 @@ from typing import ClassVar
 import numpy as np
 
 from verifier.bab import BranchAndBound, DepthStore, Ending, SearchResult, Settings
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import (
+    PIECEWISE_LINEAR,
+    Answer,
+    Availability,
+    Capabilities,
+    Engine,
+    EngineResult,
+    gradient_features,
+)
 from verifier.engines.maps.boxes import Bounder, Boxes, Brancher
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
 from verifier.options import Options
-from verifier.properties.maps import NAMES
 from verifier.properties.query import Query
-from verifier.properties.similarity import NAMES as SIMILARITIES
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
@@ -47,7 +53,12 @@ class MapsEngine(Engine):
 
     name: ClassVar[str] = "maps"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        gradient=True, maps=frozenset(NAMES), similarities=frozenset(SIMILARITIES)
+        operators=PIECEWISE_LINEAR,
+        features=gradient_features(
+            maps=("gradient", "absolute", "difference", "gradient-input", "integrated", "integrated-exact", "smooth"),
+            similarities=("linf", "l1", "l2", "top-k"),
+        ),
+        needs=frozenset({"condition"}),
     )
     isolated: ClassVar[bool] = False
 
@@ -56,11 +67,6 @@ class MapsEngine(Engine):
 
     def availability(self) -> Availability:
         return Availability(True, "built in")
-
-    def rejects(self, network: object, query: Query | None = None) -> str:
-        if query is not None and query.condition is None:
-            return "queries without a condition on a saliency map"
-        return super().rejects(network, query)  # type: ignore[arg-type]
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))

@@ -8,7 +8,15 @@ from typing import ClassVar
 import numpy as np
 
 from verifier.bounds.crown import Crown
-from verifier.engines.base import LOW_DIMENSION, Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import (
+    LOW_DIMENSION,
+    PIECEWISE_LINEAR,
+    Answer,
+    Availability,
+    Capabilities,
+    Engine,
+    EngineResult,
+)
 from verifier.engines.native.bounding import (
     BoxBounds,
     ChainBounds,
@@ -33,7 +41,7 @@ class NativeEngine(Engine):
     """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
 
     name: ClassVar[str] = "native"
-    capabilities: ClassVar[Capabilities] = Capabilities(gradient=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR)
     isolated: ClassVar[bool] = False
 
     def availability(self) -> Availability:

@@ -8,7 +8,15 @@ from functools import cache
 from importlib import metadata
 from typing import ClassVar
 
-from verifier.engines.base import Answer, Availability, Capabilities, Engine, EngineResult
+from verifier.engines.base import (
+    PIECEWISE_LINEAR,
+    Answer,
+    Availability,
+    Capabilities,
+    Engine,
+    EngineResult,
+    gradient_features,
+)
 from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
@@ -16,9 +24,7 @@ from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
-from verifier.properties.maps import NAMES as MAPS
 from verifier.properties.query import Query
-from verifier.properties.similarity import NAMES as SIMILARITIES
 from verifier.verdict import Certainty
 
 EXACT_UP_TO = 300
@@ -43,7 +49,11 @@ class SaliencyEngine(Engine):
 
     name: ClassVar[str] = "saliency"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        gradient=True, maps=frozenset(MAPS) - {"integrated-exact"}, similarities=frozenset(SIMILARITIES)
+        operators=PIECEWISE_LINEAR,
+        features=gradient_features(
+            maps=("gradient", "absolute", "difference", "gradient-input", "integrated", "smooth"),
+            similarities=("linf", "l1", "l2", "top-k"),
+        ),
     )
     isolated: ClassVar[bool] = False
 
