@@ -118,11 +118,11 @@ def test_the_module_is_left_as_it_was():
 
 
 def test_errors_name_the_place():
-    with pytest.raises(UnsupportedOperatorError, match=r"Sequential: 1.*Softmax"):
+    with pytest.raises(UnsupportedOperatorError, match=r"Sequential: 1.*softmax"):
         loading.load(nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1)), (3,))
     with pytest.raises(InputError, match="input_shape"):
         loading.load(nn.Linear(3, 3))
-    with pytest.raises(NetworkError, match="inputs"):
+    with pytest.raises(NetworkError, match="cannot be run on an input"):
         loading.load(nn.Sequential(nn.Linear(3, 3)), (4,))
     bad = nn.Linear(3, 3)
     with torch.no_grad():
@@ -141,5 +141,126 @@ def test_errors_name_the_place():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(NetworkError, match="traced"):
+    with pytest.raises(NetworkError, match="exported"):
         loading.load(Branching(), (3,))
+
+
+def skip(change):
+    """A residual connection around whatever happens to the rectified input in place."""
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            h = x * 1.0
+            return change(self, h) + h
+
+    return Skip()
+
+
+def rectified_statement(module, h):
+    y = h * 2
+    y.relu_()
+    return y
+
+
+def clamped_statement(module, h):
+    h.clamp_(min=-0.1, max=0.4)
+    return h * 3
+
+
+def counted_up(module, h):
+    k = h
+    k += 1
+    return k * 2
+
+
+def scaled_through_a_view(module, h):
+    h[:, 1:].mul_(2)
+    h[:, 0] = h[:, 2]
+    return h.view(-1, 2)[0].relu_().repeat(2).view(1, 4)
+
+
+def written_into_zeros(module, h):
+    z = torch.zeros(1, 4, dtype=h.dtype)
+    z[:, 1:3] = h[:, :2]
+    z[:, h.new_tensor([True, False, False, True]).bool()] = 0.25
+    return z
+
+
+IN_PLACE = {
+    "a module": lambda module, h: 0.5 * module.relu(h),
+    "a function": lambda module, h: F.relu(h, inplace=True) * 0.5,
+    "a statement": rectified_statement,
+    "clamp": clamped_statement,
+    "+=": counted_up,
+    "views": scaled_through_a_view,
+    "writing into zeros": written_into_zeros,
+    "without gradients": lambda module, h: torch.no_grad()(lambda a: a.mul_(2))(h),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_operations_in_place_are_taken_for_what_they_do(name):
+    module = skip(IN_PLACE[name]).eval()
+    network = loading.load(module, (4,))
+    for _ in range(10):
+        x = torch.randn(1, 4, dtype=torch.float64)
+        np.testing.assert_allclose(network.forward(x[0].numpy()), module(x.clone())[0].numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_label_is_the_modules_own_where_a_relu_in_place_feeds_a_skip_connection():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(1, 2)
+            with torch.no_grad():
+                self.head.weight[:] = torch.tensor([[1.0], [0.1]])
+                self.head.bias[:] = torch.tensor([0.0, -0.05])
+
+        def forward(self, x):
+            h = x * 1.0
+            return self.head(self.relu(h) + h)
+
+    network = loading.load(Net(), (1,))
+    assert np.argmax(network.forward([-0.5])) == 0  # read as if h stayed -0.5 it would be 1
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_module_that_changes_itself_is_refused():
+    with pytest.raises(NetworkError, match="calls"):
+        loading.load(Counting(), (3,))
+
+
+def test_a_reader_that_differs_from_the_module_is_caught(monkeypatch):
+    import verifier.network.torch_operators as table
+
+    monkeypatch.setitem(table.CONVERTERS, "relu", lambda b, name, x: x)
+    with pytest.raises(NetworkError, match="differs from the module"):
+        loading.load(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), (3,))
+
+
+def test_a_module_that_asks_for_float32_is_read_in_float32():
+    class Asks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.inner(x.float()).relu()
+
+    module = Asks()
+    network = loading.load(module, (3,))
+    x = np.random.default_rng(0).normal(size=3)
+    np.testing.assert_allclose(network.forward(x), module(torch.tensor(x)[None])[0].detach().numpy(), atol=1e-6)

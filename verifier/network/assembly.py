@@ -22,6 +22,7 @@ from verifier.lazy import sp
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import (
     Array,
+    Concat,
     Conv,
     Dense,
     Operator,
@@ -123,6 +124,35 @@ class Assembler:
             return Value(value.name, index.shape)
         operator = Select(np.ascontiguousarray(index.reshape(without_batch(index.shape))), fill)
         return Value(self.add(operator, value.name, name=name), index.shape)
+
+    def rearrange(self, parts: Sequence[Value | Array], index: npt.NDArray[np.int64], name: str) -> Value:
+        """Entries of several tensors, values and constants, in a new order.
+
+        Args:
+            parts: at least one is a value.
+            index: of the result's shape: flat positions, counted through all parts in turn; -1 is a zero.
+        """
+        starts = np.cumsum([0, *(p.size for p in parts)])
+        part_of = np.searchsorted(starts, index, side="right") - 1  # -1 where the index is
+        used = [k for k in range(len(parts)) if (part_of == k).any()]
+        values = [k for k in used if isinstance(parts[k], Value)] or [
+            next(k for k, p in enumerate(parts) if isinstance(p, Value))
+        ]
+        moved, shift, start = np.full(index.shape, -1, dtype=np.int64), np.zeros(index.shape), 0
+        for k in used:
+            part, here = parts[k], part_of == k
+            if isinstance(part, Value):
+                moved[here] = index[here] - starts[k] + start
+                start += part.size
+            else:
+                shift[here] = part.reshape(-1)[index[here] - starts[k]]
+        held = [parts[k] for k in values]
+        joined = held[0]
+        assert isinstance(joined, Value)
+        if len(held) > 1:
+            flat = [self.view(v, (v.size,), name) for v in held if isinstance(v, Value)]
+            joined = Value(self.add(Concat(0), *flat, name=f"{name}/joined"), (start,))
+        return self.affine(self.select(joined, moved, name), 1.0, shift, name)
 
     def broadcast(self, value: Value, shape: Shape, name: str) -> Value:
         """The value spread over a larger shape, as numpy does."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network.assembly import Assembler, Value, extra_for_ceiling, sparse_if_large, with_extra
@@ -62,12 +61,6 @@ def _conv(
         pads = pad[0], pad[1], pad[0], pad[1]
     constant = np.zeros(len(kernel)) if bias is None else _numpy(bias)
     return b.windowed(Conv(kernel, constant, steps, pads, spread, groups), node, line, name)
-
-
-def _conv_module(b: Assembler, name: str, m: Any, x: Value) -> Value:
-    if m.padding_mode != "zeros":
-        raise UnsupportedOperatorError(f"padding_mode {m.padding_mode!r} is not supported")
-    return _conv(b, name, x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups)
 
 
 def _max_pool(
@@ -123,13 +116,26 @@ def _adaptive_average(b: Assembler, name: str, x: Value, output_size: Any) -> Va
     return b.average_pool(x, kernel, kernel, (0, 0, 0, 0), (0, 0), True, name)
 
 
-def _batch_norm(b: Assembler, name: str, m: Any, x: Value) -> Value:
-    if m.running_mean is None:
-        raise UnsupportedOperatorError("batch normalisation without running statistics is not supported")
-    factor = 1.0 / np.sqrt(_numpy(m.running_var) + m.eps)
-    shift = -_numpy(m.running_mean) * factor
-    if m.affine:
-        factor, shift = factor * _numpy(m.weight), shift * _numpy(m.weight) + _numpy(m.bias)
+def _batch_norm(
+    b: Assembler,
+    name: str,
+    x: Value,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    momentum: float,
+    eps: float,
+    training: bool = False,
+) -> Value:
+    if training or mean is None:
+        raise UnsupportedOperatorError("batch normalisation by the batch's own statistics is not supported")
+    factor = 1.0 / np.sqrt(_numpy(variance) + eps)
+    shift = -_numpy(mean) * factor
+    if weight is not None:
+        factor, shift = factor * _numpy(weight), shift * _numpy(weight)
+    if bias is not None:
+        shift = shift + _numpy(bias)
     shape = (-1, *([1] * (len(x.shape) - 2)))
     return b.affine(x, factor.reshape(shape), shift.reshape(shape), name)
 
@@ -174,6 +180,13 @@ def _divided(b: Assembler, name: str, x: Any, y: Any) -> Value:
     if isinstance(y, Value):
         raise UnsupportedOperatorError("division by a computed tensor is not piecewise linear")
     return b.affine(x, 1.0 / _numpy(y), 0.0, name)
+
+
+def _addmm(b: Assembler, name: str, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Value:
+    if isinstance(bias, Value) or isinstance(y, Value) or beta != 1 or alpha != 1:
+        raise UnsupportedOperatorError("addmm needs a constant bias and matrix, and no factors")
+    product = b.times_matrix(x, sparse_if_large(_numpy(y)).T, None, f"{name}/product")
+    return b.affine(product, 1.0, _numpy(bias), name)
 
 
 def _matmul(b: Assembler, name: str, x: Any, y: Any) -> Value:
@@ -238,89 +251,68 @@ def _absolute(b: Assembler, name: str, x: Value) -> Value:
     return b.apply(absolute(), x, name)
 
 
-def _flat(b: Assembler, name: str, m: Any, x: Value) -> Value:
-    """A module that only moves data, run on the positions."""
-    return b.select(x, m(torch.arange(x.size).reshape(x.shape)).numpy(), name)
+def _converted(b: Assembler, name: str, x: Value, *args: Any, dtype: Any = None, **options: Any) -> Value:
+    dtype = next((a for a in args if isinstance(a, torch.dtype)), dtype)
+    if dtype not in (None, torch.float32, torch.float64):
+        raise UnsupportedOperatorError(f"a conversion to {dtype} rounds, which is not supported")
+    return x
 
 
-Converter = Callable[..., Value]
-MODULES: dict[type, Converter] = {
-    nn.Linear: lambda b, n, m, x: _linear(b, n, x, m.weight, m.bias),
-    nn.Conv1d: _conv_module,
-    nn.Conv2d: _conv_module,
-    nn.ReLU: lambda b, n, m, x: _relu(b, n, x),
-    nn.LeakyReLU: lambda b, n, m, x: _leaky(b, n, x, m.negative_slope),
-    nn.PReLU: lambda b, n, m, x: _prelu(b, n, x, m.weight),
-    nn.Hardtanh: lambda b, n, m, x: _hardtanh(b, n, x, m.min_val, m.max_val),
-    nn.MaxPool1d: lambda b, n, m, x: _max_pool(
-        b, n, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-    ),
-    nn.MaxPool2d: lambda b, n, m, x: _max_pool(
-        b, n, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-    ),
-    nn.AvgPool1d: lambda b, n, m, x: _average_pool(
-        b, n, x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad
-    ),
-    nn.AvgPool2d: lambda b, n, m, x: _average_pool(
-        b, n, x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-    ),
-    nn.AdaptiveAvgPool1d: lambda b, n, m, x: _adaptive_average(b, n, x, m.output_size),
-    nn.AdaptiveAvgPool2d: lambda b, n, m, x: _adaptive_average(b, n, x, m.output_size),
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.Flatten: _flat,
-    nn.Unflatten: _flat,
-    nn.Identity: lambda b, n, m, x: x,
-    nn.Dropout: lambda b, n, m, x: x,
-    nn.Dropout1d: lambda b, n, m, x: x,
-    nn.Dropout2d: lambda b, n, m, x: x,
-    nn.ConstantPad1d: lambda b, n, m, x: _pad(b, n, x, m.padding, value=m.value),
-    nn.ConstantPad2d: lambda b, n, m, x: _pad(b, n, x, m.padding, value=m.value),
-    nn.ZeroPad2d: lambda b, n, m, x: _pad(b, n, x, m.padding),
-}
-"""How each supported module is rewritten (subclasses too: ReLU6 is a Hardtanh)."""
-
-FUNCTIONS: dict[str, Converter] = {
-    **dict.fromkeys(("relu", "relu_"), _relu),
+Converter = Callable[..., Any]
+CONVERTERS: dict[str, Converter] = {
+    "relu": _relu,
     **dict.fromkeys(("abs", "absolute"), _absolute),
-    **dict.fromkeys(("clamp", "clip", "clamp_"), _clamp),
-    **dict.fromkeys(("hardtanh", "hardtanh_"), _hardtanh),
-    "relu6": lambda b, n, x, inplace=False: _hardtanh(b, n, x, 0.0, 6.0),
-    **dict.fromkeys(("leaky_relu", "leaky_relu_"), _leaky),
-    "prelu": _prelu,
+    **dict.fromkeys(("clamp", "clip"), _clamp),
+    "clamp_min": lambda b, n, x, low: _clamp(b, n, x, low),
+    "clamp_max": lambda b, n, x, high: _clamp(b, n, x, None, high),
+    "hardtanh": _hardtanh,
+    "relu6": lambda b, n, x: _hardtanh(b, n, x, 0.0, 6.0),
+    "leaky_relu": _leaky,
+    **dict.fromkeys(("prelu", "_prelu_kernel"), _prelu),
     "linear": _linear,
+    "addmm": _addmm,
+    **dict.fromkeys(("matmul", "mm", "mv"), _matmul),
     **dict.fromkeys(("conv1d", "conv2d"), _conv),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _max_pool),
+    "max_pool2d_with_indices": lambda b, n, *args: (_max_pool(b, n, *args), None),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d"), _average_pool),
-    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d"), _adaptive_average),
-    **dict.fromkeys(("add", "add_", "iadd"), _plus(1)),
-    **dict.fromkeys(("sub", "sub_", "isub"), _plus(-1)),
-    **dict.fromkeys(("mul", "mul_", "imul"), _times),
-    **dict.fromkeys(("div", "truediv", "itruediv", "div_"), _divided),
-    **dict.fromkeys(("neg", "negative"), lambda b, n, x: b.affine(x, -1.0, 0.0, n)),
-    **dict.fromkeys(("matmul", "mm"), _matmul),
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive_average),
+    "batch_norm": lambda b, n, x, w, c, mean, var, training, momentum, eps, *_: _batch_norm(
+        b, n, x, w, c, mean, var, momentum, eps, training
+    ),
+    "_native_batch_norm_legit_no_training": lambda b, n, *args: (_batch_norm(b, n, *args), None, None),
+    "add": _plus(1),
+    "sub": _plus(-1),
+    "rsub": lambda b, n, x, y, alpha=1: b.affine(x, -alpha, _numpy(y), n)
+    if not isinstance(y, Value)
+    else _plus(-1)(b, n, y, x, alpha),
+    "mul": _times,
+    "div": _divided,
+    "neg": lambda b, n, x: b.affine(x, -1.0, 0.0, n),
     **dict.fromkeys(("maximum", "max"), _extreme(1)),
     **dict.fromkeys(("minimum", "min"), _extreme(-1)),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
-    "pad": _pad,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "mean": _mean,
     "sum": lambda b, n, x, dim=None, keepdim=False: _mean(b, n, x, dim, keepdim, share=False),
-    **dict.fromkeys(("dropout", "contiguous", "clone", "detach", "float", "double", "to"), _same),
+    **dict.fromkeys(("dropout", "contiguous", "clone", "detach", "alias", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("_to_copy", "to"), _converted),
 }
-"""How each supported function or method is rewritten, by name."""
+"""How each supported operation of torch is rewritten, by its name without the overload."""
 
 MOVEMENTS = {
-    *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t", "squeeze"),
-    *("unsqueeze", "expand", "repeat", "roll", "flip", "getitem", "narrow", "select", "index_select"),
-    *("chunk", "split", "unbind"),
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t"),
+    *("squeeze", "unsqueeze", "expand", "repeat", "roll", "flip", "narrow", "slice", "select", "index_select"),
+    *("chunk", "split", "split_with_sizes", "unbind", "index", "gather", "diagonal", "tile", "pixel_shuffle"),
+    *("pixel_unshuffle", "channel_shuffle", "unfold", "rot90", "expand_as", "view_as", "copy", "stack"),
+    *("slice_scatter", "select_scatter", "diagonal_scatter", "index_put", "scatter"),
 }
-"""Functions and methods that only move data."""
+"""Operations that only move data; tensors of floats among their arguments are data, others are positions."""
 
-SIZES = {"getattr", "size", "dim", "numel"}
-"""Functions and methods whose results depend on shapes alone."""
+SIZES = {"sym_size", "size", "dim", "numel", "sym_numel"}
+"""Operations whose results depend on shapes alone."""
 
 
 def supported() -> str:
     """What is supported, in words."""
-    modules = ", ".join(sorted(m.__name__ for m in MODULES))
-    return f"supported modules: {modules}; functions: {', '.join(sorted({*FUNCTIONS, *MOVEMENTS, *SIZES}))}"
+    return f"supported operations: {', '.join(sorted(k for k in {*CONVERTERS, *MOVEMENTS} if k[0] != '_'))}"
