@@ -243,6 +243,15 @@ def test_a_module_that_changes_itself_is_refused():
         loading.load(Counting(), (3,))
 
 
+def test_dropout_that_stays_in_training_is_refused():
+    class Dropping(nn.Module):
+        def forward(self, x):
+            return F.dropout(x)
+
+    with pytest.raises(UnsupportedOperatorError, match="random"):
+        loading.load(Dropping(), (3,))
+
+
 def test_a_reader_that_differs_from_the_module_is_caught(monkeypatch):
     import verifier.network.torch_operators as table
 

@@ -243,6 +243,12 @@ def _same(b: Assembler, name: str, x: Value, *args: Any, **options: Any) -> Valu
     return x
 
 
+def _dropout(b: Assembler, name: str, x: Value, p: float, train: bool) -> Value:
+    if train and p > 0:
+        raise UnsupportedOperatorError("dropout in training mode is random; pass training=self.training to it")
+    return x
+
+
 def _relu(b: Assembler, name: str, x: Value, inplace: bool = False) -> Value:
     return b.apply(relu(), x, name)
 
@@ -283,9 +289,9 @@ CONVERTERS: dict[str, Converter] = {
     "_native_batch_norm_legit_no_training": lambda b, n, *args: (_batch_norm(b, n, *args), None, None),
     "add": _plus(1),
     "sub": _plus(-1),
-    "rsub": lambda b, n, x, y, alpha=1: b.affine(x, -alpha, _numpy(y), n)
-    if not isinstance(y, Value)
-    else _plus(-1)(b, n, y, x, alpha),
+    "rsub": lambda b, n, x, y, alpha=1: (
+        b.affine(x, -alpha, _numpy(y), n) if not isinstance(y, Value) else _plus(-1)(b, n, y, x, alpha)
+    ),
     "mul": _times,
     "div": _divided,
     "neg": lambda b, n, x: b.affine(x, -1.0, 0.0, n),
@@ -295,7 +301,8 @@ CONVERTERS: dict[str, Converter] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "mean": _mean,
     "sum": lambda b, n, x, dim=None, keepdim=False: _mean(b, n, x, dim, keepdim, share=False),
-    **dict.fromkeys(("dropout", "contiguous", "clone", "detach", "alias", "lift_fresh_copy"), _same),
+    **dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout),
+    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "lift_fresh_copy"), _same),
     **dict.fromkeys(("_to_copy", "to"), _converted),
 }
 """How each supported operation of torch is rewritten, by its name without the overload."""
@@ -309,7 +316,10 @@ MOVEMENTS = {
 }
 """Operations that only move data; tensors of floats among their arguments are data, others are positions."""
 
-SIZES = {"sym_size", "size", "dim", "numel", "sym_numel"}
+SIZES = {
+    *("sym_size", "size", "dim", "numel", "sym_numel"),
+    *("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"),
+}
 """Operations whose results depend on shapes alone."""
 
 

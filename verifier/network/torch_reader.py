@@ -81,7 +81,9 @@ def _export(plain: nn.Module, shape: Shape, precision: torch.dtype, source: str)
     example = torch.zeros(shape, dtype=precision)
     try:
         with _quiet():
-            exported = torch.export.export(plain, (example,), strict=False).run_decompositions({})
+            exported = torch.export.export(plain, (example,), strict=False)
+            if any(_writes(node) for node in exported.graph_module.graph.nodes):
+                exported = exported.run_decompositions({})
     except Exception as error:  # whatever the module's own code raises when it meets a symbolic tensor
         raise NetworkError(
             f"the module cannot be exported: {_first_line(error)}",
@@ -97,6 +99,13 @@ def _export(plain: nn.Module, shape: Shape, precision: torch.dtype, source: str)
             fix="leave that out in evaluation mode",
         )
     return exported
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node changes a tensor in place, or holds a graph in which that may happen."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
+    return isinstance(node.target, torch._ops.HigherOrderOperator)
 
 
 @contextmanager
@@ -204,7 +213,7 @@ class _Reader:
         if converter is not None:
             return converter(self.build, where, *args, **options)
         if kind in SIZES:
-            return target(torch.empty(args[0].shape, device="meta"), *args[1:], **options)
+            return target(torch.zeros((), dtype=torch.float64).expand(args[0].shape), *args[1:], **options)
         if kind in MOVEMENTS:
             return self._move(target, where, args, options)
         raise UnsupportedOperatorError(f"{kind} is not supported", fix=supported())
