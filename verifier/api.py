@@ -192,7 +192,7 @@ class _Run:
         with self._stage("bounds"):
             try:
                 if self.options.proof and small:
-                    from verifier.proofs.certify import BoxCertifier
+                    from verifier.engines.native.certify import BoxCertifier
 
                     certifier = BoxCertifier(self.query)
                     refutation = refuted_in_parts(self.query, self.options.bounds, certifier=certifier)

@@ -16,9 +16,9 @@ from verifier.encodings.network import UNKNOWN
 from verifier.encodings.query import Encoding, encode
 from verifier.encodings.z3_terms import Z3Terms, rational
 from verifier.engines.base import Answer
-from verifier.engines.encoded import Part
 from verifier.engines.highs_engine import HighsEngine
 from verifier.engines.saliency import SaliencyEngine, hints
+from verifier.engines.subproblem import Subproblem
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Sum
@@ -50,7 +50,7 @@ def branched(seed: int, *, clipped: bool = False) -> Network:
     return builder.build(builder.add(Dense(rng.normal(size=(2, 2)), rng.normal(size=2)), last))
 
 
-def contains(part: Part, x: np.ndarray) -> bool:
+def contains(part: Subproblem, x: np.ndarray) -> bool:
     """Whether a part's case, bounds and phases admit a witness."""
     query = part.query
     network = query.network

@@ -14,7 +14,6 @@ from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, decide, input_split
 from verifier.engines.native.bounding import ChainBounds, StagedBounds, dense_chain
 from verifier.engines.native.combine import best_weights, cut, room
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.probe import Probe
 from verifier.engines.native.rows import examine_rows
 from verifier.events import ignore
@@ -23,6 +22,7 @@ from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
 from verifier.options import Options
 from verifier.properties.query import Conjunction, Query
+from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 

@@ -18,13 +18,13 @@ from verifier.bounds.decide import refuted_in_parts
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, part_search, relu_split
 from verifier.engines.native import engine as engine_module
+from verifier.engines.native.certify import BoxCertifier
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.proofs import Proof, ProofError, load_proof
-from verifier.proofs.certify import BoxCertifier
 from verifier.proofs.check import check_proof
 from verifier.proofs.kernel import ReluGraph, WeightedRows
 from verifier.proofs.relu_network import fingerprint, relu_network

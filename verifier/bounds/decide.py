@@ -15,7 +15,7 @@ from verifier.properties.sets import Box
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
-    from verifier.proofs.certify import BoxCertifier
+    from verifier.engines.native.certify import BoxCertifier
 
 SLACK = 1e-6
 """A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more

@@ -13,12 +13,11 @@ from typing import TypeAlias
 import numpy as np
 
 from verifier.bounds import bounds, gradient_bounds
-from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.encodings.model import Indices
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Encoding, Pattern, encode
 from verifier.encodings.region import Region, RegionAnswer
 from verifier.engines.base import Answer, Availability, EngineResult
+from verifier.engines.subproblem import Subproblem
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
@@ -66,39 +65,7 @@ def _method(options: Options, exact: bool) -> str:
     return options.bounds if not exact or options.bounds in RIGOROUS else "crown"
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One of the questions that a query on the gradient falls into, with what is known about its witnesses.
-
-    Attributes:
-        query: the query with some of its cases.
-        values, gradients: bounds on every node's value and on the gradient with respect to it.
-        known: phases, see `verifier.encodings.network.encode_forward`.
-        split: the smaller questions that it falls into; None if it is not to be divided.
-    """
-
-    query: Query
-    values: NetworkBounds
-    gradients: NetworkBounds
-    known: Mapping[str, Indices] = field(default_factory=dict)
-    split: Callable[[], list[Part]] | None = None
-
-    @property
-    def gradient(self) -> Bound:
-        """Bounds on the input's gradient, ``(n,)``, at every witness: those asked for, and those known."""
-        asked, known = self.query.gradient, self.gradients[self.query.network.input]
-        assert asked is not None
-        return Bound(known.lower.reshape(-1), known.upper.reshape(-1)).intersect(Bound(asked.lower, asked.upper))
-
-    @property
-    def few_entries(self) -> bool:
-        """Whether the gradient has to be near a reference and no more, so that few of its entries may do."""
-        query = self.query
-        boxed = query.condition is None or query.condition.is_box
-        return boxed and all(conjunction.g_rows is None for conjunction in query.parts)
-
-
-def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Part]:
+def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Subproblem]:
     """A query on the gradient with its bounds, as one question; with propagation, none if that refutes it."""
     method = _method(options, exact)
     values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
@@ -109,7 +76,7 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
         if parts is not None:
             return parts
     gradients = gradient_bounds(query.network, query.box, gradient.output, values, method)  # type: ignore[arg-type]
-    return [Part(query, values, gradients)]
+    return [Subproblem(query, values, gradients)]
 
 
 def decide(
@@ -155,7 +122,7 @@ def decide(
 
 
 def _decide_part(
-    query: Query, box: GradientBox, part: Part, deadline: Deadline, ask: Ask, exact: bool, relax: float
+    query: Query, box: GradientBox, part: Subproblem, deadline: Deadline, ask: Ask, exact: bool, relax: float
 ) -> EngineResult:
     """Ask with the bounds on few entries of the gradient, and with more where a point violates these."""
     entries = np.zeros(0, dtype=np.int64) if part.few_entries else None

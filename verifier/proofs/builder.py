@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from verifier.engines.native.conditions import Conditions
 from verifier.network.operators import Array
 from verifier.proofs.proof import KINDS, Proof
 from verifier.proofs.relu_network import fingerprint, operators
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 
 
 @dataclass(frozen=True, eq=False)

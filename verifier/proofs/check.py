@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from verifier.engines.native.conditions import Conditions
 from verifier.network.operators import Array
 from verifier.proofs.kernel import CHUNK, Bounds, Linear, Phases, ReluGraph, WeightedRows
 from verifier.proofs.proof import Proof, ProofError
 from verifier.proofs.relu_network import fingerprint, relu_network
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
+from verifier.properties.rows import Conditions
 from verifier.rounding import LARGEST
 
 Block = dict[str, Any]

@@ -25,7 +25,6 @@ from verifier.engines.native.bounding import (
     StagedBounds,
     dense_chain,
 )
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
 from verifier.events import Listener, ignore
@@ -33,6 +32,7 @@ from verifier.limits import Deadline
 from verifier.network.maxima import recognise_maxima
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
 
@@ -73,7 +73,7 @@ class NativeEngine(Engine):
             return ReluSplit(query, conditions, options).run(deadline, listener)
         probe = Probe(query, conditions, options.seed)
         if options.proof:  # one root, and all rows are written down
-            from verifier.proofs.certify import BoxCertifier
+            from verifier.engines.native.certify import BoxCertifier
 
             bounds = _bounds(query, conditions, options.threads, staged=False)
             low, high = np.tile(query.box.lower, (conditions.cases, 1)), np.tile(query.box.upper, (conditions.cases, 1))

@@ -22,8 +22,8 @@ from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
+    from verifier.engines.native.certify import BoxCertifier
     from verifier.engines.native.rows import Results
-    from verifier.proofs.certify import BoxCertifier
 
 BATCH, STEP_SECONDS = 512, 0.5
 """Boxes examined at once at most, and seconds that this should take: deadlines are looked at in between."""

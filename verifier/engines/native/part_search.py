@@ -18,12 +18,12 @@ import numpy as np
 
 from verifier.bounds.crown_slopes import ascend, backward, initial_weights, prove
 from verifier.bounds.open_form import OpenForm, Start
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed
 
 NODE_STEPS = 12

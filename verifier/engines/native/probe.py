@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 
-from verifier.engines.native.conditions import Conditions
 from verifier.network.operators import Array
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 from verifier.search.attack import batch_size
 from verifier.search.replay import first_confirmed
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from verifier.bounds.open_form import OpenForm
 from verifier.bounds.open_refine import RowsKept
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.node_store import Nodes
 from verifier.network.graph import Network
 from verifier.proofs.builder import ProofBuilder, Term
+from verifier.properties.rows import Conditions
 
 
 class ReluRecord:

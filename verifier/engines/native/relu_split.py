@@ -23,13 +23,13 @@ from verifier.bounds.open_form import Bounder, OpenForm, Start
 from verifier.bounds.open_refine import RowsKept, refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, EngineResult
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.part_search import Outcome, PartSearch
 from verifier.events import Listener, Note, Progress
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 from verifier.search.prepass import find_witness, thorough_seconds
 from verifier.verdict import Certainty
 

@@ -17,11 +17,11 @@ from verifier.bounds import gradient_bounds
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.encodings.model import Indices
 from verifier.encodings.network import UNKNOWN
-from verifier.engines.encoded import Part
 from verifier.engines.saliency.form import Matrix
 from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
 from verifier.engines.saliency.propagation import propagate
+from verifier.engines.subproblem import Subproblem
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 
@@ -31,7 +31,7 @@ SPLIT = 3
 """So many are split at a time, of more."""
 
 
-def witness_parts(query: Query, values: NetworkBounds) -> list[Part] | None:
+def witness_parts(query: Query, values: NetworkBounds) -> list[Subproblem] | None:
     """The query with what propagation finds, to be divided as needed; none: it proves that there is no witness.
 
     Args:
@@ -78,7 +78,7 @@ class _Splitter:
     values: NetworkBounds
     gradients: NetworkBounds
 
-    def by_case(self, state: State) -> list[Part]:
+    def by_case(self, state: State) -> list[Subproblem]:
         """One part per case; the case's rows tighten the last layer, and what follows from that."""
         parts = []
         for case in state.cases:
@@ -88,7 +88,7 @@ class _Splitter:
                 parts.append(self.part(child))
         return parts
 
-    def by_phases(self, state: State, depth: int) -> list[Part]:
+    def by_phases(self, state: State, depth: int) -> list[Subproblem]:
         """The parts by the phases of the most influential neurons of the first layers."""
         unknown = [r for r, phase in enumerate(state.phase[:-1]) if (phase == 0).any()]
         if not depth or not unknown:
@@ -106,7 +106,7 @@ class _Splitter:
                 parts += self.by_phases(child, depth - 1)
         return parts
 
-    def split(self, state: State) -> list[Part]:
+    def split(self, state: State) -> list[Subproblem]:
         """Smaller parts of a state: by phases where few are unknown before the last layer, else by case."""
         earlier = _earlier_unknown(state)
         if len(state.cases) > 1 and not 0 < earlier <= FEW:
@@ -118,7 +118,7 @@ class _Splitter:
         readers = [form.layers[s].matrices for s in form.users[r]]
         return readers + ([form.output.matrices] if r in form.output.matrices else [])
 
-    def part(self, state: State) -> Part:
+    def part(self, state: State) -> Subproblem:
         """What a state says of the network's nodes."""
         query, form = self.problem.query, self.problem.form
         network = query.network
@@ -138,7 +138,7 @@ class _Splitter:
             known[name] = _phase_indices(state.phase[r])
         _tighten(gradients, network.input, state.g_lower, state.g_upper)
         divisible = len(state.cases) > 1 or _earlier_unknown(state) > 0
-        return Part(
+        return Subproblem(
             query=replace(query, cases=tuple(query.cases[case] for case in state.cases)),
             values=NetworkBounds(values, self.values.method),
             gradients=NetworkBounds(gradients, self.gradients.method),

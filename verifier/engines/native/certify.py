@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.native.conditions import Conditions
 from verifier.network.operators import Array
 from verifier.proofs.builder import ProofBuilder, Term
 from verifier.proofs.check import added, row_functions
 from verifier.proofs.kernel import Bounds, Linear, Phases, ReluGraph
 from verifier.proofs.relu_network import relu_network
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 
 ROUNDS = 4
 TURNS = 2
