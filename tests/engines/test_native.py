@@ -10,8 +10,8 @@ from scipy.optimize import linprog
 
 from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer
-from verifier.engines.native import NativeEngine, part_search, relu_split
-from verifier.engines.native import engine as engine_module
+from verifier.engines.native import NativeEngine
+from verifier.engines.native.settings import NativeSettings, ReluSettings
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -89,26 +89,27 @@ def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
 
 
 @pytest.mark.parametrize(
-    ("low_dimension", "patience"),
-    [(0, part_search.PATIENCE), (0, 0.0), (12, 0.0)],
+    "settings",
+    [
+        NativeSettings(low_dimension=0),
+        NativeSettings(low_dimension=0, relu=ReluSettings.impatient()),
+        NativeSettings(low_dimension=12),
+    ],
     ids=["relu-splitting", "parts", "input-splitting"],
 )
-def test_answers_agree_with_all_linear_regions(low_dimension: int, patience: float, monkeypatch) -> None:
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", low_dimension)
-    monkeypatch.setattr(part_search, "PATIENCE", patience)
-    monkeypatch.setattr(relu_split, "LENIENCE", patience)
+def test_answers_agree_with_all_linear_regions(settings: NativeSettings) -> None:
     rng = np.random.default_rng(4)
     seen = set()
     for trial in range(12):
         network = dense(rng, (3, 6, 2))
         box = Box.around(rng.random(3), 0.8, None)
-        rows = rng.normal(size=(1 if low_dimension == 0 else 2, 2))
+        rows = rng.normal(size=(1 if settings.low_dimension == 0 else 2, 2))
         case = Conjunction(y_rows=rows, bound=np.zeros(len(rows)))
         margin = least_over_regions(network, box, case)
         shift = 0.02 if trial % 2 else -0.02  # just feasible, or just not
         case = Conjunction(y_rows=rows, bound=np.full(len(rows), margin + shift))
         query = Query(network=network, box=box, cases=(case,))
-        result = NativeEngine().solve(query, Options(), Deadline.after(20))
+        result = NativeEngine(settings).solve(query, Options(), Deadline.after(20))
         if result.answer is Answer.SAT:
             assert result.x is not None
             assert replay(query, result.x).exact

@@ -16,9 +16,9 @@ import verifier
 from verifier import Options, Status
 from verifier.bounds.decide import refuted_in_parts
 from verifier.engines.base import Answer
-from verifier.engines.native import NativeEngine, part_search, relu_split
-from verifier.engines.native import engine as engine_module
+from verifier.engines.native import NativeEngine
 from verifier.engines.native.certify import BoxCertifier
+from verifier.engines.native.settings import NativeSettings, ReluSettings
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -94,11 +94,11 @@ def queries(kind: str, seed: int, radius: float = 0.8, ways: tuple[float, ...] =
     return found
 
 
-def proofs_of(found: list[Query]) -> list[tuple[Query, Proof]]:
+def proofs_of(found: list[Query], engine: NativeEngine) -> list[tuple[Query, Proof]]:
     """The proofs that the native engine writes of those that it proves."""
     result = []
     for query in found:
-        answer = NativeEngine().solve(query, OPTIONS, Deadline.after(15))
+        answer = engine.solve(query, OPTIONS, Deadline.after(15))
         if answer.answer is Answer.UNSAT:
             assert answer.proof is not None
             result.append((query, answer.proof))
@@ -161,10 +161,9 @@ def test_the_kernels_bounds_contain_the_samples_of_regions(kind: str, weighted: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("search", ["input splitting", "ReLU splitting"])
-def test_both_searches_write_proofs_that_pass(kind: str, search: str, monkeypatch, tmp_path: Path) -> None:
-    if search == "ReLU splitting":
-        monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
-    found = proofs_of(queries(kind, seed=1))
+def test_both_searches_write_proofs_that_pass(kind: str, search: str, tmp_path: Path) -> None:
+    settings = NativeSettings(low_dimension=0) if search == "ReLU splitting" else NativeSettings()
+    found = proofs_of(queries(kind, seed=1), NativeEngine(settings))
     assert len(found) >= 2
     for query, proof in found:
         assert proof.method == search
@@ -177,11 +176,9 @@ def test_both_searches_write_proofs_that_pass(kind: str, search: str, monkeypatc
     assert max(proof.nodes for _, proof in found) > 1
 
 
-def test_parts_with_bounds_of_their_own_are_in_the_proof(monkeypatch) -> None:
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
-    monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-    monkeypatch.setattr(relu_split, "LENIENCE", 0.0)  # parts are given up at once
-    found = proofs_of(queries("relu", seed=2, radius=0.6, ways=(0.05, 0.2, 0.4)))
+def test_parts_with_bounds_of_their_own_are_in_the_proof() -> None:
+    engine = NativeEngine(NativeSettings(low_dimension=0, relu=ReluSettings.impatient()))
+    found = proofs_of(queries("relu", seed=2, radius=0.6, ways=(0.05, 0.2, 0.4)), engine)
     assert found
     for query, proof in found:
         check_proof(proof, query)
@@ -248,12 +245,8 @@ def bandit_query() -> Query:
 def kept(search: str) -> tuple[Query, Proof]:
     """A proof with several leaves, found once."""
     if search not in KEPT:
-        old = engine_module.LOW_DIMENSION
-        engine_module.LOW_DIMENSION = 0 if search == "ReLU splitting" else 16
-        try:
-            found = proofs_of(queries("relu", seed=1, radius=0.8, ways=(0.03, 0.06, 0.1)))
-        finally:
-            engine_module.LOW_DIMENSION = old
+        settings = NativeSettings(low_dimension=0 if search == "ReLU splitting" else 16)
+        found = proofs_of(queries("relu", seed=1, radius=0.8, ways=(0.03, 0.06, 0.1)), NativeEngine(settings))
         KEPT[search] = max(found, key=lambda pair: pair[1].nodes)
         assert KEPT[search][1].nodes >= 5
     return KEPT[search]

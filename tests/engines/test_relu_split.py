@@ -12,8 +12,8 @@ from verifier.bounds.open_form import Bounder, OpenForm
 from verifier.bounds.open_refine import refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer
-from verifier.engines.native import NativeEngine, part_search, relu_split
-from verifier.engines.native import engine as engine_module
+from verifier.engines.native import NativeEngine
+from verifier.engines.native.settings import NativeSettings, ReluSettings
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -206,13 +206,11 @@ def test_contradicting_phases_leave_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeypatch) -> None:
+def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None:
     """Where a sample reaches, there is no proof; a counterexample is one; and there are proofs below."""
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
-    if seed % 2:  # nothing is searched for long, so that the bounds of units are
-        monkeypatch.setattr(part_search, "PATIENCE", 0.0)
-        monkeypatch.setattr(relu_split, "LENIENCE", 0.0)
-        monkeypatch.setattr(relu_split, "LENIENCE_AT_FIRST", 0.0)
+    # impatient: nothing is searched for long, so that the bounds of units are
+    relu = ReluSettings.impatient() if seed % 2 else ReluSettings()
+    engine = NativeEngine(NativeSettings(low_dimension=0, relu=relu))
     rng = np.random.default_rng(10 + seed)
     proofs = 0
     for network, box in networks(rng):
@@ -222,7 +220,7 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int, monkeyp
         for below in (-1e-9, 0.5, 2.0):
             bound = reached.min() - below * np.ptp(reached)
             query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([bound])),))
-            result = NativeEngine().solve(query, Options(), Deadline.after(2))
+            result = engine.solve(query, Options(), Deadline.after(2))
             if result.answer is Answer.SAT:
                 assert result.x is not None
                 assert replay(query, result.x).exact

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.engines.base import Answer
+from verifier.engines.native.settings import NativeSettings
 from verifier.engines.saliency import SaliencyEngine
+from verifier.engines.saliency.engine import SaliencySettings
 from verifier.engines.saliency.form import INPUT, relu_form
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import contract, propagate
@@ -91,7 +93,7 @@ def test_propagation_and_relaxation_lose_no_witness(seed: int, epsilon: float, d
         assert not ((z < 0) & (state.phase[r] > 0)).any()
     relaxation = Relaxation(problem, state)
     case = next(k for k, part in enumerate(query.cases) if part.holds(points, network.forward(points)).any())
-    assert relaxation.solve(case, 10.0).point is not None
+    assert relaxation.solve(case, Deadline.after(10.0)).point is not None
 
 
 @settings(max_examples=40)
@@ -170,12 +172,12 @@ def test_impossible_gradients_are_refuted_by_propagation() -> None:
         propagate(problem, State.root(problem))
 
 
-def _agrees_with_z3(query) -> bool:  # type: ignore[no-untyped-def]
+def _agrees_with_z3(query, engine: SaliencyEngine | None = None) -> bool:  # type: ignore[no-untyped-def]
     """Z3's word; True where it knows none."""
     from verifier.engines.z3_engine import Z3Engine
 
     expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
-    found = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    found = (engine or SaliencyEngine()).solve(query, Options(), Deadline.after(20))
     assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
     return expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
 
@@ -192,16 +194,16 @@ def test_dives_agree_with_exact_arithmetic(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int) -> None:
     """From small boxes, where the label holds, to large ones."""
     pytest.importorskip("z3")
-    monkeypatch.setattr("verifier.engines.saliency.engine.SMALL", 0)
-    monkeypatch.setattr("verifier.engines.native.engine.LOW_DIMENSION", 0)  # as in a network of many inputs
+    # as in a large network of many inputs
+    engine = SaliencyEngine(SaliencySettings(small=0, native=NativeSettings(low_dimension=0)))
     network = dense_network(seed, (3, 6, 5, 3))
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
     query = saliency_robustness(network, x, (0.02, 0.3, 1.0)[seed % 3], 0.5 * size, domain=None)
-    assert _agrees_with_z3(query)
+    assert _agrees_with_z3(query, engine)
 
 
 def test_added_constants_that_round_are_not_called_exact() -> None:
@@ -219,12 +221,9 @@ def test_added_constants_that_round_are_not_called_exact() -> None:
 
 @pytest.mark.parametrize("through_a_matrix", [False, True])
 @pytest.mark.parametrize("exactly", [True, False])
-def test_nothing_is_proved_by_composed_constants_that_round(
-    exactly: bool, through_a_matrix: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_proved_by_composed_constants_that_round(exactly: bool, through_a_matrix: bool) -> None:
     """x + 1e17 + 1 - 1e17 is x + 1 <= 1.5, but x <= 0.5 in float64; the other output is 1.2."""
-    if not exactly:
-        monkeypatch.setattr("verifier.engines.saliency.engine.EXACT_UP_TO", 0)
+    engine = SaliencyEngine(SaliencySettings(exact_up_to=300 if exactly else 0))
     builder = NetworkBuilder((1,))
     for shift in (1e17, 1.0, -1e17):
         if through_a_matrix:
@@ -234,7 +233,7 @@ def test_nothing_is_proved_by_composed_constants_that_round(
     builder.add(relu())
     builder.add(Dense(np.array([[1.0], [0.0]]), np.array([0.0, 1.2])))
     query = saliency_robustness(builder.build(), [0.0], 0.5, 5.0, label=1, domain=None)
-    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    result = engine.solve(query, Options(), Deadline.after(20))
     assert result.answer is not Answer.UNSAT
     assert not exactly or result.answer is Answer.SAT
 

@@ -15,6 +15,7 @@ from verifier.engines.base import Answer, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
 from verifier.engines.native.combine import put, room
+from verifier.engines.native.settings import NativeSettings
 from verifier.engines.saliency.engine import SaliencyEngine
 from verifier.errors import InputError
 from verifier.limits import Deadline
@@ -67,7 +68,6 @@ def test_interval_bounds_hold_where_large_terms_cancel() -> None:
 @pytest.mark.parametrize("low_dimension", [0, 16], ids=["relu-splitting", "input-splitting"])
 @pytest.mark.parametrize("size", [1e160, 1e308])
 def test_overflow_proves_nothing(size: float, low_dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", low_dimension)
     # without lucky guesses: the proof alone must not refute a query that has witnesses
     monkeypatch.setattr(engine_module, "first_confirmed", lambda *_: None)
     network = chain(
@@ -80,7 +80,7 @@ def test_overflow_proves_nothing(size: float, low_dimension: int, monkeypatch: p
     )
     query = Query(network=network, box=Box(np.zeros(1), np.full(1, 1e-300)), cases=(row([-1.0, 0.0], 0.0),))
     with pytest.raises(InputError, match="too large"), np.errstate(all="ignore"):
-        solve(NativeEngine(), query)
+        solve(NativeEngine(NativeSettings(low_dimension=low_dimension)), query)
 
 
 def test_verify_survives_bounds_that_overflow() -> None:
@@ -145,11 +145,10 @@ def test_linear_networks_with_several_cases() -> None:
     assert solve(SaliencyEngine(), query) is Answer.UNSAT
 
 
-def test_networks_without_relus_are_left_open_by_relu_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "LOW_DIMENSION", 0)
+def test_networks_without_relus_are_left_open_by_relu_splitting() -> None:
     network = chain((1,), dense([[1.0]], [0.0]), leaky_relu(0.5), dense([[1.0], [-1.0]], [0.0, 0.0]))
     query = Query(network=network, box=Box(np.zeros(1), np.full(1, 0.5)), cases=(row([1.0, 0.0], 0.0, strict=True),))
-    assert solve(NativeEngine(), query) is Answer.UNKNOWN
+    assert solve(NativeEngine(NativeSettings(low_dimension=0)), query) is Answer.UNKNOWN
 
 
 def test_a_pool_that_passes_nothing_on() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.engines.base import (
-    LOW_DIMENSION,
     PIECEWISE_LINEAR,
     Answer,
     Availability,
@@ -27,6 +26,7 @@ from verifier.engines.native.bounding import (
 )
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
+from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.maxima import recognise_maxima
@@ -43,6 +43,9 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR)
     isolated: ClassVar[bool] = False
+
+    def __init__(self, settings: NativeSettings = NativeSettings()) -> None:
+        self.settings = settings
 
     def availability(self) -> Availability:
         return Availability(True, "built in")
@@ -67,10 +70,10 @@ class NativeEngine(Engine):
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
             if not options.proof:  # else it is the box of a proof, too
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
-        if query.box.varying > LOW_DIMENSION:
+        if query.box.varying > self.settings.low_dimension:
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
-            return ReluSplit(query, conditions, options).run(deadline, listener)
+            return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
         probe = Probe(query, conditions, options.seed)
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier

@@ -9,35 +9,36 @@ trying both children of a few candidates (filtered smart branching: De Palma et 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bab import (
+    Bounded,
+    BranchAndBound,
+    Children,
+    Ending,
+    LeafAnswer,
+    SearchResult,
+    Settings,
+    Verdict,
+)
 from verifier.bounds.crown_slopes import ascend, backward, initial_weights, prove
 from verifier.bounds.open_form import OpenForm, Start
 from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
+from verifier.engines.native.settings import PartSettings
+from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed
 
-NODE_STEPS = 12
-"""Steps of the ascent on a node."""
-PATIENCE = 0.5
-"""A part is searched for so many times the seconds that its bounds took before the search may be given up."""
-BATCH = 128
-"""Nodes that are bounded together."""
-CANDIDATES, MOST_CANDIDATES = 4, 32
-"""ReLUs of a node that are tried before one is split: more while there are few nodes."""
-RESERVE = 10.0
-"""Leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will round otherwise."""
-MARGIN = 1e-5
-"""A bound in float32 must be so far above zero to be tried in float64."""
+GIVEN_UP = "given up"
 
 
 @dataclass(eq=False)
@@ -58,13 +59,12 @@ class Outcome:
 
 
 class PartSearch:
-    """The search of one part.
+    """The search of one part: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
         form: bounds that hold on the part.
         keep: whether to keep the leaves.
-        pool: shares the nodes of a batch among ``threads`` threads; None: one thread.
-        progress: called with the number of nodes done since the last call, of open nodes, and the lowest bound.
+        threads: share the nodes of a batch.
     """
 
     def __init__(
@@ -74,13 +74,12 @@ class PartSearch:
         form: OpenForm,
         deadline: Deadline,
         keep: bool = False,
-        pool: ThreadPoolExecutor | None = None,
         threads: int = 1,
-        progress: Callable[[int, int, float], None] = lambda done, left, worst: None,
+        settings: PartSettings = PartSettings(),
     ) -> None:
         self.query, self.conditions, self.form, self.deadline = query, conditions, form, deadline
-        self.keep, self.pool, self.threads, self.progress = keep, pool, threads if pool else 1, progress
-        self.reserve = RESERVE if keep else 1.0
+        self.keep, self.threads, self.settings = keep, threads, settings
+        self.reserve = settings.reserve if keep else 1.0
         self.start = form.rows(conditions.y_rows, conditions.x_rows, conditions.bound)
         self.outcome = Outcome()
 
@@ -108,83 +107,119 @@ class PartSearch:
         pick = np.array(chosen, dtype=np.intp)
         return Nodes(margin[pick], flat[pick], phases.T[pick], found.weights.T[pick]), found.minimiser[pick]
 
-    def run(self, nodes: Nodes, spent: float, lenience: float = np.inf) -> Outcome:
-        """Search from these nodes on.
+    def run(self, nodes: Nodes, spent: float, lenience: float = np.inf, listener: Listener = ignore) -> SearchResult:
+        """Search from these nodes on; `outcome` says what became of it.
 
         Args:
             spent: seconds that the bounds of the part took.
             lenience: the search is given up unless it is expected to end within so many times these seconds.
         """
         store, outcome = NodeStore(self.form.units), self.outcome
-        store.add(nodes)
+        batch = self.settings.batch
+        search = BranchAndBound(
+            store=store,
+            bounder=self,
+            brancher=self,
+            leaf=self,
+            settings=Settings(batch=batch * self.threads, piece=batch, threads=self.threads, unit="nodes"),
+            stop=self._patience(len(nodes), spent, lenience),
+        )
+        found = search.run(nodes, self.deadline, listener)
+        outcome.witness = found.witness
+        if found.ending is Ending.OPEN:
+            if found.reason == GIVEN_UP:
+                outcome.left = sorted({int(self.conditions.case_of[r]) for r in store.rows()})
+            else:
+                outcome.failure = found.reason if found.stuck else f"{found.left} nodes left"
+        return found
+
+    def _patience(self, roots: int, spent: float, lenience: float) -> Any:
+        """When to stop: at a linear region that stays open, or where the end is too far away to wait for."""
         started = time.monotonic()
-        check = started + PATIENCE * spent
+        pause = self.settings.patience * spent
+        check = started + pause
         if (self.form.phases != 0).all():
             lenience = np.inf
-        closed, base = 0.0, int((self.form.phases != 0).sum())
-        while len(store):
-            now = time.monotonic()
-            if self.deadline.passed:
-                outcome.failure = f"{len(store)} nodes left"
-                return outcome
-            if now > check and lenience < np.inf:
-                share = closed / len(nodes)  # a leaf at depth d counts 2^-d of its case
-                if (now - started) * (1 - share) > share * lenience * spent:
-                    outcome.left = sorted({int(self.conditions.case_of[r]) for r in store.rows()})
-                    return outcome
-                check = now + PATIENCE * spent
-            some = store.pop(BATCH * self.threads)
-            count, ends = len(some), (some.phases != 0).all(axis=1)
-            for k in np.flatnonzero(ends):
-                if not self._decide_region(some.take(slice(k, k + 1))):
-                    return outcome
-            some = some.take(~ends)
-            step = max(1, -(-len(some) // self.threads))
-            pieces = [some.take(slice(k, k + step)) for k in range(0, len(some), step)]
-            for children, leaves, points in self.pool.map(self._step, pieces) if self.pool else map(self._step, pieces):
-                store.add(children)
-                self._refuted(leaves)
-                closed += float((0.5 ** ((leaves.phases != 0).sum(axis=1) - base)).sum())
-                outcome.witness = self.look(points)
-                if outcome.witness is not None:
-                    return outcome
-            self.progress(count, len(store), store.worst)
-        return outcome
 
-    def _step(self, nodes: Nodes) -> tuple[Nodes, Nodes, Array]:
-        """Bound nodes and split those that stay open: the children, the nodes refuted, the lowest minimiser."""
-        rows = self.start.take(nodes.row)
-        phases = np.ascontiguousarray(nodes.phases.T)
-        weights = nodes.weights.T.astype(np.float32)
-        found = ascend(self.form, rows, weights, phases, steps=NODE_STEPS, target=MARGIN, score=True)
+        def stop(so_far: SearchResult) -> str:
+            nonlocal check
+            if so_far.stuck:
+                return "a linear region stays undecided within rounding"
+            now = time.monotonic()
+            if now > check and lenience < np.inf:
+                share = so_far.closed / roots
+                if (now - started) * (1 - share) > share * lenience * spent:
+                    return GIVEN_UP
+                check = now + pause
+            return ""
+
+        return stop
+
+    # -- the parts of the branch and bound ---------------------------------------------------------------
+    def bound(self, batch: Nodes, deadline: Deadline) -> Bounded[Nodes]:
+        """See `verifier.bab.Bounder.bound`: refutes nodes in float64 where the ascent in float32 promises it."""
+        rows = self.start.take(batch.row)
+        phases = np.ascontiguousarray(batch.phases.T)
+        weights = batch.weights.T.astype(np.float32)
+        margin = self.settings.margin
+        found = ascend(self.form, rows, weights, phases, steps=self.settings.steps, target=margin, score=True)
         assert found.scores is not None
-        bound = found.lower.copy()
-        maybe = np.flatnonzero(bound > MARGIN)
-        proved = np.zeros(len(nodes), dtype=bool)
+        maybe = np.flatnonzero(found.lower > margin)
+        proved = np.zeros(len(batch), dtype=bool)
         if len(maybe):
-            margin = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
-            proved[maybe] = margin > 0
-        leaves = Nodes(bound[proved], nodes.row[proved], nodes.phases[proved], found.weights.T[proved])
+            certain = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
+            proved[maybe] = certain > 0
+        nodes = Nodes(found.lower, batch.row, batch.phases, found.weights.T, found.scores.T)
+        self._refuted(nodes.take(proved))
         left = np.flatnonzero(~proved)
-        if not len(left):
-            return leaves.take(slice(0, 0)), leaves, found.minimiser[:0]
-        rows, phases, weights = rows.take(left), phases[:, left], found.weights[:, left]
-        unit, ahead = self._choose(rows, phases, weights, found.scores[:, left])
-        column = np.arange(len(left))
+        witness = None
+        if len(left):
+            witness = self.look(found.minimiser[[int(left[found.lower[left].argmin()])]])
+        return Bounded(nodes, np.where(proved, 1.0, -1.0), witness)
+
+    def split(self, batch: Nodes, lower: Array) -> Children[Nodes]:
+        """See `verifier.bab.Brancher.split`: both phases of a unit; none where all phases are fixed."""
+        assert batch.scores is not None
+        parent = np.flatnonzero((batch.phases == 0).any(axis=1))
+        if not len(parent):
+            return Children(batch.take(parent), parent)
+        some = batch.take(parent)
+        assert some.scores is not None
+        phases, weights = np.ascontiguousarray(some.phases.T), np.ascontiguousarray(some.weights.T)
+        unit, ahead = self._choose(self.start.take(some.row), phases, weights, some.scores.T)
+        column = np.arange(len(parent))
         weights[unit, column] = 0.0
         children = []
         for side, sign in enumerate((1, -1)):
             fixed = phases.copy()
             fixed[unit, column] = sign
-            children.append(Nodes(np.maximum(ahead[side], bound[left]), nodes.row[left], fixed.T, weights.T))
-        joined = Nodes(*(np.concatenate([getattr(c, n) for c in children]) for n in vars(children[0])))
-        return joined, leaves, found.minimiser[[int(left[bound[left].argmin()])]]
+            children.append(Nodes(np.maximum(ahead[side], some.bound), some.row, fixed.T, weights.T))
+        return Children(Nodes.join(children), np.concatenate([parent, parent]))
 
-    def _choose(self, rows: Start, phases: Any, weights: Array, scores: Array) -> tuple[Any, Array]:
+    def takes(self, batch: Nodes, lower: Array) -> npt.NDArray[np.bool_]:
+        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
+        return np.zeros(len(batch), dtype=bool)
+
+    def solve(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
+        """See `verifier.bab.LeafSolver.solve`: a node without free units, by linear programming."""
+        row = self.start.take(leaf.row)
+        weights, point = decide_region(self.form, row, leaf.phases[0], deadline)
+        phases = np.ascontiguousarray(leaf.phases.T)
+        if prove(self.form, row, weights[:, None], phases, self.reserve)[0] > 0:
+            self._refuted(Nodes(leaf.bound, leaf.row, leaf.phases, weights[None]))
+            return LeafAnswer(Verdict.REFUTED)
+        witness = self.look(point[None])
+        if witness is not None:
+            return LeafAnswer(Verdict.WITNESS, witness)
+        return LeafAnswer(Verdict.OPEN, reason="a linear region stays undecided within rounding")
+
+    def _choose(
+        self, rows: Start, phases: npt.NDArray[np.int8], weights: Array, scores: Array
+    ) -> tuple[npt.NDArray[np.intp], Array]:
         """The unit to split in each node, and bounds of both children: of the best by score the one whose weaker
         child is strongest."""
-        count = len(rows)
-        tries = int(np.clip(BATCH * CANDIDATES // count, CANDIDATES, MOST_CANDIDATES))
+        count, s = len(rows), self.settings
+        tries = int(np.clip(s.batch * s.candidates // count, s.candidates, s.most_candidates))
         tries = min(tries, int((scores >= 0).sum(axis=0).min()))
         best = np.argpartition(-scores, tries - 1, axis=0)[:tries]
         bounds = np.zeros((2, tries, count), dtype=np.float32)
@@ -198,18 +233,6 @@ class PartSearch:
         cut = np.minimum(bounds, 0.0)
         choice = (2 * cut.min(axis=0) + cut.max(axis=0)).argmax(axis=0)
         return best[choice, columns], bounds[:, choice, columns]
-
-    def _decide_region(self, node: Nodes) -> bool:
-        """Whether a node without free units is refuted, by linear programming; else the search has ended."""
-        row = self.start.take(node.row)
-        weights, point = decide_region(self.form, row, node.phases[0], self.deadline)
-        phases = np.ascontiguousarray(node.phases.T)
-        if prove(self.form, row, weights[:, None], phases, self.reserve)[0] > 0:
-            self._refuted(Nodes(node.bound, node.row, node.phases, weights[None]))
-            return True
-        self.outcome.witness = self.look(point[None])
-        self.outcome.failure = "a linear region stays undecided within rounding"
-        return False
 
     def _refuted(self, nodes: Nodes) -> None:
         if self.keep and len(nodes):

@@ -24,7 +24,8 @@ from verifier.bounds.open_refine import RowsKept, refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.part_search import Outcome, PartSearch
-from verifier.events import Listener, Note, Progress
+from verifier.engines.native.settings import ReluSettings
+from verifier.events import Event, Listener, Note, Progress
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
@@ -35,23 +36,6 @@ from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
     from verifier.engines.native.relu_record import ReluRecord
-
-ROOT_STEPS, TIGHTEN_STEPS, REFINE_STEPS = 40, 20, 4
-"""Steps of the ascents on the rows of a part, on the units of the whole box, and on those of a part."""
-EFFORT, HARDER, PART_EFFORT = 4000, 3, 5000
-"""Nodes of the searches for the bounds of a block's units: at first, by how much they grow from turn to turn, and in
-a part."""
-SHARE, WORTH = 0.35, 0.03
-"""A further turn of these searches is taken if it is expected to end within this share of the time left, and if the
-last one fixed so many of the open ReLUs."""
-PATIENCE = 0.25
-"""Share of the time left in which these searches may take more than their effort, while it pays."""
-LONGEST_REFINEMENT = 2.0
-"""Seconds of CPU time: where bounds take longer than this they are not found again, and there is but one part."""
-LENIENCE, LENIENCE_AT_FIRST = 3.0, 1.0
-"""See `PartSearch.run`: for parts, and where the whole box's bounds will be searched for with more effort."""
-TRIED_UNITS, TRIAL_STEPS, TRIAL_ROOT_STEPS = 8, 2, 10
-"""ReLUs that are tried before a part is divided by one, and the steps of the ascents then, on units and on rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +61,11 @@ class Part:
 class ReluSplit:
     """One search; see the module."""
 
-    def __init__(self, query: Query, conditions: Conditions, options: Options) -> None:
+    def __init__(
+        self, query: Query, conditions: Conditions, options: Options, settings: ReluSettings = ReluSettings()
+    ) -> None:
         self.original, self.conditions, self.options, self.threads = query, conditions, options, options.threads
+        self.settings = settings
         self.query = query
         self.record: ReluRecord | None = None
         if options.proof:
@@ -89,7 +76,6 @@ class ReluSplit:
             self.query = replace(query, network=relu_network(query.network))
             self.record = ReluRecord(self.query.network, conditions, ProofBuilder())
         self.count = self.parts = 0
-        self._told = 0.0
         self._whole = False
         self._lock = threading.Lock()
 
@@ -98,10 +84,12 @@ class ReluSplit:
         self._deadline, self._listener, self._begin = deadline, listener, time.monotonic()
         until = np.inf if deadline.at is None else deadline.at
         form = OpenForm(self.query.network, self.query.box, UnitBounder(1, self.threads, until))
-        search = PartSearch(self.query, self.conditions, form, deadline, self.record is not None)
+        search = PartSearch(
+            self.query, self.conditions, form, deadline, self.record is not None, settings=self.settings.part
+        )
         nodes, points = search.root(range(self.conditions.cases), 1)
         if len(nodes):
-            nodes, points = search.root(search.cases(nodes), ROOT_STEPS)
+            nodes, points = search.root(search.cases(nodes), self.settings.root_steps)
         bounds = -1
         if self.record is not None:
             bounds = self.record.default_bounds(form)
@@ -151,35 +139,42 @@ class ReluSplit:
         threads = self.threads if pool else 1
         keep = self.record is not None
         kept_rows: RowsKept | None = [] if keep else None
-        plain = UnitBounder(TIGHTEN_STEPS if first else REFINE_STEPS, threads, limit, half=keep)
+        plain = UnitBounder(
+            self.settings.tighten_steps if first else self.settings.refine_steps, threads, limit, half=keep
+        )
         units: Bounder = (
-            UnitSearch(plain, part.effort, began + PATIENCE * self._deadline.left) if part.effort else plain
+            UnitSearch(plain, part.effort, began + self.settings.patience * self._deadline.left)
+            if part.effort
+            else plain
         )
         form = refine(part.form, units, part.phases, kept_rows)
         spent = time.monotonic() - began
         if first:  # beside other work wall time says little; with several threads CPU time says too much
-            self._whole = min(spent, time.process_time() - cpu) >= LONGEST_REFINEMENT
-        harder = part.effort * HARDER or EFFORT
-        expected = spent * HARDER if part.effort else 0.0
-        worth = not part.effort or form.units <= (1 - WORTH) * part.form.units
-        if part.effort == EFFORT and not part.phases.any() and not worth:
+            self._whole = min(spent, time.process_time() - cpu) >= self.settings.longest_refinement
+        harder = part.effort * self.settings.harder or self.settings.effort
+        expected = spent * self.settings.harder if part.effort else 0.0
+        worth = not part.effort or form.units <= (1 - self.settings.worth) * part.form.units
+        if part.effort == self.settings.effort and not part.phases.any() and not worth:
             self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
-        more = worth and not keep and not part.phases.any() and expected < SHARE * self._deadline.left
+        more = worth and not keep and not part.phases.any() and expected < self.settings.share * self._deadline.left
         """Whether the whole box's bounds will be searched for with more effort."""
         bounds = -1
         if self.record is not None and kept_rows is not None:
             bounds = self.record.weighted_bounds(part.node, part.bounds, form, kept_rows)
-        search = PartSearch(self.query, self.conditions, form, self._deadline, keep, pool, threads, self._progress)
+        search = PartSearch(self.query, self.conditions, form, self._deadline, keep, threads, self.settings.part)
         parts: list[Part] = []
         if not form.empty:
-            nodes, points = search.root(part.cases, ROOT_STEPS)
+            nodes, points = search.root(part.cases, self.settings.root_steps)
             search.outcome.witness = search.look(points)
             if not part.phases.any():
                 text = f"{len(nodes)} cases and {form.units} open ReLUs left by the bounds of the whole box"
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
             if len(nodes) and search.outcome.witness is None:
-                lenience = LENIENCE_AT_FIRST if more else LENIENCE
-                search.run(nodes, time.monotonic() - began, np.inf if self._whole else lenience)
+                lenience = self.settings.lenience_at_first if more else self.settings.lenience
+                patience = np.inf if self._whole else lenience
+                found = search.run(nodes, time.monotonic() - began, patience, self._progress)
+                with self._lock:
+                    self.count += found.done
         left = search.outcome.left
         if left and more:
             parts.append(Part(form, form.phases, left, harder))
@@ -192,7 +187,7 @@ class ReluSplit:
             for sign, node in zip((1, -1), halves, strict=True):
                 phases = form.phases
                 phases[unit] = sign
-                parts.append(Part(form, phases, left, 0 if keep else PART_EFFORT, node, bounds))
+                parts.append(Part(form, phases, left, 0 if keep else self.settings.part_effort, node, bounds))
         if self.record is not None:
             self.record.leaves(part.node, bounds, form, search.outcome.leaves, left)
         return search.outcome, parts
@@ -205,18 +200,18 @@ class ReluSplit:
         """
         scores = form.unit_scores(rows)
         best, choice = -np.inf, int(scores.argmax())
-        for unit in np.argsort(-scores)[:TRIED_UNITS]:
+        for unit in np.argsort(-scores)[: self.settings.tried_units]:
             if scores[unit] <= 0 or time.monotonic() > until:
                 break
             ends = []
             for sign in (1, -1):
                 phases = form.phases
                 phases[unit] = sign
-                half = refine(form, UnitBounder(TRIAL_STEPS), phases)
+                half = refine(form, UnitBounder(self.settings.trial_steps), phases)
                 bound = np.zeros(1)
                 if not half.empty:
-                    search = PartSearch(self.query, self.conditions, half, self._deadline)
-                    bound = search.root(cases, TRIAL_ROOT_STEPS)[0].bound
+                    search = PartSearch(self.query, self.conditions, half, self._deadline, settings=self.settings.part)
+                    bound = search.root(cases, self.settings.trial_root_steps)[0].bound
                 ends.append(float(np.minimum(bound, 0.0).sum()))
             value = 2 * min(ends) + max(ends)
             if value > best:
@@ -224,14 +219,11 @@ class ReluSplit:
         return choice
 
     # -- helpers -----------------------------------------------------------------------------------------
-    def _progress(self, done: int, left: int, worst: float) -> None:
-        with self._lock:
-            self.count += done
-            now = time.monotonic() - self._begin
-            if now - self._told < 0.5:
-                return
-            self._told = now
-        self._listener(Progress(seconds=now, stage="solve", done=self.count, unit="nodes", left=left, bound=worst))
+    def _progress(self, event: Event) -> None:
+        """A part's progress, with what earlier parts did and when the whole search began."""
+        if isinstance(event, Progress):
+            event = replace(event, seconds=time.monotonic() - self._begin, done=self.count + event.done)
+        self._listener(event)
 
     def _unsat(self) -> EngineResult:
         proof = None if self.record is None else self.record.builder.proof(self.original, "ReLU splitting")

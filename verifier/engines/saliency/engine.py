@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import ClassVar
@@ -17,6 +17,7 @@ from verifier.engines.base import (
     EngineResult,
     gradient_features,
 )
+from verifier.engines.native.settings import NativeSettings
 from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
@@ -27,16 +28,31 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-EXACT_UP_TO = 300
-"""Neurons up to which a query that rounding errors leave open is passed to exact arithmetic."""
-
 SMALL = 64
-"""Networks of at most so many neurons are searched at once."""
-LARGE = 1000
-"""Networks of more neurons are asked without their gradient first: propagation would take longer than that does."""
-ATTACK, SHARE, LARGE_SHARE = 0.3, 0.5, 0.8
-"""Seconds of the attack, and share of the time, given to the query without its gradient; in large networks the search
-that comes after it closes only what has few unknown phases, soon or not at all."""
+"""Networks of at most so many neurons are searched at once, without compiled code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencySettings:
+    """How the saliency engine works.
+
+    Attributes:
+        exact_up_to: neurons up to which a query that rounding errors leave open is passed to exact arithmetic.
+        small: networks of at most so many neurons are searched at once.
+        large: networks of more neurons are asked without their gradient first: propagation would take longer than that.
+        attack: seconds of the attack before the query without its gradient is asked.
+        share, large_share: of the time left, given to the query without its gradient; in large networks the search that
+            comes after it closes only what has few unknown phases, soon or not at all.
+        native: how the query without its gradient is decided.
+    """
+
+    exact_up_to: int = 300
+    small: int = SMALL
+    large: int = 1000
+    attack: float = 0.3
+    share: float = 0.5
+    large_share: float = 0.8
+    native: NativeSettings = NativeSettings()
 
 
 @cache
@@ -57,6 +73,9 @@ class SaliencyEngine(Engine):
     )
     isolated: ClassVar[bool] = False
 
+    def __init__(self, settings: SaliencySettings = SaliencySettings()) -> None:
+        self.settings = settings
+
     def availability(self) -> Availability:
         if importlib.util.find_spec("highspy") is None:
             return Availability(False, "install highspy")
@@ -69,11 +88,11 @@ class SaliencyEngine(Engine):
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         search = Search(Problem.of(query), deadline)
-        large = query.network.neurons > LARGE
-        label = self._without_gradient(query, search, options, deadline, listener, LARGE_SHARE) if large else None
+        large = query.network.neurons > self.settings.large
+        label = self._without_gradient(query, search, options, deadline, listener) if large else None
         refuted = label is None and search.refuted_at_root()
         if not (large or refuted):
-            label = self._without_gradient(query, search, options, deadline, listener, SHARE)
+            label = self._without_gradient(query, search, options, deadline, listener)
         if label is not None:
             return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
         witness = None if refuted else self._search(query, search, options.threads)
@@ -91,23 +110,21 @@ class SaliencyEngine(Engine):
         certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
 
-    @staticmethod
-    def _search(query: Query, search: Search, threads: int) -> Array | None:
-        if threads == 1 or query.network.neurons <= SMALL:
+    def _search(self, query: Query, search: Search, threads: int) -> Array | None:
+        if threads == 1 or query.network.neurons <= self.settings.small:
             return search.run()
         from verifier.engines.saliency.shared_tree import SharedTree  # imported here: few need it
 
         return SharedTree(search, threads).run()
 
-    @staticmethod
     def _without_gradient(
-        query: Query, search: Search, options: Options, deadline: Deadline, listener: Listener, share: float
+        self, query: Query, search: Search, options: Options, deadline: Deadline, listener: Listener
     ) -> EngineResult | None:
         """Where the outputs' conditions cannot be met at all, nothing about the gradient is needed.
 
         A quick attack tells the boxes where that is hopeless; from its point on, similar maps are searched for.
         """
-        if query.network.neurons <= SMALL:
+        if query.network.neurons <= self.settings.small:
             return None
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.native.engine import NativeEngine
@@ -115,27 +132,27 @@ class SaliencyEngine(Engine):
 
         speaks = any(part.g_rows is not None for part in query.parts)
         met = None
+        share = self.settings.large_share if query.network.neurons > self.settings.large else self.settings.share
         if query.gradient is not None and not speaks:
             plain = replace(query, gradient=None, condition=None)
-            met = find_witness(plain, deadline, options.seed, most=ATTACK)
+            met = find_witness(plain, deadline, options.seed, most=self.settings.attack)
             if met is None:
-                result = NativeEngine().solve(plain, options, Deadline.after(share * deadline.left))
+                result = NativeEngine(self.settings.native).solve(plain, options, Deadline.after(share * deadline.left))
                 if result.answer is Answer.UNSAT:
                     return result
                 met = result.x
         most, found = thorough_seconds(query.network), None
         if met is not None:
-            patience = PATIENCE if query.network.neurons > LARGE else IMPATIENCE
+            patience = PATIENCE if query.network.neurons > self.settings.large else IMPATIENCE
             within = Deadline.after(min(most, deadline.left))
             found = MapAttack(search.problem, options.seed).run(met[None], within, patience)
         if found is None and options.prepass and (met is None or query.condition is not None):
             found = find_witness(query, deadline, options.seed + 1, listener, most)
         return None if found is None else EngineResult(answer=Answer.SAT, x=found)
 
-    @staticmethod
-    def _exactly(query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
+    def _exactly(self, query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
         """Where rounding errors leave a small query open (a solution set of empty interior, say): Z3's answer."""
-        if query.network.neurons > EXACT_UP_TO:
+        if query.network.neurons > self.settings.exact_up_to:
             return None
         from verifier.engines.z3_engine import Z3Engine
 

@@ -1,0 +1,86 @@
+"""What the native engine decides by numbers: one frozen object, handed to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verifier.engines.base import LOW_DIMENSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSettings:
+    """How a part is searched.
+
+    Attributes:
+        steps: of the ascent on a node.
+        patience: a part is searched for so many times the seconds that its bounds took before it may be given up.
+        batch: nodes that are bounded together.
+        candidates, most_candidates: ReLUs of a node that are tried before one is split: more while there are few nodes.
+        reserve: leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will
+            round otherwise.
+        margin: a bound in float32 must be so far above zero to be tried in float64.
+    """
+
+    steps: int = 12
+    patience: float = 0.5
+    batch: int = 128
+    candidates: int = 4
+    most_candidates: int = 32
+    reserve: float = 10.0
+    margin: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReluSettings:
+    """How the box is divided by ReLUs, and how their bounds are searched for.
+
+    Attributes:
+        root_steps, tighten_steps, refine_steps: of the ascents on the rows of a part, on the units of the whole box, and
+            on those of a part.
+        effort, harder, part_effort: nodes of the searches for the bounds of a block's units: at first, by how much they
+            grow from turn to turn, and in a part.
+        share, worth: a further turn of these searches is taken if it is expected to end within this share of the time
+            left, and if the last one fixed so many of the open ReLUs.
+        patience: share of the time left in which these searches may take more than their effort, while it pays.
+        longest_refinement: seconds of CPU time; where bounds take longer they are not found again, and there is one part.
+        lenience, lenience_at_first: see `PartSearch.run`: for parts, and where the whole box's bounds will be searched
+            for with more effort.
+        tried_units, trial_steps, trial_root_steps: ReLUs that are tried before a part is divided by one, and the steps of
+            the ascents then, on units and on rows.
+        part: how a part is searched.
+    """
+
+    root_steps: int = 40
+    tighten_steps: int = 20
+    refine_steps: int = 4
+    effort: int = 4000
+    harder: int = 3
+    part_effort: int = 5000
+    share: float = 0.35
+    worth: float = 0.03
+    patience: float = 0.25
+    longest_refinement: float = 2.0
+    lenience: float = 3.0
+    lenience_at_first: float = 1.0
+    tried_units: int = 8
+    trial_steps: int = 2
+    trial_root_steps: int = 10
+    part: PartSettings = PartSettings()
+
+    @staticmethod
+    def impatient() -> ReluSettings:
+        """Parts are given up at once, so that bounds are found anew again and again."""
+        return ReluSettings(lenience=0.0, lenience_at_first=0.0, part=PartSettings(patience=0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeSettings:
+    """How the native engine works.
+
+    Attributes:
+        low_dimension: up to this many inputs that vary, boxes are split; above, ReLUs.
+        relu: how ReLUs are split.
+    """
+
+    low_dimension: int = LOW_DIMENSION
+    relu: ReluSettings = ReluSettings()
