@@ -77,6 +77,9 @@ class _Run:
         self._exact: Any = None
 
     def verdict(self) -> Verdict:
+        asked = self.query.network if self.query.condition is None else self.query.condition.network
+        for remark in asked.remarks:
+            self._note(remark)
         engines = self._engines()
         self._compile(engines)
         neurons = self.query.network.neurons

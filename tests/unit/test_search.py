@@ -26,7 +26,7 @@ from verifier.properties.sets import Box
 from verifier.search.attack import Margins, ascend, diversify, pgd, polish, sharpest_corners, starts
 from verifier.search.lines import along_lines
 from verifier.search.prepass import find_witness
-from verifier.search.replay import confirm, holds_in_runtime, replay, to_float32
+from verifier.search.replay import confirm, holds_in_runtime, nearest, replay
 
 SOON = Deadline(None)
 
@@ -299,10 +299,10 @@ def test_replay_of_a_gradient_follows_the_strict_convention_at_a_kink():
 
 
 @given(st.lists(st.floats(-1, 1, width=64), min_size=1, max_size=6), st.floats(0, 1e-6))
-def test_to_float32_never_leaves_the_box(numbers, radius):
+def test_the_nearest_float32_point_never_leaves_the_box(numbers, radius):
     x = np.array(numbers)
     box = Box(x - radius, x + radius / 3)
-    near = to_float32(x, box)
+    near = nearest(x, box, np.dtype(np.float32))
     assert box.contains(near)
     assert ((near == near.astype(np.float32)) | (near == x)).all()
 

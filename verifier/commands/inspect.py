@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.network.loading import load
 
     network = load(args.model)
-    layers, engines = [layer(network, node) for node in network], engine_table(network)
+    layers, engines, notes = [layer(network, node) for node in network], engine_table(network), notes_on(network)
     if args.json:
         record = {
             "model": str(args.model),
@@ -40,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
             "weights": sum(row["weights"] for row in layers),
             "layers": layers,
             "engines": engines,
+            "notes": notes,
         }
         print(json.dumps(record, indent=2))
     else:
-        print(in_words(network, layers, engines, str(args.model)))
+        print(in_words(network, layers, engines, notes, str(args.model)))
     return 0
 
 
@@ -112,7 +113,32 @@ def engine_table(network: Network) -> list[dict[str, Any]]:
     return rows
 
 
-def in_words(network: Network, layers: list[dict[str, Any]], engines: list[dict[str, Any]], model: str) -> str:
+def notes_on(network: Network) -> list[str]:
+    """What else there is to say of a network: how it was read, its input ranges, whether onnxruntime agrees."""
+    from verifier.errors import NetworkError
+
+    notes = list(network.remarks)
+    if network.domain is not None:
+        ends = [f"[{low:g}, {high:g}]" for low, high in zip(*network.domain, strict=True)]
+        more = f" and {len(ends) - 8} more" if len(ends) > 8 else ""
+        notes.append(f"the file's input ranges, the default box: {', '.join(ends[:8])}{more}")
+    if network.model_file:
+        from verifier.network.agreement import agreement
+        from verifier.network.runtime import RuntimeModel
+
+        try:
+            found = agreement(network, RuntimeModel(network))
+        except (NetworkError, ImportError) as error:
+            notes.append(f"not compared with onnxruntime: {error}")
+        else:
+            word = "agrees with" if found.close else "DIFFERS FROM"
+            notes.append(f"{word} onnxruntime up to {found.gap:.1e} (relative) at {found.inputs} random inputs")
+    return notes
+
+
+def in_words(
+    network: Network, layers: list[dict[str, Any]], engines: list[dict[str, Any]], notes: list[str], model: str
+) -> str:
     """The findings for people."""
     total = sum(row["weights"] for row in layers)
     lines = [
@@ -129,6 +155,7 @@ def in_words(network: Network, layers: list[dict[str, Any]], engines: list[dict[
         cells.append((row["name"], row["operator"], shape, neurons, source, row["detail"]))
     widths = [min(48, max(len(c[k]) for c in cells)) for k in range(6)]
     lines += ["  ".join(c[k].ljust(widths[k]) for k in range(6)).rstrip() for c in cells]
+    lines += ["", *notes] if notes else []
     lines += ["", "engines"]
     for row in engines:
         word = "takes it" if row["takes"] and row["installed"] else "cannot" if row["installed"] else "not installed"

@@ -46,12 +46,20 @@ class Network:
         output: name of the output node.
         source: where it was read from, for messages ("" if built in Python).
         model_file: the ONNX file that this network equals, for replays in onnxruntime; "" if there is none.
+        integer_inputs: whether inputs are integers (the model's input has an integer type). The network is a function
+            of real inputs all the same; what holds for them holds for integers, and only an integer refutes.
+        domain: ``(lower, upper)``, each ``(input_size,)``: the inputs that the network is meant for, where its file
+            says so; None if it does not.
+        remarks: what a user must know of how the network was read; verdicts repeat them.
     """
 
     nodes: tuple[Node, ...]
     output: str
     source: str = ""
     model_file: str = ""
+    integer_inputs: bool = False
+    domain: tuple[Array, Array] | None = None
+    remarks: tuple[str, ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def load(source: str | Path | Network | torch.nn.Module | Any, input_shape: Shape | None = None) -> Network:
+def load(
+    source: str | Path | Network | torch.nn.Module | Any, input_shape: Shape | None = None, *, check: bool = False
+) -> Network:
     """The network held by a file, a torch module, or an ONNX model in memory.
 
     Args:
@@ -21,16 +23,24 @@ def load(source: str | Path | Network | torch.nn.Module | Any, input_shape: Shap
             ``onnx.ModelProto``; or a `Network`, which is returned as it is.
         input_shape: for a torch module the shape of one input without the batch, e.g. ``(1, 28, 28)``; for
             an ONNX model whose input shape is open, the full shape with the batch, e.g. ``(1, 1, 28, 28)``.
+        check: whether an ONNX file's network is evaluated beside onnxruntime at random inputs (a torch module's is
+            always evaluated beside the module).
 
     Raises:
-        NetworkError: a file that is missing, damaged or not a network; NaN weights; shapes that do not fit.
+        NetworkError: a file that is missing, damaged or not a network; NaN weights; shapes that do not fit; a network
+            that differs from its model.
         UnsupportedOperatorError: an operator outside the piecewise-linear set, by node and type.
         InputError: a source of another kind, or a torch module without ``input_shape``.
     """
     if isinstance(source, Network):
         return source
     if isinstance(source, (str, Path)):
-        return _load_file(Path(source), input_shape)
+        network = _load_file(Path(source), input_shape)
+        if check and network.model_file:
+            from verifier.network.agreement import check_against_runtime
+
+            check_against_runtime(network)
+        return network
     kinds = {f"{c.__module__}.{c.__qualname__}" for c in type(source).__mro__}
     if "torch.nn.modules.module.Module" in kinds:
         from verifier.network.torch_reader import read_torch

@@ -3,13 +3,14 @@
 The file holds a fully connected ReLU network and the normalisation that belongs to it: inputs are cut to
 ``[minimum, maximum]``, shifted by a mean and divided by a range; the output is multiplied by a range and shifted
 by a mean. `read_nnet` puts the shift and the scaling into the network, so that it takes and gives physical
-units; the cut is *not* part of it (a property's box lies within it, or should).
+units; the cut is *not* part of it: its ends are the network's `domain`.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def read_nnet(path: str | Path, normalize: bool = True) -> Network:
     if sizes[0] != inputs or sizes[-1] != outputs or min(sizes) < 1:
         raise NetworkError(f"layer sizes {sizes} do not fit {inputs} inputs and {outputs} outputs", place=str(path))
     _row(rows, path, 0, "the unused flag")
-    _row(rows, path, inputs, "input minima")
-    _row(rows, path, inputs, "input maxima")
+    lower = _row(rows, path, inputs, "input minima")[:inputs]
+    upper = _row(rows, path, inputs, "input maxima")[:inputs]
+    if (lower > upper).any():
+        raise NetworkError("an input's minimum is above its maximum", place=str(path))
     means = _row(rows, path, inputs + 1, "means")
     ranges = _row(rows, path, inputs + 1, "ranges")
     if (ranges[: inputs + 1] == 0).any():
@@ -62,7 +65,10 @@ def read_nnet(path: str | Path, normalize: bool = True) -> Network:
             builder.add(relu(), name=f"relu{k}")
     if normalize and (ranges[inputs] != 1 or means[inputs] != 0):
         builder.add(Scale(np.full(outputs, ranges[inputs]), np.full(outputs, means[inputs])), name="physical")
-    return builder.build()
+    if not normalize:
+        ends = [(end - means[:inputs]) / ranges[:inputs] for end in (lower, upper)]
+        lower, upper = np.minimum(*ends), np.maximum(*ends)
+    return replace(builder.build(), domain=(lower, upper))
 
 
 def _rows(text: str, place: str) -> Iterator[tuple[int, Array]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from verifier.errors import NetworkError
 from verifier.network.assembly import Value
-from verifier.network.onnx_reader import Step
+from verifier.network.onnx_reader import HALF, REALS, Step
 from verifier.network.operators import Array, Concat
 
 Converter = Callable[[Step], "Value | Array | Iterable[Value]"]
@@ -59,20 +59,26 @@ def _pad(step: Step) -> Value:
     return step.assembler.select(value, index, step.name, fill)
 
 
-def _identity(step: Step) -> Value:
-    return step.value()
-
-
 def _dropout(step: Step) -> Value:
     training = step.constant(2)
-    if training is not None and bool(training.any()):
+    if (step.opset < 7 and not step.attribute("is_test", 0)) or (training is not None and bool(training.any())):
         raise step.unsupported("in training mode")
     return step.value()
 
 
 def _cast(step: Step) -> Value:
-    if step.kind == "Cast" and step.attribute("to", 1) not in (1, 11):
-        raise step.unsupported("to anything but float32 or float64")
+    from onnx import TensorProto, helper
+
+    kind = int(step.attribute("to", 1))
+    if step.kind == "CastLike":
+        like = step.reader.raw_constant(step.node.input[1])
+        kind = 1 if like is None else int(helper.np_dtype_to_tensor_dtype(like.dtype))
+        if step.node.input[1] in step.reader.integers:
+            raise step.unsupported("to integers")
+    if kind in HALF:
+        step.reader.computes_in_half(TensorProto.DataType.Name(kind))
+    elif kind not in REALS:
+        raise step.unsupported(f"to {TensorProto.DataType.Name(kind)}, which makes integers of numbers,")
     return step.value()
 
 
@@ -120,15 +126,18 @@ def _size(step: Step) -> Array:
     return np.array(step.value().size, dtype=np.int64)
 
 
+MOVES = {
+    *("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice"),
+    *("SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+}
+"""Operators that only arrange the entries of their first input."""
+
 MOVEMENTS: dict[str, Converter] = {
-    **dict.fromkeys(("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND"), _move),
-    **dict.fromkeys(("Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"), _move),
-    **dict.fromkeys(("Transpose", "Unsqueeze"), _move),
+    **dict.fromkeys(MOVES, _move),
     "Cast": _cast,
     "CastLike": _cast,
     "Concat": _concat,
     "Dropout": _dropout,
-    "Identity": _identity,
     "Pad": _pad,
     "Shape": _shape,
     "Size": _size,

@@ -208,6 +208,8 @@ def _leaky_relu(step: Step) -> Value:
 def _prelu(step: Step) -> Value:
     slope = step.constant(1)
     assert slope is not None
+    if step.opset < 7 and slope.size > 1:  # one slope for each channel
+        slope = slope.reshape(-1, *([1] * (len(step.value().shape) - 2)))
     return step.assembler.leaky(step.value(), slope, step.name)
 
 
@@ -249,9 +251,10 @@ def _negative(step: Step) -> Value:
 def _sum(step: Step) -> Value:
     """Add, Sub and Sum of values and constants."""
     build = step.assembler
-    signs = [1 if k == 0 or step.kind != "Sub" else -1 for k in range(len(step.node.input))]
-    constants = [step.constant(k) * s for k, s in enumerate(signs) if step.is_constant(k)]  # type: ignore[operator]
-    values = [(step.value(k), s) for k, s in enumerate(signs) if not step.is_constant(k)]
+    operands = [step.operand(k) for k in range(len(step.node.input))]
+    signs = [1 if k == 0 or step.kind != "Sub" else -1 for k in range(len(operands))]
+    constants = [o * s for o, s in zip(operands, signs, strict=True) if not isinstance(o, Value)]
+    values = [(o, s) for o, s in zip(operands, signs, strict=True) if isinstance(o, Value)]
     if len(values) == 1:
         value, scale = values[0]
     else:
@@ -262,13 +265,10 @@ def _sum(step: Step) -> Value:
 
 def _product(step: Step) -> Value:
     """Mul, and Div by a constant."""
-    if step.is_constant(1):
-        value, factor = step.value(0), step.constant(1)
-    elif step.is_constant(0) and step.kind == "Mul":
-        value, factor = step.value(1), step.constant(0)
-    else:
+    first, second = step.operand(0), step.operand(1)
+    value, factor = (second, first) if isinstance(second, Value) else (first, second)
+    if isinstance(factor, Value) or not isinstance(value, Value) or (step.kind == "Div" and value is second):
         raise step.unsupported("by a tensor that depends on the network's input (not piecewise linear)")
-    assert factor is not None
     if step.kind == "Div":
         if (factor == 0).any():
             raise NetworkError("division by zero", place=step.place)
@@ -277,14 +277,18 @@ def _product(step: Step) -> Value:
 
 
 def _batch_normalization(step: Step) -> Value:
-    if step.attribute("training_mode", 0):
+    # by the batch's own statistics: until opset 6 unless is_test says otherwise, until 13 where there are more outputs
+    training = step.attribute("training_mode", 0) or any(step.node.output[1:])
+    if training or (step.opset < 7 and not step.attribute("is_test", 0)):
         raise step.unsupported("in training mode")
     value = step.value()
     scale, shift, mean, variance = (step.constant(k) for k in range(1, 5))
     if scale is None or shift is None or mean is None or variance is None:
         raise NetworkError("BatchNormalization needs scale, shift, mean and variance", place=step.place)
     factor = scale / np.sqrt(variance + step.attribute("epsilon", 1e-5))
-    shape = (-1, *([1] * (len(value.shape) - 2)))
+    # until opset 8 there may be one number for each entry instead of each channel
+    each = step.opset < 9 and not step.attribute("spatial", 1)
+    shape = value.shape[1:] if each else (-1, *([1] * (len(value.shape) - 2)))
     return step.assembler.affine(value, factor.reshape(shape), (shift - factor * mean).reshape(shape), step.name)
 
 

@@ -7,9 +7,7 @@ the reference implementation that comes with ONNX, in float64; the rest goes thr
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +18,18 @@ import numpy as np
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.network.assembly import Assembler, Value, Weight, sparse_if_large
 from verifier.network.graph import Network
+from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.simplify import absorb_shifts
+
+REALS, HALF, INTEGERS = {1, 11}, {10, 16}, {2, 3, 4, 5, 6, 7, 12, 13}
+"""Element types: float32 and float64; float16 and bfloat16; integers of 8 to 64 bits."""
+
+LEGACY: dict[str, Callable[..., Any] | None] = {
+    **{"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide},
+    "Gemm": None,
+}
+"""Operators whose broadcasting until opset 6 is known; numpy's function where they are elementwise."""
 
 REFUSED = {"If", "Loop", "Scan"}
 """Control flow is never evaluated, not even on constants."""
@@ -42,34 +50,7 @@ def read_onnx(path: str | Path, input_shape: Shape | None = None) -> Network:
     """
     model = read_model(path)
     network = network_of_model(model, str(path), input_shape)
-    return replace(network, model_file=str(Path(path).resolve()))
-
-
-def read_model(path: str | Path) -> Any:
-    """The ``ModelProto`` in a file, plain or gzipped; NetworkError for a damaged one."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    path = Path(path)
-    if not path.is_file():
-        raise NetworkError("there is no such file", place=str(path))
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                model = onnx.load_model_from_string(file.read())
-        else:
-            model = onnx.load_model(path)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise NetworkError(f"the gzip file is damaged: {error}", place=str(path), fix="fetch it again") from None
-    except DecodeError:
-        raise NetworkError(
-            "this is not an ONNX model, or it is cut short", place=str(path), fix="fetch or export it again"
-        ) from None
-    except (onnx.checker.ValidationError, OSError) as error:
-        raise NetworkError(f"the file cannot be read: {error}", place=str(path)) from None
-    if not model.graph.node or not model.graph.output:
-        raise NetworkError("the model has no graph", place=str(path), fix="is the file cut short?")
-    return model
+    return replace(network, model_file=str(Path(path).absolute()))
 
 
 def network_of_model(model: Any, source: str = "", input_shape: Shape | None = None) -> Network:
@@ -83,8 +64,10 @@ class _Reader:
     def __init__(self, model: Any, source: str, input_shape: Shape | None) -> None:
         self.source = source
         self.graph = model.graph
-        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
-        self.initializers = {t.name: t for t in self.graph.initializer}
+        self.opset = opset_of(model, source)
+        refuse_external_data(model, source)
+        self.initializers = initializers_of(self.graph)
+        self.remarks: dict[str, None] = {}
         self.constants: dict[str, Array] = {}
         self.values: dict[str, Value] = {}
         inputs = [i for i in self.graph.input if i.name not in self.initializers]
@@ -95,12 +78,16 @@ class _Reader:
                 fix="one input and one output are supported: cut the model to the part in question",
             )
         shape = _input_shape(inputs[0], source, input_shape)
+        self.integer_inputs = self._input_type(inputs[0].type.tensor_type.elem_type)
+        self.integers = {inputs[0].name} if self.integer_inputs else set()
         name = inputs[0].name
         self.assembler = Assembler(shape, input_name=name, source=source)
         self.values[name] = self.assembler.input
 
     def read(self) -> Network:
         output = self.graph.output[0].name
+        from verifier.network.onnx_movement import MOVES
+
         for node in self._needed(output):
             step = Step(self, node)
             try:
@@ -110,6 +97,10 @@ class _Reader:
             except NetworkError as error:
                 place = error.place if error.place else step.place
                 raise NetworkError(error.problem, place=place, fix=error.fix) from None
+            if self.integers.intersection(node.input) and node.op_type not in ("Cast", "CastLike"):
+                if node.op_type not in MOVES:
+                    raise step.unsupported("of integers that depend on the network's input (Cast them first)")
+                self.integers.update(node.output)
             for name, result in zip(node.output, results, strict=False):
                 if isinstance(result, Value):
                     self.values[name] = result
@@ -117,7 +108,33 @@ class _Reader:
                     self.constants[name] = result
         if output not in self.values:
             raise NetworkError("the output does not depend on the input", place=self.source)
-        return absorb_shifts(self.assembler.finish(self.values[output], output))
+        network = absorb_shifts(self.assembler.finish(self.values[output], output))
+        return replace(network, integer_inputs=self.integer_inputs, remarks=tuple(self.remarks))
+
+    def _input_type(self, kind: int) -> bool:
+        """Whether the input's type is one of integers; what there is to say of other types is noted."""
+        from onnx import TensorProto
+
+        name = TensorProto.DataType.Name(kind)
+        if kind in REALS:
+            return False
+        if kind in HALF:
+            self.computes_in_half(name)
+            return False
+        if kind not in INTEGERS:
+            raise NetworkError(f"the input is of type {name}", place=self.source, fix="numbers are supported")
+        self.remarks[
+            f"the model's input is of type {name}: only integers count as inputs; "
+            "what is proved is proved for the reals between them too"
+        ] = None
+        return True
+
+    def computes_in_half(self, name: str) -> None:
+        """Note that the model itself rounds more coarsely than any proof allows for."""
+        self.remarks[
+            f"the model computes in {name}, whose own rounding is no part of this: the answer is about the same "
+            "weights in real arithmetic"
+        ] = None
 
     def _needed(self, output: str) -> list[Any]:
         """The nodes that the output depends on, in the file's order."""
@@ -138,7 +155,7 @@ class _Reader:
             raw = self.raw_constant(name)
             if raw is None:
                 return None
-            self.constants[name] = raw.astype(np.float64) if raw.dtype.kind == "f" else raw
+            self.constants[name] = as_reals(raw)
         return self.constants[name]
 
     def raw_constant(self, name: str) -> Array | None:
@@ -168,6 +185,8 @@ class Step:
         from verifier.network.onnx_operators import CONVERTERS
 
         known = self.node.domain in ("", "ai.onnx") and self.kind not in REFUSED
+        if self.opset < 7 and self.attribute("broadcast", 0) and self.kind not in LEGACY:
+            raise self.unsupported(f"by the broadcasting rules of opset {self.opset}")
         if known and all(i == "" or self.reader.is_constant(i) for i in self.node.input):
             return self.evaluate({i: self._constant(i) for i in self.node.input if i})
         converter: Callable[[Step], Value | Array | Iterable[Value]] | None = CONVERTERS.get(self.kind)
@@ -182,10 +201,13 @@ class Step:
 
     def evaluate(self, feeds: dict[str, Array]) -> list[Array]:
         """What ONNX's reference implementation computes for this node alone."""
+        function = LEGACY.get(self.kind)
+        if self.opset < 7 and function is not None:
+            return [function(self.operand(0), self.operand(1))]
         if self.kind == "Flatten":  # nearly every network has one, and the reference takes long to import
             (a,), axis = feeds.values(), self.attribute("axis", 1)
             flat = a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:]))
-            return [flat.astype(np.float64) if a.dtype in (np.float16, np.float32) else flat]
+            return [as_reals(flat)]
         import onnx
         from onnx.reference import ReferenceEvaluator
 
@@ -198,8 +220,8 @@ class Step:
             results = ReferenceEvaluator(model).run(None, feeds)
         except Exception as error:  # whatever a malformed node makes the reference raise
             raise NetworkError(f"{self.kind} cannot be evaluated: {error}", place=self.place) from None
-        arrays = [np.asarray(r) for r in results]
-        return [a.astype(np.float64) if a.dtype in (np.float16, np.float32) else a for a in arrays]
+        made = iter(as_reals(np.asarray(r)) for r in results)
+        return [next(made) if o else np.zeros(0) for o in self.node.output]
 
     def value(self, k: int = 0) -> Value:
         """Input k, which must depend on the network's input."""
@@ -225,6 +247,33 @@ class Step:
         if not self.is_constant(k):
             raise self.unsupported(f"with an input {k} ({self.node.input[k]!r}) that depends on the network's input")
         return self._constant(self.node.input[k])
+
+    def operand(self, k: int) -> Value | Array:
+        """Input k of elementwise arithmetic, a value or a constant, in a shape that numpy's broadcasting takes.
+
+        Until opset 6 the second operand meets the first from attribute ``axis`` on, not at its end.
+        """
+        found: Any = self._constant(self.node.input[k]) if self.is_constant(k) else self.value(k)
+        if k != 1 or self.opset >= 7 or self.kind == "Sum":
+            return found  # type: ignore[no-any-return]
+        first: Any = self.operand(0)
+        if not self.attribute("broadcast", 0):
+            if first.shape != found.shape:
+                raise NetworkError(
+                    f"operands of shapes {first.shape} and {found.shape} do not meet without broadcast=1",
+                    place=self.place,
+                )
+            return found  # type: ignore[no-any-return]
+        rank, size = len(first.shape), len(found.shape)
+        axis = int(self.attribute("axis", rank - size))
+        axis += rank if axis < 0 else 0
+        wanted = first.shape[axis : axis + size]
+        if len(wanted) != size or any(d not in (1, w) for d, w in zip(found.shape, wanted, strict=True)):
+            raise NetworkError(
+                f"operands of shapes {first.shape} and {found.shape} do not meet at axis {axis}", place=self.place
+            )
+        shape = (*found.shape, *([1] * (rank - axis - size)))
+        return Value(found.name, shape) if isinstance(found, Value) else found.reshape(shape)
 
     def weight(self, k: int) -> Weight:
         """Input k, a constant matrix; a large and nearly empty one is sparse."""
@@ -268,16 +317,6 @@ class Step:
         open_ended = self.kind in ("Clip", "Max", "Min", "Constant")
         self.check_finite(np.nan_to_num(found, posinf=0, neginf=0, nan=np.nan) if open_ended else found)
         return found
-
-
-def tensor(proto: Any, source: str) -> Array:
-    """The array of a ``TensorProto``; NetworkError where its data is damaged."""
-    from onnx import numpy_helper
-
-    try:
-        return np.asarray(numpy_helper.to_array(proto))
-    except (ValueError, TypeError, OSError) as error:
-        raise NetworkError(f"the data of tensor {proto.name!r} is damaged: {error}", place=source) from None
 
 
 def _element_type(array: Array) -> int:

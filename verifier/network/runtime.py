@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,15 @@ import numpy.typing as npt
 
 from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network
+from verifier.network.onnx_model import model_bytes, read_model, refuse_external_data
 from verifier.network.operators import Array
+
+TYPES = {
+    "float": "float32",
+    "double": "float64",
+    **{name: name for name in ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+}
+"""numpy's name of each type of number that onnxruntime names."""
 
 
 class RuntimeModel:
@@ -23,7 +30,7 @@ class RuntimeModel:
             onnxruntime has no float64 kernel (convolutions).
 
     Attributes:
-        dtype: of the model's input, float32 as a rule.
+        dtype: of the model's input, float32 as a rule; an integer type takes integers alone.
         model: what runs: the file's name, or "written as float32 …".
     """
 
@@ -35,15 +42,19 @@ class RuntimeModel:
         if isinstance(source, Network):
             self._session = self._written(source)
         elif isinstance(source, (str, Path)):
-            self._session = _session(_file(Path(source)), str(source))
+            self._session = _session(_runnable(Path(source)), str(source))
         else:
+            refuse_external_data(source, self.model)
             self._session = _session(source.SerializeToString(), self.model)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise NetworkError(f"the model has {len(inputs)} inputs", place=self.model)
         self._name = inputs[0].name
         self._shape = [d if isinstance(d, int) and d > 0 else 1 for d in inputs[0].shape]
-        self.dtype: np.dtype[Any] = np.dtype(np.float64 if "double" in inputs[0].type else np.float32)
+        kind = inputs[0].type.removeprefix("tensor(").removesuffix(")")
+        if kind not in TYPES:
+            raise NetworkError(f"the model's input is of type {kind}", place=self.model, fix="numbers are supported")
+        self.dtype: np.dtype[Any] = np.dtype(TYPES[kind])
         self._size = int(np.prod(self._shape))
 
     def _written(self, network: Network) -> Any:
@@ -63,7 +74,7 @@ class RuntimeModel:
     def run(self, x: npt.ArrayLike) -> Array:
         """The flattened output, float64, at one input ``(n,)`` (any shape of n entries) or a batch ``(batch, n)``.
 
-        The input is cast to the model's type (rounded to nearest); inputs run one at a time, as witnesses are
+        The input is cast to the model's type (`rounded`); inputs run one at a time, as witnesses are
         replayed in VNN-COMP.
 
         Returns:
@@ -77,21 +88,34 @@ class RuntimeModel:
         return np.stack([self._one(row) for row in array])
 
     def _one(self, x: Array) -> Array:
-        feed = x.reshape(self._shape).astype(self.dtype)
+        feed = rounded(x.reshape(self._shape), self.dtype)
         result = self._session.run(None, {self._name: feed})[0]
         return np.asarray(result, dtype=np.float64).reshape(-1)
 
 
-def _file(path: Path) -> bytes:
-    if not path.is_file():
-        raise NetworkError("there is no such file", place=str(path))
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise NetworkError(f"the file cannot be read: {error}", place=str(path)) from None
+def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    """The nearest values of a type; for integers within the type's range."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what lies outside the type's range becomes infinite
+            return x.astype(dtype)
+    ends = np.iinfo(dtype)
+    return np.clip(np.rint(x), float(ends.min), float(ends.max)).astype(dtype)
 
 
-def _session(model: bytes, place: str) -> Any:
+def _runnable(path: Path) -> bytes | str:
+    """What onnxruntime is given: the file itself, beside which it finds external data; unpacked, if it is gzipped."""
+    if path.suffix != ".gz":
+        if not path.is_file():
+            raise NetworkError("there is no such file", place=str(path))
+        return str(path)
+    data = model_bytes(path)
+    if b"location" not in data:  # the key of external data's file
+        return data
+    model: bytes = read_model(path).SerializeToString()
+    return model
+
+
+def _session(model: bytes | str, place: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

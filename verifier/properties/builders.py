@@ -114,6 +114,8 @@ def condition_at(
     top_k: int = 0,
 ) -> MapCondition:
     """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
+    if network.integer_inputs:
+        raise PropertyError("the network takes integers, on which no gradient is defined", place=network.source)
     point, label = _point_and_label(network, x, label)
     chosen = named_map(map, network.input_size) if isinstance(map, str) else map
     return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)

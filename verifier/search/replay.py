@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from verifier.errors import NetworkError
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
-from verifier.network.runtime import RuntimeModel
+from verifier.network.runtime import RuntimeModel, rounded
 from verifier.properties.query import Conjunction, Query
 from verifier.properties.sets import Box
 from verifier.verdict import Witness
@@ -30,13 +31,18 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 
     Args:
-        x: flattened input, float64; a point outside the box by rounding is first clipped into it.
+        x: flattened input, float64; a point outside the box by rounding is first clipped into it, and one of a network
+            whose inputs are integers is rounded to such.
         exact_network: the query's network in exact form, if it is at hand.
 
     Returns:
         a `Witness` whose ``exact`` says whether the point refutes the property.
     """
     point = query.box.clip(np.asarray(x, dtype=np.float64).reshape(-1))
+    whole = True
+    if query.network.integer_inputs:
+        point = nearest(point, query.box, np.dtype(np.int64))
+        whole = bool((point == np.rint(point)).all())
     exact_network = exact_network or ExactNetwork(query.network)
     values = exact_network.values(point)
     y = values[query.network.output].fractions()
@@ -58,6 +64,7 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
         inside
+        and whole
         and (query.common is None or query.common.holds_exactly(xs, y, g))
         and any(case.holds_exactly(xs, y, g) for case in query.cases)
     )
@@ -96,9 +103,8 @@ def confirm(
         runtime = runtime or RuntimeModel(query.network if query.condition is None else query.condition.network)
     except (NetworkError, ImportError) as error:
         return replace(witness, remarks=(f"not replayed in onnxruntime: {error}",))
-    float32 = runtime.dtype == np.float32
     trials = 0
-    for point in _neighbours(query, witness.input, float32):
+    for point in _neighbours(query, witness.input, runtime.dtype):
         if not holds_in_runtime(query, point, runtime):
             if deadline.passed:
                 break
@@ -106,7 +112,7 @@ def confirm(
         same = np.array_equal(point, witness.input)
         found = witness if same else replay(query, point, exact_network)
         if found.exact:
-            moved = () if same else _moved(witness.input, point, float32)
+            moved = () if same else _moved(witness.input, point, runtime.dtype)
             return replace(found, onnxruntime=True, runtime_output=runtime.run(point), remarks=moved)
         trials += 1
         if trials >= EXACT_TRIALS or deadline.passed:
@@ -125,7 +131,7 @@ def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
     The runtime gives no gradients: rows that speak of the gradient, the gradient box and the condition on the map
     use the network's own.
     """
-    seen = x.astype(runtime.dtype).astype(np.float64)
+    seen = rounded(x, runtime.dtype).astype(np.float64)
     y = runtime.run(x)[None]
     if not np.isfinite(y).all():
         return False
@@ -146,37 +152,41 @@ def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
     return (query.common is None or holds(query.common)) and any(holds(case) for case in query.cases)
 
 
-def to_float32(x: Array, box: Box) -> Array:
-    """The nearest float32 values inside the box (as float64); where an interval has none, ``x`` itself."""
-    nearest = x.astype(np.float32)
-    low = np.nextafter(nearest, np.float32(np.inf))
-    high = np.nextafter(nearest, np.float32(-np.inf))
-    inside = np.where(nearest < box.lower, low, np.where(nearest > box.upper, high, nearest)).astype(np.float64)
+def nearest(x: Array, box: Box, dtype: np.dtype[Any]) -> Array:
+    """The nearest values of a type inside the box (as float64); where an interval has none, ``x`` itself."""
+    if dtype.kind == "f":
+        close = rounded(x, dtype)
+        low, high = np.nextafter(close, dtype.type(np.inf)), np.nextafter(close, dtype.type(-np.inf))
+        inside = np.where(close < box.lower, low, np.where(close > box.upper, high, close)).astype(np.float64)
+    else:
+        inside = np.clip(np.rint(x), np.ceil(box.lower), np.floor(box.upper))
     return np.where((inside >= box.lower) & (inside <= box.upper), inside, x)
 
 
-def _neighbours(query: Query, x: Array, float32: bool) -> Iterator[Array]:
+def _neighbours(query: Query, x: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
     """The point as the runtime can hold it, the point itself, and points near it with more room."""
     from verifier.search.attack import ascend
 
-    if float32:
-        yield to_float32(x, query.box)
+    coarse = dtype != np.float64
+    if coarse:
+        yield nearest(x, query.box, dtype)
     yield x
     for point in ascend(query, x):
-        yield to_float32(point, query.box) if float32 else point
+        yield nearest(point, query.box, dtype) if coarse else point
 
 
-def _moved(before: Array, after: Array, float32: bool) -> tuple[str, ...]:
+def _moved(before: Array, after: Array, dtype: np.dtype[Any]) -> tuple[str, ...]:
     distance = float(np.abs(before - after).max())
-    kind = "a float32 point" if float32 and np.array_equal(after, after.astype(np.float32)) else "a point"
+    held = dtype != np.float64 and np.array_equal(after, rounded(after, dtype))
+    kind = f"a {dtype} point" if held else "a point"
     return (f"moved by {distance:.3g} (L∞) to {kind} where exact arithmetic and onnxruntime agree",)
 
 
 def _difference(query: Query, witness: Witness, runtime: RuntimeModel) -> tuple[str, ...]:
-    rounded = witness.input.astype(runtime.dtype).astype(np.float64)
+    seen = rounded(witness.input, runtime.dtype).astype(np.float64)
     remarks = []
-    if not np.array_equal(rounded, witness.input):
-        place = "inside" if query.box.contains(rounded) else "outside"
+    if not np.array_equal(seen, witness.input):
+        place = "inside" if query.box.contains(seen) else "outside"
         remarks.append(f"the input is no {runtime.dtype} point; rounded to one it lies {place} the box")
     gap = float(np.abs(runtime.run(witness.input) - witness.output).max())
     remarks.append(f"onnxruntime's output differs from the exact one by at most {gap:.3g}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.network.operators import Array
-from verifier.network.runtime import RuntimeModel
+from verifier.network.runtime import RuntimeModel, rounded
 from verifier.properties.query import Query
 from verifier.search.replay import holds_in_runtime
 
@@ -39,6 +39,6 @@ def check(query: Query, model: RuntimeModel, x: Array) -> Check:
     Args:
         x: ``(n,)``; rounded to the model's type first.
     """
-    point = x.astype(model.dtype).astype(np.float64)
+    point = rounded(x, model.dtype).astype(np.float64)
     outside = float(np.maximum(query.box.lower - point, point - query.box.upper).max(initial=0.0))
     return Check(max(0.0, outside), holds_in_runtime(query, x, model))
