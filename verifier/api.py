@@ -13,7 +13,7 @@ from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Answer, Engine
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
-from verifier.errors import EngineError, InputError
+from verifier.errors import EngineError, InputError, OutputError
 from verifier.events import Listener, Note, StageStarted, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
@@ -293,6 +293,6 @@ class _Run:
 
         try:
             return save(Path(folder), engine, self.query, self.options, reason)
-        except OSError as error:
+        except OutputError as error:
             self._note(f"no reproducer was kept: {error}")
             return None

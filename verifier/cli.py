@@ -1,17 +1,24 @@
 """The command line ``verifier``.
 
-Exit status of ``verify`` and ``saliency``: 0 the property holds; 1 it is violated; 2 bad usage or input;
-3 unknown; 4 time-out; 5 error. Other commands: 0 done, 1 the answer is "no", 2 bad usage or input.
+Exit status of the commands that decide a question: 0 the property holds; 1 it is violated; 2 bad usage or input;
+3 unknown; 4 time-out; 5 error; 130 interrupted. Other commands: 0 done, 1 the answer is "no", else the same.
+Whatever goes wrong ends here, in one line and an exit status that is no verdict.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from verifier.errors import VerifierError
+from verifier.commands.console import say
+from verifier.errors import InputError, LimitError, OutputError, TimeLimitError, VerifierError
 
 COMMANDS = {
     "verify": "decide a property file about a network",
@@ -28,12 +35,21 @@ COMMANDS = {
 }
 """The subcommands, each in ``verifier.commands.<name>`` (with _ for -), and what they are for."""
 
-INTERRUPTED = 130
+USAGE, UNKNOWN, TIMEOUT, ERROR, INTERRUPTED = 2, 3, 4, 5, 130
+"""Exit statuses of what ends here."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of this package: one line that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError`."""
+        raise InputError(message, fix=f"see {self.prog} --help")
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The argument parser; only the named command's own module is imported (all of them, if None)."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="verifier",
         description="Proves or refutes properties of piecewise-linear neural networks.",
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error, 130 interrupted",
@@ -41,6 +57,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     from verifier import __version__
 
     top.add_argument("--version", action="version", version=f"pwl-verifier {__version__}")
+    top.add_argument("--traceback", action="store_true", help="show where an unexpected error comes from")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         if command in (None, name):
@@ -51,22 +68,86 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit status."""
+    """Run a command line; the exit status, which is a verdict's only if the verdict was written."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
+    try:
+        try:
+            return _run(words)
+        finally:  # also when argparse leaves, after --help: what was written must have arrived
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _failed("standard output: its reader left before everything was written", ERROR)
+    except OSError as error:
+        place = error.filename or "standard output"
+        return _failed(f"{place}: {error.strerror or error}", ERROR)
+    finally:
+        _settle(sys.stdout, sys.stderr)
+
+
+def _run(words: list[str]) -> int:
+    """Run a command line. Errors of the system are left to `main`, as they may be standard output's."""
     first = next((word for word in words if not word.startswith("-")), "")
     try:
         args = parser(first).parse_args(words)
         status: int = args.run(args)
         return status
+    except OutputError as error:
+        return _failed(str(error), ERROR)
+    except TimeLimitError as error:
+        return _failed(str(error), TIMEOUT)
+    except LimitError as error:
+        return _failed(str(error), UNKNOWN)
     except VerifierError as error:
-        print(f"verifier: error: {error}", file=sys.stderr)
-        return 2
+        return _failed(str(error), USAGE)
     except KeyboardInterrupt:
-        print("verifier: interrupted", file=sys.stderr)
+        say("verifier: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    except MemoryError:
+        return _failed("out of memory (a smaller question, or a machine with more)", ERROR)
+    except OSError:
+        raise
+    except Exception as error:
+        if "--traceback" in words:
+            say(traceback.format_exc())
+        return _failed(f"unexpected {_where(error)} (an error of this program: please report it)", ERROR)
+
+
+def _failed(text: str, status: int) -> int:
+    say(f"verifier: error: {' '.join(text.split())}")
+    return status
+
+
+def _where(error: Exception) -> str:
+    """An unexpected error in one line, with its place in this package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parent)
+    own = [frame for frame in frames if frame.filename.startswith(package)] or list(frames)
+    place = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return f"{type(error).__name__}{place}: {error}"
+
+
+def _prepare_streams() -> None:
+    """Characters that the terminal cannot show are written as escapes, and closed streams go nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller: its number must not become that of another file
+            stream = open(os.devnull, "w")  # noqa: SIM115 - open until the end
+            setattr(sys, name, stream)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _settle(*streams: object) -> None:
+    """Nothing may be left that fails in the interpreter's own last flush, which would change the exit status."""
+    for stream in streams:
+        try:
+            stream.flush()  # type: ignore[attr-defined]
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined]
+                os.close(nowhere)
 
 
 if __name__ == "__main__":

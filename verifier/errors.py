@@ -43,6 +43,10 @@ class InputError(VerifierError):
     """A wrong argument: shape mismatch, NaN, a negative radius, an unknown name."""
 
 
+class OutputError(VerifierError):
+    """A file, a folder or standard output that cannot be written: a full disk, a closed pipe, no permission."""
+
+
 class EngineError(VerifierError):
     """An engine that is unknown, not installed, or not able to take a query."""
 

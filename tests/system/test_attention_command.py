@@ -101,7 +101,7 @@ def test_arrays_from_files(model: list[str], tmp_path: Path, capsys: pytest.Capt
         (["--perturb", "patch:0:1,top=5,left=0"], "not inside the image of 6 × 6"),
         (["--perturb", "brightness:0:1,colour=2"], "no option 'colour'"),
         (["--perturb", "brightness:0:1", "--out", "map.xyz"], "cannot write .xyz"),
-        (["--perturb", "brightness:0:1", "--delta=-1"], "delta must be"),
+        (["--perturb", "brightness:0:1", "--delta=-1"], "--delta: must be at least 0"),
     ],
 )
 def test_errors(model: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

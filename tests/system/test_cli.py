@@ -67,7 +67,9 @@ def test_a_proof_is_written_and_checked(files: Path, tmp_path: Path) -> None:
     assert "no proof, or damaged" in run("check-proof", proof, model, holds, code=2).stderr
     run("verify", model, files / "violated.vnnlib", "--proof", tmp_path / "none.npz", code=1)
     assert not (tmp_path / "none.npz").exists()
-    assert "no folder" in run("verify", model, holds, "--proof", tmp_path / "no" / "p.npz", code=2).stderr
+    assert (
+        "its folder does not exist" in run("verify", model, holds, "--proof", tmp_path / "no" / "p.npz", code=2).stderr
+    )
     assert "native engine only" in run("verify", model, holds, "--engine", "z3", "--proof", proof, code=2).stderr
 
 

@@ -103,7 +103,6 @@ def test_attribute(model, capsys):
         ["attribute", "net.onnx", "x0.npy", "--target", "1", "--shape", "1,2,2"],
         ["line", "net.onnx", "x0.npy", "wrong.txt"],
         ["plane", "net.onnx", "x0.npy", "x1.npy", "wrong.txt"],
-        ["plane", "net.onnx", "x0.npy", "x1.npy", "x2.npy", "--memory", "1e-9"],
     ],
 )
 def test_bad_usage_is_status_2(model, words, capsys, monkeypatch):
@@ -134,3 +133,9 @@ def test_every_picture_can_be_drawn(model, tmp_path):
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_limit_that_ends_the_work_is_status_3(model, capsys, monkeypatch):
+    monkeypatch.chdir(model[0])
+    assert main(["plane", "net.onnx", "x0.npy", "x1.npy", "x2.npy", "--memory", "1e-9"]) == 3
+    assert "allow more memory" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from verifier.attention.table import MIXED, Table, Totals
 from verifier.errors import InputError
+from verifier.files import make_folder, whole_file, write_text
 from verifier.network.operators import Array
 
 Cell = tuple[tuple[float, float], ...]
@@ -29,10 +29,10 @@ class TileStore:
     def __init__(self, folder: Path, question: dict[str, Any]) -> None:
         self.folder = folder
         self.records: dict[Cell, dict[str, Any]] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         head = folder / "map.json"
         if not head.exists():
-            head.write_text(json.dumps(question, indent=1) + "\n")
+            write_text(head, json.dumps(question, indent=1) + "\n")
         elif (found := json.loads(head.read_text())) != question:
             differ = sorted(k for k in {*found, *question} if found.get(k) != question.get(k))
             raise InputError(
@@ -43,7 +43,7 @@ class TileStore:
         if self._journal.exists():
             text = self._journal.read_text()
             if text and not text.endswith("\n"):
-                self._journal.write_text(text + "\n")  # so that the next record gets a line of its own
+                write_text(self._journal, text + "\n")  # so that the next record gets a line of its own
             for line in text.splitlines():
                 try:
                     record = json.loads(line)
@@ -72,9 +72,8 @@ class TileStore:
         """Write a finished tile; ``reason`` says what is missing from it, if anything is."""
         name = f"tile_{len(self):05d}.npz"
         arrays = {k: v for k, v in vars(table).items() if v is not None}
-        half = self.folder / "unfinished.npz"
-        np.savez(half, **arrays)
-        os.replace(half, self.folder / name)
+        with whole_file(self.folder / name) as stream:
+            np.savez(stream, **arrays)
         return self._note(cell, {"file": name, "reason": reason, "totals": vars(totals)})
 
     def _note(self, cell: Cell, what: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import positive
+    from verifier.commands.arguments import a_folder, a_map, add_model, add_quiet, count, natural, nonnegative, positive
 
     parser = subparsers.add_parser(
         "attention",
@@ -32,28 +32,28 @@ def add_parser(subparsers: Any) -> None:
         epilog=SYNTAX,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("--image", type=Path, required=True, metavar="FILE", help=".npy (H, W) or (C, H, W), in [0, 1]")
     parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
-    parser.add_argument("--delta", type=float, default=3.0, help="largest consistent inconsistency (3)")
+    parser.add_argument("--delta", type=nonnegative, default=3.0, help="largest consistent inconsistency (3)")
     parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
                         help="what maps go through before they are compared (identity)")  # fmt: skip
     parser.add_argument("--norm", type=int, default=2, choices=(1, 2), help="norm of the maps' difference (2)")
     parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
-    parser.add_argument("--label", type=int, help="the label to keep (default: the network's own)")
+    parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own)")
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
     parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"),
                         help="all linear regions, or the boundary around the image alone (exhaustive)")  # fmt: skip
-    parser.add_argument("--aspect", default="attention", choices=("attention", "label"), help="for --method gbs")
-    parser.add_argument("--keep", type=int, default=3_000_000, metavar="N",
+    parser.add_argument("--aspect", choices=("attention", "label"), help="for --method gbs (attention)")
+    parser.add_argument("--keep", type=count, default=3_000_000, metavar="N",
                         help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip
-    parser.add_argument("--stream", type=Path, metavar="DIR", help="map in tiles of at most --keep regions, each "
+    parser.add_argument("--stream", type=a_folder, metavar="DIR", help="map in tiles of at most --keep regions, each "
                         "written here; after an interruption the same command goes on with the next tile")  # fmt: skip
     parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
-    parser.add_argument("--out", type=Path, action="append", default=[], metavar="FILE",
+    parser.add_argument("--out", type=a_map, action="append", default=[], metavar="FILE",
                         help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="totals as JSON on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -101,7 +101,7 @@ def perturbation_of(text: str) -> Perturbation:
 
 def _option(key: str, value: str) -> Any:
     """The value of a perturbation's option: a number, a word, or an array from a file."""
-    from verifier.commands.common import read_array
+    from verifier.commands.inputs import read_array
 
     if key == "name":
         return value
@@ -126,15 +126,18 @@ def run(args: argparse.Namespace) -> int:
     import verifier
     from verifier import compiled
     from verifier.attention import Inconsistency, attention_map
-    from verifier.commands.common import progress_listener, read_array
-    from verifier.report.attention import as_json, check_endings, summary_rows, write
+    from verifier.commands.arguments import refuse
+    from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import read_array
+    from verifier.report.attention import as_json, summary_rows, write
 
-    check_endings(args.out)
+    if args.method != "gbs":
+        refuse(args, f"on --method {args.method}", "aspect")
     perturbations = [perturbation_of(text) for text in args.perturb]
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes)
     network = verifier.load(args.model)
     image = read_array(args.image)
-    listener = progress_listener(args)
+    listener = progress_listener(args.quiet)
     compiled.ensure(compiled.MAPS, listener)
     if image.ndim == 1 and len(network.input_shape) == 1:
         side = round(image.size**0.5)
@@ -148,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         label=args.label,
         clip=not args.no_clip,
         method=args.method,
-        aspect=args.aspect,
+        aspect=args.aspect or "attention",
         keep=args.keep,
         stream=args.stream,
         timeout=args.timeout,

@@ -9,6 +9,8 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.arguments import add_model, add_out, add_quiet, count, natural
+
     parser = subparsers.add_parser(
         "attribute",
         help="attributions: gradient, exact integrated gradients …",
@@ -16,15 +18,15 @@ def add_parser(subparsers: Any) -> None:
         description="Attribute an output to the inputs by integrated gradients, computed exactly on the linear pieces "
         "between baseline and input, or by a quadrature rule, whose exact error is then reported.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("input", type=Path, metavar="INPUT", help=".npy, or numbers in a text file")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="the baseline (zero by default)")
-    parser.add_argument("--target", type=int, metavar="K", help="the output (the largest at the input by default)")
+    parser.add_argument("--target", type=natural, metavar="K", help="the output (the largest at the input by default)")
     parser.add_argument(
-        "--method", default="exact", metavar="RULE",
+        "--method", metavar="RULE",
         help="exact (default), left, right, midpoint, trapezoid, gausslegendre; or gradient, the plain gradient map",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=50, metavar="N", help="gradient samples of a rule (50)")
+    parser.add_argument("--steps", type=count, metavar="N", help="gradient samples of a rule (50)")
     parser.add_argument(
         "--shape",
         type=image_shape,
@@ -32,11 +34,8 @@ def add_parser(subparsers: Any) -> None:
         help="draw the inputs as an image of this shape (the network's own)",
     )
     parser.add_argument("--layer", metavar="NODE", help="exact conductance of this node's entries instead")
-    parser.add_argument(
-        "--out", type=Path, action="append", default=[], metavar="FILE",
-        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_out(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -55,14 +54,22 @@ def run(args: argparse.Namespace) -> int:
     import verifier
     from verifier import compiled
     from verifier.attribution import IntegratedGradients
-    from verifier.commands.common import progress_listener, read_input
+    from verifier.commands.arguments import refuse
+    from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import read_input
     from verifier.errors import InputError
     from verifier.report import tables
 
-    for path in args.out:
-        tables.check_suffix(path)
+    if args.layer is not None:
+        refuse(args, "with --layer, whose conductance is exact", "method", "steps")
+    method = args.method or "exact"
+    if method in ("exact", "gradient"):
+        refuse(args, f"on --method {method}", "steps")
+    if method == "gradient":
+        refuse(args, "on the plain gradient", "baseline")
+    steps = args.steps or 50
     network = verifier.load(args.model)
-    listener = progress_listener(args)
+    listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     x = read_input(args.input, network)
     baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network)
@@ -75,19 +82,19 @@ def run(args: argparse.Namespace) -> int:
     if args.layer is not None:
         values, shape = ig.conductance(args.layer, x, baseline, target)[0], network[args.layer].shape
         what = f"conductance of {args.layer}"
-    elif args.method == "gradient":
+    elif method == "gradient":
         values, what = network.gradient(x, target), "gradient"
     else:
-        values = ig.attribute(x, baseline, target, method=args.method, n_steps=args.steps)
+        values = ig.attribute(x, baseline, target, method=method, n_steps=steps)
         what = "integrated gradients"
     values = np.asarray(values, dtype=np.float64).reshape(-1)
     print(f"{what} of output {target} (value {y[target]:.6g})")
-    if args.layer is not None or args.method != "gradient":
+    if args.layer is not None or method != "gradient":
         change = y[target] - network.forward(baseline).reshape(-1)[target]
         print(f"sum {values.sum():.12g}, change from the baseline {change:.12g}")
-    if args.layer is None and args.method not in ("exact", "gradient"):
-        error = ig.error(x, baseline, target, method=args.method, n_steps=args.steps)[0]
-        print(f"error against the exact integral {error:.3%} ({args.method}, {args.steps} samples)")
+    if args.layer is None and method not in ("exact", "gradient"):
+        error = ig.error(x, baseline, target, method=method, n_steps=steps)[0]
+        print(f"error against the exact integral {error:.3%} ({method}, {steps} samples)")
     for k in np.argsort(-np.abs(values))[:10].tolist():
         print(f"  {k:>6} {values[k]: .6g}")
     arrays = {"attributions": values.reshape(shape), "input": x, "baseline": baseline, "target": np.array(target)}

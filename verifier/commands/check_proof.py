@@ -9,6 +9,8 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.arguments import add_model
+
     parser = subparsers.add_parser(
         "check-proof",
         help="check a proof that `verify --proof` wrote",
@@ -18,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 the proof is right, 1 it is not (it says where), 2 bad usage or input",
     )
     parser.add_argument("proof", type=Path, metavar="PROOF", help="file that `verifier verify --proof` wrote")
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
     parser.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     parser.set_defaults(run=run)

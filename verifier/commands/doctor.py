@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from typing import Any
 
@@ -15,6 +14,8 @@ PACKAGES = (
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.arguments import positive
+
     parser = subparsers.add_parser(
         "doctor",
         help="which engines are installed and work",
@@ -24,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 if every installed engine answered rightly, else 1",
     )
     parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for each question (30)")
+    parser.add_argument("--timeout", type=positive, default=30.0, help="seconds for each question (30)")
     parser.set_defaults(run=run)
 
 
@@ -34,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     import platform
 
     from verifier import __version__, compiled
-    from verifier.commands.common import describe
+    from verifier.commands.console import describe, say
     from verifier.engines import registry
 
     for part in compiled.SAMPLES:
-        compiled.ensure(part, lambda event: print(f"doctor: {describe(event)}", file=sys.stderr))
+        compiled.ensure(part, lambda event: say(f"doctor: {describe(event)}"))
     findings = [examine(name, args.timeout) for name in registry.names()]
     packages = {}
     for name in PACKAGES:
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(name: str, timeout: float) -> dict[str, Any]:
     """One engine: ``{engine, state, detail, seconds}``; the state is "works", "not installed" or "BROKEN"."""
+    from verifier.commands.console import say
     from verifier.engines import registry
     from verifier.engines.base import Answer
     from verifier.engines.process import solve_in_child
@@ -83,7 +85,7 @@ def examine(name: str, timeout: float) -> dict[str, Any]:
     if engine.rejects(questions[0][0].network, questions[0][0]):  # it is made for maps other than the gradient
         questions = tiny_queries(True, "absolute")
     for query, expected in questions:
-        print(f"doctor: {name}, a question whose answer is {expected.value}", file=sys.stderr)
+        say(f"doctor: {name}, a question whose answer is {expected.value}")
         result = solve_in_child(engine, query, options, Deadline.after(timeout))
         if result.answer is not expected:
             return found("BROKEN", f"answered {result.answer.value}, not {expected.value}: {result.reason}")

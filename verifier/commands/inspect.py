@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.arguments import add_model
+
     parser = subparsers.add_parser(
         "inspect",
         help="show a network's layers and which engines can take it",
@@ -20,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         "into the small set of piecewise-linear ones), and which engines can take it.",
         epilog="exit status: 0; 2 if the model cannot be read",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
     parser.set_defaults(run=run)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
+    from verifier.commands.arguments import add_model, add_out, add_quiet
+
     parser = subparsers.add_parser(
         "line",
         help="the network on a line between two inputs, exactly",
@@ -16,16 +18,13 @@ def add_parser(subparsers: Any) -> None:
         description="Cut the segment between two inputs where the network's gradient changes, and report the linear "
         "pieces, the outputs at their ends, and where the class changes.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("start", type=Path, metavar="START", help="input at t = 0: .npy, or numbers in a text file")
     parser.add_argument("end", type=Path, metavar="END", help="input at t = 1")
     parser.add_argument("--exact", action="store_true", help="rational breakpoints (up to a few hundred neurons)")
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
-    parser.add_argument(
-        "--out", type=Path, action="append", default=[], metavar="FILE",
-        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_out(parser)
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -35,14 +34,13 @@ def run(args: argparse.Namespace) -> int:
 
     import verifier
     from verifier import compiled
-    from verifier.commands.common import progress_listener, read_input
+    from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import read_input
     from verifier.regions import line
     from verifier.report import tables
 
-    for path in args.out:
-        tables.check_suffix(path)
     network = verifier.load(args.model)
-    listener = progress_listener(args)
+    listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     start, end = read_input(args.start, network), read_input(args.end, network)
     found = line(network, start, end, exact=args.exact, listener=listener)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import positive
+    from verifier.commands.arguments import add_model, add_out, add_quiet, positive
 
     parser = subparsers.add_parser(
         "plane",
@@ -23,16 +23,13 @@ def add_parser(subparsers: Any) -> None:
         "them and the exact map of classes. The plane's coordinates are those of the first corner (0, 0), the second "
         "(1, 0) and the one farthest from the line through both (0, 1).",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument(
         "corners", type=Path, nargs="+", metavar="CORNER",
         help="inputs at the polygon's corners: .npy or text, one each, or one file with all of them",
     )  # fmt: skip
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
-    parser.add_argument(
-        "--out", type=Path, action="append", default=[], metavar="FILE",
-        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
-    )  # fmt: skip
+    add_out(parser)
     parser.add_argument(
         "--acas-xu", action="store_true",
         help="a network of ACAS Xu over distance and angle: the smallest output is best, the picture a polar map",
@@ -41,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         "--memory", type=positive, default=4.0, metavar="GIB",
         help="past this much memory the polygon is cut into tiles, and files are written for each tile (4)",
     )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -51,15 +48,13 @@ def run(args: argparse.Namespace) -> int:
 
     import verifier
     from verifier import compiled
-    from verifier.commands.common import progress_listener, read_inputs
+    from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import read_inputs
     from verifier.regions import plane_tiles
-    from verifier.report import tables
 
-    for path in args.out:
-        tables.check_suffix(path)
     best = "min" if args.acas_xu else args.best
     network = verifier.load(args.model)
-    listener = progress_listener(args)
+    listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     corners = np.concatenate([read_inputs(path, network) for path in args.corners])
     areas = np.zeros(network.output_size)

@@ -16,7 +16,7 @@ STATUS = {"repaired": 0, "infeasible": 1, "improved": 3, "unchanged": 3, "unfini
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import positive
+    from verifier.commands.arguments import a_folder, add_model, add_quiet, count, positive
 
     parser = subparsers.add_parser(
         "repair",
@@ -27,22 +27,22 @@ def add_parser(subparsers: Any) -> None:
         '{"polygon"} or {"normals", "bounds"} or {"component": [s, t]}, "class": 2, "old": 4}]}.',
         epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met, 4 unfinished",
     )
-    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser, nargs="?")
     parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json")
     parser.add_argument("--example", action="store_true", help="print an example of a specification and stop")
     parser.add_argument("--method", choices=("lp", "greedy"), default="lp", help="lp (default) or greedy")
     parser.add_argument("--layer", action="append", metavar="NAME", help="layer that may change (repeat; the last)")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="greedy: most weights that may change (5)")
-    parser.add_argument("--norm", choices=("l1", "linf", "mixed"), default="l1", help="lp: what is kept small (l1)")
+    parser.add_argument("--steps", type=count, metavar="N", help="greedy: most weights that may change (5)")
+    parser.add_argument("--norm", choices=("l1", "linf", "mixed"), help="lp: what is kept small (l1)")
     parser.add_argument("--soft", type=positive, metavar="PRICE", help="lp: price of one unit of violation")
     parser.add_argument(
         "--reach", type=positive, metavar="NORM", help="lp: largest norm of a change (that of the layer's own weights)"
     )
-    parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="lp: seconds for each layer (60)")
+    parser.add_argument("--timeout", type=positive, metavar="S", help="lp: seconds for each layer (60)")
     parser.add_argument("--exact", action="store_true", help="check again in rational arithmetic (small cases)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the network, the report and pictures here")
+    parser.add_argument("--out", type=a_folder, metavar="DIR", help="write the network, the report and pictures here")
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_quiet(parser)
     parser.set_defaults(run=run)
 
 
@@ -68,12 +68,18 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(EXAMPLE, indent=2))
         return 0
     import verifier
-    from verifier.commands.common import progress_listener
+    from verifier.commands.arguments import refuse
+    from verifier.commands.console import progress_listener
     from verifier.errors import InputError
     from verifier.repair import check_exactly, repair
 
     if args.model is None or args.specification is None:
         raise InputError("MODEL and SPECIFICATION are needed", fix="verifier repair MODEL SPECIFICATION, or --example")
+    refuse(
+        args,
+        f"on --method {args.method}",
+        *(("norm", "soft", "reach", "timeout") if args.method == "greedy" else ("steps",)),
+    )
     network = verifier.load(args.model)
     specification = read_specification(args.specification, network)
     result = repair(
@@ -81,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
         specification,
         method=args.method,
         layers=args.layer,
-        steps=args.steps,
-        norm=args.norm,
+        steps=args.steps or 5,
+        norm=args.norm or "l1",
         soft=args.soft,
         reach=args.reach,
-        timeout=args.timeout,
-        listener=progress_listener(args),
+        timeout=args.timeout or 60.0,
+        listener=progress_listener(args.quiet),
     )
     exact = check_exactly(result.frozen, specification) if args.exact else None
     record = as_record(result, specification)
@@ -105,13 +111,15 @@ def read_specification(path: Path, network: Any) -> Specification:
         InputError, PropertyError: naming the file and the requirement.
     """
     from verifier.errors import InputError, PropertyError
+    from verifier.files import reading
     from verifier.repair import specification_from_dict
 
     try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", place=str(path)) from None
-    except ValueError as error:
+        with reading(path):
+            data = json.loads(path.read_text("utf-8"))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", place=str(path)) from None
     try:
         return specification_from_dict(data, network)
@@ -179,21 +187,22 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     """The repaired network as ONNX, the report, and pictures of every polygon and of the greedy steps."""
     import verifier
     from verifier.errors import NetworkError
+    from verifier.files import make_folder, write_figure, write_text
     from verifier.regions import plane
     from verifier.repair import PolygonRegion
     from verifier.repair.export import write_frozen_onnx
     from verifier.repair.slices import frozen_restriction
     from verifier.report.repair import before_and_after, met_curves
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(record, indent=2))
+    make_folder(folder)
+    write_text(folder / "report.json", json.dumps(record, indent=2))
     try:
         verifier.write_onnx(result.frozen.fold(), folder / "repaired.onnx")
     except NetworkError:  # a unit depends on the patched layer: both channels are written
         write_frozen_onnx(result.frozen, folder / "repaired.onnx")
     if result.steps:
         shares = [k / result.total for k in (result.met_before, *(s.met for s in result.steps))]
-        met_curves({result.method: shares}).savefig(folder / "met.png", dpi=120)
+        write_figure(folder / "met.png", met_curves({result.method: shares}), dpi=120)
     rows: list[Any] = []
     for k, requirement in enumerate(specification.requirements):
         region = requirement.region
@@ -201,4 +210,4 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
             before = plane(result.frozen.network, region.origin, region.u, region.v, region.polygon)
             rows.append((specification.label(k), before, frozen_restriction(result.frozen, before)))
     if rows:
-        before_and_after(rows).savefig(folder / "classes.png", dpi=120)
+        write_figure(folder / "classes.png", before_and_after(rows), dpi=120)

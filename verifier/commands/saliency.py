@@ -9,7 +9,7 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import add_solving_arguments
+    from verifier.commands.arguments import a_picture, add_model, add_solving_arguments, natural, nonnegative
 
     parser = subparsers.add_parser(
         "saliency",
@@ -18,17 +18,19 @@ def add_parser(subparsers: Any) -> None:
         "is similar (by default: its vanilla gradient differs by at most DELTA in every entry), keep the label?",
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .npy, or numbers in text")
-    parser.add_argument("--epsilon", type=float, help="radius in input units")
-    parser.add_argument("--delta", type=float, help="largest difference of a gradient entry")
+    parser.add_argument("--epsilon", type=nonnegative, help="radius in input units")
+    parser.add_argument("--delta", type=nonnegative, help="largest difference of a gradient entry")
     parser.add_argument(
         "--find",
         choices=("delta", "epsilon"),
         help="instead of one question: the largest δ for the ε, or the largest ε for the δ, that holds",
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)")
-    parser.add_argument("--label", type=int, help="the label to keep (default: the network's own at x̂)")
+    parser.add_argument(
+        "--picture", type=a_picture, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)"
+    )
+    parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own at x̂)")
     parser.add_argument(
         "--domain",
         default="0,1",
@@ -41,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
+    from verifier.commands.arguments import count, natural, positive
     from verifier.properties import maps, similarity
 
     group = parser.add_argument_group("map and similarity")
@@ -51,30 +54,44 @@ def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
         default="linf",
         help="norm of the maps' difference that is at most DELTA; top-k: the same K largest entries (default linf)",
     )
-    group.add_argument("--top-k", type=int, default=0, metavar="K", help="for top-k; DELTA is 0 by default then")
-    group.add_argument("--other", type=int, help="for --map difference: the other output (default: the runner-up)")
+    group.add_argument("--top-k", type=count, metavar="K", help="for top-k; DELTA is 0 by default then")
+    group.add_argument("--other", type=natural, help="for --map difference: the other output (default: the runner-up)")
     group.add_argument("--baseline", type=Path, metavar="FILE", help="for integrated gradients (default: zeros)")
-    group.add_argument("--steps", type=int, default=8, help="for --map integrated: points of the midpoint rule (8)")
-    group.add_argument("--samples", type=int, default=8, help="for --map smooth: noise vectors (8), from --seed")
-    group.add_argument("--sigma", type=float, default=0.1, help="for --map smooth: standard deviation (0.1)")
+    group.add_argument("--steps", type=count, help="for --map integrated: points of the midpoint rule (8)")
+    group.add_argument("--samples", type=count, help="for --map smooth: noise vectors (8), from --seed")
+    group.add_argument("--sigma", type=positive, help="for --map smooth: standard deviation (0.1)")
+
+
+_FOR_MAPS = (
+    (("difference",), "other"),
+    (("integrated", "integrated-exact"), "baseline"),
+    (("integrated",), "steps"),
+    (("smooth",), "samples"),
+    (("smooth",), "sigma"),
+)
+"""Which maps an option is for."""
 
 
 def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
     """The arguments of `verifier.saliency_robustness` that choose map and similarity."""
-    from verifier.commands.common import read_input
+    from verifier.commands.arguments import refuse
+    from verifier.commands.inputs import read_input
     from verifier.properties.maps import named_map
 
+    refuse(args, f"on --map {args.map}", *(name for maps, name in _FOR_MAPS if args.map not in maps))
+    if args.similarity != "top-k":
+        refuse(args, f"on --similarity {args.similarity}", "top-k")
     chosen = named_map(
         args.map,
         network.input_size,
         other=args.other,
         baseline=None if args.baseline is None else read_input(args.baseline, network),
-        steps=args.steps,
-        samples=args.samples,
-        sigma=args.sigma,
+        steps=args.steps or 8,
+        samples=args.samples or 8,
+        sigma=args.sigma or 0.1,
         seed=args.seed,
     )
-    return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k}
+    return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k or 0}
 
 
 def domain_of(text: str) -> tuple[float, float] | None:
@@ -99,7 +116,10 @@ def domain_of(text: str) -> tuple[float, float] | None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import verifier
-    from verifier.commands.common import options_of, progress_listener, read_input, report
+    from verifier.commands.arguments import options_of
+    from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import read_input
+    from verifier.commands.verdicts import report
     from verifier.errors import InputError
 
     options = options_of(args)
@@ -115,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
     query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, **how)
-    verdict = verifier.verify(query, options=options, listener=progress_listener(args))
+    verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
     if verdict.witness is not None:
         _draw(args, network, x, verdict.witness.input, how)
     return report(verdict, args, query.description)
@@ -126,23 +146,24 @@ def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -
     import json
     from math import isfinite
 
-    import numpy as np
-
-    from verifier.commands.common import options_of, progress_listener
+    from verifier.commands.arguments import options_of, refuse
+    from verifier.commands.console import progress_listener
+    from verifier.commands.verdicts import write_witness
     from verifier.errors import InputError
     from verifier.saliency import largest_delta, largest_epsilon
 
     given = "epsilon" if args.find == "delta" else "delta"
+    refuse(args, f"with --find {args.find}, which searches it", args.find)
     if getattr(args, given) is None:
         raise InputError(f"--find {args.find} needs --{given}")
     options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
-    listener = progress_listener(args)
+    listener = progress_listener(args.quiet)
     found = search(network, x, getattr(args, given), timeout=args.timeout, options=options, listener=listener, **how)
     if found.witness is not None:
         _draw(args, network, x, found.witness.input, how)
         if args.witness is not None:
-            np.save(args.witness, found.witness.input)
+            write_witness(args.witness, found.witness.input)
     if args.json:
         record = {
             "find": args.find,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import add_solving_arguments
+    from verifier.commands.arguments import a_file, add_model, add_solving_arguments
 
     parser = subparsers.add_parser(
         "verify",
@@ -19,10 +18,10 @@ def add_parser(subparsers: Any) -> None:
         "counterexamples: HOLDS means that none exists, VIOLATED shows one.",
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    add_model(parser)
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
     parser.add_argument(
-        "--proof", type=Path, metavar="FILE", help="if it holds, write a proof for `verifier check-proof`; slower"
+        "--proof", type=a_file, metavar="FILE", help="if it holds, write a proof for `verifier check-proof`; slower"
     )
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
@@ -33,18 +32,18 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     import verifier
-    from verifier.commands.common import options_of, progress_listener, report
+    from verifier.commands.arguments import options_of
+    from verifier.commands.console import progress_listener, say
+    from verifier.commands.verdicts import report
 
     options = replace(options_of(args), proof=args.proof is not None)
-    if args.proof is not None and not args.proof.resolve().parent.is_dir():
-        raise verifier.InputError("is in no folder that exists", place=str(args.proof))
     network = verifier.load(args.model)
     query = verifier.read_vnnlib(args.property, network)
-    verdict = verifier.verify(query, options=options, listener=progress_listener(args))
+    verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
     status = report(verdict, args, query.description)
     if verdict.proof is not None:
         verdict.proof.save(args.proof)
         if not args.quiet:
             words = f"{args.proof}: a proof of {verdict.proof.leaves} leaves, {args.proof.stat().st_size:,} bytes"
-            print(words, file=sys.stderr)
+            say(words)
     return status

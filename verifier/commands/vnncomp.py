@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verifier.commands.console import say
+
 if TYPE_CHECKING:
     from verifier.events import Event
     from verifier.vnncomp.category import Category, Instance
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.common import positive
+    from verifier.commands.arguments import a_folder, add_quiet, count, engine_names, natural, positive
 
     top = subparsers.add_parser(
         "vnncomp", help="run a benchmark category of VNN-COMP", description="Benchmark categories of VNN-COMP."
@@ -32,41 +34,44 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 done, 1 a wrong answer or an invalid counterexample, 2 bad usage or input",
     )
     parser.add_argument("category", type=Path, metavar="CATEGORY_DIR")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="journal and reports (default ./out/vnncomp/NAME)")
+    parser.add_argument("--out", type=a_folder, metavar="DIR", help="journal and reports (default ./out/vnncomp/NAME)")
     parser.add_argument("--fresh", action="store_true", help="forget the journal's results and begin again")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="instances at once (1)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="instances at once (1)")
     parser.add_argument("--cluster", action="store_true", help="run on a Ray cluster (pwl-verifier[cluster])")
-    parser.add_argument("--address", default="auto", help="of the Ray cluster (auto)")
-    parser.add_argument("--engine", default="auto", help="as for `verifier verify` (auto)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of an instance (cores / workers)")
+    parser.add_argument("--address", help="of the Ray cluster (auto)")
+    parser.add_argument("--engine", type=engine_names, default="auto", help="as for `verifier verify` (auto)")
+    parser.add_argument("--threads", type=count, metavar="N", help="threads of an instance (cores / workers)")
     parser.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each solver process")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random (0)")
     parser.add_argument("--cap", type=positive, metavar="S", help="no instance gets more than this")
     parser.add_argument("--only", metavar="TEXT", help="only instances whose onnx or vnnlib contains this")
-    parser.add_argument("--sample", type=int, metavar="N", help="only N instances, evenly spread, always the same")
-    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument("--sample", type=count, metavar="N", help="only N instances, evenly spread, always the same")
+    add_quiet(parser)
     parser.set_defaults(run=run)
     report = actions.add_parser("report", help="write the reports from a journal again")
     report.add_argument("category", type=Path, metavar="CATEGORY_DIR")
-    report.add_argument("--out", type=Path, metavar="DIR")
+    report.add_argument("--out", type=a_folder, metavar="DIR")
     report.set_defaults(run=run_report)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from verifier.errors import InputError
+    from verifier.engines.registry import get
+    from verifier.errors import EngineError
     from verifier.events import ignore
+    from verifier.files import check_folder
     from verifier.vnncomp.category import read_category
     from verifier.vnncomp.journal import Journal
     from verifier.vnncomp.runner import Settings, run_category
 
-    if args.workers < 1:
-        raise InputError(f"workers must be at least 1, got {args.workers}")
     category = read_category(args.category)
     instances = choose(category, args.only, args.sample)
+    for name in args.engine.split(","):
+        if name != "auto" and not (availability := get(name).availability()).installed:
+            raise EngineError(f"engine {name!r} is not installed", fix=availability.detail)
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
     settings = Settings(engine=args.engine, threads=threads, memory=args.memory, seed=args.seed, cap=args.cap)
-    out = args.out or Path("out", "vnncomp", category.name)
+    out = args.out or check_folder(Path("out", "vnncomp", category.name))
     file = out / "journal.sqlite"
     if args.fresh:
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
@@ -75,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         done = len(instances) - len(journal.open_instances(instances))
         if not args.quiet:
             what = f"{len(instances)} instances" + (f", {done} of them done before" if done else "")
-            print(f"{category.name}: {what}; journal {file}", file=sys.stderr)
+            say(f"{category.name}: {what}; journal {file}")
         executor = _executor(args, category, settings)
         run_category(category, instances, journal, executor, ignore if args.quiet else Live())
         return _report(category, journal, out, instances)
@@ -104,7 +109,7 @@ def choose(category: Category, only: str | None, sample: int | None) -> list[Ins
     from verifier.errors import InputError
 
     instances = [i for i in category.instances if not only or only in i.onnx or only in i.vnnlib]
-    if sample is not None and 0 < sample < len(instances):
+    if sample is not None and sample < len(instances):
         instances = [instances[k * len(instances) // sample] for k in range(sample)]
     if not instances:
         raise InputError(f"no instance of {category.name} contains {only!r}")
@@ -112,28 +117,32 @@ def choose(category: Category, only: str | None, sample: int | None) -> list[Ins
 
 
 def _executor(args: argparse.Namespace, category: Category, settings: Settings) -> Executor:
+    from verifier.commands.arguments import refuse
     from verifier.vnncomp.runner import LocalExecutor
 
     if not args.cluster:
+        refuse(args, "without --cluster", "address")
         return LocalExecutor(category, settings, args.workers)
     from verifier.vnncomp.cluster import RayExecutor
 
-    return RayExecutor(category, settings, args.address)
+    return RayExecutor(category, settings, args.address or "auto")
 
 
 def _report(category: Category, journal: Journal, out: Path, instances: list[Instance]) -> int:
+    from verifier.files import make_folder, write_text
     from verifier.vnncomp import summary
 
     records = journal.records()
+    make_folder(out)
     summary.write_csv(out / "results.csv", category, records)
     summary.write_counterexamples(out / "counterexamples", category, records)
     found = summary.summarize(category, records, instances)
     text = summary.in_words(found)
-    (out / "summary.txt").write_text(text + "\n")
+    write_text(out / "summary.txt", text + "\n")
     try:
         summary.cactus(out / "cactus.png", category, records)
     except ImportError:
-        print("verifier: no cactus plot: matplotlib is not installed", file=sys.stderr)
+        say("verifier: no cactus plot: matplotlib is not installed")
     print(text, flush=True)
     return 0 if found.is_clean else 1
 
@@ -152,9 +161,9 @@ class Live:
         match event:
             case InstanceStarted(instance=instance):
                 if terminal:
-                    print(f"{lead}        … {_name(instance)}", end="", file=sys.stderr, flush=True)
+                    say(f"{lead}        … {_name(instance)}", end="")
             case InstanceLost(instance=instance, reason=reason):
-                print(f"{lead}        lost: {_name(instance)} ({reason})", file=sys.stderr, flush=True)
+                say(f"{lead}        lost: {_name(instance)} ({reason})")
             case InstanceFinished(instance=instance, record=record, expected=expected, done=done, total=total):
                 self.counts[record.result] = self.counts.get(record.result, 0) + 1
                 wrong = record.solved and expected in ("sat", "unsat") and record.result != expected
@@ -162,11 +171,9 @@ class Live:
                 if record.witness.startswith("INVALID"):
                     bad += f"  !!! {record.witness}"
                 so_far = ", ".join(f"{n} {word}" for word, n in sorted(self.counts.items()))
-                print(
+                say(
                     f"{lead}{done:5}/{total} {record.result:8}{record.seconds:8.2f} s  {record.engine:10} "
-                    f"{_name(instance)}{bad}  [{so_far}]",
-                    file=sys.stderr,
-                    flush=True,
+                    f"{_name(instance)}{bad}  [{so_far}]"
                 )
 
 

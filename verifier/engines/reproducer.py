@@ -6,7 +6,8 @@ import hashlib
 import pickle
 from pathlib import Path
 
-from verifier.errors import EngineError, VerifierError
+from verifier.errors import EngineError, OutputError, VerifierError
+from verifier.files import make_folder, write_bytes, write_text
 from verifier.options import Options
 from verifier.properties.query import Query
 
@@ -21,27 +22,32 @@ def save(folder: Path, engine: str, query: Query, options: Options, reason: str)
         folder: where reproducers are kept; a folder named after the engine and the content is made in it.
         reason: what happened, for ``README.txt``.
 
+    Raises:
+        OutputError: a file cannot be written.
+
     Returns:
         the path of ``query.pickle``: ``engine.solve(*pickle.load(file), Deadline.after(60))`` asks again.
     """
     data = pickle.dumps((query, options), protocol=pickle.HIGHEST_PROTOCOL)
     place = folder / f"{engine}-{hashlib.sha256(data).hexdigest()[:12]}"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "query.pickle").write_bytes(data)
+    make_folder(place)
+    write_bytes(place / "query.pickle", data)
     lines = [f"engine: {engine}", f"what happened: {reason}", f"network: {query.network.source or 'built in Python'}"]
     for name, write in (("property.vnnlib", _vnnlib), ("network.onnx", _onnx), ("query.smt2", _smtlib)):
         try:
             write(place / name, query, options)
+        except OutputError:
+            raise
         except (ImportError, VerifierError) as error:
             lines.append(f"no {name}: {error}")
-    (place / "README.txt").write_text("\n".join(lines) + "\n")
+    write_text(place / "README.txt", "\n".join(lines) + "\n")
     return place / "query.pickle"
 
 
 def _vnnlib(file: Path, query: Query, options: Options) -> None:
     from verifier.properties.vnnlib1 import write
 
-    file.write_text(write(query))
+    write_text(file, write(query))
 
 
 def _onnx(file: Path, query: Query, options: Options) -> None:
@@ -57,4 +63,4 @@ def _smtlib(file: Path, query: Query, options: Options) -> None:
     if query.network.neurons > MOST_NEURONS:
         raise EngineError(f"{query.network.neurons} neurons, and text is written for at most {MOST_NEURONS}")
     encoding = bounded_encoding(query, options, exact=True)
-    file.write_text(script(encoding.model, strict=False, comment=query.description))
+    write_text(file, script(encoding.model, strict=False, comment=query.description))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError, NetworkError
+from verifier.files import write_bytes
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -31,7 +32,7 @@ def write_onnx(network: Network, path: str | Path, precision: Precision = "float
 
     path = Path(path)
     data = to_onnx(network, precision).SerializeToString()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def to_onnx(network: Network, precision: Precision = "float32") -> Any:

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import VerifierError
+from verifier.files import whole_file
 from verifier.network.operators import Array
 
 FORMAT, VERSION = "pwl-verifier proof", 1
@@ -112,7 +113,7 @@ class Proof:
         """Write one file: a zip archive of ``.npy`` arrays and ``header.json`` (numpy's ``.npz`` with a header).
 
         Raises:
-            ProofError: if it cannot be written.
+            OutputError: it cannot be written.
         """
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in TEXTS}
         header = {
@@ -123,11 +124,8 @@ class Proof:
             "certificates": len(self.node),
             "arrays": {name: _digest(a) for name, a in arrays.items()},
         }
-        try:
-            with Path(path).open("wb") as file:
-                np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
-        except OSError as error:
-            raise ProofError(f"cannot be written: {error.strerror or error}", place=str(path)) from None
+        with whole_file(path) as file:
+            np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
 
 
 TEXTS = ("network", "operators", "method")

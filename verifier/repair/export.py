@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.errors import NetworkError
+from verifier.files import write_bytes
 from verifier.network.graph import Node
 from verifier.network.onnx_writer import OnnxWriter, Precision
 from verifier.network.operators import AffineOperator
@@ -16,7 +17,7 @@ from verifier.repair.frozen import FrozenNetwork
 
 def write_frozen_onnx(frozen: FrozenNetwork, path: str | Path, precision: Precision = "float32") -> None:
     """Write a frozen network to a file; both channels are in the graph (`fold` first, where that is possible)."""
-    Path(path).write_bytes(frozen_to_onnx(frozen, precision).SerializeToString())
+    write_bytes(path, frozen_to_onnx(frozen, precision).SerializeToString())
 
 
 def frozen_to_onnx(frozen: FrozenNetwork, precision: Precision = "float32") -> Any:

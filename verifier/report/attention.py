@@ -17,6 +17,7 @@ import numpy as np
 from verifier.attention.region_map import RegionMap
 from verifier.attention.table import NAMES, Aspect, Table
 from verifier.errors import InputError
+from verifier.files import check_target, whole_text, write_figure, write_text
 from verifier.network.operators import Array
 
 COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
@@ -237,7 +238,8 @@ def write_html(m: RegionMap, path: Path) -> None:
     pictures = [map_figure(m, chosen), image_figure(m, chosen)]
     rows = "\n".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in summary_rows(m))
     parts = "\n".join(f'<p><img alt="" src="data:image/png;base64,{_png(f)}"></p>' for f in pictures)
-    path.write_text(
+    write_text(
+        path,
         f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Attention robustness</title>
 <style>body{{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}
@@ -250,7 +252,7 @@ th{{text-align:left;padding-right:1em;vertical-align:top;white-space:nowrap}}img
 are those of the label. CR, MR, CB: the label holds everywhere, nowhere, in a part of the region; AR, IR, AB: the
 same for an inconsistency of at most delta.</p>
 </body></html>
-"""
+""",
     )
 
 
@@ -260,11 +262,6 @@ def _png(figure: Any) -> str:
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return base64.b64encode(stream.getvalue()).decode()
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure; the kind of file is the path's ending."""
-    figure.savefig(path, dpi=150)
 
 
 def write_csv(m: RegionMap, path: Path) -> None:
@@ -277,7 +274,7 @@ def write_csv(m: RegionMap, path: Path) -> None:
         fix = "raise keep=, or give a folder with stream="
         raise InputError("the map does not hold its regions", place=str(path), fix=fix)
     labels, drawn = m.perturbed.labels, m.perturbed.dimension <= 2
-    with path.open("w", newline="") as stream:
+    with whole_text(path) as stream:
         out = csv.writer(stream)
         out.writerow(
             ["region", "label", "attention", "volume", "label_volume", "low", "high", "class"]
@@ -350,15 +347,16 @@ def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
 ENDINGS = (".html", ".csv", ".json", ".png", ".pdf", ".svg")
 
 
-def check_endings(paths: Sequence[Path]) -> None:
-    """InputError for a file that `write` cannot write, before any work is done."""
-    for path in paths:
-        if path.suffix.lower() not in ENDINGS:
-            raise InputError(
-                f"cannot write {path.suffix or 'a file without ending'}",
-                place=str(path),
-                fix=f"use one of {', '.join(ENDINGS)}",
-            )
+def check_ending(path: Path) -> Path:
+    """The path, if `write` knows its ending and a file can be written there.
+
+    Raises:
+        InputError: it does not, or none can.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        what = path.suffix or "a file without ending"
+        raise InputError(f"cannot write {what}", place=str(path), fix=f"use one of {', '.join(ENDINGS)}")
+    return check_target(path)
 
 
 def write(m: RegionMap, paths: Sequence[Path]) -> None:
@@ -367,7 +365,8 @@ def write(m: RegionMap, paths: Sequence[Path]) -> None:
     Raises:
         InputError: for any other ending.
     """
-    check_endings(paths)
+    for path in paths:
+        check_ending(path)
     for path in paths:
         kind = path.suffix.lower()
         if kind == ".html":
@@ -375,6 +374,6 @@ def write(m: RegionMap, paths: Sequence[Path]) -> None:
         elif kind == ".csv":
             write_csv(m, path)
         elif kind == ".json":
-            path.write_text(json.dumps(as_json(m, regions=True), indent=1) + "\n")
+            write_text(path, json.dumps(as_json(m, regions=True), indent=1) + "\n")
         else:
-            save_figure(map_figure(m), path)
+            write_figure(path, map_figure(m))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.files import write_figure
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.similarity import MapCondition
@@ -23,10 +24,7 @@ def picture(condition: MapCondition, x: Array, witness: Array, path: Path, side:
         path: where to write; the suffix chooses the format (.png, .svg, .pdf).
         side: width of the image; by default the network's own; vectors of a square size become squares.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     x, witness = np.asarray(x, dtype=np.float64).reshape(-1), np.asarray(witness, dtype=np.float64).reshape(-1)
     network = condition.network
@@ -43,7 +41,8 @@ def picture(condition: MapCondition, x: Array, witness: Array, path: Path, side:
     size = float(max(np.abs(before).max(), np.abs(after).max())) or 1.0
     label, changed = (_labels(network, p) for p in (x, witness))
     low, high = float(min(x.min(), witness.min())), float(max(x.max(), witness.max()))
-    figure, axes = plt.subplots(1, 5, figsize=(12.5, 3), layout="constrained")
+    figure = Figure(figsize=(12.5, 3), layout="constrained")
+    axes = figure.subplots(1, 5)
     panels = [
         (panel(x), f"input, label {label}", "gray", (low, high)),
         (panel(before), "its map", "RdBu", (-size, size)),
@@ -62,8 +61,7 @@ def picture(condition: MapCondition, x: Array, witness: Array, path: Path, side:
         axis.set_xticks([])
         axis.set_yticks([])
         figure.colorbar(image, ax=axis, shrink=0.7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    write_figure(path, figure)
 
 
 def _labels(network: Network, x: Array) -> str:

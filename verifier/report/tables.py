@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from verifier.errors import InputError
+from verifier.files import check_target, whole_file, whole_text, write_figure, write_text
 from verifier.network.operators import Array
 
 DATA, PICTURES = (".csv", ".npz", ".json"), (".png", ".svg", ".pdf")
 
 
-def check_suffix(path: Path) -> Path:
-    """The path, if its suffix names a format and its folder exists (so that this is known before long work)."""
-    if path.suffix.lower() not in DATA + PICTURES:
-        raise InputError(f"unknown format {path.suffix!r}", place=str(path), fix=f"one of {' '.join(DATA + PICTURES)}")
-    if not path.parent.is_dir():
-        raise InputError("the folder does not exist", place=str(path))
-    return path
+def check_suffix(path: Path, formats: Sequence[str] = DATA + PICTURES) -> Path:
+    """The path, if its suffix names a format and a file can be written there (known before long work).
+
+    Raises:
+        InputError: it does not, or none can.
+    """
+    if path.suffix.lower() not in formats:
+        raise InputError(f"unknown format {path.suffix!r}", place=str(path), fix=f"one of {' '.join(formats)}")
+    return check_target(path)
 
 
 def write(path: Path, arrays: Mapping[str, Array], rows: Callable[[], tuple[list[str], Array]], figure: Any) -> None:
@@ -37,15 +40,16 @@ def write(path: Path, arrays: Mapping[str, Array], rows: Callable[[], tuple[list
     match path.suffix.lower():
         case ".npz":
             contents: dict[str, Any] = dict(arrays)
-            np.savez_compressed(path, **contents)
+            with whole_file(path) as stream:
+                np.savez_compressed(stream, **contents)
         case ".json":
-            path.write_text(json.dumps({name: np.asarray(a).tolist() for name, a in arrays.items()}) + "\n")
+            write_text(path, json.dumps({name: np.asarray(a).tolist() for name, a in arrays.items()}) + "\n")
         case ".csv":
             header, body = rows()
-            with path.open("w", newline="") as file:
+            with whole_text(path) as file:
                 writer = csv.writer(file)
                 writer.writerow(header)
                 counted = header[0] in ("region", "index")
                 writer.writerows([int(row[0]), *row[1:]] if counted else row for row in body.tolist())
         case _:
-            figure().savefig(path, dpi=160)
+            write_figure(path, figure(), dpi=160)

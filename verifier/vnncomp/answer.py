@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from verifier.errors import InputError
+from verifier.files import write_text
 
 if TYPE_CHECKING:
     from verifier.network.operators import Array
@@ -23,13 +23,16 @@ _PAIR = re.compile(r"\(\s*([XY])_(\d+)\s+([^\s()]+)\s*\)")
 
 
 def write_answer(file: Path, result: str, counterexample: str = "") -> None:
-    """Write a result file at once: a reader sees the old or the new content, never a part."""
+    """Write a result file.
+
+    Raises:
+        InputError: there is no such result.
+        OutputError: the file cannot be written.
+    """
     if result not in RESULTS:
         raise InputError(f"{result!r} is no result", fix=f"one of {', '.join(RESULTS)}")
     text = f"{result}\n{counterexample}" if result == "sat" else f"{result}\n"
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(file)
+    write_text(file, text)
 
 
 def read_answer(text: str) -> tuple[str, str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from verifier.errors import InputError
+from verifier.files import reading
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def read_category(folder: Path) -> Category:
     """Read a category's folder.
 
     Raises:
-        InputError: with the line, if ``instances.csv`` is missing or malformed.
+        InputError: with the line, if ``instances.csv`` is missing or a file is malformed.
     """
     file = folder / "instances.csv"
     instances = []
@@ -89,35 +93,59 @@ def read_category(folder: Path) -> Category:
     if not instances:
         raise InputError("no instances", place=str(file))
     truth, best = {}, {}
-    for record in _records(folder / "ground_truth.csv"):
+    for place, record in _records(folder / "ground_truth.csv", ("onnx", "vnnlib", "verdict")):
         key = (record["onnx"], record["vnnlib"])
         truth[key] = record["verdict"]
-        times = [float(entry.rsplit(":", 1)[1]) for entry in record.get("best_tools", "").split(";") if ":" in entry]
+        entries = [entry for entry in (record.get("best_tools") or "").split(";") if ":" in entry]
+        times = [_parsed(float, entry.rsplit(":", 1)[1], place) for entry in entries]
         if times:
             best[key] = min(times)
-    tools = tuple(
-        Tool(r["tool@year"], int(r["unsat"]), int(r["sat"]), int(r["wrong"]), float(r["total_time_solved_s"]))
-        for r in _records(folder / "tools.csv")
-    )
-    return Category(folder.resolve().name, folder, tuple(instances), truth, best, tools)
+    columns = ("tool@year", "unsat", "sat", "wrong", "total_time_solved_s")
+    tools = []
+    for place, record in _records(folder / "tools.csv", columns):
+        unsat, sat, wrong = (_parsed(int, record[name], place) for name in columns[1:4])
+        tools.append(Tool(record[columns[0]], unsat, sat, wrong, _parsed(float, record[columns[4]], place)))
+    return Category(folder.resolve().name, folder, tuple(instances), truth, best, tuple(tools))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     try:
-        with file.open(newline="") as lines:
+        with reading(file), file.open(newline="", encoding="utf-8") as lines:
             reader = csv.reader(lines)
             for row in reader:
                 if row and any(cell.strip() for cell in row):
                     yield reader.line_num, row
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror or error}", place=str(file)) from None
+    except csv.Error as error:
+        raise InputError(f"not a table: {error}", place=str(file)) from None
 
 
-def _records(file: Path) -> list[dict[str, str]]:
+def _records(file: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """The rows of a table with a head, each with its place; none if there is no file.
+
+    Raises:
+        InputError: a column is missing, or a row is too short.
+    """
     if not file.exists():
         return []
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+    (_, head), *rows = [*_rows(file)] or [(1, [])]
+    head = [name.strip() for name in head]
+    missing = [name for name in columns if name not in head]
+    if missing:
+        raise InputError(f"has no column {missing[0]!r}", place=str(file), fix=f"its head needs {', '.join(columns)}")
+    records = []
+    for number, row in rows:
+        place = f"{file}, line {number}"
+        if len(row) < len(head):
+            raise InputError(f"{len(row)} cells, and the head has {len(head)}", place=place)
+        records.append((place, dict(zip(head, (cell.strip() for cell in row), strict=False))))
+    return records
+
+
+def _parsed(kind: type[Number], text: str, place: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"{text!r} is no number", place=place) from None
 
 
 def resolve(path: Path) -> Path:

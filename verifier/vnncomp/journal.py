@@ -10,13 +10,14 @@ import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from verifier.errors import InputError
+from verifier.errors import InputError, OutputError
+from verifier.files import make_folder
 from verifier.vnncomp.category import Category, Instance
 
 _SCHEMA = """
@@ -79,8 +80,11 @@ class Journal:
 
     def __init__(self, file: Path, category: Category, settings: Mapping[str, Any] | None = None) -> None:
         self.file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = file.with_name(file.name + ".lock").open("w")
+        make_folder(file.parent)
+        try:
+            self._lock = file.with_name(file.name + ".lock").open("w")
+        except OSError as error:
+            raise OutputError(f"cannot be written: {error.strerror or error}", place=str(file)) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -97,16 +101,23 @@ class Journal:
             self.close()
             raise
 
+    def _do(self, words: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """One statement; OutputError if the file cannot take it (a full disk, say)."""
+        try:
+            return self._db.execute(words, values)
+        except sqlite3.OperationalError as error:
+            raise OutputError(f"cannot be written: {error}", place=str(self.file)) from None
+
     def _check(self, category: Category, settings: Mapping[str, Any] | None) -> None:
         rows = [(i.number, i.onnx, i.vnnlib, i.timeout) for i in category.instances]
-        stored = self._db.execute("SELECT number, onnx, vnnlib, timeout FROM instance ORDER BY number").fetchall()
+        stored = self._do("SELECT number, onnx, vnnlib, timeout FROM instance ORDER BY number").fetchall()
         wanted = None if settings is None else json.dumps(dict(settings), sort_keys=True)
         if not stored:
-            self._db.execute("BEGIN")
+            self._do("BEGIN")
             self._db.executemany("INSERT INTO instance VALUES (?, ?, ?, ?)", rows)
-            self._db.execute("INSERT INTO run VALUES ('category', ?)", (category.name,))
-            self._db.execute("INSERT INTO run VALUES ('settings', ?)", (wanted or "{}",))
-            self._db.execute("COMMIT")
+            self._do("INSERT INTO run VALUES ('category', ?)", (category.name,))
+            self._do("INSERT INTO run VALUES ('settings', ?)", (wanted or "{}",))
+            self._do("COMMIT")
             return
         if stored != rows:
             raise InputError(
@@ -114,7 +125,7 @@ class Journal:
                 place=str(self.file),
                 fix="has instances.csv changed? start afresh with --fresh",
             )
-        (kept,) = self._db.execute("SELECT value FROM run WHERE key = 'settings'").fetchone()
+        (kept,) = self._do("SELECT value FROM run WHERE key = 'settings'").fetchone()
         if wanted is not None and kept != wanted:
             raise InputError(
                 f"the journal was begun with settings {kept}, and these are {wanted}",
@@ -125,42 +136,40 @@ class Journal:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings with which the run was begun."""
-        (kept,) = self._db.execute("SELECT value FROM run WHERE key = 'settings'").fetchone()
+        (kept,) = self._do("SELECT value FROM run WHERE key = 'settings'").fetchone()
         return dict(json.loads(kept))
 
     @property
     def workers(self) -> list[int]:
         """The numbers of workers with which instances were run, the run and its resumptions together."""
-        rows = self._db.execute("SELECT value FROM run WHERE key LIKE 'workers %'").fetchall()
+        rows = self._do("SELECT value FROM run WHERE key LIKE 'workers %'").fetchall()
         return sorted(int(value) for (value,) in rows)
 
     def worked_by(self, workers: int) -> None:
         """Keep with how many workers instances are run."""
-        self._db.execute("INSERT OR IGNORE INTO run VALUES (?, ?)", (f"workers {workers}", str(workers)))
+        self._do("INSERT OR IGNORE INTO run VALUES (?, ?)", (f"workers {workers}", str(workers)))
 
     def started(self, number: int) -> None:
         """An instance is about to run."""
-        self._db.execute("INSERT INTO start VALUES (?, ?)", (number, time.time()))
+        self._do("INSERT INTO start VALUES (?, ?)", (number, time.time()))
 
     def finished(self, record: Record) -> bool:
         """Keep a result; False, with the first one kept, if the instance already has one."""
         row = asdict(record)
         names = ", ".join(row)
         marks = ", ".join("?" for _ in row)
-        done = self._db.execute(
-            f"INSERT OR IGNORE INTO result ({names}, at) VALUES ({marks}, ?)", (*row.values(), time.time())
-        )
+        done = self._do(f"INSERT OR IGNORE INTO result ({names}, at) VALUES ({marks}, ?)", (*row.values(), time.time()))
         return done.rowcount == 1
 
     def records(self) -> dict[int, Record]:
         """All results so far, by instance."""
         names = [f.name for f in fields(Record)]
-        rows = self._db.execute(f"SELECT {', '.join(names)} FROM result ORDER BY number")
+        rows = self._do(f"SELECT {', '.join(names)} FROM result ORDER BY number")
         return {row[0]: Record(**dict(zip(names, row, strict=True))) for row in rows}
 
     def starts(self) -> dict[int, int]:
         """How often each instance was started."""
-        return dict(self._db.execute("SELECT number, COUNT(*) FROM start GROUP BY number").fetchall())
+        return dict(self._do("SELECT number, COUNT(*) FROM start GROUP BY number").fetchall())
 
     def open_instances(self, instances: Iterable[Instance]) -> list[Instance]:
         """Those of the instances that have no result."""
@@ -169,7 +178,7 @@ class Journal:
 
     def forget_unsolved(self) -> int:
         """Open the instances again that ended unsolved (after an improvement, say); how many."""
-        return self._db.execute("DELETE FROM result WHERE result NOT IN ('sat', 'unsat')").rowcount
+        return self._do("DELETE FROM result WHERE result NOT IN ('sat', 'unsat')").rowcount
 
     def close(self) -> None:
         """Close the file and give up the lock."""

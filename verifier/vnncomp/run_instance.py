@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         from verifier.engines.child import die_with_parent
 
         die_with_parent()
+    from verifier.files import write_text
     from verifier.vnncomp.answer import write_answer
 
     # what stands if this process is killed at the time limit
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
     write_answer(args.out, result, counterexample)
     if args.details is not None:
-        args.details.write_text(json.dumps(details))
+        write_text(args.details, json.dumps(details))
     print(f"{result} {details['reason']}".strip(), flush=True)
     return 0
 

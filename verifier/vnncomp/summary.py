@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from verifier.files import make_folder, write_bytes, write_figure, write_text
 from verifier.vnncomp.category import Category, Instance
 from verifier.vnncomp.journal import Record
 
@@ -115,14 +117,15 @@ def in_words(summary: Summary) -> str:
 
 def write_csv(file: Path, category: Category, records: Mapping[int, Record]) -> None:
     """Results in the competition's format: category, onnx, vnnlib, prepare time, result, run time."""
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        for instance in category.instances:
-            record = records.get(instance.number)
-            if record is not None:
-                writer.writerow(
-                    [category.name, instance.onnx, instance.vnnlib, "0.0", record.result, f"{record.seconds:.3f}"]
-                )
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    for instance in category.instances:
+        record = records.get(instance.number)
+        if record is not None:
+            writer.writerow(
+                [category.name, instance.onnx, instance.vnnlib, "0.0", record.result, f"{record.seconds:.3f}"]
+            )
+    write_text(file, stream.getvalue())
 
 
 def write_counterexamples(folder: Path, category: Category, records: Mapping[int, Record]) -> int:
@@ -135,10 +138,10 @@ def write_counterexamples(folder: Path, category: Category, records: Mapping[int
     for instance in category.instances:
         record = records.get(instance.number)
         if record is not None and record.result == "sat":
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             net, prop = (Path(name.removesuffix(".gz")).stem for name in (instance.onnx, instance.vnnlib))
             packed = gzip.compress(record.counterexample.encode(), mtime=0)
-            (folder / f"{net}_{prop}.counterexample.gz").write_bytes(packed)
+            write_bytes(folder / f"{net}_{prop}.counterexample.gz", packed)
             count += 1
     return count
 
@@ -148,11 +151,9 @@ def cactus(file: Path, category: Category, records: Mapping[int, Record]) -> Non
 
     The per-instance times at hand of published tools are the best of all of them: "best published".
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     ours = sorted(r.seconds for r in records.values() if r.solved)
     axes.plot(range(1, len(ours) + 1), _cumulated(ours), label="pwl-verifier (this machine)", linewidth=2)
@@ -164,7 +165,7 @@ def cactus(file: Path, category: Category, records: Mapping[int, Record]) -> Non
     axes.set(xlabel="instances solved", ylabel="seconds, cumulated", yscale="log", title=category.name)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")
-    figure.savefig(file, dpi=120)
+    write_figure(file, figure, dpi=120)
 
 
 def _cumulated(times: list[float]) -> list[float]:

@@ -1,0 +1,199 @@
+"""Arguments that several commands share, and the types of arguments: what is wrong is said before any work."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from verifier.options import Options
+
+T = TypeVar("T")
+
+
+# -- types ---------------------------------------------------------------------------------------------
+def positive(text: str) -> float:
+    """A number above 0, infinity excepted."""
+    return _number(text, lambda value: value > 0, "must be positive and finite")
+
+
+def nonnegative(text: str) -> float:
+    """A number of at least 0, infinity excepted; also as a fraction ("2/255")."""
+    return _number(text, lambda value: value >= 0, "must be at least 0 and finite")
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return _integer(text, 0)
+
+
+def _number(text: str, good: Callable[[float], bool], words: str) -> float:
+    try:
+        over, _, under = text.partition("/")
+        value = float(over) / float(under) if under else float(over)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not (good(value) and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{words}, and is {text}")
+    return value
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, and is {value}")
+    return value
+
+
+def engine_names(text: str) -> str:
+    """ "auto" or names of engines, separated by commas."""
+    from verifier.engines.registry import ENGINES
+
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name != "auto" and name not in ENGINES:
+            raise argparse.ArgumentTypeError(f"there is no engine {name!r} (engines: {', '.join(ENGINES)}, auto)")
+    return ",".join(names)
+
+
+def a_file(text: str) -> Path:
+    """A file to write."""
+    from verifier.files import check_target
+
+    return _checked(check_target, text)
+
+
+def a_folder(text: str) -> Path:
+    """A folder to write to, which need not exist."""
+    from verifier.files import check_folder
+
+    return _checked(check_folder, text)
+
+
+def an_array(text: str) -> Path:
+    """A ``.npy`` file to write."""
+    if not text.lower().endswith(".npy"):
+        raise argparse.ArgumentTypeError(f"{text}: unknown format {Path(text).suffix!r} (name a .npy file)")
+    return a_file(text)
+
+
+def a_picture(text: str) -> Path:
+    """A picture to write."""
+    from verifier.report.tables import PICTURES, check_suffix
+
+    return _checked(lambda path: check_suffix(Path(path), PICTURES), text)
+
+
+def a_map(text: str) -> Path:
+    """A report, table or picture of an attention map to write."""
+    from verifier.report.attention import check_ending
+
+    return _checked(lambda path: check_ending(Path(path)), text)
+
+
+def a_table(text: str) -> Path:
+    """A table or a picture to write."""
+    from verifier.report.tables import check_suffix
+
+    return _checked(lambda path: check_suffix(Path(path)), text)
+
+
+def _checked(check: Callable[[str], T], text: str) -> T:
+    from verifier.errors import InputError
+
+    try:
+        return check(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def refuse(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Refuse options that were given and would have no effect (their default must be None).
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    from verifier.errors import InputError
+
+    for name in names:
+        if getattr(args, name.replace("-", "_")) is not None:
+            raise InputError(f"--{name} has no effect {why}", fix="leave it out")
+
+
+# -- arguments -----------------------------------------------------------------------------------------
+def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """The network."""
+    parser.add_argument("model", type=Path, nargs=nargs, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Whether progress is shown."""
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Files of results, in the formats of `verifier.report.tables`."""
+    parser.add_argument(
+        "--out", type=a_table, action="append", default=[], metavar="FILE",
+        help="write .csv, .npz, .json, or a picture (.png .svg .pdf); may be repeated",
+    )  # fmt: skip
+
+
+def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that asks engines."""
+    from verifier.options import BOUNDS
+
+    group = parser.add_argument_group("solving")
+    group.add_argument(
+        "--engine",
+        type=engine_names,
+        default="auto",
+        metavar="NAME[,NAME…]",
+        help="auto (default), an engine, or several: the first decided answer wins",
+    )
+    group.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="wall-clock seconds (60)")
+    group.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each solver process")
+    cores = os.cpu_count() or 1
+    group.add_argument("--threads", type=count, default=cores, metavar="N", help=f"threads of one engine ({cores})")
+    group.add_argument("--seed", type=natural, default=0, help="seed of everything random (0)")
+    group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
+    group.add_argument(
+        "--propagate", action="store_true", help="saliency: give solvers the phases and bounds that propagation finds"
+    )
+    group.add_argument("--no-prepass", action="store_true", help="leave out the counterexample search")
+    group.add_argument("--compare", action="store_true", help="let all engines finish and compare their answers")
+    group.add_argument("--keep", type=a_folder, metavar="DIR", help="keep the query of a failed solver call here")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")
+    output.add_argument("--witness", type=an_array, metavar="FILE.npy", help="write the counterexample's input here")
+    output.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The options that `add_solving_arguments` describe."""
+    from verifier.options import Options
+
+    return Options(
+        engine=args.engine,
+        timeout=args.timeout,
+        memory=args.memory,
+        threads=args.threads,
+        seed=args.seed,
+        bounds=args.bounds,
+        propagate=args.propagate,
+        prepass=not args.no_prepass,
+        compare=args.compare,
+        reproducers=args.keep,
+    )
