@@ -166,6 +166,13 @@ class OpenForm:
                     del values[i]
         self.output = values[network.output]
 
+    @property
+    def nbytes(self) -> float:
+        """Bytes of its matrices, about."""
+        return float(
+            16 * sum(e.matrix.nnz if sp.issparse(e.matrix) else e.matrix.size for b in self.blocks for _, e in b.edges)
+        )
+
     # -- construction ------------------------------------------------------------------------------------
     def _value(self, network: Network, node: Node, inputs: list[Affine]) -> Affine:
         operator = node.operator

@@ -12,12 +12,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bab import (
+    Bounded,
+    BranchAndBound,
+    Children,
+    DepthStore,
+    Ending,
+    Items,
+    LeafAnswer,
+    Settings,
+    Verdict,
+)
 from verifier.bounds.crown_slopes import UnitBounder
 from verifier.bounds.open_form import Bounder, OpenForm, Start
 from verifier.bounds.open_refine import RowsKept, refine
@@ -25,8 +37,9 @@ from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.part_search import Outcome, PartSearch
 from verifier.engines.native.settings import ReluSettings
+from verifier.errors import TimeLimitError
 from verifier.events import Event, Listener, Note, Progress
-from verifier.limits import Deadline
+from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -48,6 +61,7 @@ class Part:
         cases: the cases that are still open on it.
         effort: of the searches for its units' bounds; 0: there are none.
         node, bounds: its number in the proof, and the number there of the form's bounds.
+        halves, failure: once it is searched, what is left of it, or why nothing more can be done.
     """
 
     form: OpenForm
@@ -56,6 +70,8 @@ class Part:
     effort: int = 0
     node: int = 0
     bounds: int = -1
+    halves: tuple[Part, ...] = ()
+    failure: str = ""
 
 
 class ReluSplit:
@@ -76,6 +92,7 @@ class ReluSplit:
             self.query = replace(query, network=relu_network(query.network))
             self.record = ReluRecord(self.query.network, conditions, ProofBuilder())
         self.count = self.parts = 0
+        self._failure = ""
         self._whole = False
         self._lock = threading.Lock()
 
@@ -104,39 +121,68 @@ class ReluSplit:
             return self._result(Answer.SAT, x=witness)
         if not form.units:
             return self._result(Answer.UNKNOWN, reason="bounds do not decide it, and there is no ReLU to split")
-        return self._divide([Part(form, form.phases, search.cases(nodes), bounds=bounds)])
+        return self._divide(Part(form, form.phases, search.cases(nodes), bounds=bounds))
 
-    def _divide(self, stack: list[Part]) -> EngineResult:
+    def _divide(self, root: Part) -> EngineResult:
         """Refute parts, the last ones first, several at once as soon as there are several."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            while stack:
-                if self._deadline.passed:
-                    return self._timeout(f"{len(stack)} parts left")
-                some = [stack.pop() for _ in range(min(self.threads, len(stack)))]
-                if len(some) == 1:
-                    ends = [self._refute(some[0], pool)]
-                else:
-                    tasks = [pool.submit(self._refute, part, None) for part in some]
-                    wait(tasks)
-                    ends = [task.result() for task in tasks]
-                for outcome, parts in ends:
-                    if outcome.witness is not None:
-                        return self._result(Answer.SAT, x=outcome.witness)
-                    if outcome.failure:
-                        if self._deadline.passed:
-                            return self._timeout(outcome.failure)
-                        return self._result(Answer.UNKNOWN, reason=outcome.failure)
-                    stack.extend(parts)
-        return self._unsat()
+        search = BranchAndBound(
+            store=DepthStore(MemoryBudget.of(self.options.memory)),
+            bounder=self,
+            brancher=self,
+            leaf=self,
+            settings=Settings(batch=self.threads, piece=self.threads, unit="parts"),
+            stop=lambda so_far: "a part stays open" if so_far.stuck else "",
+        )
+        found = search.run(Items((root,), root.form.nbytes), self._deadline)  # progress is told within parts
+        if found.ending is Ending.WITNESS:
+            return self._result(Answer.SAT, x=found.witness)
+        if found.ending is Ending.PROVED:
+            return self._unsat()
+        if found.late:
+            reason = f"{found.left} parts left: {found.reason} after {self.count} nodes and {self.parts} parts"
+            return self._result(Answer.TIMEOUT, reason=reason)
+        return self._result(Answer.UNKNOWN, reason=self._failure or found.reason)
 
-    def _refute(self, part: Part, pool: ThreadPoolExecutor | None) -> tuple[Outcome, list[Part]]:
+    # -- the parts of the branch and bound ---------------------------------------------------------------
+    def bound(self, batch: Items[Part], deadline: Deadline) -> Bounded[Items[Part]]:
+        """See `verifier.bab.Bounder.bound`: searches the parts, one by all threads, several side by side."""
+        if len(batch) == 1:
+            ends = [self._refute(batch.items[0], self.threads)]
+        else:
+            with ThreadPoolExecutor(len(batch)) as pool:
+                ends = list(pool.map(lambda part: self._refute(part, 1), batch.items))
+        searched = []
+        for part, (outcome, halves) in zip(batch.items, ends, strict=True):
+            if outcome.witness is not None:
+                return Bounded(batch, np.full(len(batch), -1.0), outcome.witness)
+            if outcome.failure and deadline.passed:
+                raise TimeLimitError(outcome.failure)
+            searched.append(replace(part, halves=tuple(halves), failure=outcome.failure))
+        lower = np.array([-1.0 if part.halves or part.failure else 1.0 for part in searched])
+        return Bounded(Items(tuple(searched), batch.size), lower)
+
+    def split(self, batch: Items[Part], lower: Array) -> Children[Items[Part]]:
+        """See `verifier.bab.Brancher.split`: what the search of each part left open, in halves."""
+        parents = [k for k, part in enumerate(batch.items) if not part.failure for _ in part.halves]
+        halves = tuple(half for part in batch.items if not part.failure for half in part.halves)
+        return Children(Items(halves, batch.size), np.array(parents, dtype=np.intp))
+
+    def takes(self, batch: Items[Part], lower: Array) -> npt.NDArray[np.bool_]:
+        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
+        return np.zeros(len(batch), dtype=bool)
+
+    def solve(self, leaf: Items[Part], deadline: Deadline) -> LeafAnswer:
+        """See `verifier.bab.LeafSolver.solve`: why a part cannot be divided further."""
+        self._failure = leaf.items[0].failure
+        return LeafAnswer(Verdict.OPEN, reason=self._failure)
+
+    def _refute(self, part: Part, threads: int) -> tuple[Outcome, list[Part]]:
         """Search a part; the halves of what is left of it."""
         began, cpu = time.monotonic(), time.process_time()
         with self._lock:
             self.parts += 1
             first = self.parts == 1
         limit = began + (0.3 if first else 1.0) * self._deadline.left
-        threads = self.threads if pool else 1
         keep = self.record is not None
         kept_rows: RowsKept | None = [] if keep else None
         plain = UnitBounder(
@@ -228,9 +274,6 @@ class ReluSplit:
     def _unsat(self) -> EngineResult:
         proof = None if self.record is None else self.record.builder.proof(self.original, "ReLU splitting")
         return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
-
-    def _timeout(self, where: str) -> EngineResult:
-        return self._result(Answer.TIMEOUT, reason=f"{where} after {self.count} nodes and {self.parts} parts")
 
     def _result(self, answer: Answer, **details: Any) -> EngineResult:
         statistics: dict[str, float | int | str] = {"method": "ReLU splitting", "nodes": self.count}
