@@ -16,6 +16,7 @@ from verifier.engines.native.bounding import ChainBounds, StagedBounds, dense_ch
 from verifier.engines.native.combine import best_weights, cut, room
 from verifier.engines.native.probe import Probe
 from verifier.engines.native.rows import examine_rows
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.events import ignore
 from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
@@ -97,7 +98,7 @@ def test_answers_agree_with_all_linear_regions(
 ) -> None:
     monkeypatch.setattr(input_split, "FEW_OPEN", few_open)
     for query, truth in questions:
-        result = NativeEngine().solve(query, Options(), Deadline.after(20))
+        result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(query, Options(), Deadline.after(20))
         assert result.answer is truth
         if truth is Answer.SAT:
             assert result.x is not None
@@ -240,7 +241,9 @@ def test_the_kernel_is_compiled_once_for_all_queries() -> None:
         cases = tuple(
             Conjunction(y_rows=rng.normal(size=(rows, sizes[-1])), bound=np.full(rows, -3.0)) for _ in range(rows)
         )
-        NativeEngine().solve(Query(network=network, box=box, cases=cases), Options(), Deadline.after(5))
+        NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
+            Query(network=network, box=box, cases=cases), Options(), Deadline.after(5)
+        )
     assert len(decide.examine_chain.signatures) == 1  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
@@ -161,7 +162,9 @@ def test_answers_on_lattices_agree_with_their_linear_programs(inputs: int) -> No
         above = (-1) ** trial * 10.0 ** -(trial % 4) * 0.1
         case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + above)]))
         query = Query(network=network, box=box, cases=(case,))
-        result = NativeEngine().solve(query, Options(threads=1 + trial % 2), Deadline.after(20))
+        result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
+            query, Options(threads=1 + trial % 2), Deadline.after(20)
+        )
         answers.append(result.answer)
         assert result.answer is (Answer.UNSAT if above > 0 else Answer.SAT), (trial, above)
         if result.answer is Answer.SAT:
@@ -177,6 +180,8 @@ def test_a_deadline_ends_the_search_of_a_lattice() -> None:
     top = greatest_value(functions, members, box)
     case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + 1e-7)]))
     query = Query(network=network, box=box, cases=(case,))
-    result = NativeEngine().solve(query, Options(threads=1), Deadline.after(0.3))
+    result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
+        query, Options(threads=1), Deadline.after(0.3)
+    )
     assert result.answer is Answer.TIMEOUT
     assert "boxes left" in result.reason

@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
-from verifier.engines.native.settings import NativeSettings, ReluSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -91,9 +91,9 @@ def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
 @pytest.mark.parametrize(
     "settings",
     [
-        NativeSettings(low_dimension=0),
-        NativeSettings(low_dimension=0, relu=ReluSettings.impatient()),
-        NativeSettings(low_dimension=12),
+        NativeSettings(exact=ExactSettings.never(), low_dimension=0),
+        NativeSettings(exact=ExactSettings.never(), low_dimension=0, relu=ReluSettings.impatient()),
+        NativeSettings(exact=ExactSettings.never(), low_dimension=12),
     ],
     ids=["relu-splitting", "parts", "input-splitting"],
 )
@@ -127,5 +127,5 @@ def test_a_deadline_that_has_passed_proves_nothing() -> None:
         box=Box.around(rng.random(3), 2.0, None),
         cases=(Conjunction(y_rows=np.array([[1.0, 0.0]]), bound=np.array([-1e3])),),
     )
-    result = NativeEngine().solve(query, Options(), Deadline.after(1e-9))
+    result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT

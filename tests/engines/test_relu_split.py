@@ -13,7 +13,7 @@ from verifier.bounds.open_refine import refine
 from verifier.bounds.unit_search import UnitSearch
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
-from verifier.engines.native.settings import NativeSettings, ReluSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
@@ -210,7 +210,7 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None
     """Where a sample reaches, there is no proof; a counterexample is one; and there are proofs below."""
     # impatient: nothing is searched for long, so that the bounds of units are
     relu = ReluSettings.impatient() if seed % 2 else ReluSettings()
-    engine = NativeEngine(NativeSettings(low_dimension=0, relu=relu))
+    engine = NativeEngine(NativeSettings(exact=ExactSettings.never(), low_dimension=0, relu=relu))
     rng = np.random.default_rng(10 + seed)
     proofs = 0
     for network, box in networks(rng):

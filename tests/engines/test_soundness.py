@@ -15,7 +15,7 @@ from verifier.engines.base import Answer, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
 from verifier.engines.native.combine import put, room
-from verifier.engines.native.settings import NativeSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.engine import SaliencyEngine
 from verifier.errors import InputError
 from verifier.limits import Deadline
@@ -80,7 +80,7 @@ def test_overflow_proves_nothing(size: float, low_dimension: int, monkeypatch: p
     )
     query = Query(network=network, box=Box(np.zeros(1), np.full(1, 1e-300)), cases=(row([-1.0, 0.0], 0.0),))
     with pytest.raises(InputError, match="too large"), np.errstate(all="ignore"):
-        solve(NativeEngine(NativeSettings(low_dimension=low_dimension)), query)
+        solve(NativeEngine(NativeSettings(exact=ExactSettings.never(), low_dimension=low_dimension)), query)
 
 
 def test_verify_survives_bounds_that_overflow() -> None:
@@ -97,7 +97,9 @@ def test_a_point_box_is_decided_exactly(activation: Operator, strict: bool) -> N
     query = Query(
         network=network, box=Box(np.full(1, 0.5), np.full(1, 0.5)), cases=(row([1.0, 0.0], 0.5, strict=strict),)
     )
-    assert solve(NativeEngine(), query) is (Answer.UNSAT if strict else Answer.SAT)
+    assert solve(NativeEngine(NativeSettings(exact=ExactSettings.never())), query) is (
+        Answer.UNSAT if strict else Answer.SAT
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ def test_cases_whose_inputs_are_outside_of_the_box(activation: Operator, outside
     bound = -1.0 if outside else 0.0
     case = Conjunction(y_rows=np.zeros((1, 1)), x_rows=np.ones((1, 1)), bound=np.array([bound]))
     query = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(case, case))
-    assert solve(NativeEngine(), query) is (Answer.UNSAT if outside else Answer.SAT)
+    assert solve(NativeEngine(NativeSettings(exact=ExactSettings.never())), query) is (
+        Answer.UNSAT if outside else Answer.SAT
+    )
 
 
 def test_linear_networks_with_several_cases() -> None:
@@ -148,14 +152,14 @@ def test_linear_networks_with_several_cases() -> None:
 def test_networks_without_relus_are_left_open_by_relu_splitting() -> None:
     network = chain((1,), dense([[1.0]], [0.0]), leaky_relu(0.5), dense([[1.0], [-1.0]], [0.0, 0.0]))
     query = Query(network=network, box=Box(np.zeros(1), np.full(1, 0.5)), cases=(row([1.0, 0.0], 0.0, strict=True),))
-    assert solve(NativeEngine(NativeSettings(low_dimension=0)), query) is Answer.UNKNOWN
+    assert solve(NativeEngine(NativeSettings(exact=ExactSettings.never(), low_dimension=0)), query) is Answer.UNKNOWN
 
 
 def test_a_pool_that_passes_nothing_on() -> None:
     kernel = Conv(np.ones((1, 1, 1, 1)), np.zeros(1))
     network = chain((1, 1, 2), kernel, MaxPool((1, 2), (1, 1)), Reshape((1,)), dense([[-1.0], [-2.0]], [0.0, 0.0]))
     query = Query(network=network, box=Box(np.zeros(2), np.ones(2)), cases=(row([1.0, 0.0], -1.5),))
-    assert solve(NativeEngine(), query) is Answer.UNSAT
+    assert solve(NativeEngine(NativeSettings(exact=ExactSettings.never())), query) is Answer.UNSAT
 
 
 def test_the_search_moves_by_numbers_only() -> None:

@@ -8,9 +8,10 @@ handed on to the box's children.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from verifier.engines.native.rows import Integers, Results, examine_rows, new_re
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
-from verifier.network.piecewise import PiecewiseLinear
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.rows import Conditions
 from verifier.rounding import LARGEST
 
@@ -38,10 +39,13 @@ class BoxBounds(Protocol):
     Attributes:
         root: the root's preactivation bounds.
         relu_numbers: of the units that it may choose, among all ReLUs of the network.
+        columns: where the preactivations of each activation node are in ``pre_low`` and ``pre_high``; None if they
+            are not kept.
     """
 
     root: tuple[Array, Array]
     relu_numbers: Integers
+    columns: ActivationColumns | None
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """Bound, refute and cut the boxes of a block, and choose how to split what stays open.
@@ -51,6 +55,43 @@ class BoxBounds(Protocol):
             free: the inputs that vary.
             widths: their widths in the root box.
         """
+
+
+class ActivationColumns:
+    """Which columns of ``pre_low`` and ``pre_high`` belong to which activation node.
+
+    Args:
+        columns: by the name of the activation node.
+    """
+
+    def __init__(self, network: Network, columns: Mapping[str, slice]) -> None:
+        self._columns = [(node, columns[node.name]) for node in network.activations]
+        self._shapes = {node.name: network[node.inputs[0]].shape for node in network.activations}
+
+    @property
+    def relus(self) -> list[tuple[str, slice]]:
+        """The ReLUs' nodes and their columns."""
+        return [
+            (n.name, part)
+            for n, part in self._columns
+            if isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu
+        ]
+
+    def undecided(self, pre_low: Array, pre_high: Array) -> Integers:
+        """How many phases of units are open on each box: breakpoints inside, or entries that can be a maximum, less one."""
+        total = np.zeros(len(pre_low), dtype=np.int64)
+        for node, part in self._columns:
+            low, high = pre_low[:, part], pre_high[:, part]
+            if isinstance(node.operator, MaxPool):
+                windows = node.operator.windows(self._shapes[node.name])
+                lows = np.where(windows >= 0, low[:, windows], -np.inf)
+                highs = np.where(windows >= 0, high[:, windows], -np.inf)
+                total += (highs >= lows.max(axis=2, keepdims=True)).sum(axis=(1, 2)) - len(windows)
+            else:
+                assert isinstance(node.operator, PiecewiseLinear)
+                for point in node.operator.breaks:
+                    total += ((low < point) & (point < high)).sum(axis=1)
+        return total
 
 
 def row_errors(crown: Crown, conditions: Conditions) -> Array:
@@ -132,6 +173,12 @@ class ChainBounds:
             ]
             ends.append(np.concatenate(known)[None])
         self.root: tuple[Array, Array] = (ends[0], ends[1])
+        ends_of = [slice(int(a), int(b)) for a, b in pairwise(np.cumsum(sizes))]
+        of_relus = [part for part, (_, relu) in zip(ends_of, layers[:-1], strict=True) if relu]
+        names = [node.name for node in crown.network.activations]
+        self.columns: ActivationColumns | None = ActivationColumns(
+            crown.network, dict(zip(names, of_relus, strict=True))
+        )
         on_relus = np.concatenate([np.full(n.size, relu) for n, relu in layers[:-1]])
         self.relu_numbers: Integers = np.cumsum(on_relus) - 1
 
@@ -171,7 +218,10 @@ class GraphBounds:
         self._names = crown.preactivations
         sizes = [crown.network[name].size for name in self._names]
         ends = np.cumsum([0, *sizes])
-        self._parts = {name: slice(ends[k], ends[k + 1]) for k, name in enumerate(self._names)}
+        self._parts = {name: slice(int(ends[k]), int(ends[k + 1])) for k, name in enumerate(self._names)}
+        self.columns: ActivationColumns | None = ActivationColumns(
+            crown.network, {node.name: self._parts[node.inputs[0]] for node in crown.network.activations}
+        )
         known = [crown.root_bounds[name] for name in self._names]
         empty = np.zeros((1, 0))
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
@@ -227,7 +277,7 @@ class StagedBounds:
         self._bounds: BoxBounds = GraphBounds(crown, conditions, threads)
         self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
         self._spent = 0.0
-        self.root, self.relu_numbers = self._bounds.root, self._bounds.relu_numbers
+        self.root, self.relu_numbers, self.columns = self._bounds.root, self._bounds.relu_numbers, self._bounds.columns
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`."""
@@ -249,6 +299,7 @@ class ForwardBounds:
         self._forward, self._conditions, self._threads = Forward(network, free), conditions, threads
         self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
         self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
+        self.columns: ActivationColumns | None = None
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""

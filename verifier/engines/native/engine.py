@@ -16,6 +16,7 @@ from verifier.engines.base import (
     Engine,
     EngineResult,
 )
+from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.bounding import (
     BoxBounds,
     ChainBounds,
@@ -24,6 +25,7 @@ from verifier.engines.native.bounding import (
     StagedBounds,
     dense_chain,
 )
+from verifier.engines.native.exact_leaves import ExactLeaves
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.probe import Probe
 from verifier.engines.native.settings import NativeSettings
@@ -70,6 +72,12 @@ class NativeEngine(Engine):
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
             if not options.proof:  # else it is the box of a proof, too
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
+        exact, limits = None, self.settings.exact
+        if not options.proof and query.network.neurons <= limits.neurons and query.box.varying <= limits.inputs:
+            exact = RegionSearch(query)
+            exact.run(limits.at_once, deadline)
+            if exact.finished:
+                return exact.result()
         if query.box.varying > self.settings.low_dimension:
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
@@ -83,7 +91,8 @@ class NativeEngine(Engine):
             return InputSplit(query, bounds, low, high, probe, BoxCertifier(query)).run(deadline, listener)
         rest, low, high = conditions.boxed(query.box)
         bounds = _bounds(query, rest, options.threads, staged=True)
-        return InputSplit(query, bounds, low, high, probe).run(deadline, listener)
+        leaves = ExactLeaves(query, bounds, limits, exact)
+        return InputSplit(query, bounds, low, high, probe, leaves=leaves).run(deadline, listener)
 
 
 def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) -> BoxBounds:

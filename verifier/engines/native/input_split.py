@@ -23,6 +23,7 @@ from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
     from verifier.engines.native.certify import BoxCertifier
+    from verifier.engines.native.exact_leaves import ExactLeaves
     from verifier.engines.native.rows import Results
 
 BATCH, STEP_SECONDS = 512, 0.5
@@ -42,6 +43,7 @@ class InputSplit:
         low, high: ``(cases, n)`` the box of each case, in the query's.
         probe: looks for counterexamples meanwhile.
         certifier: writes a proof; only what it can certify counts as refuted or cut off. None: no proof.
+        leaves: settles boxes in exact arithmetic; None: none are.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class InputSplit:
         high: Array,
         probe: Probe,
         certifier: BoxCertifier | None = None,
+        leaves: ExactLeaves | None = None,
     ) -> None:
         self.query, self.bounds, self.probe, self.certifier = query, bounds, probe, certifier
+        self.leaves = leaves
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self.boxes = 0
@@ -91,13 +95,17 @@ class InputSplit:
                     reason=f"{self._left()} boxes left after {self.boxes}; {1 - self._open_share():.1%} done",
                 )
             block, began = self._take(), time.monotonic()
-            witness = self._step(block)
+            witness = self._step(block, deadline)
             if time.monotonic() - began < STEP_SECONDS:
                 self.batch = min(2 * self.batch, BATCH)
             else:
                 self.batch = max(1, self.batch // 2)
             if witness is not None:
                 return self._result(Answer.SAT, x=witness)
+            if self.leaves is not None:
+                result = self.leaves.beside(len(block["low"]), deadline)
+                if result is not None:
+                    return result
             spent = time.monotonic() - begin
             if spent > PROBE_AFTER and self.probe.seconds < PROBE_SHARE * spent:
                 witness = self.probe.step()
@@ -120,6 +128,8 @@ class InputSplit:
                         bound=worst,
                     )
                 )
+        if self.leaves is not None and self.leaves.unsettled:
+            return self._result(Answer.UNKNOWN, reason=self.leaves.unsettled)
         proof = None if self.certifier is None else self.certifier.builder.proof(self.query, "input splitting")
         return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
 
@@ -153,7 +163,7 @@ class InputSplit:
             return parts[0]
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def _step(self, block: Block) -> Array | None:
+    def _step(self, block: Block, deadline: Deadline) -> Array | None:
         """Examine one batch and push the children; a point that meets the condition, if one is seen."""
         self.boxes += len(block["low"])
         found = self._examine(block)
@@ -162,6 +172,10 @@ class InputSplit:
         if len(hits):
             best = hits[np.argsort(found.margin[hits])][:TRIES]
             witness = first_confirmed(self.query, self.query.box.clip(found.point[best]))
+            if witness is not None:
+                return witness
+        if self.leaves is not None:
+            witness = self.leaves.settle(block, deadline)
             if witness is not None:
                 return witness
         keep = np.flatnonzero(block["open"].any(axis=1))

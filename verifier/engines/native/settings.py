@@ -74,13 +74,43 @@ class ReluSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExactSettings:
+    """When linear regions are looked at one by one in rational arithmetic; work is counted in `RegionSearch.work`.
+
+    Attributes:
+        neurons, inputs: networks of at most so many neurons, with at most so many inputs that vary, are also searched
+            as a whole: few linear regions, most likely.
+        at_once: steps of that search before the other begins.
+        beside: steps of it for each box that the other examines meanwhile.
+        few: boxes with at most so many undecided units are settled.
+        per_box: steps after which such a box is given back to be split.
+        earned: steps that each box examined earns: so many may be spent on boxes that were not settled in the end.
+    """
+
+    neurons: int = 40
+    inputs: int = 64
+    at_once: int = 20_000
+    beside: int = 3
+    few: int = 4
+    per_box: int = 50_000
+    earned: int = 500
+
+    @staticmethod
+    def never() -> ExactSettings:
+        """Bounds in floats alone."""
+        return ExactSettings(neurons=-1, few=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NativeSettings:
     """How the native engine works.
 
     Attributes:
         low_dimension: up to this many inputs that vary, boxes are split; above, ReLUs.
         relu: how ReLUs are split.
+        exact: when exact arithmetic takes over.
     """
 
     low_dimension: int = LOW_DIMENSION
     relu: ReluSettings = ReluSettings()
+    exact: ExactSettings = ExactSettings()
