@@ -36,7 +36,7 @@ def test_repair_writes_a_network_that_meets_the_specification(
     label = int(np.argmin(network.forward([0.3, 0.3])))
     out = tmp_path / "out"
     arguments = ["repair", str(model), str(specification(tmp_path, label)), "--method", method, "--exact"]
-    status = main([*arguments, "--steps", "20", "--out", str(out), "--quiet"])
+    status = main([*arguments, *(["--steps", "20"] if method == "greedy" else []), "--out", str(out), "--quiet"])
     printed = capsys.readouterr().out
     assert status in ((0,) if method == "lp" else (0, 3))
     assert "key points met" in printed
@@ -63,3 +63,43 @@ def test_bad_specifications_are_named(model: Path, tmp_path: Path, capsys: pytes
     assert "--example" in capsys.readouterr().err
     assert main(["repair", "--example"]) == 0
     assert "requirements" in json.loads(capsys.readouterr().out)
+
+
+def test_the_smallest_output_is_the_class_in_the_report_and_in_the_picture(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import verifier.report.repair as pictures
+
+    shown: list[object] = []
+    real = pictures.before_and_after
+
+    def watched(rows: object, **options: object) -> object:
+        shown.append(options["best"])
+        return real(rows, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pictures, "before_and_after", watched)
+    network = verifier.load(model)
+    label = int(np.argmax(network.forward([0.3, 0.3])))
+    plane = {"origin": [0, 0], "u": [1, 0], "v": [0, 1], "polygon": [[0, 0], [1, 0], [0, 1]]}
+    path = tmp_path / "smallest.json"
+    area = {"area": {"polygon": [[0.2, 0.2], [0.4, 0.2], [0.2, 0.4]]}, "class": label}
+    for data in (
+        {"requirements": [{"region": plane, "class": label, "smallest": True, "margin": 0.01}]},
+        {"map": plane, "relabel": [area], "smallest": True, "keep": False},
+    ):
+        path.write_text(json.dumps(data))
+        out = tmp_path / "out"
+        assert main(["repair", str(model), str(path), "--out", str(out), "--quiet"]) in (0, 3)
+        repaired = verifier.load(out / "repaired.onnx").forward([0.25, 0.25])
+        assert repaired.argmin() == label
+    assert shown == [["min"], ["min"]]
+    capsys.readouterr()
+    assert main(["repair", "--schema"]) == 0
+    assert "classRequirement" in json.loads(capsys.readouterr().out)["$defs"]
+
+
+def test_a_misspelt_key_is_bad_input(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"requirements": [{"region": {"point": [0, 0]}, "class": 0, "margn": 1}]}))
+    assert main(["repair", str(model), str(path)]) == 2
+    assert f"{path}: requirement 0: the key 'margn' is not known (did you mean 'margin'?)" in capsys.readouterr().err

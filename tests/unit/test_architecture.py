@@ -48,7 +48,6 @@ KNOWN_CIRCLES = {
     frozenset({"verifier.encodings.query", "verifier.encodings.similarity"}),
     frozenset({f"verifier.network.onnx_{name}" for name in ("reader", "operators", "movement")}),
     frozenset({f"verifier.regions.{name}" for name in ("line", "plane", "classes", "exact")}),
-    frozenset({f"verifier.repair.{name}" for name in ("keypoints", "slices", "specification")}),
 }
 """Modules that still import each other in a circle; nothing is added here."""
 

@@ -35,8 +35,9 @@ from verifier.repair import (
 from verifier.repair.export import frozen_to_onnx
 from verifier.repair.frozen import parameters
 from verifier.repair.greedy import best_change, best_deltas
-from verifier.repair.keypoints import key_points, layer_rows
+from verifier.repair.keypoints import key_points
 from verifier.repair.linear import solve_layer
+from verifier.repair.rows import layer_rows
 from verifier.repair.smt import solve_max_smt
 
 SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.repair import RepairResult, Specification
+    from verifier.repair import PolygonRegion, RepairResult, Requirement, Specification
 
-STATUS = {"repaired": 0, "infeasible": 1, "improved": 3, "unchanged": 3, "unfinished": 4}
+STATUS = {
+    "repaired": 0,
+    "infeasible": 1,
+    "repaired up to rounding": 3,
+    "improved": 3,
+    "unchanged": 3,
+    "unfinished": 4,
+}
 """Exit status by what the repair did; 2 is bad usage or input."""
 
 
@@ -24,12 +31,15 @@ def add_parser(subparsers: Any) -> None:
         description="Change a few weights of one layer so that the network meets a specification on whole polygons, "
         "lines and points, and prove it on all linear regions. The specification is a JSON file: see --example. It may "
         'also be a class map with areas relabelled: {"map": {"origin", "u", "v", "polygon"}, "relabel": [{"area": '
-        '{"polygon"} or {"normals", "bounds"} or {"component": [s, t]}, "class": 2, "old": 4}]}.',
-        epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met, 4 unfinished",
+        '{"polygon"} or {"normals", "bounds"} or {"component": [s, t]}, "class": 2, "old": 4}]}. Where the smallest '
+        'output is the class (ACAS Xu), say "smallest": true beside each "class", or beside "map". See also --schema.',
+        epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met (or only up to "
+        "rounding), 4 unfinished",
     )
     add_model(parser, nargs="?")
     parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json")
     parser.add_argument("--example", action="store_true", help="print an example of a specification and stop")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of specifications and stop")
     parser.add_argument("--method", choices=("lp", "greedy"), default="lp", help="lp (default) or greedy")
     parser.add_argument("--layer", action="append", metavar="NAME", help="layer that may change (repeat; the last)")
     parser.add_argument("--steps", type=count, metavar="N", help="greedy: most weights that may change (5)")
@@ -38,8 +48,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--reach", type=positive, metavar="NORM", help="lp: largest norm of a change (that of the layer's own weights)"
     )
-    parser.add_argument("--timeout", type=positive, metavar="S", help="lp: seconds for each layer (60)")
-    parser.add_argument("--exact", action="store_true", help="check again in rational arithmetic (small cases)")
+    parser.add_argument("--timeout", type=positive, metavar="S", help="seconds for everything (60)")
+    parser.add_argument(
+        "--exact", action="store_true", help="check in rational arithmetic whatever the size (small cases always are)"
+    )
     parser.add_argument("--out", type=a_folder, metavar="DIR", help="write the network, the report and pictures here")
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     add_quiet(parser)
@@ -67,18 +79,23 @@ def run(args: argparse.Namespace) -> int:
     if args.example:
         print(json.dumps(EXAMPLE, indent=2))
         return 0
+    if args.schema:
+        from verifier.repair.schema import schema
+
+        print(json.dumps(schema(), indent=2))
+        return 0
     import verifier
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
     from verifier.errors import InputError
-    from verifier.repair import check_exactly, repair
+    from verifier.repair import repair
 
     if args.model is None or args.specification is None:
         raise InputError("MODEL and SPECIFICATION are needed", fix="verifier repair MODEL SPECIFICATION, or --example")
     refuse(
         args,
         f"on --method {args.method}",
-        *(("norm", "soft", "reach", "timeout") if args.method == "greedy" else ("steps",)),
+        *(("norm", "soft", "reach") if args.method == "greedy" else ("steps",)),
     )
     network = verifier.load(args.model)
     specification = read_specification(args.specification, network)
@@ -92,12 +109,10 @@ def run(args: argparse.Namespace) -> int:
         soft=args.soft,
         reach=args.reach,
         timeout=args.timeout or 60.0,
+        exact=args.exact,
         listener=progress_listener(args.quiet),
     )
-    exact = check_exactly(result.frozen, specification) if args.exact else None
     record = as_record(result, specification)
-    if exact is not None:
-        record["exact check"] = {"met": exact.met, "total": exact.total, "worst slack": exact.worst}
     print(json.dumps(record, indent=2) if args.json else in_words(record))
     if args.out is not None:
         write(result, specification, record, args.out)
@@ -112,17 +127,15 @@ def read_specification(path: Path, network: Any) -> Specification:
     """
     from verifier.errors import InputError, PropertyError
     from verifier.files import reading
-    from verifier.repair import specification_from_dict
+    from verifier.repair import specification_from_json
 
     try:
         with reading(path):
-            data = json.loads(path.read_text("utf-8"))
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", place=str(path)) from None
+            text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InputError("not JSON: not UTF-8 text", place=str(path)) from None
     try:
-        return specification_from_dict(data, network)
+        return specification_from_json(text, network)
     except PropertyError as error:
         raise PropertyError(
             error.problem, place=": ".join(filter(None, (str(path), error.place))), fix=error.fix
@@ -131,17 +144,23 @@ def read_specification(path: Path, network: Any) -> Specification:
 
 def as_record(result: RepairResult, specification: Specification) -> dict[str, Any]:
     """The report as plain data."""
+    exact = result.check.exact
     return {
-        "status": result.status,
+        "status": str(result.status),
         "reason": result.reason,
         "method": result.method,
         "requirements": len(specification.requirements),
         "key points": result.total,
         "met before": result.met_before,
         "met after": result.met_after,
-        "worst slack": result.check.worst,
+        "check": {
+            "arithmetic": "rational" if exact else "float64",
+            "met": result.check.met,
+            "total": result.check.total,
+            "worst slack": result.check.worst,
+        },
         "layers": {
-            name: {"answer": a.status, "norm": a.objective, "excluded below": min(a.beyond, 1e300), "reason": a.reason}
+            name: {"answer": str(a.outcome), "norm": a.norm, "excluded below": min(a.least, 1e300), "reason": a.reason}
             for name, a in result.attempts.items()
         },
         "repaired layer": result.layer,
@@ -158,11 +177,11 @@ def in_words(record: dict[str, Any]) -> str:
     lines = [
         f"{record['status'].upper()}" + (f": {record['reason']}" if record["reason"] else ""),
         f"  key points met: {record['met before']:,} before, {record['met after']:,} after, of "
-        f"{record['key points']:,}; worst slack {record['worst slack']:.3g}",
+        f"{record['key points']:,}",
     ]
-    if "exact check" in record:
-        exact = record["exact check"]
-        lines.append(f"  in rational arithmetic: {exact['met']:,} of {exact['total']:,} met")
+    check = record["check"]
+    how = "in rational arithmetic" if check["arithmetic"] == "rational" else "up to rounding errors (float64)"
+    lines.append(f"  checked {how}: {check['met']:,} of {check['total']:,} met; worst slack {check['worst slack']:.3g}")
     if record["changes"]:
         norms = record["norms"]
         lines.append(
@@ -174,7 +193,7 @@ def in_words(record: dict[str, Any]) -> str:
             lines.append(f"    … and {len(record['changes']) - 10} more (--json names all)")
     if len(record["layers"]) > 1:
         for name, answer in record["layers"].items():
-            norm = f", norm {answer['norm']:.4g}" if answer["answer"] == "feasible" else ""
+            norm = f", norm {answer['norm']:.4g}" if answer["norm"] else ""
             lines.append(f"  layer {name}: {answer['answer']}{norm}")
     lines += [f"  still violated: {name}" for name in record["violated"][:10]]
     for layer, names in record["conflicts"].items():
@@ -189,7 +208,6 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     from verifier.errors import NetworkError
     from verifier.files import make_folder, write_figure, write_text
     from verifier.regions import plane
-    from verifier.repair import PolygonRegion
     from verifier.repair.export import write_frozen_onnx
     from verifier.repair.slices import frozen_restriction
     from verifier.report.repair import before_and_after, met_curves
@@ -203,11 +221,40 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     if result.steps:
         shares = [k / result.total for k in (result.met_before, *(s.met for s in result.steps))]
         write_figure(folder / "met.png", met_curves({result.method: shares}), dpi=120)
-    rows: list[Any] = []
-    for k, requirement in enumerate(specification.requirements):
-        region = requirement.region
-        if isinstance(region, PolygonRegion) and result.frozen.network.output_size > 1 and len(rows) < 6:
+    views = pictured(specification)
+    if views and result.frozen.network.output_size > 1:
+        rows: list[Any] = []
+        for name, region, _ in views:
             before = plane(result.frozen.network, region.origin, region.u, region.v, region.polygon)
-            rows.append((specification.label(k), before, frozen_restriction(result.frozen, before)))
-    if rows:
-        write_figure(folder / "classes.png", before_and_after(rows), dpi=120)
+            rows.append((name, before, frozen_restriction(result.frozen, before)))
+        figure = before_and_after(rows, best=[best for _, _, best in views])
+        write_figure(folder / "classes.png", figure, dpi=120)
+
+
+def pictured(specification: Specification) -> list[tuple[str, PolygonRegion, str]]:
+    """What pictures show, at most six: a name, a polygon, and "max" or "min" (the smallest output is the class).
+
+    The polygons of a class map are shown together, as their convex hull.
+    """
+    import numpy as np
+    from scipy.spatial import ConvexHull
+
+    from verifier.repair import PiecesRegion, PolygonRegion
+
+    views: list[tuple[str, PolygonRegion, str]] = []
+    whole = [r for r in specification.requirements if isinstance(r.region, PiecesRegion)]
+    if whole:
+        first = whole[0].region
+        assert isinstance(first, PiecesRegion)
+        corners = np.concatenate([r.region.vertices for r in whole if isinstance(r.region, PiecesRegion)])
+        hull = corners[ConvexHull(corners).vertices]
+        views.append(("the map", PolygonRegion(first.origin, first.u, first.v, hull), best_of(whole[0])))
+    for k, requirement in enumerate(specification.requirements):
+        if isinstance(requirement.region, PolygonRegion):
+            views.append((specification.label(k), requirement.region, best_of(requirement)))
+    return views[:6]
+
+
+def best_of(requirement: Requirement) -> str:
+    """ "max" or "min": which output is the class that a requirement asks for."""
+    return "max" if requirement.output.largest else "min"

@@ -122,6 +122,7 @@ class ExactNetwork:
         x: Sequence[Number] | Array | Rationals,
         pattern: Mapping[str, npt.NDArray[np.int16]] | None = None,
         stop: str | None = None,
+        known: Mapping[str, Rationals] | None = None,
     ) -> dict[str, Rationals]:
         """Exact value of every node, arrays ``(batch, *shape)``.
 
@@ -130,15 +131,18 @@ class ExactNetwork:
             pattern: the piece of each unit to use, wherever the values lie: ``{node name: (1 or batch, *shape)}``;
                 None, or a node that is not named: the piece that the value is on.
             stop: the last node to compute; None: all.
+            known: values that were computed before, at the same inputs and with the same pieces; not computed again.
         """
         point = x if isinstance(x, Rationals) else Rationals.of(x)
         if point.numerators.size == 0 or point.numerators.size % self.network.input_size:
             raise InputError(f"{point.numerators.size} numbers for an input of {self.network.input_size}")
         batch = point.numerators.reshape(-1, *self.network.input_shape)
-        computed = {self.network.input: Rationals(batch, point.denominator)}
+        computed = {self.network.input: Rationals(batch, point.denominator), **(known or {})}
         for node in self.network.nodes[1:]:
             if stop is not None and stop in computed:
                 break
+            if node.name in computed:
+                continue
             pieces = None if pattern is None else pattern.get(node.name)
             computed[node.name] = self._forward(node, [computed[i] for i in node.inputs], pieces)
         return computed
@@ -167,14 +171,24 @@ class ExactNetwork:
             slope, denominator = self._slope(node, z)
             return Rationals(upstream.numerators * slope, upstream.denominator * denominator)
 
-        return self._backward(output, back)
+        return self._backward(output, back).fractions()
 
     def gradient_of_pattern(
         self, pattern: Mapping[str, npt.NDArray[np.int64]], output: int | Sequence[float] | Array
     ) -> list[Fraction]:
-        """Exact gradient of an output combination on the linear region of an activation pattern.
+        """`gradient_at` the input, in row-major order."""
+        return self.gradient_at(self.network.input, pattern, output).fractions()
+
+    def gradient_at(
+        self,
+        name: str,
+        pattern: Mapping[str, npt.NDArray[np.int64]] | Mapping[str, npt.NDArray[np.int16]],
+        output: int | Sequence[float] | Array,
+    ) -> Rationals:
+        """Exact gradient of an output combination on the linear region of an activation pattern, ``(1, *shape)``.
 
         Args:
+            name: the node with respect to whose value it is taken.
             pattern: per activation node one integer per flattened unit: its piece, or ``pieces + k`` for the
                 slope at breakpoint k; for MaxPool the winner's position in the window.
         """
@@ -192,17 +206,23 @@ class ExactNetwork:
             slope = slopes.numerators[chosen].reshape(1, *shape)
             return Rationals(upstream.numerators * slope, upstream.denominator * slopes.denominator)
 
-        return self._backward(output, back)
+        return self._backward(output, back, name)
 
     def _backward(
-        self, output: int | Sequence[float] | Array, back: Callable[[Node, Rationals], Rationals]
-    ) -> list[Fraction]:
-        """The gradient at the input; ``back`` takes a gradient through an activation node."""
+        self,
+        output: int | Sequence[float] | Array,
+        back: Callable[[Node, Rationals], Rationals],
+        at: str | None = None,
+    ) -> Rationals:
+        """The gradient at a node (the input); ``back`` takes a gradient through an activation node."""
         network = self.network
+        at = network.input if at is None else at
         seed = dyadic(network.output_weights(output))
         gradients = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
         gradients[network.output] = Rationals(seed.numerators.reshape(1, *network.output_shape), seed.denominator)
         for node in reversed(network.nodes[1:]):
+            if node.name == at:
+                break
             upstream = gradients[node.name]
             if isinstance(node.operator, AffineOperator):
                 operator, denominator, _ = self._exact(node)
@@ -213,7 +233,7 @@ class ExactNetwork:
                 parts = [back(node, upstream)]
             for name, part in zip(node.inputs, parts, strict=True):
                 gradients[name] = (gradients[name] + part).reduced()
-        return gradients[network.input].fractions()
+        return gradients[at]
 
     def affine(self, node: Node, inputs: list[Rationals], *, maps: bool = False) -> Rationals:
         """An affine node's value for a batch of its inputs' values.

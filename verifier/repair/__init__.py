@@ -1,8 +1,9 @@
 """Repair: small, provable changes of weights over whole regions."""
 
-from verifier.repair.api import RepairResult, repair
+from verifier.repair.api import RepairResult, RepairStatus, repair
 from verifier.repair.effect import Drawdown, drawdown
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
+from verifier.repair.reading import specification_from_dict, specification_from_json
 from verifier.repair.recheck import Check, check, check_exactly
 from verifier.repair.specification import (
     LineRegion,
@@ -13,7 +14,6 @@ from verifier.repair.specification import (
     Requirement,
     Specification,
     output_class,
-    specification_from_dict,
 )
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PointRegion",
     "PolygonRegion",
     "RepairResult",
+    "RepairStatus",
     "Requirement",
     "Specification",
     "check",
@@ -35,4 +36,5 @@ __all__ = [
     "repair",
     "repairable_layers",
     "specification_from_dict",
+    "specification_from_json",
 ]

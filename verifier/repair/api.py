@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from verifier.errors import InputError
+from verifier.errors import InputError, TimeLimitError
 from verifier.events import Listener, Note, ignore
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.repair.frozen import FrozenNetwork, parameter_label, repairable_layers
+from verifier.repair.frozen import FrozenNetwork, parameter_label, parameters, repairable_layers
 from verifier.repair.greedy import Step, greedy
-from verifier.repair.keypoints import KeyPoints, key_points, layer_rows
-from verifier.repair.linear import LinearRepair, solve_layer
-from verifier.repair.recheck import Check, check
+from verifier.repair.keypoints import KeyPoints, key_points
+from verifier.repair.recheck import Check, check, check_exactly
+from verifier.repair.search import LayerRepair, Outcome, Settings, positive_or_none, repair_layer
 from verifier.repair.specification import Specification
 
 METHODS = ("greedy", "lp")
 
-MARGIN = 1e-5
-"""Share of the largest slack that a linear repair demands of every row beyond the specification, so that it holds
-without tolerance and not by a tie: where all outputs are equal, every class's closed polytope is met."""
+
+class RepairStatus(enum.StrEnum):
+    """How a repair ended."""
+
+    REPAIRED = "repaired"
+    """Proved in rational arithmetic: the specification holds on every point of its closed regions."""
+    ROUNDED = "repaired up to rounding"
+    """Every key point is met up to rounding errors; the exact check failed by ties, or would be too large."""
+    IMPROVED = "improved"
+    """More is met than before, not all."""
+    UNCHANGED = "unchanged"
+    INFEASIBLE = "infeasible"
+    """Proved in rational arithmetic: no change of any one tried layer within its reach meets the specification."""
+    UNFINISHED = "unfinished"
+    """Time ran out, or a solver gave up: the reason says which."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,22 +45,20 @@ class RepairResult:
     """What a repair did.
 
     Attributes:
-        status: "repaired" (all met, checked again), "improved" (more met than before, not all), "unchanged",
-            "infeasible" (proved numerically: no change of any one tried layer within its reach meets it),
-            "unfinished" (the reason says why).
+        status: see `RepairStatus`.
         frozen: the repaired network (the original's own value channel where nothing was changed).
         method: "greedy" or "lp".
         layer: the layer that was changed ("" if none; greedy names it in each step).
         changes: ``{"layer weight[i, j]": δ}``, all changed weights.
-        met_before, met_after, total: key points met, and all.
+        met_before, met_after, total: key points met, and all, in float64.
         steps: for greedy, its steps.
-        attempts: for lp, what the program said for each layer that was tried.
+        attempts: for lp, what was found for each layer that was tried.
         conflicts: for infeasible, names of the requirements that cannot hold together, by layer.
-        check: the independent check of the result.
+        check: the check of the result: in rational arithmetic if it was made, else in float64.
         seconds: wall-clock time.
     """
 
-    status: str
+    status: RepairStatus
     frozen: FrozenNetwork
     method: str
     layer: str = ""
@@ -55,8 +67,8 @@ class RepairResult:
     met_after: int
     total: int
     steps: tuple[Step, ...] = ()
-    attempts: Mapping[str, LinearRepair]
-    conflicts: Mapping[str, tuple[str, ...]]
+    attempts: Mapping[str, LayerRepair] = field(default_factory=dict)
+    conflicts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
     check: Check
     seconds: float
@@ -68,8 +80,17 @@ class RepairResult:
         return {"weights": len(self.changes), "l1": float(sizes.sum()), "linf": float(sizes.max())}
 
 
-NEGLIGIBLE = 1e-9
-"""Changes smaller than this share of the largest are left out: they are the solver's rounding errors."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """What a method hands back."""
+
+    status: RepairStatus
+    frozen: FrozenNetwork
+    reason: str = ""
+    layer: str = ""
+    check: Check | None = None
+    steps: tuple[Step, ...] = ()
+    attempts: Mapping[str, LayerRepair] = field(default_factory=dict)
 
 
 def repair(
@@ -83,6 +104,7 @@ def repair(
     soft: float | None = None,
     reach: float | None = None,
     timeout: float | None = None,
+    exact: bool = False,
     listener: Listener = ignore,
 ) -> RepairResult:
     """Change a few weights so that a network meets a specification on whole regions.
@@ -96,98 +118,176 @@ def repair(
         steps: for greedy, the most weights that may change.
         norm: for lp, "l1" (few weights), "linf" (small changes) or "mixed".
         soft: for lp, None, or the price of one unit of violation: then an answer always exists.
-        reach: for lp, the largest norm of a change; by default that of the layer's own parameters.
-        timeout: for lp, seconds for each layer.
+        reach: for lp, the largest norm of a change; by default that of the layer's own parameters (with ``soft``, none).
+        timeout: seconds, for everything together.
+        exact: whether a large result may be checked in rational arithmetic however long it takes (within ``timeout``);
+            otherwise it is called repaired up to rounding.
 
     Raises:
-        InputError: unknown layer, method or norm.
+        InputError: an unknown layer, method or norm; a number outside its range.
         PropertyError: a specification that does not fit the network.
     """
     start = time.perf_counter()
-    frozen = network if isinstance(network, FrozenNetwork) else FrozenNetwork(network)
+    settings = Settings(norm=norm, steps=steps, soft=soft, reach=reach, exact=exact)
+    positive_or_none(timeout, "timeout")
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known", fix=f"methods: {', '.join(METHODS)}")
-    known = repairable_layers(frozen.network)
-    chosen = list(layers) if layers else [known[-1]]
-    for layer in chosen:
-        if layer not in known:
-            raise InputError(f"layer {layer!r} cannot be repaired", fix=f"layers with weights: {', '.join(known)}")
+    frozen = network if isinstance(network, FrozenNetwork) else FrozenNetwork(network)
+    chosen = _layers(frozen.network, layers)
+    deadline = Deadline.after(timeout)
     points = key_points(frozen.network, specification)
-    before = int(points.met(points.slack(frozen)).sum())
-    text = f"{len(points)} key points on {len(next(iter(points.patterns.values()), points.points))} linear pieces"
-    listener(Note(seconds=time.perf_counter() - start, text=f"{text}, {before} met"))
-    taken: list[Step] = []
-    attempts: dict[str, LinearRepair] = {}
-    reduced: dict[str, KeyPoints] = {}
-    patched, layer = frozen, ""
-    if method == "greedy":
-        patched, taken = greedy(frozen, points, chosen, steps=steps, listener=listener)
-    else:
-        for name in chosen:
-            own, _ = points.distinct(frozen, name)
-            rows = layer_rows(frozen, own, name)
-            reduced[name] = own
-            attempts[name] = solve_layer(
-                rows,
-                norm=norm,
-                margin=MARGIN * float(np.abs(rows.slack).max(initial=0.0)),
-                opposites=own.opposites(frozen, name),
-                soft=soft,
-                reach=reach,
-                timeout=timeout,
-                listener=listener,
-            )
-            text = f"layer {name!r}: {attempts[name].status}"
-            listener(Note(seconds=time.perf_counter() - start, text=text))
-        feasible = [n for n in attempts if attempts[n].status == "feasible"]
-        if feasible:
-            layer = min(feasible, key=lambda n: attempts[n].objective)
-            delta = attempts[layer].delta
-            assert delta is not None
-            patched = frozen.patched(
-                layer, np.where(np.abs(delta) > NEGLIGIBLE * np.abs(delta).max(initial=0.0), delta, 0.0)
-            )
-    checked = check(patched, specification)
-    after = int(points.met(points.slack(patched)).sum())
-    status, reason = _status(method, norm, before, after, checked, attempts)
+    before = points.slack(frozen)
+    text = f"{len(points)} key points on {len(points.middles)} linear pieces, {int(points.met(before).sum())} met"
+    listener(Note(seconds=time.perf_counter() - start, text=text))
+    find = _greedy if method == "greedy" else _linear
+    found = find(frozen, points, chosen, settings, deadline, listener)
+    met_before, met_after = int(points.met(before).sum()), int(points.met(points.slack(found.frozen)).sum())
     return RepairResult(
-        status=status,
-        frozen=patched,
+        status=found.status,
+        frozen=found.frozen,
         method=method,
-        layer=layer,
-        changes=changes(frozen, patched),
-        met_before=before,
-        met_after=after,
+        layer=found.layer,
+        changes=changes(frozen, found.frozen),
+        met_before=met_before,
+        met_after=met_after,
         total=len(points),
-        steps=tuple(taken),
-        attempts=attempts,
-        conflicts={n: conflict_names(a, reduced[n]) for n, a in attempts.items() if a.status == "infeasible"},
-        reason=reason,
-        check=checked,
+        steps=found.steps,
+        attempts=found.attempts,
+        conflicts={
+            name: tuple(specification.label(k) for k in attempt.conflict)
+            for name, attempt in found.attempts.items()
+            if attempt.outcome is Outcome.INFEASIBLE
+        },
+        reason=found.reason,
+        check=found.check or check(found.frozen, specification),
         seconds=time.perf_counter() - start,
     )
 
 
-def _status(
-    method: str, norm: str, before: int, after: int, checked: Check, attempts: Mapping[str, LinearRepair]
-) -> tuple[str, str]:
-    if checked.proved:
-        return "repaired", ""
-    if method == "lp" and all(a.status == "infeasible" for a in attempts.values()):
-        parts = [f"layer {n!r} would need a change of {norm} norm above {a.beyond:.4g}" for n, a in attempts.items()]
-        return "infeasible", "no change of one layer within reach meets all rows: " + "; ".join(parts)
+def _layers(network: Network, layers: Sequence[str] | None) -> list[str]:
+    known = repairable_layers(network)
+    if not known:
+        raise InputError("the network has no layer with weights", place=network.source, fix="Dense or Conv layers")
+    if isinstance(layers, str):
+        raise InputError(f"layers must be a sequence of names, got {layers!r}", fix=f"[{layers!r}]")
+    chosen = list(layers) if layers else [known[-1]]
+    for layer in chosen:
+        if layer not in known:
+            raise InputError(f"layer {layer!r} cannot be repaired", fix=f"layers with weights: {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _linear(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    settings: Settings,
+    deadline: Deadline,
+    listener: Listener,
+) -> _Found:
+    """Each layer by linear programming; the cheapest that is repaired, or else the best."""
+    attempts: dict[str, LayerRepair] = {}
+    for k, layer in enumerate(layers):
+        share = deadline if deadline.at is None else deadline.sooner(deadline.left / (len(layers) - k))
+        attempts[layer] = repair_layer(frozen, points, layer, settings, deadline=share, listener=listener)
+        text = f"layer {layer!r}: {attempts[layer].outcome}"
+        listener(Note(seconds=attempts[layer].program.seconds, text=text))
+    for outcome, status in (
+        (Outcome.REPAIRED, RepairStatus.REPAIRED),
+        (Outcome.ROUNDED, RepairStatus.ROUNDED),
+        (Outcome.PARTIAL, RepairStatus.IMPROVED),
+    ):
+        ended = [n for n, a in attempts.items() if a.outcome is outcome and a.frozen is not None]
+        if ended:
+            layer = min(ended, key=lambda n: attempts[n].norm)
+            best = attempts[layer]
+            assert best.frozen is not None
+            if outcome is Outcome.PARTIAL and not changes(frozen, best.frozen):
+                status = RepairStatus.UNCHANGED
+            return _Found(
+                status=status,
+                frozen=best.frozen,
+                reason=best.reason or _violations(status, points, best.frozen),
+                layer=layer,
+                check=best.check,
+                attempts=attempts,
+            )
+    if all(a.outcome is Outcome.INFEASIBLE for a in attempts.values()):
+        parts = [
+            f"layer {n!r} "
+            + (
+                f"would need a change of {settings.norm} norm above {a.least:.4g}"
+                if np.isfinite(a.least)
+                else "cannot meet them by any change"
+            )
+            for n, a in attempts.items()
+        ]
+        reason = "no change of one layer within reach meets all rows: " + "; ".join(parts)
+        return _Found(status=RepairStatus.INFEASIBLE, frozen=frozen, reason=reason, attempts=attempts)
     reasons = "; ".join(f"{n}: {a.reason}" for n, a in attempts.items() if a.reason)
-    if after > before:
-        return "improved", reasons or f"{checked.total - checked.met} of {checked.total} key points are not met"
-    if any(a.status == "unfinished" for a in attempts.values()):
-        return "unfinished", reasons
-    return "unchanged", reasons or "no single weight meets more key points"
+    return _Found(status=RepairStatus.UNFINISHED, frozen=frozen, reason=reasons, attempts=attempts)
+
+
+def _greedy(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    settings: Settings,
+    deadline: Deadline,
+    listener: Listener,
+) -> _Found:
+    """Single weights; when all key points are met, demands that they do not know join them."""
+    known, patched, taken = points, frozen, list[Step]()
+    first = int(points.met(points.slack(frozen)).sum())
+    checked: Check | None = None
+    reason = ""
+    while True:
+        left = settings.steps - len(taken)
+        if left:
+            patched, more = greedy(patched, known, layers, steps=left, deadline=deadline, listener=listener)
+            taken += more
+        if not known.met(known.slack(patched)).all():
+            break
+        try:
+            checked = check_exactly(patched, points.specification, settings.effort(deadline))
+        except TimeLimitError as error:
+            reason = error.problem
+            break
+        new = known.unknown(checked.failures)
+        if not new:
+            break
+        known = known.with_demands(new)
+    met = int(points.met(points.slack(patched)).sum())
+    if checked is not None and checked.proved:
+        status = RepairStatus.REPAIRED
+    elif known.met(known.slack(patched)).all() and check(patched, points.specification).proved:
+        status = RepairStatus.ROUNDED
+        reason = reason or f"in rational arithmetic it is off by {-checked.worst if checked else 0:.2g}"
+    elif met > first:
+        status = RepairStatus.IMPROVED
+    else:
+        status = RepairStatus.UNCHANGED
+        reason = reason or "no single weight meets more key points"
+    if deadline.passed and status is not RepairStatus.REPAIRED:
+        reason = "time limit"
+    return _Found(
+        status=status,
+        frozen=patched,
+        reason=reason or _violations(status, points, patched),
+        check=checked,
+        steps=tuple(taken),
+    )
+
+
+def _violations(status: RepairStatus, points: KeyPoints, frozen: FrozenNetwork) -> str:
+    if status in (RepairStatus.REPAIRED, RepairStatus.ROUNDED):
+        return ""
+    missing = len(points) - int(points.met(points.slack(frozen)).sum())
+    return f"{missing} of {len(points)} key points are not met"
 
 
 def changes(before: FrozenNetwork, after: FrozenNetwork) -> dict[str, float]:
     """Every weight that differs: ``{"layer weight[i, j]": δ}``."""
-    from verifier.repair.frozen import parameters
-
     found = {}
     for layer in after.patches:
         old, new = before.operator(before.network[layer]), after.operator(after.network[layer])
@@ -195,12 +295,3 @@ def changes(before: FrozenNetwork, after: FrozenNetwork) -> dict[str, float]:
         for k in np.flatnonzero(difference):
             found[f"{layer} {parameter_label(new, int(k))}"] = float(difference[k])
     return found
-
-
-def conflict_names(attempt: LinearRepair, points: KeyPoints) -> tuple[str, ...]:
-    """The requirements whose rows cannot hold together, the heaviest first."""
-    weight: dict[int, float] = {}
-    for row, value in attempt.conflict.items():
-        k = int(points.requirement[points.row_point[row]])
-        weight[k] = weight.get(k, 0.0) + value
-    return tuple(points.specification.label(k) for k in sorted(weight, key=lambda k: -weight[k]))

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.repair.frozen import FrozenNetwork
-from verifier.repair.keypoints import CHUNK
+from verifier.repair.frozen import CHUNK, FrozenNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Conv, Dense
 from verifier.network.piecewise import PiecewiseOperator
 
+CHUNK = 8192
+"""Points that are evaluated at once; bounds the memory."""
+
 Pattern = Mapping[str, npt.NDArray[np.int16]]
 """For each piecewise-linear node the piece of each unit, ``(batch, *shape)``."""
 
@@ -166,6 +169,11 @@ class FrozenNetwork:
                 )
             if reached:
                 after.add(node.name)
+        return self.value_network
+
+    @property
+    def value_network(self) -> Network:
+        """The value channel's operators as a network; the frozen network itself only on given patterns (or `fold`)."""
         nodes = tuple(
             replace(n, operator=self.patches[n.name]) if n.name in self.patches else n for n in self.network.nodes
         )

@@ -2,7 +2,7 @@
 
 With all other weights fixed, each key point is met for the values δ of one weight's change in an interval.
 The δ that meets the most key points is found by sorting the intervals' ends (Sotoudeh & Thakur 2019,
-Section 4); the best weight of a layer is changed, and again, until all are met or nothing improves.
+Section 5.1 and Theorem 3); the best weight of a layer is changed, and again, until all are met or nothing improves.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import NEVER, Deadline
 from verifier.network.operators import Array, Dense
 from verifier.repair.frozen import FrozenNetwork, parameter_label, parameters
-from verifier.repair.keypoints import KeyPoints, LayerRows, layer_rows
+from verifier.repair.keypoints import KeyPoints
+from verifier.repair.rows import LayerRows, layer_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ def greedy(
     layers: Sequence[str],
     *,
     steps: int = 5,
+    deadline: Deadline = NEVER,
     listener: Listener = ignore,
 ) -> tuple[FrozenNetwork, list[Step]]:
     """Change single weights, each time the best one of the layers, until nothing improves.
@@ -74,7 +77,7 @@ def greedy(
     start = time.perf_counter()
     taken: list[Step] = []
     met = int(points.met(points.slack(frozen)).sum())
-    while len(taken) < steps and met < len(points):
+    while len(taken) < steps and met < len(points) and not deadline.passed:
         begin, processor = time.perf_counter(), time.process_time()
         best = best_change(frozen, points, layers)
         if best is None or best.met <= met:

@@ -7,30 +7,19 @@ the activation pattern of its region; a vertex that two regions share counts onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import InputError
 from verifier.network.graph import Network
-from verifier.network.operators import AffineOperator, Array, Conv, Dense, sliding_windows
-from verifier.repair.frozen import FrozenNetwork, parameter_names
+from verifier.network.operators import Array
+from verifier.repair.exact import Demand
+from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import LineRegion, PointRegion, PolygonRegion, Region, Specification
 
 Pieces = npt.NDArray[np.int16]
-
-ROUNDING = 1e-10
-"""Share of the original network's outputs' size up to which a row's slack counts as rounding error.
-
-Not of the patched network's: a patch that makes outputs huge must not buy itself a huge tolerance."""
-
-NOISE = 1e-12
-"""Share of a layer's largest input (or gradient) up to which an input (or gradient) counts as zero."""
-
-CHUNK = 8192
-"""Key points that are evaluated at once; bounds the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +28,32 @@ class KeyPoints:
 
     Attributes:
         points: ``(K, n)`` inputs.
-        piece: ``(K,)`` index of the region that each point belongs to.
+        piece: ``(K,)`` index of the linear piece that each point belongs to.
+        places: ``(K, 2)`` coordinates in the region: t of a line, (s, t) of a plane; the rest is NaN.
+        middles: ``(pieces, 2)`` coordinates of an inner point of each piece.
+        known: demands that are known exactly, in which case ``demand`` is the index here, else -1.
         patterns: activation pattern of the regions: ``{node name: (pieces, *shape)}``.
         requirement: ``(K,)`` index of the requirement in the specification.
         rows, bound: ``(R, m)`` and ``(R,)``: what is demanded, ``rows @ y <= bound`` at the row's key point.
         row_point: ``(R,)`` the key point of each row, increasing.
-        tolerance: ``(R,)`` slack of a row up to which it counts as zero (`ROUNDING`).
+        tolerance: ``(R,)`` slack of a row up to which it counts as zero (`OutputPolytope.tolerance`).
+        size: the largest of the original network's outputs at the key points.
     """
 
     specification: Specification
     points: Array
     piece: npt.NDArray[np.int64]
+    places: Array
+    middles: Array
     patterns: dict[str, npt.NDArray[np.int16]]
     requirement: npt.NDArray[np.int64]
     rows: Array
     bound: Array
     row_point: npt.NDArray[np.int64]
     tolerance: Array
+    demand: npt.NDArray[np.int64]
+    size: float
+    known: tuple[Demand, ...] = ()
 
     def __len__(self) -> int:
         return len(self.points)
@@ -78,7 +76,7 @@ class KeyPoints:
     def slack(self, frozen: FrozenNetwork) -> Array:
         """``bound - rows @ y`` of every row under a frozen network, ``(R,)``; negative where violated.
 
-        What is within rounding errors of zero (`ROUNDING`) is zero: at a decision boundary two outputs are equal,
+        What is within rounding errors of zero (``tolerance``) is zero: at a decision boundary two outputs are equal,
         and float64 says so only up to rounding.
         """
         outputs = np.concatenate(
@@ -139,12 +137,58 @@ class KeyPoints:
             self,
             points=self.points[chosen],
             piece=self.piece[chosen],
+            places=self.places[chosen],
+            demand=self.demand[chosen],
             requirement=self.requirement[chosen],
             rows=self.rows[rows],
             bound=self.bound[rows],
             row_point=row_point,
             tolerance=self.tolerance[rows],
         )
+
+    def without(self, points: Iterable[int]) -> KeyPoints:
+        """All key points but some."""
+        keep = np.ones(len(self), dtype=bool)
+        keep[list(points)] = False
+        return self.subset(np.flatnonzero(keep))
+
+    def with_demands(self, demands: Sequence[Demand]) -> KeyPoints:
+        """With key points for demands that are known exactly."""
+        polytopes = [self.specification.requirements[d.requirement].output for d in demands]
+        count, first = len(self.middles), len(self.known)
+        nothing = np.full((len(demands), 2), np.nan)
+        sizes = [len(p.bound) for p in polytopes]
+        return replace(
+            self,
+            points=np.concatenate([self.points, *(d.point.floats().reshape(1, -1) for d in demands)]),
+            piece=np.concatenate([self.piece, count + np.arange(len(demands))]),
+            places=np.concatenate([self.places, nothing]),
+            middles=np.concatenate([self.middles, nothing]),
+            patterns={n: np.concatenate([p, *(d.pattern[n] for d in demands)]) for n, p in self.patterns.items()},
+            requirement=np.concatenate([self.requirement, [d.requirement for d in demands]]),
+            rows=np.concatenate([self.rows, *(p.rows for p in polytopes)]),
+            bound=np.concatenate([self.bound, *(p.bound for p in polytopes)]),
+            row_point=np.concatenate([self.row_point, len(self) + np.repeat(np.arange(len(demands)), sizes)]),
+            tolerance=np.concatenate([self.tolerance, *(p.tolerance(self.size) for p in polytopes)]),
+            demand=np.concatenate([self.demand, first + np.arange(len(demands))]),
+            known=(*self.known, *demands),
+        )
+
+    def unknown(self, demands: Sequence[Demand]) -> list[Demand]:
+        """Those of some demands that no key point makes, up to rounding of its place."""
+        names = sorted(self.patterns)
+        here: dict[tuple[int, bytes], list[int]] = {}
+        keys = [b"".join(self.patterns[n][q].tobytes() for n in names) for q in range(len(self.middles))]
+        for k in range(len(self)):
+            here.setdefault((int(self.requirement[k]), keys[self.piece[k]]), []).append(k)
+        found = []
+        for demand in demands:
+            key = demand.requirement, b"".join(demand.pattern[n][0].tobytes() for n in names)
+            x = demand.point.floats().reshape(-1)
+            distance = np.abs(self.points[here.get(key, [])] - x).max(axis=1, initial=0.0)
+            if not (distance <= 1e-9 * (1.0 + np.abs(x).max(initial=0.0))).any():
+                found.append(demand)
+        return found
 
 
 def _distinct(keys: list[Array]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -169,15 +213,17 @@ def key_points(network: Network, specification: Specification) -> KeyPoints:
         PropertyError: if the specification does not fit the network (see `Specification.check`).
     """
     specification.check(network)
-    points, pieces, patterns, requirement = [], [], [], []
+    points, pieces, places, middles, patterns, requirement = [], [], [], [], [], []
     count = 0
     for k, item in enumerate(specification.requirements):
-        here, piece, pattern = _pieces(network, item.region)
-        points.append(here)
-        pieces.append(piece + count)
-        patterns.append(pattern)
-        requirement.append(np.full(len(here), k))
-        count += int(piece[-1]) + 1
+        found = _pieces(network, item.region)
+        points.append(found.points)
+        pieces.append(found.piece + count)
+        places.append(found.places)
+        middles.append(found.middles)
+        patterns.append(found.patterns)
+        requirement.append(np.full(len(found.points), k))
+        count += len(found.middles)
     which, everywhere = np.concatenate(requirement), np.concatenate(points)
     polytopes = [item.output for item in specification.requirements]
     sizes = np.array([len(p.bound) for p in polytopes])
@@ -191,33 +237,57 @@ def key_points(network: Network, specification: Specification) -> KeyPoints:
         specification=specification,
         points=everywhere,
         piece=np.concatenate(pieces),
+        places=np.concatenate(places),
+        middles=np.concatenate(middles),
         patterns={n.name: np.concatenate([p[n.name] for p in patterns]) for n in network.activations},
         requirement=which,
         rows=rows,
         bound=bound,
         row_point=np.repeat(np.arange(len(which)), sizes[which]),
-        tolerance=ROUNDING * (np.abs(bound) + np.abs(rows).sum(axis=1) * size),
+        tolerance=np.concatenate([np.tile(polytopes[r[0]].tolerance(size), len(r)) for r in requirement]),
+        demand=np.full(len(which), -1),
+        size=size,
     )
 
 
-def _pieces(network: Network, region: Region) -> tuple[Array, npt.NDArray[np.int64], Mapping[str, Pieces]]:
-    """Vertices ``(K, n)`` of all linear pieces of a region, the piece of each, and the pieces' patterns."""
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The vertices of a region's linear pieces; attributes as in `KeyPoints`."""
+
+    points: Array
+    piece: npt.NDArray[np.int64]
+    places: Array
+    middles: Array
+    patterns: Mapping[str, Pieces]
+
+
+def _pieces(network: Network, region: Region) -> _Found:
     from verifier.regions import line, plane
 
     if isinstance(region, PointRegion):
-        return region.points, np.arange(len(region.points)), _full(network, {}, region.points)
+        count = len(region.points)
+        nowhere = np.full((count, 2), np.nan)
+        return _Found(region.points, np.arange(count), nowhere, nowhere, _full(network, {}, region.points))
     if isinstance(region, LineRegion):
         found = line(network, region.start, region.end)
+        t = np.stack([found.breakpoints[:-1], found.breakpoints[1:]], axis=1).reshape(-1)
         ends = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
-        return ends, np.repeat(np.arange(len(ends) // 2), 2), _full(network, found.pattern(), found.midpoints)
+        patterns = _full(network, found.pattern(), found.midpoints)
+        return _Found(ends, np.repeat(np.arange(len(found)), 2), _padded(t), _padded(found.middles), patterns)
     if isinstance(region, PolygonRegion):
         cut = plane(network, region.origin, region.u, region.v, region.polygon)
         piece = np.repeat(np.arange(len(cut)), np.diff(cut.offsets))
-        return cut.embed(cut.vertices[cut.indices]), piece, _full(network, cut.pattern(), cut.embed(cut.centroids))
-    patterns = region.patterns
-    if patterns is None:
-        patterns = _full(network, {}, region.embed(region.centroids))
-    return region.embed(region.vertices), np.repeat(np.arange(len(region.counts)), region.counts), patterns
+        places, middles = cut.vertices[cut.indices], cut.centroids
+        return _Found(cut.embed(places), piece, places, middles, _full(network, cut.pattern(), cut.embed(middles)))
+    own = region.patterns
+    if own is None:
+        own = _full(network, {}, region.embed(region.centroids))
+    piece = np.repeat(np.arange(len(region.counts)), region.counts)
+    return _Found(region.embed(region.vertices), piece, region.vertices, region.centroids, own)
+
+
+def _padded(t: Array) -> Array:
+    return np.stack([t, np.full(len(t), np.nan)], axis=1)
 
 
 def _full(network: Network, pattern: Mapping[str, Pieces], inside: Array) -> Mapping[str, Pieces]:
@@ -226,123 +296,3 @@ def _full(network: Network, pattern: Mapping[str, Pieces], inside: Array) -> Map
         return pattern
     parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-
-@dataclass(frozen=True, eq=False)
-class LayerRows:
-    """All rows as affine functions of one layer's parameter change Δ: ``coefficients @ Δ <= slack``.
-
-    The coefficients are never stored whole: row r has the gradient ``upstream[r]`` of its left side with
-    respect to the layer's output, and its key point the layer's input ``inputs[k]``.
-
-    Attributes:
-        operator: the layer (Dense or Conv).
-        upstream: ``(R, *layer output shape)``.
-        inputs: ``(K, *layer input shape)``.
-        row_point: ``(R,)`` key point of each row.
-        slack: ``(R,)`` at Δ = 0.
-    """
-
-    operator: AffineOperator
-    upstream: Array
-    inputs: Array
-    row_point: npt.NDArray[np.int64]
-    slack: Array
-
-    @property
-    def size(self) -> int:
-        """Number of parameters of the layer."""
-        return sum(getattr(self.operator, n).size for n in parameter_names(self.operator))
-
-    def used(self) -> npt.NDArray[np.int64]:
-        """Indices of the parameters on which some row depends (all, for layers other than plain Dense ones)."""
-        if not isinstance(self.operator, Dense) or self.upstream.ndim != 2:
-            return np.arange(self.size)
-        units, inputs = (self.upstream != 0).any(axis=0), (self.inputs != 0).any(axis=0)
-        return np.flatnonzero(np.concatenate([np.outer(units, inputs).reshape(-1), units]))
-
-    def change(self, delta: Array) -> Array:
-        """``coefficients @ delta`` for every row, ``(R,)``."""
-        names = parameter_names(self.operator)
-        arrays = [getattr(self.operator, n) for n in names]
-        parts = np.split(delta, np.cumsum([a.size for a in arrays])[:-1])
-        shaped = {n: part.reshape(a.shape) for n, part, a in zip(names, parts, arrays, strict=True)}
-        moved = replace(self.operator, **shaped).forward(self.inputs)  # type: ignore[arg-type,type-var]
-        return (self.upstream * moved[self.row_point]).reshape(len(self.upstream), -1).sum(axis=1)
-
-    def coefficients(self, rows: npt.NDArray[np.int64]) -> Array:
-        """The coefficients of some rows, ``(len(rows), size)``."""
-        upstream, inputs = self.upstream[rows], self.inputs[self.row_point[rows]]
-        if isinstance(self.operator, Dense):
-            lead = tuple(range(1, upstream.ndim - 1))
-            weight = np.einsum("r...i,r...j->rij", upstream, inputs)
-            return np.concatenate(
-                [weight.reshape(len(rows), self.operator.weight.size), upstream.sum(axis=lead)], axis=1
-            )
-        assert isinstance(self.operator, Conv)
-        conv = self.operator
-        windows = sliding_windows(inputs, conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation, 0)
-        groups, per_group = conv.groups, conv.weight.shape[1]
-        grouped = upstream.reshape(len(rows), groups, -1, *upstream.shape[2:])
-        spread = windows.reshape(len(rows), groups, per_group, *windows.shape[2:])
-        weight = np.einsum("rgohw,rgchwab->rgocab", grouped, spread)
-        return np.concatenate([weight.reshape(len(rows), conv.weight.size), upstream.sum(axis=(2, 3))], axis=1)
-
-    def columns(self, parameters: npt.NDArray[np.int64]) -> Array:
-        """The coefficients of some parameters in every row, ``(len(parameters), R)``."""
-        if isinstance(self.operator, Dense) and self.upstream.ndim == 2:
-            outputs, inputs = self.operator.weight.shape
-            out = np.where(parameters < outputs * inputs, parameters // inputs, parameters - outputs * inputs)
-            result = self.upstream.T[out].copy()
-            weights = parameters < outputs * inputs
-            if weights.any():
-                result[weights] *= self.inputs.T[parameters[weights] % inputs][:, self.row_point]
-            return result
-        step = max(1, 50_000_000 // max(1, self.size))
-        blocks = [
-            self.coefficients(np.arange(start, min(start + step, len(self.upstream))))[:, parameters]
-            for start in range(0, len(self.upstream), step)
-        ]
-        return np.ascontiguousarray(np.concatenate(blocks).T)
-
-
-def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRows:
-    """The rows of a specification as functions of a layer's parameters.
-
-    Raises:
-        InputError: if there is no such layer, or it has no parameters.
-    """
-    node = frozen.network[layer]
-    operator = frozen.operator(node)
-    if not parameter_names(operator):
-        raise InputError(
-            f"layer {layer!r} is a {type(operator).__name__}, which has no weights",
-            fix="name a Dense or Conv layer",
-        )
-    assert isinstance(operator, AffineOperator)
-    starts = points.row_start
-    names = [n.name for n in frozen.network.nodes]
-    behind = [n for n in names[names.index(layer) :] if n in points.patterns]
-    inputs, outputs, upstream = [], [], []
-    for chunk in points.chunks():
-        pattern = points.pattern(chunk)
-        values = frozen.values(points.points[chunk], pattern)
-        inputs.append(values[node.inputs[0]])
-        rows = slice(starts[chunk.start], starts[chunk.stop])
-        own = points.row_point[rows] - chunk.start
-        outputs.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
-        row_pattern = {name: pattern[name][own] for name in behind}
-        upstream.append(frozen.gradients(row_pattern, points.rows[rows], stop=layer)[layer])
-    slack = points.slack_at(np.concatenate(outputs))
-    parts = _without_noise(np.concatenate(upstream)), _without_noise(np.concatenate(inputs))
-    return LayerRows(operator, *parts, points.row_point, slack)
-
-
-def _without_noise(values: Array) -> Array:
-    """Values within rounding errors of zero set to zero.
-
-    At a vertex where a unit turns on, its value is 0 but computed as 1e-17 or so: a change of 1e15 of the weight behind
-    it would seem to help.
-    """
-    values[np.abs(values) <= NOISE * np.abs(values).max(initial=0.0)] = 0.0
-    return values

@@ -1,13 +1,16 @@
 """Repair of one layer by linear programming: the smallest change of its weights that meets every row.
 
-The rows are ``coefficients @ Δ <= slack`` at all key points (`verifier.repair.keypoints.LayerRows`): often
+The rows are ``coefficients @ Δ <= slack`` at all key points (`verifier.repair.rows.LayerRows`): often
 hundreds of thousands, nearly all of them slack at the optimum. So the program starts with those that are demanded
 in both directions (class borders inside a linear region: equations) and takes in the most violated ones (row
 generation) until no row is violated. Weights that no row depends on are left out.
+
+What comes out here is right up to the solver's tolerance; `verifier.repair.search` makes it exact.
 """
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,14 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import NEVER, Deadline
 from verifier.network.operators import Array
 from verifier.repair.frozen import parameters
-from verifier.repair.keypoints import LayerRows
 from verifier.repair.program import TOLERANCE, Program, measure, norm_weights
-
-NORMS = ("l1", "linf", "mixed")
+from verifier.repair.rows import LayerRows
+from verifier.rounding import SPACING
 
 BATCH = 400
 """Rows taken in per round."""
@@ -30,20 +32,28 @@ BATCH = 400
 GLIMPSE = 4.0
 """Seconds after which a running program is asked what its multipliers prove so far."""
 
-ROUNDING = 2.0**-52
+BEYOND = 1.001
+"""How far beyond the reach a program goes on, as a factor."""
+
+
+class Answer(enum.StrEnum):
+    """What a linear program said: a change within the reach, that there is none, or nothing."""
+
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+    UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearRepair:
-    """What the linear program found.
+    """What the linear program found, numerically.
 
     Attributes:
-        status: "feasible", "infeasible" (no change within the reach), or "unfinished" (time ran out, or the solver
-            gave up: see ``reason``).
-        delta: ``(size,)`` parameter changes, if feasible (or the best effort of a soft repair).
+        answer: see `Answer`; the reason says why it is unfinished (time ran out, or the solver gave up).
+        delta: ``(size,)`` parameter changes, if feasible.
         objective: the norm of ``delta``.
-        conflict: if infeasible, the rows that cannot hold together, with their multipliers λ >= 0: the proof.
-            By weak duality every Δ that meets them has ``norm(Δ) >= -Σ λ · bound / dual_norm(Σ λ · coefficients)``.
+        multipliers: λ >= 0 of rows: by weak duality every Δ that meets them has
+            ``norm(Δ) >= -Σ λ · bound / dual_norm(Σ λ · coefficients)``.
         beyond: that lower bound, with rounding errors taken off; infinite when the combined coefficients vanish.
         reach: the largest norm that counts as a repair.
         rows: rows of the specification, each once.
@@ -51,10 +61,10 @@ class LinearRepair:
         rounds: number of programs solved.
     """
 
-    status: str
+    answer: Answer
     delta: Array | None = None
     objective: float = 0.0
-    conflict: Mapping[int, float] = field(default_factory=dict)
+    multipliers: Mapping[int, float] = field(default_factory=dict)
     beyond: float = 0.0
     reach: float = np.inf
     reason: str = ""
@@ -68,74 +78,89 @@ def solve_layer(
     rows: LayerRows,
     *,
     norm: str = "l1",
-    margin: float = 0.0,
+    margins: Array | float = 0.0,
     opposites: npt.NDArray[np.int64] | None = None,
     soft: float | None = None,
     reach: float | None = None,
-    timeout: float | None = None,
+    unit: float = 1.0,
+    deadline: Deadline = NEVER,
     listener: Listener = ignore,
 ) -> LinearRepair:
-    """The smallest change of a layer's parameters that meets every row, or the proof that there is none.
+    """The smallest change of a layer's parameters that meets every row, or the multipliers that exclude small ones.
 
     Args:
         norm: "l1", "linf" or "mixed" (their sum, L∞ weighted by the square root of the number of parameters).
-        margin: what rows are demanded to have to spare: above the solver's tolerance, so that the rows then hold
-            without any. Rows that are met now need keep no more than half of what they have; ties have none.
+        margins: what each row ``(R,)`` is demanded to have to spare.
         opposites: ``(R,)`` for each row one that demands its opposite at the same place, or -1
             (`KeyPoints.opposites`): the two can only hold by a tie.
         soft: None for hard rows; else the price of one unit of violation of a row: the program minimises
             norm + soft · Σ violations, and always has an answer.
-        reach: the largest norm of a change; by default that of the layer's own parameters: what changes a layer by
-            more than it is, is no repair. (Without such a limit many programs are almost feasible, with huge changes.)
-        timeout: seconds.
+        reach: the largest norm of a change; by default that of the layer's own parameters (none for soft rows): what
+            changes a layer by more than it is, is no repair. (Without such a limit many programs are almost feasible,
+            with huge changes.)
+        unit: about the size of the answer's entries: tolerances are relative to it.
     """
-    if norm not in NORMS:
-        raise InputError(f"norm {norm!r} is not known", fix=f"norms: {', '.join(NORMS)}")
     start = time.perf_counter()
     used = rows.used()
-    if reach is None:
-        reach = measure(parameters(rows.operator), *norm_weights(norm, rows.size))
-    program = Program(len(used), norm, soft, reach)
-    margins = np.where(rows.slack < 0.0, margin, np.minimum(margin, rows.slack / 2))
-    bound = rows.slack - (margins if opposites is None else np.where(opposites >= 0, 0.0, margins))
-    held = _Equations.of(rows, used, None if soft is not None else opposites)
+    weights = norm_weights(norm, rows.size)
+    reach = default_reach(rows, norm, soft) if reach is None else reach
+    # a little beyond the reach, so that a proof goes beyond it too
+    program = Program(len(used), weights, soft, reach / unit * (BEYOND if soft is None else 1.0))
+    bound = (rows.slack - margins) / unit
+    tolerance = TOLERANCE * np.maximum(rows.scale, np.finfo(np.float64).tiny)
+    held = _Equations.of(rows, bound, used, None if soft is not None else opposites)
     program.add(held.coefficients, held.bound, equal=True)
     taken = np.zeros(len(bound), dtype=bool)
     taken[held.rows] = taken[held.opposite] = True
     order = [held.rows]
-    rounds, beyond = 0, 0.0
+    rounds, best, multipliers, beyond = 0, np.zeros(rows.size), dict[int, float](), 0.0
 
-    def result(status: str, **found: object) -> LinearRepair:
+    def result(answer: Answer, reason: str = "", delta: Array | None = None) -> LinearRepair:
         return LinearRepair(
-            status=status,
+            answer=answer,
+            delta=None if delta is None else unit * delta,
+            objective=0.0 if delta is None else unit * measure(delta, *weights),
+            multipliers=multipliers,
+            beyond=unit * beyond,
+            reason=reason,
             reach=reach,
             rows=len(bound),
             rows_used=sum(map(len, order)),
             rounds=rounds,
             seconds=time.perf_counter() - start,
-            **found,  # type: ignore[arg-type]
         )
 
+    def unfinished(reason: str) -> LinearRepair:
+        """What is left to say: for a soft repair the best change so far, which is an answer."""
+        return result(Answer.UNFINISHED, reason) if soft is None else result(Answer.FEASIBLE, reason, best)
+
+    fixed = np.flatnonzero((rows.scale == 0.0) & (bound < 0.0))
+    if soft is None and len(fixed):  # no parameter moves these rows: each is a proof of its own
+        multipliers, beyond = {int(fixed[0]): 1.0}, np.inf
+        return result(Answer.INFEASIBLE)
+    if not len(used):
+        return result(Answer.FEASIBLE, delta=best)
     while True:
-        left = np.inf if timeout is None else timeout - (time.perf_counter() - start)
-        if left <= 0:
-            return result("unfinished", reason=f"time limit; changes of a norm below {beyond:.3g} are excluded")
-        status, part = program.solve(min(left, GLIMPSE))
+        if deadline.passed:
+            return unfinished(f"time limit; changes of a norm below {unit * beyond:.3g} are excluded")
+        status, part = program.solve(min(deadline.left, GLIMPSE))
         rounds += 1
+        if soft is None:
+            multipliers, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
         if status in ("infeasible", "beyond", "time"):
-            conflict, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
-            if beyond > reach:
-                return result("infeasible", conflict=conflict, beyond=beyond)
+            if soft is None and unit * beyond > reach:
+                return result(Answer.INFEASIBLE)
             if status == "time":
                 continue
-            reason = f"HiGHS says {status}, but its multipliers prove it only for changes of a norm below {beyond:.3g}"
-            return result("unfinished", reason=reason, beyond=beyond)
+            return unfinished(
+                f"HiGHS says {status}, but its multipliers prove it only for changes of a norm below {unit * beyond:.3g}"
+            )
         if status != "optimal" or part is None:
-            return result("unfinished", reason=f"HiGHS answered {status}")
+            return unfinished(f"HiGHS answered {status}")
         delta = np.zeros(rows.size)
         delta[used] = part
-        violation = rows.change(delta) - bound
-        new = np.flatnonzero((violation > TOLERANCE) & ~taken)
+        best, excess = delta, rows.change(delta) - bound
+        new = np.flatnonzero((excess > tolerance) & ~taken)
         listener(
             Progress(
                 seconds=time.perf_counter() - start,
@@ -143,20 +168,24 @@ def solve_layer(
                 done=sum(map(len, order)),
                 unit="rows",
                 left=len(new),
-                bound=program.norm(part),
+                bound=unit * program.norm(part),
             )
         )
-        if program.norm(part) > reach:  # the rows taken in so far need this much
-            conflict, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
-            status = "infeasible" if beyond > reach else "unfinished"
-            reason = "" if status == "infeasible" else f"a norm of {program.norm(part):.3g} seems to be needed"
-            return result(status, conflict=conflict, beyond=beyond, reason=reason)
+        if soft is None and unit * program.norm(part) > reach * (1 + TOLERANCE):  # the rows so far need this much
+            if unit * beyond > reach:
+                return result(Answer.INFEASIBLE)
+            return unfinished(f"a norm of {unit * program.norm(part):.3g} seems to be needed")
         if len(new) == 0:
-            return result("feasible", delta=delta, objective=program.norm(part))
-        new = _most_violated(rows, new, violation[new])
+            return result(Answer.FEASIBLE, delta=delta)
+        new = _most_violated(rows, new, excess[new])
         program.add(rows.coefficients(new)[:, used], bound[new])
         taken[new] = True
         order.append(new)
+
+
+def default_reach(rows: LayerRows, norm: str, soft: float | None = None) -> float:
+    """The norm of the layer's own parameters; no limit for a soft repair."""
+    return measure(parameters(rows.operator), *norm_weights(norm, rows.size)) if soft is None else np.inf
 
 
 def _most_violated(rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array) -> npt.NDArray[np.int64]:
@@ -181,15 +210,17 @@ class _Equations:
     opposite: npt.NDArray[np.int64]
 
     @staticmethod
-    def of(rows: LayerRows, used: npt.NDArray[np.int64], opposites: npt.NDArray[np.int64] | None) -> _Equations:
+    def of(
+        rows: LayerRows, bound: Array, used: npt.NDArray[np.int64], opposites: npt.NDArray[np.int64] | None
+    ) -> _Equations:
         if opposites is None:
-            opposites = np.full(len(rows.slack), -1)
+            opposites = np.full(len(bound), -1)
         first = np.flatnonzero((opposites >= 0) & (np.arange(len(opposites)) < opposites))
-        # where a margin makes the two contradict each other, they are no equation
-        first = first[np.abs(rows.slack[first] + rows.slack[opposites[first]]) <= TOLERANCE]
+        # where margins make the two contradict each other, they are no equation
+        first = first[np.abs(bound[first] + bound[opposites[first]]) <= TOLERANCE]
         _, unique = np.unique(opposites[first], return_index=True)
         first = first[unique]
-        return _Equations(rows.coefficients(first)[:, used], rows.slack[first], first, opposites[first])
+        return _Equations(rows.coefficients(first)[:, used], bound[first], first, opposites[first])
 
 
 def _certificate(
@@ -203,7 +234,6 @@ def _certificate(
     """Multipliers λ >= 0 of rows, and the lower bound of the norm that they prove; (the best of) HiGHS's own."""
     best: dict[int, float] = {}
     beyond = 0.0
-    coefficients: Array | None = None
     for candidate in program.multipliers():
         for m in (candidate, -candidate):
             equations, rest = m[: len(held.rows)], np.maximum(m[len(held.rows) :], 0.0)
@@ -215,7 +245,7 @@ def _certificate(
             weight, which = weight[chosen] / weight.max(), which[chosen]
             coefficients = rows.coefficients(which)[:, used]
             terms = weight @ bound[which]
-            error = (len(which) + 2) * ROUNDING
+            error = (len(which) + 2) * SPACING
             direction = np.abs(weight @ coefficients) + error * (weight @ np.abs(coefficients))
             shortage = -terms - error * (weight @ np.abs(bound[which]))
             if shortage > 0:

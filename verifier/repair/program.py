@@ -18,8 +18,11 @@ NOISE = 1e-13
 """Coefficients smaller than this share of their row's largest are rounding errors, and left out."""
 
 
+NORMS = ("l1", "linf", "mixed")
+
+
 def norm_weights(norm: str, size: int) -> tuple[float, float]:
-    """What the L1 and the L∞ norm count for in "l1", "linf" and "mixed" (L∞ by the root of the number of weights)."""
+    """What the L1 and the L∞ norm count for in "l1", "linf" and "mixed" (L∞ by the root of the layer's size)."""
     return {"l1": (1.0, 0.0), "linf": (0.0, 1.0), "mixed": (1.0, float(np.sqrt(size)))}[norm]
 
 
@@ -34,10 +37,15 @@ class Program:
 
     Columns: Δ⁺ and Δ⁻ (Δ = Δ⁺ - Δ⁻, both >= 0), then the L∞ radius where the norm has one, then one violation per
     row of a soft repair. The dual simplex method starts each round from the last basis; when the objective, a lower
-    bound of the norm, exceeds ``reach``, it stops.
+    bound of the norm, exceeds ``reach``, it stops. A soft program has ``norm <= reach`` as a row instead.
+
+    Args:
+        size: number of parameters.
+        weights: what the L1 and the L∞ norm count for (`norm_weights`).
+        soft: the price of one unit of violation of a row; None: rows are hard.
     """
 
-    def __init__(self, size: int, norm: str, soft: float | None, reach: float) -> None:
+    def __init__(self, size: int, weights: tuple[float, float], soft: float | None, reach: float) -> None:
         import highspy
 
         self._highspy: Any = highspy
@@ -52,13 +60,18 @@ class Program:
         if soft is None:
             self._solver.setOptionValue("objective_bound", reach)
         self.size, self.soft = size, soft
-        self._l1, self._linf = norm_weights(norm, size)
+        self._l1, self._linf = weights
         # a tiny L1 price keeps Δ⁺ and Δ⁻ from growing together under L∞
         self._columns(2 * size, self._l1 if self._l1 else 1e-6)
         if self._linf:
             self._columns(1, self._linf)
             eye = sp.eye_array(size)
             self._rows(sp.hstack([eye, eye, sp.csr_array(-np.ones((size, 1)))]), None, np.zeros(size))
+        if soft is not None and np.isfinite(reach):
+            whole = np.full((1, 2 * size + bool(self._linf)), self._l1)
+            if self._linf:
+                whole[0, -1] = self._linf
+            self._rows(sp.csr_array(whole), None, np.array([reach]))
         self._own_rows = self._solver.getNumRow()
         self._scales: list[Array] = []
 
@@ -140,7 +153,7 @@ class Program:
             raise
 
     def multipliers(self) -> list[Array]:
-        """After "infeasible", "beyond" or "time": candidates for multipliers of the added rows ``a @ Δ <= b``.
+        """After any answer: candidates for multipliers of the added rows ``a @ Δ <= b``.
 
         Positive ones hold the upper end of a row, negative ones the lower end of an equality.
         """

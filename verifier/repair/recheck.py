@@ -1,37 +1,32 @@
-"""Independent proof of a repair: the specification is checked again on the exact linear regions.
+"""Proof of a repair: the specification is checked again, on linear regions that are found anew.
 
-`check` subdivides every region anew, checks the subdivision, and looks at all vertices in float64. `check_exactly`
-does it in rational arithmetic with a subdivision of its own (no tolerance anywhere): for small cases.
+Two checks. `check_exactly` knows no rounding: it decides whether a network is called repaired. `check` works in float64,
+up to rounding errors, for what is too large for that. Neither uses anything of the search for a repair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.interval import magnitude, rounding
-from verifier.errors import InputError
-from verifier.network.exact import ExactNetwork, Rationals
-from verifier.network.graph import Network, Node
+from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 from verifier.regions.plane import areas_and_centroids, convex_polygon
-from verifier.regions.rounding import UNIT
-from verifier.repair.frozen import FrozenNetwork
-from verifier.repair.keypoints import CHUNK, ROUNDING, KeyPoints, key_points
+from verifier.repair.exact import Demand, Effort, examine
+from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import (
+    ROUNDING,
     LineRegion,
-    OutputPolytope,
-    PiecesRegion,
     PointRegion,
     PolygonRegion,
     Region,
     Specification,
 )
+from verifier.rounding import UNIT_ROUNDOFF
 
 UNRELIABLE = 1e-6
 """Share of the original network's outputs' size: a row whose value may be off by more through rounding must hold by
@@ -39,6 +34,9 @@ more than its error bound."""
 
 UNCOVERED = 1e-9
 """Share of a polygon's area that its pieces may leave out (or count twice) through rounding."""
+
+MISPLACED = 1e-7
+"""Share of the values' size by which a neuron may differ from its piece's affine function at a vertex."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +51,7 @@ class Check:
         misplaced: vertices that are not in the linear region their piece claims (float64 check only).
         uncovered: largest share of a polygon's area that its pieces miss or count twice (float64 check only).
         rounding: bound on the rounding error of any row's slack (float64 check only).
+        failures: the demands that are not met, each an input and an activation pattern (exact check only).
     """
 
     met: int
@@ -63,61 +62,154 @@ class Check:
     misplaced: int = 0
     uncovered: float = 0.0
     rounding: float = 0.0
+    failures: tuple[Demand, ...] = ()
 
     @property
     def proved(self) -> bool:
-        """Whether the whole specification holds."""
+        """Whether the whole specification holds (without `exact`: up to rounding errors)."""
         return self.met == self.total and self.misplaced == 0 and self.uncovered <= UNCOVERED
+
+
+def check_exactly(frozen: FrozenNetwork, specification: Specification, effort: Effort | None = None) -> Check:
+    """Check a specification in rational arithmetic, at every face of the closed regions; for small cases.
+
+    Args:
+        effort: how much may be done; without limit by default.
+
+    Raises:
+        TimeLimitError: more than that is needed.
+    """
+    found = examine(frozen, specification, effort)
+    return Check(
+        met=found.met,
+        total=found.total,
+        worst=float(found.worst),
+        violated=tuple(specification.label(k) for k in found.violated),
+        exact=True,
+        failures=found.failures,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Vertices:
+    """The vertices of a region's linear pieces.
+
+    Attributes:
+        points: ``(V, n)``, those of one piece one after the other.
+        piece: ``(V,)``, from 0.
+        middles: ``(pieces, n)`` an inner point of each.
+        uncovered: share of the region's area that the pieces miss or count twice.
+    """
+
+    points: Array
+    piece: npt.NDArray[np.int64]
+    middles: Array
+    uncovered: float = 0.0
+
+
+def _vertices(network: Network, region: Region) -> _Vertices:
+    from verifier.regions import line, plane
+
+    if isinstance(region, PointRegion):
+        return _Vertices(region.points, np.arange(len(region.points)), region.points)
+    if isinstance(region, LineRegion):
+        found = line(network, region.start, region.end)
+        ends = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
+        return _Vertices(ends, np.repeat(np.arange(len(ends) // 2), 2), found.midpoints)
+    if not isinstance(region, PolygonRegion):
+        owner = np.repeat(np.arange(len(region.counts)), region.counts)
+        return _Vertices(region.embed(region.vertices), owner, region.embed(region.centroids))
+    cut = plane(network, region.origin, region.u, region.v, region.polygon)
+    places, offsets = cut.vertices[cut.indices], np.asarray(cut.offsets, dtype=np.int64)
+    counts = np.diff(offsets)
+    middles = np.add.reduceat(places, offsets[:-1], axis=0) / counts[:, None]
+    areas, _ = areas_and_centroids(places, offsets, np.arange(len(places)))
+    corners = convex_polygon(region.polygon)
+    whole = float(areas_and_centroids(corners, np.array([0, len(corners)]), np.arange(len(corners)))[0][0])
+    uncovered = abs(float(areas.sum()) - whole) / whole
+    return _Vertices(cut.embed(places), np.repeat(np.arange(len(counts)), counts), cut.embed(middles), uncovered)
 
 
 def check(frozen: FrozenNetwork, specification: Specification) -> Check:
     """Check a specification at the vertices of all linear regions, found anew, in float64.
 
-    Nothing of the repair is used, and the subdivision is not taken on trust: each piece has to lie in one linear
-    region of the original network (at each vertex every unit's true value is that of the piece's affine function),
-    and the pieces of a polygon have to cover its area. Slack within rounding errors of zero counts as zero (see
-    `KeyPoints.slack`): a requirement with a margin is proved with the margin less those errors. A row whose own
-    error bound is larger than `UNRELIABLE` counts as met only if its slack is larger than the bound.
+    The subdivision is not taken on trust: each piece has to lie in one linear region of the original network (at each
+    vertex every neuron's true value is that of the affine function that it has at the piece's middle), and the pieces
+    of a polygon have to cover its area. Slack within `ROUNDING` of zero counts as zero: a requirement with a margin is
+    proved with the margin less those errors. A row whose own error bound is larger than `UNRELIABLE` counts as met only
+    if its slack is larger than the bound. What kinks do on their own, `check_exactly` alone says.
+
+    Raises:
+        PropertyError: if the specification does not fit the network (see `Specification.check`).
     """
-    points = key_points(frozen.network, specification)
-    slack, errors = points.slack(frozen), _slack_errors(frozen, points)
-    certain = (errors <= UNRELIABLE / ROUNDING * points.tolerance) | (slack >= errors)
-    met = np.logical_and.reduceat((slack >= 0) & certain, points.row_start[:-1])
-    bad = np.unique(points.requirement[~met])
+    network = frozen.network
+    specification.check(network)
+    regions = [_vertices(network, r.region) for r in specification.requirements]
+    size = max(
+        float(np.abs(network.forward(r.points[start : start + CHUNK])).max(initial=0.0))
+        for r in regions
+        for start in range(0, len(r.points), CHUNK)
+    )
+    met = total = misplaced = 0
+    worst, largest = np.inf, 0.0
+    violated = []
+    for k, (requirement, region) in enumerate(zip(specification.requirements, regions, strict=True)):
+        polytope, before = requirement.output, total - met
+        tolerance = polytope.tolerance(size)
+        for part, pattern in _chunks(network, region):
+            values = frozen.values(part, pattern)[network.output].reshape(len(part), -1)
+            slack, errors = polytope.slack(values), _errors(frozen, part, pattern, polytope.rows, polytope.bound)
+            slack = np.where(np.abs(slack) <= tolerance, 0.0, slack)
+            certain = (errors <= UNRELIABLE / ROUNDING * tolerance) | (slack >= errors)
+            met += int(((slack >= 0) & certain).all(axis=1).sum())
+            total += len(part)
+            worst, largest = min(worst, float(slack.min())), max(largest, float(errors.max(initial=0.0)))
+            misplaced += _misplaced(network, part, pattern)
+        if total - met > before:
+            violated.append(specification.label(k))
     return Check(
-        met=int(met.sum()),
-        total=len(points),
-        worst=float(slack.min()),
-        violated=tuple(specification.label(int(k)) for k in bad),
-        misplaced=misplaced(frozen.network, points.points, points.piece),
-        uncovered=max((_uncovered(points, k) for k in range(len(specification.requirements))), default=0.0),
-        rounding=float(errors.max(initial=0.0)),
+        met=met,
+        total=total,
+        worst=worst,
+        violated=tuple(violated),
+        misplaced=misplaced,
+        uncovered=max(r.uncovered for r in regions),
+        rounding=largest,
     )
 
 
-def _slack_errors(frozen: FrozenNetwork, points: KeyPoints) -> Array:
-    """A bound on each row's rounding error, ``(R,)``: the value channel without cancellation, times the roundings.
+def _chunks(network: Network, region: _Vertices) -> list[tuple[Array, dict[str, npt.NDArray[np.int16]]]]:
+    """Vertices, some at once, and the pattern of the piece of each (that of its middle)."""
+    found = []
+    for start in range(0, len(region.points), CHUNK):
+        piece = region.piece[start : start + CHUNK]
+        patterns = network.pattern(region.middles[piece[0] : piece[-1] + 1])
+        own = {name: p[piece - piece[0]] for name, p in patterns.items()}
+        found.append((region.points[start : start + CHUNK], own))
+    return found
+
+
+def _errors(
+    frozen: FrozenNetwork, x: Array, pattern: dict[str, npt.NDArray[np.int16]], rows: Array, bound: Array
+) -> Array:
+    """A bound on each row's rounding error, ``(V, rows)``: the value channel without cancellation, times the roundings.
 
     A sum of n products in any order is within ``(n + 4) u`` of its terms' absolute values (the analysis of
     `verifier.bounds.interval`); over the layers these factors multiply.
     """
-    sizes, growth = [], 1.0
+    growth = 1.0
+    sizes = {frozen.network.input: np.abs(frozen.network.batch(x)[0])}
     for node in frozen.network.nodes[1:]:
-        operator = frozen.operator(node)
-        growth *= 1 + (rounding(operator, False) if isinstance(operator, AffineOperator) else 4 * UNIT)
-    for chunk in points.chunks():
-        pattern = points.pattern(chunk)
-        values = {frozen.network.input: np.abs(frozen.network.batch(points.points[chunk])[0])}
-        for node in frozen.network.nodes[1:]:
-            operator, inputs = frozen.operator(node), [values[i] for i in node.inputs]
-            if isinstance(operator, AffineOperator):
-                size, constant = magnitude(operator).linear(*inputs), operator.constant()
-                values[node.name] = size if constant is None else size + np.abs(constant)
-            else:
-                values[node.name] = _piece_size(operator, inputs[0], pattern[node.name])
-        sizes.append(values[frozen.network.output].reshape(chunk.stop - chunk.start, -1))
-    largest = (np.abs(points.rows) * np.concatenate(sizes)[points.row_point]).sum(axis=1) + np.abs(points.bound)
-    return np.asarray((growth * (1 + (points.rows.shape[1] + 4) * UNIT) - 1) * largest)
+        operator, inputs = frozen.operator(node), [sizes[i] for i in node.inputs]
+        growth *= 1 + (rounding(operator, False) if isinstance(operator, AffineOperator) else 4 * UNIT_ROUNDOFF)
+        if isinstance(operator, AffineOperator):
+            size, constant = magnitude(operator).linear(*inputs), operator.constant()
+            sizes[node.name] = size if constant is None else size + np.abs(constant)
+        else:
+            sizes[node.name] = _piece_size(operator, inputs[0], pattern[node.name])
+    outputs = sizes[frozen.network.output].reshape(len(x), -1)
+    largest = outputs @ np.abs(rows).T + np.abs(bound)
+    return np.asarray((growth * (1 + (rows.shape[1] + 4) * UNIT_ROUNDOFF) - 1) * largest)
 
 
 def _piece_size(operator: PiecewiseOperator, size: Array, pieces: npt.NDArray[np.int16]) -> Array:
@@ -126,191 +218,12 @@ def _piece_size(operator: PiecewiseOperator, size: Array, pieces: npt.NDArray[np
     return operator.on_piece(size, pieces)
 
 
-def misplaced(network: Network, points: Array, piece: npt.NDArray[np.int64], tolerance: float = 1e-7) -> int:
-    """How many key points lie outside the linear region of their piece.
-
-    The region is that of the piece's middle (the mean of its key points). A key point is misplaced when a unit's
-    function on that region's piece differs there from the unit's true value by more than ``tolerance`` of the
-    values' size.
-    """
-    found, unpatched = 0, FrozenNetwork(network)
-    starts = np.flatnonzero(np.diff(piece, prepend=-1))  # key points of one piece follow each other
-    inside = np.add.reduceat(points, starts, axis=0) / np.bincount(piece)[:, None]
-    parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]
-    patterns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    for start in range(0, len(points), CHUNK):
-        x = points[start : start + CHUNK]
-        true = network.values(x)
-        own = piece[start : start + CHUNK]
-        values = unpatched.values(x, {name: p[own] for name, p in patterns.items()})
-        wrong = np.zeros(len(x), dtype=bool)
-        for node in network.activations:
-            scale = 1.0 + np.abs(true[node.inputs[0]]).max()
-            difference = np.abs(values[node.name] - true[node.name]).reshape(len(x), -1).max(axis=1)
-            wrong |= difference > tolerance * scale
-        found += int(wrong.sum())
-    return found
-
-
-def _uncovered(points: KeyPoints, requirement: int) -> float:
-    """Share of a polygon's area that its pieces miss or count twice; 0 for other regions."""
-    region = points.specification.requirements[requirement].region
-    if not isinstance(region, PolygonRegion):
-        return 0.0
-    own = points.requirement == requirement
-    axes = np.stack([region.u, region.v], axis=1)
-    place = np.linalg.lstsq(axes, (points.points[own] - region.origin).T, rcond=None)[0].T
-    counts = np.unique(points.piece[own], return_counts=True)[1]
-    areas, _ = areas_and_centroids(place, np.concatenate([[0], np.cumsum(counts)]), np.arange(len(place)))
-    corners = convex_polygon(region.polygon)
-    whole = float(areas_and_centroids(corners, np.array([0, len(corners)]), np.arange(len(corners)))[0][0])
-    return abs(float(areas.sum()) - whole) / whole
-
-
-Coordinates = tuple[Fraction, ...]
-
-
-def check_exactly(frozen: FrozenNetwork, specification: Specification) -> Check:
-    """Check a specification in rational arithmetic; for small networks and regions of few pieces.
-
-    Raises:
-        InputError: for a network with MaxPool (its pieces are not split by thresholds of single values).
-    """
-    for node in frozen.network.activations:
-        if not isinstance(node.operator, PiecewiseLinear):
-            raise InputError(
-                f"the exact check does not take {type(node.operator).__name__} (node {node.name!r})",
-                fix="use the float64 check",
-            )
-    network = frozen.network
-    nodes = tuple(replace(n, operator=frozen.patches[n.name]) if n.name in frozen.patches else n for n in network.nodes)
-    patched = ExactNetwork(Network(nodes, network.output, network.source))
-    original = ExactNetwork(network)
-    met = total = 0
-    worst: Fraction | None = None
-    violated = []
-    for k, requirement in enumerate(specification.requirements):
-        before = met, total
-        for frame, polygon in _polygons(requirement.region):
-            for piece, pattern in _subdivide(original, frame, polygon):
-                outputs = _affine(patched, frame, network.output, pattern)
-                for vertex in piece:
-                    slack = _slack(requirement.output, _at(outputs, vertex))
-                    total += 1
-                    met += slack >= 0
-                    worst = slack if worst is None else min(worst, slack)
-        if (met - before[0]) != (total - before[1]):
-            violated.append(specification.label(k))
-    return Check(met=met, total=total, worst=float(worst or 0), violated=tuple(violated), exact=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """An exact affine map from coordinates to inputs: ``origin + Σ c_i · directions[i]``."""
-
-    base: Rationals
-    """``(1 + dimensions, n)``: the origin, then origin + each direction."""
-
-    dimensions: int
-
-
-def _frame(origin: Array, *directions: Array) -> _Frame:
-    rows = [[Fraction(float(v)) for v in origin]]
-    rows += [[a + Fraction(float(b)) for a, b in zip(rows[0], d, strict=True)] for d in directions]
-    return _Frame(Rationals.of([v for row in rows for v in row]), len(directions))
-
-
-def _polygons(region: Region) -> list[tuple[_Frame, list[Coordinates]]]:
-    if isinstance(region, PointRegion):
-        return [(_frame(point), [()]) for point in region.points]
-    if isinstance(region, LineRegion):
-        ends = [Fraction(float(v)) for v in region.end]
-        rows = [[Fraction(float(v)) for v in region.start], ends]
-        frame = _Frame(Rationals.of([v for row in rows for v in row]), 1)
-        return [(frame, [(Fraction(0),), (Fraction(1),)])]
-    frame = _frame(region.origin, region.u, region.v)
-    if isinstance(region, PiecesRegion):
-        parts = [region.vertices[a:b] for a, b in zip(region.offsets[:-1], region.offsets[1:], strict=True)]
-    else:
-        parts = [region.polygon]
-    return [(frame, [(Fraction(float(s)), Fraction(float(t))) for s, t in part]) for part in parts]
-
-
-Affine = list[tuple[Fraction, ...]]
-"""For each entry of a node: its value at the origin, then its slope along each direction."""
-
-
-def _affine(network: ExactNetwork, frame: _Frame, node: str, pattern: dict[str, npt.NDArray[np.int16]]) -> Affine:
-    values = network.values(frame.base, pattern, stop=node)[node]
-    rows = values.numerators.reshape(1 + frame.dimensions, -1)
-    exact = [[Fraction(int(v), values.denominator) for v in row] for row in rows]
-    return [(column[0], *(v - column[0] for v in column[1:])) for column in zip(*exact, strict=True)]
-
-
-def _at(affine: Affine, vertex: Coordinates) -> list[Fraction]:
-    return [a[0] + sum((c * v for c, v in zip(a[1:], vertex, strict=True)), Fraction(0)) for a in affine]
-
-
-def _slack(output: OutputPolytope, y: Sequence[Fraction]) -> Fraction:
-    """The smallest slack of the polytope's rows at one output."""
-    slacks = []
-    for row, bound in zip(output.rows, output.bound, strict=True):
-        used = sum((Fraction(float(a)) * v for a, v in zip(row, y, strict=True) if a), Fraction(0))
-        slacks.append(Fraction(float(bound)) - used)
-    return min(slacks)
-
-
-def _subdivide(
-    network: ExactNetwork, frame: _Frame, polygon: list[Coordinates]
-) -> list[tuple[list[Coordinates], dict[str, npt.NDArray[np.int16]]]]:
-    """All linear pieces of a polygon (segment, point) with their patterns, exactly, unit by unit."""
-    pieces: list[tuple[list[Coordinates], dict[str, npt.NDArray[np.int16]]]] = [(polygon, {})]
-    for node in network.network.activations:
-        found = []
-        for piece, pattern in pieces:
-            affine = _affine(network, frame, node.inputs[0], pattern)
-            parts = _split(piece, affine, node)
-            found += [(part, {**pattern, node.name: _pieces_at(part, affine, node)}) for part in parts]
-        pieces = found
-    return pieces
-
-
-def _split(piece: list[Coordinates], affine: Affine, node: Node) -> list[list[Coordinates]]:
-    assert isinstance(node.operator, PiecewiseLinear)
-    parts = [piece]
-    for entry in affine:
-        for threshold in node.operator.breaks:
-            parts = [q for p in parts for q in _cut(p, entry, Fraction(threshold))]
-    return parts
-
-
-def _cut(polygon: list[Coordinates], entry: tuple[Fraction, ...], threshold: Fraction) -> list[list[Coordinates]]:
-    """The polygon below and above the line ``entry = threshold``; itself if the line does not cross it."""
-    height = [_at([entry], v)[0] - threshold for v in polygon]
-    if min(height) >= 0 or max(height) <= 0:
-        return [polygon]
-    below: list[Coordinates] = []
-    above: list[Coordinates] = []
-    count = len(polygon)
-    for k in range(count):
-        a, b = polygon[k], polygon[(k + 1) % count]
-        ha, hb = height[k], height[(k + 1) % count]
-        if ha <= 0:
-            below.append(a)
-        if ha >= 0:
-            above.append(a)
-        if (ha < 0 < hb or hb < 0 < ha) and not (count == 2 and k == 1):
-            crossing = tuple(x + (y - x) * ha / (ha - hb) for x, y in zip(a, b, strict=True))
-            below.append(crossing)
-            above.append(crossing)
-    return [below, above]
-
-
-def _pieces_at(part: list[Coordinates], affine: Affine, node: Node) -> npt.NDArray[np.int16]:
-    """The piece of each unit in the interior of a part, ``(1, *shape)``."""
-    assert isinstance(node.operator, PiecewiseLinear)
-    count = len(part)
-    center = tuple(sum((v[i] for v in part), Fraction(0)) / count for i in range(len(part[0])))
-    values = _at(affine, center)
-    flat = [sum(v > Fraction(b) for b in node.operator.breaks) for v in values]
-    return np.array(flat, dtype=np.int16).reshape(1, *node.shape)
+def _misplaced(network: Network, x: Array, pattern: dict[str, npt.NDArray[np.int16]]) -> int:
+    """How many vertices lie outside the linear region of their piece, by more than `MISPLACED`."""
+    true, claimed = network.values(x), FrozenNetwork(network).values(x, pattern)
+    wrong = np.zeros(len(x), dtype=bool)
+    for node in network.activations:
+        scale = 1.0 + np.abs(true[node.inputs[0]]).max()
+        difference = np.abs(claimed[node.name] - true[node.name]).reshape(len(x), -1).max(axis=1)
+        wrong |= difference > MISPLACED * scale
+    return int(wrong.sum())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import PropertyError, VerifierError
-from verifier.network.graph import Network
+from verifier.errors import PropertyError
 from verifier.network.operators import Array
 from verifier.regions.classes import ClassMap, class_map
 from verifier.regions.plane import PlaneRestriction, areas_and_centroids, convex_polygon
-from verifier.repair.frozen import FrozenNetwork
-from verifier.repair.keypoints import CHUNK
+from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import PiecesRegion, PointRegion, Requirement, Specification, output_class
 
 
@@ -136,8 +133,9 @@ def specification_of_map(
 
 
 def _check_class(relabel: Relabel, outputs: int, place: str) -> None:
-    if not 0 <= relabel.new < outputs:
-        raise PropertyError(f"class {relabel.new} does not exist", place=place, fix=f"0 to {outputs - 1}")
+    for label in (relabel.new, relabel.old):
+        if label is not None and not 0 <= label < outputs:
+            raise PropertyError(f"class {label} does not exist", place=place, fix=f"0 to {outputs - 1}")
 
 
 def specification_of_vertices(
@@ -168,51 +166,6 @@ def specification_of_vertices(
         for label in np.unique(labels)
     ]
     return Specification(tuple(requirements))
-
-
-def specification_of_map_from_dict(data: dict[str, Any], network: Network) -> Specification:
-    """A specification from a class map and areas to relabel, as a JSON file holds it.
-
-    ``{"map": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]}, "relabel": [{"area": {"polygon": [[s, t], …]}
-    or {"normals": [[…], …], "bounds": […]} (half-planes) or {"component": [s, t]}, "class": 2, "old": 4}, …],
-    "keep": true, "margin": 0.0, "smallest": false}``; "old", "keep", "margin" and "smallest" may be left out.
-
-    Raises:
-        PropertyError: naming the relabelling and the key.
-    """
-    from verifier.regions import plane
-
-    place = "map"
-    try:
-        where = [np.asarray(data["map"][key], dtype=np.float64) for key in ("origin", "u", "v", "polygon")]
-        restriction = plane(network, *where)
-        relabels = []
-        for k, item in enumerate(data["relabel"]):
-            place = f"relabelling {k}"
-            area = item["area"]
-            found: HalfPlanes | Component
-            if "component" in area:
-                found = Component((float(area["component"][0]), float(area["component"][1])))
-            elif "polygon" in area:
-                found = HalfPlanes.polygon(area["polygon"])
-            else:
-                found = HalfPlanes(np.array(area["normals"], dtype=float), np.array(area["bounds"], dtype=float))
-                if found.normals.shape != (len(found.bounds), 2):
-                    raise PropertyError("half-planes are normals (k, 2) and bounds (k,)")
-            relabels.append(Relabel(found, int(item["class"]), None if item.get("old") is None else int(item["old"])))
-        place = "relabel"
-        best, keep, margin = (
-            ("min" if data.get("smallest") else "max"),
-            bool(data.get("keep", True)),
-            data.get("margin"),
-        )
-        return specification_of_map(restriction, relabels, best=best, keep=keep, margin=float(margin or 0.0))
-    except KeyError as error:
-        raise PropertyError(f"the key {error} is missing", place=place) from None
-    except VerifierError as error:
-        raise PropertyError(error.problem, place=error.place or place, fix=error.fix) from None
-    except (TypeError, ValueError, IndexError) as error:
-        raise PropertyError(f"cannot be read: {error}", place=place) from None
 
 
 @dataclass(eq=False)
@@ -363,7 +316,7 @@ def area_right(frozen: FrozenNetwork, specification: Specification, *, best: str
         if not isinstance(region, PiecesRegion):
             raise PropertyError("only specifications of class maps have an area")
         areas, _ = areas_and_centroids(region.vertices, region.offsets, np.arange(len(region.vertices)))
-        label = int(requirement.output.name.split()[-1])
+        label = requirement.output.label
         for start in range(0, len(areas), CHUNK):
             part = slice(start, start + CHUNK)
             x = region.embed(region.centroids[part])

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from verifier.errors import EngineError
 from verifier.network.operators import Array
-from verifier.repair.keypoints import LayerRows
+from verifier.repair.rows import LayerRows
 
 
 def solve_max_smt(

@@ -12,6 +12,11 @@ from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 
+ROUNDING = 1e-10
+"""Share of the original network's outputs' size up to which a row's slack counts as rounding error in float64.
+
+Not of the repaired network's: a change that makes outputs huge must not buy itself a huge tolerance."""
+
 
 @dataclass(frozen=True, eq=False)
 class OutputPolytope:
@@ -21,11 +26,15 @@ class OutputPolytope:
         rows: ``(k, outputs)``.
         bound: ``(k,)``.
         name: in words ("class 2").
+        label: the class that it says, if it is one's (`output_class`).
+        largest: whether that class is the largest output, else the smallest.
     """
 
     rows: Array
     bound: Array
     name: str = ""
+    label: int | None = None
+    largest: bool = True
 
     def __post_init__(self) -> None:
         rows = np.atleast_2d(np.asarray(self.rows, dtype=np.float64))
@@ -38,12 +47,14 @@ class OutputPolytope:
         object.__setattr__(self, "bound", bound)
 
     def check_not_empty(self) -> None:
-        """Raises PropertyError if no output can lie in it."""
-        from scipy.optimize import linprog
+        """Raises PropertyError if clearly no output can lie in it."""
+        from verifier.lp.program import LinearProgram, LpStatus
 
-        free = [(None, None)] * self.rows.shape[1]
-        answer = linprog(np.zeros(self.rows.shape[1]), A_ub=self.rows, b_ub=self.bound, bounds=free, method="highs")
-        if answer.status == 2:
+        # what is empty by less than this is left to the repair to find out, exactly
+        loose = self.bound + 1e-6 * (1.0 + np.abs(self.bound))
+        free = np.full(self.rows.shape[1], np.inf)
+        program = LinearProgram(self.rows, np.full(len(loose), -np.inf), loose, -free, free)
+        if program.solve().status in (LpStatus.INFEASIBLE, LpStatus.DOUBTFUL):
             raise PropertyError(
                 f"the output polytope {self.name!r} is empty: no output can satisfy it", fix="loosen its rows"
             )
@@ -52,15 +63,25 @@ class OutputPolytope:
         """``bound - rows @ y`` for outputs ``(batch, outputs)``: ``(batch, k)``."""
         return self.bound - y @ self.rows.T
 
+    def tolerance(self, size: float) -> Array:
+        """Slack of each row up to which it counts as zero in float64, ``(k,)``; ``size`` of the original's outputs."""
+        return ROUNDING * (np.abs(self.bound) + np.abs(self.rows).sum(axis=1) * size)
+
 
 def output_class(outputs: int, label: int, *, largest: bool = True, margin: float = 0.0) -> OutputPolytope:
     """The outputs of one class: output ``label`` is the largest (or the smallest), by ``margin``."""
+    if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+        raise PropertyError(f"a class is a whole number, got {label!r}")
     if not 0 <= label < outputs:
         raise PropertyError(f"class {label} does not exist", fix=f"classes are 0 to {outputs - 1}")
+    if outputs < 2:
+        raise PropertyError("a network with one output has no classes", fix="give an output polytope")
+    if not np.isfinite(margin):
+        raise PropertyError(f"a margin is a finite number, got {margin!r}")
     sign = 1.0 if largest else -1.0
     rows = sign * np.delete(np.eye(outputs), label, axis=0)
     rows[:, label] = -sign
-    return OutputPolytope(rows, np.full(outputs - 1, -margin), f"class {label}")
+    return OutputPolytope(rows, np.full(outputs - 1, -margin), f"class {label}", label, largest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +218,11 @@ class Specification:
 
     Attributes:
         requirements: at least one.
-        domain: lower and upper ends ``(n,)`` of the inputs that the network is meant for; None: everything.
+        domain: lower and upper ends ``(n,)`` of the inputs that the network is meant for, in which the regions must lie;
+            None: everything.
+
+    Raises:
+        PropertyError: no requirement; a domain that is none.
     """
 
     requirements: tuple[Requirement, ...]
@@ -206,6 +231,18 @@ class Specification:
     def __post_init__(self) -> None:
         if not self.requirements:
             raise PropertyError("a specification needs at least one requirement")
+        if self.domain is not None:
+            if not isinstance(self.domain, tuple) or len(self.domain) != 2:
+                raise PropertyError("a domain is a pair: lower and upper ends of the inputs", place="domain")
+            try:
+                lower, upper = (np.asarray(end, dtype=np.float64).reshape(-1) for end in self.domain)
+            except (TypeError, ValueError) as error:
+                raise PropertyError(f"cannot be read: {error}", place="domain") from None
+            if len(lower) != len(upper) or np.isnan(lower).any() or np.isnan(upper).any() or (lower > upper).any():
+                raise PropertyError(
+                    "the lower ends must not exceed the upper ones, and none may be NaN", place="domain"
+                )
+            object.__setattr__(self, "domain", (lower, upper))
 
     def label(self, index: int) -> str:
         """Name of a requirement for reports."""
@@ -218,6 +255,10 @@ class Specification:
             PropertyError: naming the requirement: sizes that do not fit, NaN, an empty output polytope, a
                 region outside the domain.
         """
+        if self.domain is not None and len(self.domain[0]) != network.input_size:
+            raise PropertyError(
+                f"{len(self.domain[0])} ends for a network with {network.input_size} inputs", place="domain"
+            )
         checked: set[int] = set()
         for k, requirement in enumerate(self.requirements):
             name = self.label(k)
@@ -262,66 +303,3 @@ def _extreme_points(region: Region) -> Array:
     if isinstance(region, LineRegion):
         return np.stack([region.start, region.end])
     return region.points
-
-
-def specification_from_dict(data: object, network: Network) -> Specification:
-    """A specification from what a JSON file holds.
-
-    ``{"requirements": [{"name": …, "region": {"origin": […], "u": […], "v": […], "polygon": [[s, t], …]} or
-    {"line": [[…], […]]} or {"point": […]} or {"points": [[…], …]}, "class": 2, "margin": 0.0, "smallest": false}, …],
-    "domain": {"lower": […], "upper": […]}}``. Instead of "class" an output polytope may be given as
-    ``"output": {"rows": [[…], …], "bound": […]}``. Or a class map with areas relabelled: see
-    `verifier.repair.slices.specification_of_map_from_dict`.
-
-    Raises:
-        PropertyError: naming the requirement and the key.
-    """
-    if isinstance(data, dict) and "map" in data:
-        from verifier.repair.slices import specification_of_map_from_dict
-
-        return specification_of_map_from_dict(data, network)
-    if not isinstance(data, dict) or not isinstance(data.get("requirements"), list):
-        raise PropertyError('a specification is an object with a list "requirements", or with a "map" and "relabel"')
-    requirements = []
-    for k, item in enumerate(data["requirements"]):
-        place = f"requirement {k}"
-        if not isinstance(item, dict):
-            raise PropertyError("a requirement is an object", place=place)
-        place = str(item.get("name") or place)
-        try:
-            requirements.append(Requirement(_region(item["region"]), _output(item, network), str(item.get("name", ""))))
-        except KeyError as error:
-            raise PropertyError(f"the key {error} is missing", place=place) from None
-        except PropertyError as error:
-            raise PropertyError(error.problem, place=place, fix=error.fix) from None
-        except (TypeError, ValueError) as error:
-            raise PropertyError(f"cannot be read: {error}", place=place) from None
-    domain = data.get("domain")
-    ends = None
-    if domain is not None:
-        ends = (np.asarray(domain["lower"], dtype=np.float64), np.asarray(domain["upper"], dtype=np.float64))
-    return Specification(tuple(requirements), ends)
-
-
-def _region(item: dict[str, list[float]]) -> Region:
-    if "polygon" in item:
-        return PolygonRegion(*(np.asarray(item[key], dtype=np.float64) for key in ("origin", "u", "v", "polygon")))
-    if "line" in item:
-        start, end = item["line"]
-        return LineRegion(np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64))
-    for key in ("point", "points"):
-        if key in item:
-            return PointRegion(np.asarray(item[key], dtype=np.float64))
-    raise PropertyError('a region has "polygon" (with "origin", "u", "v"), "line", "point" or "points"')
-
-
-def _output(item: dict[str, object], network: Network) -> OutputPolytope:
-    if "class" in item:
-        label, margin = item["class"], item.get("margin", 0.0)
-        if not isinstance(label, int) or not isinstance(margin, (int, float)):
-            raise PropertyError('"class" is a whole number and "margin" a number')
-        return output_class(network.output_size, label, largest=not item.get("smallest", False), margin=margin)
-    output = item["output"]
-    if not isinstance(output, dict):
-        raise PropertyError('"output" is an object with "rows" and "bound"')
-    return OutputPolytope(np.asarray(output["rows"]), np.asarray(output["bound"]), str(output.get("name", "")))

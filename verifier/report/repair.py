@@ -20,7 +20,7 @@ COLOURS = (
 def before_and_after(
     rows: Sequence[tuple[str, PlaneRestriction, PlaneRestriction]],
     *,
-    best: str = "max",
+    best: str | Sequence[str] = "max",
     polar: bool = False,
     names: Sequence[str] | None = None,
 ) -> Any:
@@ -28,7 +28,7 @@ def before_and_after(
 
     Args:
         rows: title, the restriction before, and after the repair (`verifier.repair.slices.frozen_restriction`).
-        best: "max", or "min" where the smallest output is the class.
+        best: "max", or "min" where the smallest output is the class; for all rows, or for each.
         polar: whether plane coordinates are a distance and an angle (ACAS Xu).
         names: names of the classes; their numbers by default.
 
@@ -41,9 +41,10 @@ def before_and_after(
     figure = Figure(figsize=(9.5, 4.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False)
     used: set[int] = set()
-    for line, (title, before, after) in zip(axes, rows, strict=True):
+    each = [best] * len(rows) if isinstance(best, str) else best
+    for line, (title, before, after), which in zip(axes, rows, each, strict=True):
         for ax, word, restriction in zip(line, ("before", "after"), (before, after), strict=True):
-            classes = class_map(restriction, best)
+            classes = class_map(restriction, which)
             draw_classes(ax, classes, polar=polar)
             ax.set_title(f"{title}, {word}", fontsize=11)
             used |= set(np.unique(classes.labels).tolist())
