@@ -19,6 +19,7 @@ from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.threads import one_thread_each
 from verifier.verdict import Status, Verdict, Witness
 
 MOST_REPLAY = 10.0
@@ -62,7 +63,8 @@ def verify(
         options = Options(engine=engine, timeout=timeout, **changes)
     elif changes:
         options = replace(options, **changes)
-    return _Run(query, options, listener).verdict()
+    with one_thread_each():
+        return _Run(query, options, listener).verdict()
 
 
 class _Run:

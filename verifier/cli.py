@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from verifier.commands.console import say
 from verifier.errors import InputError, LimitError, OutputError, TimeLimitError, VerifierError
+from verifier.threads import VARIABLES
 
 COMMANDS = {
     "verify": "decide a property file about a network",
@@ -70,6 +71,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status, which is a verdict's only if the verdict was written."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "numpy" not in sys.modules:
+        os.environ.update(VARIABLES)  # before any of these libraries is loaded
     _prepare_streams()
     try:
         try:

@@ -1,8 +1,10 @@
 """Compiled kernels: numba compiles them on first use, for all later processes; here this is done ahead of any clock.
 
 The first use after an installation would otherwise take a minute or two inside somebody's time limit, where it can be
-neither interrupted nor explained. `ensure` runs small samples of a part's work once, and leaves a mark beside
-numba's own cache; the mark names the sources' state, so that changed sources are compiled ahead again.
+neither interrupted nor explained. `ensure` runs small samples of a part's work once, asks numba where its cache has
+what they made, and keeps the list. Later processes look whether those files are still there, for these sources, this
+numba and this processor: so a cache that was removed, or came from another machine, is made again ahead of the clock,
+and numba itself, which takes long to load, is not needed to see that all is well.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import json
 import os
 import platform
 import sys
@@ -19,10 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
+from verifier.errors import OutputError
 from verifier.events import Listener, Note, ignore
+from verifier.files import make_folder, write_text
 
 COMPILED = ("bounds", "regions", "engines/native", "engines/saliency")
 """Folders with the kernels of `SAMPLES`."""
+SEARCH = 0.3
+"""Seconds of a sample's look for counterexamples."""
 _done: set[str] = set()
 
 
@@ -36,9 +43,8 @@ def ensure(part: str, listener: Listener = ignore) -> None:
     if part in _done:
         return
     _done.add(part)
-    mark = f"compiled-{part}-{_fingerprint()}"
-    folders = _folders()
-    if any((folder / mark).exists() for folder in folders):
+    state, folders = _fingerprint(), _folders()
+    if any(_is_cached(folder / _record(part), state) for folder in folders):
         return
     listener(
         Note(seconds=0.0, text=f"compiling the kernels for {part}, once after an installation (one to two minutes)")
@@ -51,15 +57,36 @@ def ensure(part: str, listener: Listener = ignore) -> None:
         _done.discard(part)
         raise
     listener(Note(seconds=time.monotonic() - began, text="compiled"))
+    text = json.dumps({"state": state, "files": _cache_files()})
     for folder in folders:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob(f"compiled-{part}-*"):
-                old.unlink(missing_ok=True)
-            (folder / mark).touch()
-        except OSError:
+            write_text(make_folder(folder) / _record(part), text)
+        except OutputError:
             continue
         return
+
+
+def _record(part: str) -> str:
+    return f"compiled-{part}.json"
+
+
+def _is_cached(record: Path, state: str) -> bool:
+    """Whether what a record lists is all there, made in this state."""
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+        return bool(known["state"] == state and all(Path(file).exists() for file in known["files"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _cache_files() -> list[str]:
+    """The files of numba's cache for all kernels of this package that are loaded; numba says where they are."""
+    places = set()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("verifier."):
+            kernels = [value for value in vars(module).values() if hasattr(value, "signatures")]
+            places |= {kernel.stats.cache_path for kernel in kernels}
+    return sorted(str(file) for place in places if place for file in Path(place).glob("*.nb[ic]"))
 
 
 def _write_bytecode() -> None:
@@ -75,22 +102,33 @@ def _write_bytecode() -> None:
 
 
 def _folders() -> list[Path]:
-    """Where the mark may be: beside numba's cache."""
+    """Where the record may be: beside numba's cache."""
     folders = [Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "pwl-verifier"]
     named = os.environ.get("NUMBA_CACHE_DIR")
     return [Path(named)] if named else folders
 
 
 def _fingerprint() -> str:
-    """The state of everything that numba's cache depends on: sources, versions, machine."""
+    """The state of everything that numba's cache depends on: sources, versions, settings, processor."""
     root = Path(__file__).parent
     words = [importlib.metadata.version("numba"), str(sys.implementation.cache_tag), platform.python_version()]
-    words.append(platform.machine())
+    words += [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    words.append(_processor())
     for path in sorted(p for folder in COMPILED for p in (root / folder).glob("*.py")):
         if "jit" in path.read_text(encoding="utf-8"):
             status = path.stat()
             words.append(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}")
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What code is compiled for: the processor's name and instructions."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(8192).split("\n\n")[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
 
 
 def _regions() -> None:
@@ -117,14 +155,14 @@ def _regions() -> None:
 
 
 def _native() -> None:
-    from verifier.api import verify
     from verifier.engines.native import NativeEngine
-    from verifier.limits import Deadline
+    from verifier.limits import NEVER, Deadline
     from verifier.network.graph import NetworkBuilder, feedforward
     from verifier.network.operators import Conv, Dense, Reshape
     from verifier.network.piecewise import leaky_relu, relu
     from verifier.options import Options
     from verifier.properties.builders import robustness
+    from verifier.search.prepass import find_witness
 
     ensure(LINES)
     rng = np.random.default_rng(0)
@@ -134,7 +172,9 @@ def _native() -> None:
         network = feedforward(weights, [0.1 * rng.normal(size=o) for o in sizes[1:]], activation=activation)
         for epsilon in (0.02, 0.1, 0.2):
             query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
-            verify(query, engine="native", timeout=None, prepass=epsilon == 0.2)
+            if epsilon == 0.2:
+                find_witness(query, NEVER, most=SEARCH)
+            NativeEngine().solve(query, Options(), NEVER)
             if inputs == 3:  # with a proof, compiled code is used from the first box on
                 NativeEngine().solve(query, Options(threads=1, proof=True), Deadline.after(5.0))
     builder = NetworkBuilder((1, 10, 10))  # sparse matrices between its ReLUs
@@ -144,7 +184,8 @@ def _native() -> None:
         Reshape((108,)), Dense(rng.normal(size=(3, 108)), rng.normal(size=3)),
     ):  # fmt: skip
         builder.add(operator)
-    verify(robustness(builder.build(), rng.uniform(0.3, 0.7, 100), 0.25), engine="native", timeout=2.0, prepass=False)
+    query = robustness(builder.build(), rng.uniform(0.3, 0.7, 100), 0.25)
+    NativeEngine().solve(query, Options(), Deadline.after(2.0))
 
 
 def _maps() -> None:
@@ -163,8 +204,10 @@ def _maps() -> None:
 
 
 def _saliency() -> None:
-    from verifier.api import verify
+    from verifier.engines.saliency import SaliencyEngine
+    from verifier.limits import NEVER
     from verifier.network.graph import feedforward
+    from verifier.options import Options
     from verifier.properties.builders import saliency_robustness
 
     ensure(NATIVE)
@@ -172,7 +215,7 @@ def _saliency() -> None:
     shapes = ((6, 5), (60, 6), (3, 60))  # most phases are known before the last layer, whose leaves are compiled
     network = feedforward([rng.normal(size=s) for s in shapes], [0.1 * rng.normal(size=s[0]) for s in shapes])
     query = saliency_robustness(network, rng.uniform(0.3, 0.7, 5), 0.3, 0.3)
-    verify(query, engine="saliency", timeout=None, prepass=False)
+    SaliencyEngine().solve(query, Options(), NEVER)
 
 
 LINES, NATIVE, MAPS, SALIENCY = "lines and planes", "the native engine", "attention maps", "the saliency engine"

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("cli", "__main__", "commands"),
+    ("__main__",),
+    ("cli",),
+    ("commands",),
     ("vnncomp",),
     ("__init__",),
     ("saliency", "certify", "explain"),
@@ -34,17 +36,16 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("options", "compiled_kernels"),
     ("limits", "events", "rounding"),
+    ("files", "threads"),
     ("errors", "lazy"),
 )
 """From the top down: a module may import from its own line's packages only itself, and anything of the lines below."""
 
 KNOWN_UP = {
-    ("verifier.compiled", "verifier.api"),
     ("verifier.regions.traversal_net", "verifier.properties.sets"),
 }
 """Arrows that still run up; nothing is added here."""
 KNOWN_CIRCLES = {
-    frozenset({"verifier.api", "verifier.compiled"}),
     frozenset({"verifier.encodings.query", "verifier.encodings.similarity"}),
     frozenset({f"verifier.network.onnx_{name}" for name in ("reader", "operators", "movement")}),
     frozenset({f"verifier.regions.{name}" for name in ("line", "plane", "classes", "exact")}),

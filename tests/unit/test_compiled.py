@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -35,7 +36,53 @@ def test_again_when_the_sources_change(cold, monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "_fingerprint", lambda: "other")
     compiled.ensure("part")
     assert len(cold) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["compiled-part-other"]
+    assert [p.name for p in tmp_path.iterdir()] == ["compiled-part.json"]
+
+
+KERNEL = """
+import numba
+
+@numba.njit(cache=True)
+def double(x):
+    return 2 * x
+"""
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+def test_again_when_the_cache_is_gone(monkeypatch, tmp_path, ending):
+    """The files that numba itself names decide, not a mark beside them."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(folder))
+    (tmp_path / "kernels_of_a_test.py").write_text(KERNEL)
+    ran = []
+
+    def sample():
+        spec = importlib.util.spec_from_file_location("verifier.kernels_of_a_test", tmp_path / "kernels_of_a_test.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        ran.append(module.double(21))
+
+    def ensure():
+        monkeypatch.setattr(compiled, "_done", set())  # a new process
+        compiled.ensure("part")
+        return len(ran)
+
+    monkeypatch.setitem(compiled.SAMPLES, "part", sample)
+    assert ensure() == ensure() == 1
+    made = list(folder.rglob(f"kernels_of_a_test.double*.{ending}"))
+    assert len(made) == 1
+    made[0].unlink()
+    assert ensure() == ensure() == 2
+
+
+def test_again_on_another_processor(cold, monkeypatch):
+    compiled.ensure("part")
+    monkeypatch.setattr(compiled, "_done", set())
+    monkeypatch.setattr(compiled, "_processor", lambda: "another")
+    compiled.ensure("part")
+    assert len(cold) == 2
 
 
 def test_an_interrupted_compilation_is_not_done(cold, monkeypatch):

@@ -31,6 +31,7 @@ from verifier.events import Event, Listener, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.threads import VARIABLES
 
 GRACE = 0.2
 """Seconds past its deadline that a child may use to report a time-out itself before it is killed."""
@@ -116,10 +117,8 @@ class ChildProcess:
 
     def _environment(self) -> Mapping[str, str]:
         path = [os.path.abspath(entry) for entry in sys.path]
-        threads = str(self.options.threads)
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         own = {"PYTHONPATH": os.pathsep.join(path), "TMPDIR": str(self.folder)}
-        return {**os.environ, **limits, **own}
+        return {**os.environ, **VARIABLES, **own}
 
     # -- while it runs -----------------------------------------------------------------------------------
     def advance(self) -> EngineResult | None:

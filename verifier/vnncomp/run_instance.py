@@ -25,6 +25,9 @@ DIE_WITH_PARENT = "VERIFIER_DIE_WITH_PARENT"
 def main(arguments: list[str] | None = None) -> int:
     """Run one instance; always 0, unless the command line itself is wrong (2)."""
     args = _parser().parse_args(arguments)
+    from verifier.threads import VARIABLES
+
+    os.environ.update(VARIABLES)  # before any of these libraries is loaded
     if os.environ.get(DIE_WITH_PARENT):
         from verifier.engines.child import die_with_parent
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from verifier.engines.process import kill_tree
 from verifier.errors import InputError, VerifierError
 from verifier.events import Event, Listener, ignore
+from verifier.threads import VARIABLES
 from verifier.vnncomp.answer import read_answer, read_counterexample
 from verifier.vnncomp.category import Category, Instance, network_files, resolve
 from verifier.vnncomp.journal import Journal, Record
@@ -129,9 +130,8 @@ def run_process(
 def _environment(threads: int) -> dict[str, str]:
     from verifier.vnncomp.run_instance import DIE_WITH_PARENT
 
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    return {**{name: str(threads) for name in names}, DIE_WITH_PARENT: "1", "PYTHONPATH": path}
+    return {**VARIABLES, "NUMBA_NUM_THREADS": str(threads), DIE_WITH_PARENT: "1", "PYTHONPATH": path}
 
 
 def _record(
