@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("options", "compiled_kernels"),
     ("limits", "events", "rounding"),
-    ("files", "threads"),
+    ("files", "highs", "threads"),
     ("errors", "lazy"),
 )
 """From the top down: a module may import from its own line's packages only itself, and anything of the lines below."""

@@ -22,6 +22,7 @@ from verifier.encodings.scaling import rescaled
 from verifier.encodings.smtlib import script
 from verifier.encodings.z3_terms import Z3Terms, fraction_of, rational
 from verifier.errors import EngineError
+from verifier.highs import new_highs
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
@@ -236,8 +237,7 @@ def test_mixed_integer_rows_hold_at_every_true_point() -> None:
             lower, upper = np.array(fixed.col_lower_), np.array(fixed.col_upper_)
             lower[encoding.x] = upper[encoding.x] = x
             fixed.col_lower_, fixed.col_upper_ = lower, upper
-            solver = highspy.Highs()
-            solver.setOptionValue("output_flag", False)
+            solver = new_highs()
             solver.passModel(fixed)
             solver.run()
             assert solver.getModelStatus() == highspy.HighsModelStatus.kOptimal

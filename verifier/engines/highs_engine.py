@@ -17,6 +17,7 @@ from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availabilit
 from verifier.engines.encoded import Checker, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
+from verifier.highs import new_highs
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -130,9 +131,8 @@ class HighsEngine(Engine):
     def _solver(program: MixedInteger, options: Options) -> Any:
         import highspy
 
-        solver = highspy.Highs()
+        solver = new_highs()
         for option, value in (
-            ("output_flag", False),
             ("threads", options.threads),
             ("random_seed", options.seed),
             ("mip_feasibility_tolerance", 1e-9),

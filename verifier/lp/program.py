@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from verifier.errors import EngineError
+from verifier.highs import new_highs
 from verifier.limits import NEVER, Deadline
 from verifier.lp.certificate import dual_bound, ray_refutes
 from verifier.network.operators import Array
@@ -128,7 +129,7 @@ class LinearProgram:
         model.a_matrix_.start_ = self.matrix.indptr.astype(np.int32)
         model.a_matrix_.index_ = self.matrix.indices.astype(np.int32)
         model.a_matrix_.value_ = self.matrix.data
-        self._solver: highspy.Highs = highspy.Highs()
+        self._solver: highspy.Highs = new_highs()
         self._configure()
         if self._solver.passModel(model) == highspy.HighsStatus.kError:
             raise EngineError("HiGHS does not accept the linear program")
@@ -136,7 +137,6 @@ class LinearProgram:
     def _configure(self) -> None:
         s = self.settings
         for name, value in (
-            ("output_flag", False),
             ("threads", 1),
             ("solver", "simplex"),
             ("presolve", "on" if s.presolve else "off"),

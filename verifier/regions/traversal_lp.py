@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import EngineError
+from verifier.highs import new_highs
 from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, Face
 from verifier.regions.traversal_kernels import Expected, inconsistency, start_region
@@ -34,9 +35,8 @@ class Program:
         self._optimal = highspy.HighsModelStatus.kOptimal
         self._infeasible = highspy.HighsModelStatus.kInfeasible
         rows, columns = matrix.shape
-        solver = highspy.Highs()
+        solver = new_highs()
         for name, value in (
-            ("output_flag", False),
             ("threads", 1),
             ("presolve", "off"),
             ("solver", "simplex"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from verifier.highs import new_highs
 from verifier.network.operators import Array
 
 TOLERANCE = 1e-9
@@ -49,8 +50,7 @@ class Program:
         import highspy
 
         self._highspy: Any = highspy
-        self._solver = highspy.Highs()
-        self._solver.setOptionValue("output_flag", False)
+        self._solver = new_highs()
         self._solver.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
         self._solver.setOptionValue("solver", "simplex")
         self._solver.setOptionValue("presolve", "off")  # presolve would take away the proof of infeasibility
