@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -56,6 +57,23 @@ class Deadline:
 
 NEVER = Deadline(None)
 """No limit of time."""
+
+
+class Work:
+    """Work done so far, in multiplications, by any number of threads.
+
+    What is worth doing next is decided by counted work, so that a run takes the same way on a busy machine and on a
+    quiet one; only the deadline looks at the clock.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, amount: float) -> None:
+        """Count some more."""
+        with self._lock:
+            self.done += amount
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
         weights, phases: ``(units, R)``: of all open units in blocks that the rows depend on.
         slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
     """
-    dtype, rows = weights.dtype, len(start)
+    dtype, rows, entries = weights.dtype, len(start), 0
     total = start.constant.astype(dtype)
     kept = np.zeros(weights.shape, dtype=dtype)
     pending: dict[int, Array] = {s: a.astype(dtype) for s, a in start.coefficients.items()}
@@ -94,6 +94,7 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
             if s not in pending:
                 pending[s] = np.zeros((form.blocks[s].size, rows), dtype=dtype)
             matrix.backward(a, pending[s])
+            entries += matrix.entries
     box = form.blocks[0]
     a = pending.get(0)
     if a is None:
@@ -102,6 +103,7 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
         add_sizes(a, box.cost, slack)
     x = np.empty_like(a)
     least(a, box.low.astype(dtype), box.high.astype(dtype), total, x)
+    form.work.add(rows * entries)
     return Pass(total, x, kept)
 
 

@@ -38,6 +38,7 @@ import scipy.sparse as sp
 from verifier.bounds.crown_lines import relu_lines
 from verifier.bounds.open_values import Affine, Matrix, longest_row
 from verifier.errors import InputError
+from verifier.limits import Work
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -145,6 +146,8 @@ class OpenForm:
         self.empty = False
         """Whether the assumed phases contradict each other."""
         self.units = 0
+        self.work = Work()
+        """What passes through it have cost so far."""
         values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
         readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
         # ReLUs that only a MaxPool reads; they come after it, for there they are fewer
@@ -169,9 +172,7 @@ class OpenForm:
     @property
     def nbytes(self) -> float:
         """Bytes of its matrices, about."""
-        return float(
-            16 * sum(e.matrix.nnz if sp.issparse(e.matrix) else e.matrix.size for b in self.blocks for _, e in b.edges)
-        )
+        return float(16 * sum(matrix.entries for block in self.blocks for _, matrix in block.edges))
 
     # -- construction ------------------------------------------------------------------------------------
     def _value(self, network: Network, node: Node, inputs: list[Affine]) -> Affine:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from verifier.bounds.open_form import Block, Bounder, OpenForm, Start
 from verifier.bounds.open_values import Affine
+from verifier.limits import Work
 from verifier.network.operators import Array
 
 RowsKept = list[tuple[int, npt.NDArray[np.intp], Array]]
@@ -28,6 +29,7 @@ def refine(
     """
     phases = form.phases if phases is None else phases
     new = OpenForm.__new__(OpenForm)
+    new.work = Work()
     new.gamma, new.blocks, new.units, new.empty = form.gamma, [form.blocks[0]], 0, form.empty
     kept: list[Any] = [slice(None)]
     origin = np.zeros(0, dtype=np.intp)

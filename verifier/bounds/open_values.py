@@ -31,6 +31,7 @@ class Matrix:
         if self.dense != (not sp.issparse(matrix)):
             matrix = sp.csr_array(matrix).toarray() if self.dense else sp.csr_array(matrix)
         self.matrix: Any = matrix
+        self.entries: int = matrix.size if self.dense else matrix.nnz
         self._forms: dict[Any, Any] = {}
         self.longest_column = self.shape[0] if self.dense else int(np.bincount(matrix.indices).max(initial=0))
 

@@ -8,7 +8,6 @@ trying both children of a few candidates (filtered smart branching: De Palma et 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,8 +110,8 @@ class PartSearch:
         """Search from these nodes on; `outcome` says what became of it.
 
         Args:
-            spent: seconds that the bounds of the part took.
-            lenience: the search is given up unless it is expected to end within so many times these seconds.
+            spent: work that the bounds of the part took (`OpenForm.work`).
+            lenience: the search is given up unless it is expected to end within so many times this work.
         """
         store, outcome = NodeStore(self.form.units), self.outcome
         batch = self.settings.batch
@@ -135,7 +134,7 @@ class PartSearch:
 
     def _patience(self, roots: int, spent: float, lenience: float) -> Any:
         """When to stop: at a linear region that stays open, or where the end is too far away to wait for."""
-        started = time.monotonic()
+        started = self.form.work.done
         pause = self.settings.patience * spent
         check = started + pause
         if (self.form.phases != 0).all():
@@ -145,7 +144,7 @@ class PartSearch:
             nonlocal check
             if so_far.stuck:
                 return "a linear region stays undecided within rounding"
-            now = time.monotonic()
+            now = self.form.work.done
             if now > check and lenience < np.inf:
                 share = so_far.closed / roots
                 if (now - started) * (1 - share) > share * lenience * spent:

@@ -178,7 +178,7 @@ class ReluSplit:
 
     def _refute(self, part: Part, threads: int) -> tuple[Outcome, list[Part]]:
         """Search a part; the halves of what is left of it."""
-        began, cpu = time.monotonic(), time.process_time()
+        began = time.monotonic()
         with self._lock:
             self.parts += 1
             first = self.parts == 1
@@ -194,11 +194,11 @@ class ReluSplit:
             else plain
         )
         form = refine(part.form, units, part.phases, kept_rows)
-        spent = time.monotonic() - began
-        if first:  # beside other work wall time says little; with several threads CPU time says too much
-            self._whole = min(spent, time.process_time() - cpu) >= self.settings.longest_refinement
+        seconds, spent = time.monotonic() - began, form.work.done
+        if first:
+            self._whole = spent >= self.settings.longest_refinement
         harder = part.effort * self.settings.harder or self.settings.effort
-        expected = spent * self.settings.harder if part.effort else 0.0
+        expected = seconds * self.settings.harder if part.effort else 0.0
         worth = not part.effort or form.units <= (1 - self.settings.worth) * part.form.units
         if part.effort == self.settings.effort and not part.phases.any() and not worth:
             self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
@@ -218,7 +218,7 @@ class ReluSplit:
             if len(nodes) and search.outcome.witness is None:
                 lenience = self.settings.lenience_at_first if more else self.settings.lenience
                 patience = np.inf if self._whole else lenience
-                found = search.run(nodes, time.monotonic() - began, patience, self._progress)
+                found = search.run(nodes, form.work.done, patience, self._progress)
                 with self._lock:
                     self.count += found.done
         left = search.outcome.left
@@ -226,7 +226,7 @@ class ReluSplit:
             parts.append(Part(form, form.phases, left, harder))
         elif left:
             rows = search.start.take(nodes.row[np.isin(self.conditions.case_of[nodes.row], left)])
-            unit = self._unit(form, rows, left, time.monotonic() + spent)
+            unit = self._unit(form, rows, left, spent)
             halves = (0, 0)
             if self.record is not None:
                 halves = self.record.builder.divide_unit(part.node, int(self.record.units(form)[unit]))
@@ -238,16 +238,16 @@ class ReluSplit:
             self.record.leaves(part.node, bounds, form, search.outcome.leaves, left)
         return search.outcome, parts
 
-    def _unit(self, form: OpenForm, rows: Start, cases: Sequence[int], until: float) -> int:
+    def _unit(self, form: OpenForm, rows: Start, cases: Sequence[int], most: float) -> int:
         """The unit to divide a part by: of those with the highest scores the one whose parts have the best bounds.
 
         Args:
-            until: `time.monotonic` moment after which no further one is tried.
+            most: work after which no further one is tried.
         """
         scores = form.unit_scores(rows)
-        best, choice = -np.inf, int(scores.argmax())
+        best, choice, done = -np.inf, int(scores.argmax()), 0.0
         for unit in np.argsort(-scores)[: self.settings.tried_units]:
-            if scores[unit] <= 0 or time.monotonic() > until:
+            if scores[unit] <= 0 or done > most:
                 break
             ends = []
             for sign in (1, -1):
@@ -258,6 +258,7 @@ class ReluSplit:
                 if not half.empty:
                     search = PartSearch(self.query, self.conditions, half, self._deadline, settings=self.settings.part)
                     bound = search.root(cases, self.settings.trial_root_steps)[0].bound
+                done += half.work.done
                 ends.append(float(np.minimum(bound, 0.0).sum()))
             value = 2 * min(ends) + max(ends)
             if value > best:

@@ -13,7 +13,7 @@ class PartSettings:
 
     Attributes:
         steps: of the ascent on a node.
-        patience: a part is searched for so many times the seconds that its bounds took before it may be given up.
+        patience: a part is searched for so many times the work that its bounds took before it may be given up.
         batch: nodes that are bounded together.
         candidates, most_candidates: ReLUs of a node that are tried before one is split: more while there are few nodes.
         reserve: leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will
@@ -42,7 +42,7 @@ class ReluSettings:
         share, worth: a further turn of these searches is taken if it is expected to end within this share of the time
             left, and if the last one fixed so many of the open ReLUs.
         patience: share of the time left in which these searches may take more than their effort, while it pays.
-        longest_refinement: seconds of CPU time; where bounds take longer they are not found again, and there is one part.
+        longest_refinement: where bounds take more work than this they are not found again, and there is one part.
         lenience, lenience_at_first: see `PartSearch.run`: for parts, and where the whole box's bounds will be searched
             for with more effort.
         tried_units, trial_steps, trial_root_steps: ReLUs that are tried before a part is divided by one, and the steps of
@@ -59,7 +59,7 @@ class ReluSettings:
     share: float = 0.35
     worth: float = 0.03
     patience: float = 0.25
-    longest_refinement: float = 2.0
+    longest_refinement: float = 2.5e9
     lenience: float = 3.0
     lenience_at_first: float = 1.0
     tried_units: int = 8
