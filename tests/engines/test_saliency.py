@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verifier.engines.base import Answer
-from verifier.engines.native.settings import NativeSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.engine import SaliencySettings
 from verifier.engines.saliency.form import INPUT, relu_form
@@ -27,6 +27,9 @@ from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
+
+TREE = SaliencySettings(exact=ExactSettings.never())
+"""The tree alone, without the exact search beside it that would answer for tiny networks."""
 
 
 def dense_network(seed: int, sizes: tuple[int, ...] = (3, 5, 4, 3)) -> Network:
@@ -145,7 +148,7 @@ def test_no_proof_contradicts_a_sample(seed: int) -> None:
     x = rng.normal(size=2)
     size = float(np.abs(network.gradient(x, 0)).max())
     query = saliency_robustness(network, x, 0.5, float(rng.uniform(0.05, 1.5)) * size, domain=None)
-    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert result.answer in (Answer.SAT, Answer.UNSAT), result.reason
     if result.answer is Answer.SAT:
         assert result.x is not None
@@ -156,7 +159,7 @@ def test_no_proof_contradicts_a_sample(seed: int) -> None:
 
 def test_a_deadline_is_never_a_proof() -> None:
     query = saliency_robustness(dense_network(3, (4, 30, 30, 3)), np.zeros(4), 2.0, 3.0, domain=None)
-    result = SaliencyEngine().solve(query, Options(), Deadline.after(1e-9))
+    result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT
 
 
@@ -177,7 +180,7 @@ def _agrees_with_z3(query, engine: SaliencyEngine | None = None) -> bool:  # typ
     from verifier.engines.z3_engine import Z3Engine
 
     expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
-    found = (engine or SaliencyEngine()).solve(query, Options(), Deadline.after(20))
+    found = (engine or SaliencyEngine(TREE)).solve(query, Options(), Deadline.after(20))
     assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
     return expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
 
@@ -198,7 +201,9 @@ def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int) 
     """From small boxes, where the label holds, to large ones."""
     pytest.importorskip("z3")
     # as in a large network of many inputs
-    engine = SaliencyEngine(SaliencySettings(small=0, native=NativeSettings(low_dimension=0)))
+    engine = SaliencyEngine(
+        SaliencySettings(exact=ExactSettings.never(), small=0, native=NativeSettings(low_dimension=0))
+    )
     network = dense_network(seed, (3, 6, 5, 3))
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
@@ -223,7 +228,7 @@ def test_added_constants_that_round_are_not_called_exact() -> None:
 @pytest.mark.parametrize("exactly", [True, False])
 def test_nothing_is_proved_by_composed_constants_that_round(exactly: bool, through_a_matrix: bool) -> None:
     """x + 1e17 + 1 - 1e17 is x + 1 <= 1.5, but x <= 0.5 in float64; the other output is 1.2."""
-    engine = SaliencyEngine(SaliencySettings(exact_up_to=300 if exactly else 0))
+    engine = SaliencyEngine(SaliencySettings(exact=ExactSettings.never(), exact_up_to=300 if exactly else 0))
     builder = NetworkBuilder((1,))
     for shift in (1e17, 1.0, -1e17):
         if through_a_matrix:
@@ -255,6 +260,6 @@ def test_a_network_without_activations_and_a_map_with_the_input(similarity: str,
     # similar maps within 0.1 have x₀ in [0.466, 0.534] and x₁ in [0.4, 0.6]; the label changes where x₁ + 0.1 >= 2 x₀
     network = feedforward([np.array([[1.0, 2.0], [3.0, 1.0]])], [np.array([0.1, 0.0])])
     query = saliency_robustness(network, [0.5, 0.5], 0.5, delta, map="gradient-input", similarity=similarity)
-    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert (result.answer is Answer.UNSAT) == holds
     assert result.x is None or replay(query, result.x).exact

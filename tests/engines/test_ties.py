@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from verifier import verify
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native import NativeEngine
+from verifier.engines.saliency import SaliencyEngine
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape, Sum
@@ -18,6 +22,11 @@ from verifier.properties import vnnlib1, vnnlib2
 from verifier.properties.query import Conjunction, Query
 from verifier.properties.sets import Box
 from verifier.verdict import Certainty, Status
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from edge_kinds import ties
+from edge_kinds.kind import Outcome
 
 Layer = tuple[list[list[float]], list[float]]
 BOX = "(assert (>= X_0 -1)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1))"
@@ -63,6 +72,21 @@ def test_a_tie_is_decided(name: str, extra: int, engine: str) -> None:
     condition, status = TIES[name]
     verdict = verify(query(identity(extra, far=9.0), condition), engine=engine, timeout=10)
     assert verdict.status is status, verdict.reason
+
+
+@pytest.mark.parametrize("extra", [0, 320], ids=["tiny", "more-neurons-than-solvers-take"])
+@pytest.mark.parametrize("name", TIES)
+def test_the_saliency_engine_settles_leaves_exactly(name: str, extra: int) -> None:
+    condition, status = TIES[name]
+    result = SaliencyEngine().solve(query(identity(extra, far=9.0), condition), Options(), Deadline.after(10))
+    assert result.answer is (Answer.UNSAT if status is Status.HOLDS else Answer.SAT), result.reason
+
+
+@pytest.mark.parametrize("seed", [58, 99, 117])
+def test_identities_that_the_tree_alone_splits_for_ever(seed: int) -> None:
+    trials = {trial.engine: trial for trial in ties.identity(seed)}
+    assert trials["saliency"].outcome is Outcome.RIGHT
+    assert trials["saliency"].seconds < 4
 
 
 def test_not_equal_of_version_2_is_decided() -> None:

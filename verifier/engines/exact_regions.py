@@ -58,6 +58,8 @@ class RegionSearch:
         lower, upper: the box, within the query's.
         assumed: signs of ReLUs that make the part of the box that is asked about.
         known: signs that every point of that part is proved to have.
+        closed: whether phases include both of their ends: more than the gradient convention says, and what a proof
+            with phases from elsewhere needs.
         cases: the cases to look at, by number; None: all.
         exact: the query's network in exact form, if it is at hand.
 
@@ -78,9 +80,11 @@ class RegionSearch:
         *,
         assumed: Signs | None = None,
         known: Signs | None = None,
+        closed: bool = False,
         cases: Sequence[int] | None = None,
         exact: ExactNetwork | None = None,
     ) -> None:
+        self.closed = closed
         self.cases = query.cases if cases is None else [query.cases[k] for k in cases]
         self.query, self.exact = query, exact or ExactNetwork(query.network)
         self.assumed, self.known = assumed or {}, known or {}
@@ -112,6 +116,11 @@ class RegionSearch:
     def finished(self) -> bool:
         """Whether nothing is left to do: a witness, or every region looked at."""
         return self.witness is not None or not self._stack
+
+    @property
+    def maps_cost(self) -> int:
+        """Steps that the affine maps of one linear region take, at the least."""
+        return sum(self._cost(n) for n in self.query.network.nodes[1:] if isinstance(n.operator, AffineOperator))
 
     def result(self) -> EngineResult:
         """What a finished search of the whole query says."""
@@ -153,7 +162,7 @@ class RegionSearch:
                 self.work += self._cost(node)
                 continue
             (z,) = inputs
-            units = _Units(node, z, self._low, self._high, self.query.gradient is not None)
+            units = _Units(node, z, self._low, self._high, self.query.gradient is not None, self.closed)
             none = np.zeros(node.size, dtype=np.int8)
             assumed, known = self.assumed.get(node.name, none), self.known.get(node.name, none)
             for unit in range(len(chosen), node.size):
@@ -292,8 +301,10 @@ class RegionSearch:
 class _Units:
     """The units of one activation node on a region of the nodes before it, where its input is affine."""
 
-    def __init__(self, node: Node, z: Rationals, low: list[Fraction], high: list[Fraction], gradient: bool) -> None:
-        self.node, self.z, self.gradient = node, z, gradient
+    def __init__(
+        self, node: Node, z: Rationals, low: list[Fraction], high: list[Fraction], gradient: bool, closed: bool
+    ) -> None:
+        self.node, self.z, self.closed = node, z, closed
         self._low, self._high = low, high
         self._flat = z.numerators.reshape(len(z.numerators), -1)
         self._windows = None
@@ -302,7 +313,8 @@ class _Units:
             self._windows = node.operator.windows(z.numerators.shape[1:])
         else:
             assert isinstance(node.operator, PiecewiseLinear)
-            self._phases = phases(node.operator, gradient=gradient)
+            found = phases(node.operator, gradient=gradient)
+            self._phases = tuple(replace(p, lower_open=False, upper_open=False) for p in found) if closed else found
 
     def options(self, unit: int, assumed: int, known: int) -> list[tuple[int, list[Row]]]:
         """The phases of a unit that bounds over the box leave, each with the rows that it means (see `RegionSearch`)."""
@@ -318,15 +330,16 @@ class _Units:
                 continue
             below = least > p.lower if p.lower_open else least >= p.lower
             above = most < p.upper if p.upper_open else most <= p.upper
-            if below and above:
-                return [(p.index, [])]
-            if (most <= p.lower if p.lower_open else most < p.lower) or (
-                least >= p.upper if p.upper_open else least > p.upper
-            ):
+            under = most <= p.lower if p.lower_open else most < p.lower
+            over = least >= p.upper if p.upper_open else least > p.upper
+            if under or over:
                 continue
             rows = []
-            for sign, end, strict in ((-1, -p.lower, p.lower_open), (1, p.upper, p.upper_open)):
-                if end != np.inf:
+            for sign, end, strict, implied in (
+                (-1, -p.lower, p.lower_open, below),
+                (1, p.upper, p.upper_open, above),
+            ):
+                if not implied:
                     rows.append(self._row(sign * line, Fraction(end), strict))
             found.append((p.index, rows))
         return found
@@ -341,8 +354,8 @@ class _Units:
                     lead = self._flat[:, j] - self._flat[:, winner]
                     if any(lead):
                         # equal ones belong to the first of them
-                        rows.append(self._row(lead, Fraction(0), q < p))
-                    elif q < p:
+                        rows.append(self._row(lead, Fraction(0), q < p and not self.closed))
+                    elif q < p and not self.closed:
                         break
             else:
                 found.append((p, rows))

@@ -85,9 +85,10 @@ class Search:
             self.statistics.first_unknown = [int((p == 0).sum()) for p in root.phase]
         return not self.stack
 
-    def run(self) -> Array | None:
-        """Search the tree below the root until a witness, the end, or the deadline."""
-        while self.stack:
+    def run(self, steps: float = float("inf")) -> Array | None:
+        """Search the tree below the root until a witness, the end, the deadline, or for so many steps."""
+        while self.stack and steps > 0:
+            steps -= 1
             if self.deadline.passed:
                 self.timed_out = True
                 return None

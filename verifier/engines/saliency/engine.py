@@ -17,7 +17,8 @@ from verifier.engines.base import (
     EngineResult,
     gradient_features,
 )
-from verifier.engines.native.settings import NativeSettings
+from verifier.engines.exact_regions import RegionSearch
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
 from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
@@ -44,6 +45,8 @@ class SaliencySettings:
         share, large_share: of the time left, given to the query without its gradient; in large networks the search that
             comes after it closes only what has few unknown phases, soon or not at all.
         native: how the query without its gradient is decided.
+        exact: networks that are searched in exact arithmetic beside the tree, and how long at first.
+        tree_steps: steps of the tree before that.
     """
 
     exact_up_to: int = 300
@@ -53,6 +56,8 @@ class SaliencySettings:
     share: float = 0.5
     large_share: float = 0.8
     native: NativeSettings = NativeSettings()
+    exact: ExactSettings = ExactSettings()
+    tree_steps: int = 20
 
 
 @cache
@@ -95,8 +100,14 @@ class SaliencyEngine(Engine):
             label = self._without_gradient(query, search, options, deadline, listener)
         if label is not None:
             return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
-        witness = None if refuted else self._search(query, search, options.threads)
+        witness, exact = None, None
+        if not refuted and query.network.neurons <= self.settings.exact.neurons:
+            witness, exact = self._beside(query, search, deadline)
+        elif not refuted:
+            witness = self._search(query, search, options.threads)
         statistics = search.statistics.as_dict()
+        if exact is not None:
+            return replace(exact, statistics={**statistics, **exact.statistics})
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
         if search.timed_out:
@@ -116,6 +127,23 @@ class SaliencyEngine(Engine):
         from verifier.engines.saliency.shared_tree import SharedTree  # imported here: few need it
 
         return SharedTree(search, threads).run()
+
+    def _beside(self, query: Query, search: Search, deadline: Deadline) -> tuple[Array | None, EngineResult | None]:
+        """A tiny network: the tree, and all linear regions in exact arithmetic beside it; what ends first decides."""
+        steps, work = self.settings.tree_steps, float(self.settings.exact.at_once)
+        exact = RegionSearch(query)
+        while True:
+            witness = search.run(steps)
+            if witness is not None or search.timed_out or search.complete:
+                return witness, None
+            if not search.stack:  # what the tree left is for exact arithmetic to say
+                work = float("inf")
+            if exact.run(work, deadline):
+                return None, exact.result()
+            if deadline.passed:
+                search.timed_out = True
+                return None, None
+            steps, work = 2 * steps, 2 * work
 
     def _without_gradient(
         self, query: Query, search: Search, options: Options, deadline: Deadline, listener: Listener

@@ -11,6 +11,7 @@ import numpy as np
 
 from verifier.encodings.query import Pattern
 from verifier.encodings.region import Region
+from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.limits import Deadline
 from verifier.network.operators import Array
@@ -32,18 +33,37 @@ def check_map(problem: Problem, state: State) -> None:
         raise Infeasible
 
 
-def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
-    """Decide exactly a state in which all phases are known, where the map also depends on the input.
+LEAF_WORK = 1_000_000
+"""Steps of exact arithmetic (`RegionSearch.work`) that a leaf may take."""
 
-    There the gradient is a constant vector, so a map ``(x - baseline) ⊙ gradient`` near its reference is a box of
-    inputs, and what is left is one linear region of the query on that box.
+
+def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
+    """Decide exactly a state in which all phases are known: rounding, or a map that depends on the input, left it open.
 
     Returns:
         a witness, or None; and whether it was proved that there is none.
     """
-    query = problem.query
-    if query.condition is None or query.condition.map.baseline is None or state.unknown or not all(problem.form.nodes):
+    if state.unknown or not all(problem.form.nodes):
         return None, False
+    condition = problem.query.condition
+    if condition is not None and condition.map.baseline is not None:
+        return _settle_map(problem, state, deadline)
+    signs = dict(zip(problem.form.nodes, state.phase, strict=True))
+    search = RegionSearch(problem.query, assumed=signs, closed=True, cases=state.cases)
+    if search.maps_cost > LEAF_WORK:
+        return None, False
+    search.run(LEAF_WORK, deadline)
+    return search.witness, search.finished and search.witness is None and not search.unsettled
+
+
+def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
+    """The same for a map that depends on the input beyond the gradient.
+
+    There the gradient is a constant vector, so a map ``(x - baseline) ⊙ gradient`` near its reference is a box of
+    inputs, and what is left is one linear region of the query on that box.
+    """
+    query, condition = problem.query, problem.query.condition
+    assert condition is not None
     pattern: Pattern = {
         name: (phase > 0).astype(np.int64) for name, phase in zip(problem.form.nodes, state.phase, strict=True)
     }
@@ -51,10 +71,10 @@ def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Arr
     assert region.gradient is not None
     g = np.array([float(v) for v in region.gradient])
     around = np.nextafter(g, -np.inf), np.nextafter(g, np.inf)
-    low, high = query.condition.contract(query.box.lower, query.box.upper, *around)
+    low, high = condition.contract(query.box.lower, query.box.upper, *around)
     if (low > high).any():
         return None, True
-    if query.condition.excludes(low, high, *around):
+    if condition.excludes(low, high, *around):
         return None, True
     smaller: Query = replace(query, box=Box(low, high))
     found = Region(smaller, pattern, region.exact).solve(deadline.left)
