@@ -2,21 +2,36 @@
 
 Every coefficient is a float64 and is meant exactly: the encodings never fold two weights into one number,
 so an exact solver that reads each float as a rational sees the network itself. Variable bounds are part of
-the model and must be true of every solution (rounded outwards, see `encodings.padding`).
+the model and must be true of every solution (rounded outwards, see `encodings.padding`). Where the question has
+a number that is no float64, an atom encloses it and carries the exact one, which exact solvers read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.network.operators import Array
+from verifier.properties.numbers import Numbers
 
 Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ExactAtom:
+    """As `Atom`, with numbers that need not be float64 numbers."""
+
+    columns: tuple[int, ...]
+    coefficients: tuple[Fraction, ...]
+    lower: Fraction | float
+    upper: Fraction | float
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class Atom:
 
     Attributes:
         strict: True for ``<`` in the query's own reading. Proofs may close it (a superset of solutions).
+        exact: the atom that this one encloses; None: this one is exact.
     """
 
     columns: tuple[int, ...]
@@ -32,6 +48,7 @@ class Atom:
     lower: float
     upper: float
     strict: bool = False
+    exact: ExactAtom | None = None
 
 
 @dataclass(eq=False)
@@ -107,11 +124,15 @@ class Model:
         disjunctions: those added so far.
         definitions: variables that a row defines, ``{variable: row}``.
         contradiction: why there can be no solution, if that is already plain; else "".
+        exact: the exact atoms that rows enclose, ``{row: atom}``.
+        exact_ends: exact bounds of single variables, which their float64 bounds enclose.
     """
 
     disjunctions: list[Disjunction] = field(default_factory=list)
     definitions: dict[int, int] = field(default_factory=dict)
     contradiction: str = ""
+    exact: dict[int, ExactAtom] = field(default_factory=dict)
+    exact_ends: list[ExactAtom] = field(default_factory=list)
     _lower: list[float] = field(default_factory=list)
     _upper: list[float] = field(default_factory=list)
     _binary: list[bool] = field(default_factory=list)
@@ -164,6 +185,14 @@ class Model:
                     self.contradiction or f"variable {c} would lie in [{self._lower[c]}, {self._upper[c]}]"
                 )
 
+    def confine(self, columns: Indices, lower: Numbers, upper: Numbers, margin: Array | float = 0.0) -> None:
+        """Bounds on variables that exist, held exactly; the float64 ones moved outwards by a margin."""
+        self.tighten(columns, lower.below - margin, upper.above + margin)
+        for ends, sign in ((lower, -1), (upper, 1)):
+            for k in ends.rounded.tolist():
+                low, high = (ends[k], inf) if sign < 0 else (-inf, ends[k])
+                self.exact_ends.append(ExactAtom((int(columns[k]),), (Fraction(1),), low, high))
+
     def add_rows(
         self, matrix: sp.csr_array, lower: Array, upper: Array, strict: npt.NDArray[np.bool_] | None = None
     ) -> None:
@@ -182,6 +211,7 @@ class Model:
         indices = np.array([c for a in kept for c in a.columns], dtype=np.int64)
         data = np.array([v for a in kept for v in a.coefficients], dtype=np.float64)
         matrix = sp.csr_array((data, indices, indptr), shape=(len(kept), self.size))
+        self.exact |= {self._row_count + k: a.exact for k, a in enumerate(kept) if a.exact is not None}
         self.add_rows(
             matrix,
             np.array([a.lower for a in kept]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import inf
 
 import numpy as np
@@ -14,10 +15,11 @@ from verifier.bounds.bound import Bound
 from verifier.encodings.entries import telling_entries
 from verifier.encodings.gradient import encode_gradient
 from verifier.encodings.identity import add_identity
-from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
+from verifier.encodings.model import Atom, Disjunction, ExactAtom, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.numbers import ExactRow
+from verifier.properties.query import Conjunction, Query
 
 ROUNDING = 1e-12
 """What solvers with tolerances cannot tell from zero, relative to max(1, |z|)."""
@@ -118,6 +120,7 @@ def encode(
         known=known,
         negligible=ROUNDING if relax > 0 else 0.0,
     )
+    model.confine(forward.x, *query.box.ends)
     g: Indices | None = None
     if query.gradient is not None:
         assert gradients is not None, "a query on the gradient needs gradient bounds"
@@ -128,11 +131,11 @@ def encode(
         if entries is not None:
             telling = telling_entries(model, backward[network.input], box.upper - box.lower)
             written = np.union1d(entries, telling)
-            query = _without_other_entries(query, box, written)
+            query = replace(query, gradient=box.only(np.isin(np.arange(network.input_size), written)))
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x, written)
         margin = slack(relax, model.upper[g[written]] - model.lower[g[written]])
-        low, high = box.lower[written] - margin, box.upper[written] + margin
-        model.tighten(g[written], low, high)
+        low, high = (ends.at(written) for ends in box.ends)
+        model.confine(g[written], low, high, margin)
     if query.condition is not None and not query.condition.is_box:
         from verifier.encodings.similarity import encode_condition
 
@@ -151,13 +154,6 @@ def encode(
         cases = Disjunction([conjunction_atoms(c, model, (forward.x, y, g), relax) for c in query.cases], "cases")
         model.disjunctions.append(cases)
     return Encoding(query, model, forward, forward.x, y, g, cases)
-
-
-def _without_other_entries(query: Query, box: GradientBox, entries: Indices) -> Query:
-    """The query with its gradient box free in all other entries."""
-    kept = np.isin(np.arange(len(box.lower)), entries)
-    lower, upper = np.where(kept, box.lower, -inf), np.where(kept, box.upper, inf)
-    return replace(query, gradient=replace(box, lower=lower, upper=upper))
 
 
 def _distinct(
@@ -210,5 +206,17 @@ def conjunction_atoms(
     for k, (names, weights) in enumerate(terms):
         reach = np.abs(np.array(weights)) @ width[names] if names else np.zeros(())
         bound = float(part.bound[k] + slack(relax, reach))
-        atoms.append(Atom(tuple(names), tuple(weights), -inf, bound, bool(part.strict[k])))
+        strict = bool(part.strict[k])
+        exact = _exact_atom(part.exact[k], variables, strict) if k in part.exact else None
+        atoms.append(Atom(tuple(names), tuple(weights), -inf, bound, strict, exact))
     return atoms
+
+
+def _exact_atom(row: ExactRow, variables: tuple[Indices, Indices, Indices | None], strict: bool) -> ExactAtom:
+    names, weights = list[int](), list[Fraction]()
+    for coefficients, columns in zip((row.x, row.y, row.g), variables, strict=True):
+        for j, a in coefficients.items():
+            assert columns is not None
+            names.append(int(columns[j]))
+            weights.append(a)
+    return ExactAtom(tuple(names), tuple(weights), -inf, row.bound, strict)

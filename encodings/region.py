@@ -21,6 +21,7 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.numbers import dot
 from verifier.properties.query import Conjunction, Query
 from verifier.search.replay import replay
 
@@ -150,8 +151,7 @@ class Region:
             values = [abs(v) for v in g] if condition.map.absolute else g
             if not condition.admits(values):
                 return False
-        ends = zip(g, box.lower.tolist(), box.upper.tolist(), strict=True)
-        return all((lo == -np.inf or v >= Fraction(lo)) and (hi == np.inf or v <= Fraction(hi)) for v, lo, hi in ends)
+        return box.contains_exactly(g)
 
     def solve(self, timeout: float = float("inf")) -> RegionAnswer:
         """Find a float64 witness in the region, or prove that there is none (in about ``timeout`` seconds)."""
@@ -233,7 +233,7 @@ class Region:
 
         box = self.query.box
         lines = ["(set-option :produce-unsat-cores true)"]
-        for k, (low, high) in enumerate(zip(box.lower.tolist(), box.upper.tolist(), strict=True)):
+        for k, (low, high) in enumerate(zip(*(ends.fractions() for ends in box.ends), strict=True)):
             lines += [f"(declare-const x{k} Real)", f"(assert (and (>= x{k} {number(low)}) (<= x{k} {number(high)})))"]
         for k, row in enumerate(system):
             if not row.constant:
@@ -267,13 +267,14 @@ def _conjunction_rows(part: Conjunction, y: Rationals, g: list[Fraction] | None)
     result = []
     for k in range(len(part)):
         column = np.zeros(len(maps), dtype=object) + Fraction(0)
-        for j, a in part.entries("x_rows", k):
-            column[j] += Fraction(a)
-        for j, a in part.entries("y_rows", k):
-            column += Fraction(a) * maps[:, j] * Fraction(1, y.denominator)
-        bound = Fraction(float(part.bound[k])) - column[-1]
-        for j, a in part.entries("g_rows", k):
+        row = part.exact_row(k)
+        for j, a in row.x.items():
+            column[j] += a
+        for j, a in row.y.items():
+            column += a * maps[:, j] * Fraction(1, y.denominator)
+        bound = row.bound - column[-1]
+        if row.g:
             assert g is not None
-            bound -= Fraction(a) * g[j]
+            bound -= dot(row.g, g)
         result.append(Row(tuple(Fraction(v) for v in column[:-1]), bound, bool(part.strict[k])))
     return result

@@ -7,12 +7,13 @@ difference; "the same k largest entries" a threshold between the two sets. All c
 
 from __future__ import annotations
 
+from fractions import Fraction
 from math import inf
 
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.encodings.model import Atom, Disjunction, Indices, Model
+from verifier.encodings.model import Atom, Disjunction, ExactAtom, Indices, Model
 from verifier.encodings.query import slack
 from verifier.errors import EngineError
 from verifier.network.operators import Array
@@ -36,7 +37,7 @@ def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: f
         _threshold(model, condition, m, relax)
         return
     margin = slack(relax, model.upper[m] - model.lower[m])
-    model.tighten(m, condition.lower - margin, condition.upper + margin)
+    model.confine(m, *condition.ends, margin)
     if condition.similarity == "l1":
         _sum_of_differences(model, condition, m, relax)
 
@@ -64,15 +65,20 @@ def _absolute(model: Model, g: Indices) -> Indices:
 def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
     """``Σ |m - reference| <= delta``."""
     low, high = model.lower[m], model.upper[m]
-    reference = condition.reference
-    reach = np.maximum(np.abs(np.nextafter(high - reference, inf)), np.abs(np.nextafter(low - reference, -inf)))
+    reference = condition.exact_reference
+    reach = np.maximum(
+        np.abs(np.nextafter(high - reference.below, inf)), np.abs(np.nextafter(low - reference.above, -inf))
+    )
     e = model.add_variables(np.zeros(len(m)), reach)
     n = len(m)
-    rows, ones = np.arange(n), np.ones(n)
-    for sign in (1.0, -1.0):  # e >= ±(m - reference)
-        entries = np.concatenate([ones, -sign * ones])
-        matrix = sp.csr_array((entries, (np.concatenate([rows, rows]), np.concatenate([e, m]))), shape=(n, model.size))
-        model.add_rows(matrix, -sign * reference, np.full(n, inf))
+    for sign, ends in ((1.0, -reference), (-1.0, reference)):  # e >= ±(m - reference)
+        for k, columns in enumerate(zip(e.tolist(), m.tolist(), strict=True)):
+            signs, low_end = (1.0, -sign), float(ends.below[k])
+            exact = (
+                None if ends.above[k] == low_end else ExactAtom(columns, (Fraction(1), Fraction(-sign)), ends[k], inf)
+            )
+            model.add_atoms([Atom(columns, signs, low_end, inf, exact=exact)])
+    ones = np.ones(n)
     limit = condition.delta + float(slack(relax, np.asarray(reach.sum())))
     model.add_rows(sp.csr_array((ones, (np.zeros(n, dtype=int), e)), shape=(1, model.size)), *_ends(-inf, limit))
 

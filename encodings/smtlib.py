@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from verifier.encodings.model import Atom, Disjunction, Model
+from verifier.encodings.model import Atom, Disjunction, ExactAtom, Model
 
 
 def number(value: float | Fraction) -> str:
@@ -43,7 +44,7 @@ def script(model: Model, *, strict: bool, comment: str = "") -> str:
     matrix, row_lower, row_upper, row_strict = model.system()
     for k in range(matrix.shape[0]):
         start, end = matrix.indptr[k], matrix.indptr[k + 1]
-        row = Atom(
+        row = model.exact.get(k) or Atom(
             tuple(matrix.indices[start:end].tolist()),
             tuple(matrix.data[start:end].tolist()),
             float(row_lower[k]),
@@ -51,6 +52,7 @@ def script(model: Model, *, strict: bool, comment: str = "") -> str:
             bool(row_strict[k]),
         )
         lines += [f"(assert {text})" for text in _atom(row, strict)]
+    lines += [f"(assert {text})" for row in model.exact_ends for text in _atom(row, strict)]
     for k, disjunction in enumerate(model.disjunctions):
         lines += _choice(disjunction, k, strict)
     lines.append("(check-sat)")
@@ -75,10 +77,10 @@ def _choice(disjunction: Disjunction, k: int, strict: bool) -> list[str]:
     return lines
 
 
-def _atom(atom: Atom, strict: bool) -> list[str]:
-    parts = [
-        f"v{c}" if a == 1.0 else f"(* {number(a)} v{c})" for c, a in zip(atom.columns, atom.coefficients, strict=True)
-    ]
+def _atom(given: Atom | ExactAtom, strict: bool) -> list[str]:
+    atom = given if isinstance(given, ExactAtom) else given.exact or given
+    coefficients: Sequence[float | Fraction] = atom.coefficients
+    parts = [f"v{c}" if a == 1.0 else f"(* {number(a)} v{c})" for c, a in zip(atom.columns, coefficients, strict=True)]
     total = "0.0" if not parts else parts[0] if len(parts) == 1 else f"(+ {' '.join(parts)})"
     if atom.lower == atom.upper:
         return [f"(= {total} {number(atom.lower)})"]

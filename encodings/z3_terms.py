@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from verifier.encodings.model import Atom, Disjunction, Model
+from verifier.encodings.model import Atom, Disjunction, ExactAtom, Model
 
 
 def rational(value: float | Fraction, context: Any = None) -> Any:
@@ -48,6 +49,8 @@ class Z3Terms:
         for k in range(self._matrix.shape[0]):
             if k not in defining:
                 self.assertions += self._row(k)
+        for atom in model.exact_ends:
+            self.assertions += self.atom(atom)
         for disjunction in model.disjunctions:
             self._choose(disjunction)
 
@@ -73,7 +76,7 @@ class Z3Terms:
                 parts.append(rational(-a, self._context) * self.variables[c])
         return self._z3.Sum(parts)
 
-    def _sum(self, columns: tuple[int, ...], coefficients: tuple[float, ...]) -> Any:
+    def _sum(self, columns: tuple[int, ...], coefficients: Sequence[float | Fraction]) -> Any:
         parts = [
             self.variables[c] if a == 1.0 else rational(a, self._context) * self.variables[c]
             for c, a in zip(columns, coefficients, strict=True)
@@ -81,13 +84,16 @@ class Z3Terms:
         return self._z3.Sum(parts) if parts else rational(0, self._context)
 
     def _row(self, k: int) -> list[Any]:
+        if k in self._model.exact:
+            return self.atom(self._model.exact[k])
         start, end = self._matrix.indptr[k], self._matrix.indptr[k + 1]
         columns, data = self._matrix.indices[start:end].tolist(), self._matrix.data[start:end].tolist()
         ends = float(self._row_lower[k]), float(self._row_upper[k])
         return self.atom(Atom(tuple(columns), tuple(data), *ends, bool(self._row_strict[k])))
 
-    def atom(self, atom: Atom) -> list[Any]:
-        """The atom as Z3 constraints."""
+    def atom(self, given: Atom | ExactAtom) -> list[Any]:
+        """The atom as Z3 constraints; the exact one, where it encloses one."""
+        atom = given if isinstance(given, ExactAtom) else given.exact or given
         total = self._sum(atom.columns, atom.coefficients)
         if atom.lower == atom.upper:
             return [total == rational(atom.lower, self._context)]

@@ -9,8 +9,12 @@ every BLAS. `verifier.proofs.kernel` has a model of its own on purpose: the chec
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
+Number = Decimal | Fraction
+"""An exact number: a decimal of a file, or a fraction."""
 UNIT_ROUNDOFF = 2.0**-53
 """Largest relative error of one operation."""
 SPACING = 2 * UNIT_ROUNDOFF
@@ -32,25 +36,28 @@ def gamma(k: int) -> float:
     return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF) * (1 + 1e-6)
 
 
-def float_below(value: Fraction) -> float:
-    """The largest float64 that is <= an exact number; -infinity below all of them."""
-    nearest = _nearest(value)
-    return nearest if nearest == math.inf or _at_most(nearest, value) else math.nextafter(nearest, -math.inf)
-
-
-def float_above(value: Fraction) -> float:
-    """The smallest float64 that is >= an exact number; infinity above all of them."""
-    return -float_below(-value)
-
-
-def _nearest(value: Fraction) -> float:
+def float_around(value: Number) -> tuple[float, float]:
+    """The largest float64 at most, and the smallest at least, an exact number; infinities around all of them."""
     try:
-        return value.numerator / value.denominator
-    except (
-        OverflowError
-    ):  # beyond the largest float64: that one is the nearest from below, and so is infinity from above
-        return math.nextafter(math.inf, 0.0) if value > 0 else -math.inf
+        nearest = value.numerator / value.denominator if isinstance(value, Fraction) else float(value)
+    except OverflowError:
+        nearest = math.inf if value > 0 else -math.inf
+    if math.isinf(nearest):  # beyond the largest float64: nothing lies between
+        largest = math.nextafter(math.inf, 0.0)
+        return (largest, math.inf) if nearest > 0 else (-math.inf, -largest)
+    exact: Any = Fraction(nearest) if isinstance(value, Fraction) else Decimal(nearest)
+    if exact == value:
+        return nearest, nearest
+    if exact < value:
+        return nearest, math.nextafter(nearest, math.inf)
+    return math.nextafter(nearest, -math.inf), nearest
 
 
-def _at_most(x: float, value: Fraction) -> bool:
-    return x == -math.inf or (math.isfinite(x) and Fraction(x) <= value)
+def float_below(value: Number) -> float:
+    """The largest float64 that is <= an exact number; -infinity below all of them."""
+    return float_around(value)[0]
+
+
+def float_above(value: Number) -> float:
+    """The smallest float64 that is >= an exact number; infinity above all of them."""
+    return float_around(value)[1]

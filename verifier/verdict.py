@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,9 @@ class Witness:
     """An input that refutes a property, and how it was checked again on the original network.
 
     Attributes:
-        input: flattened, float64; the exact rational point is this float64 point.
+        input: flattened, float64.
+        exact_input: the rational point that was checked, where it is not this float64 point: the question fixes an input
+            at a decimal, say.
         output: flattened network output at ``input``, computed exactly and rounded once.
         gradient: flattened gradient at ``input`` by the strict convention; None if the query has none.
         map: the saliency map at ``input``, computed exactly and rounded once; None if the query has no condition
@@ -64,6 +67,7 @@ class Witness:
 
     input: Array
     output: Array
+    exact_input: tuple[Fraction, ...] | None = None
     gradient: Array | None = None
     map: Array | None = None
     exact: bool = False

@@ -45,8 +45,8 @@ class _Oracle:
         self.n = query.box.size
         self.x = [z3.Real(f"x{k}") for k in range(self.n)]
         self.solver = z3.SolverFor("QF_LRA")
-        for v, low, high in zip(self.x, query.box.lower.tolist(), query.box.upper.tolist(), strict=True):
-            self.solver.add(v >= _number(Fraction(low)), v <= _number(Fraction(high)))
+        for v, low, high in zip(self.x, *(ends.fractions() for ends in query.box.ends), strict=True):
+            self.solver.add(v >= _number(low), v <= _number(high))
 
     def decide(self) -> bool:
         if self.query.common is not None and self.query.common.y_rows is None:
@@ -129,8 +129,9 @@ class _Oracle:
                 sum((w * o.derivative[j] for w, o in zip(weights, outputs, strict=True)), Fraction(0))
                 for j in range(self.n)
             ]
-            for v, low, high in zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True):
-                if (low > -np.inf and v < Fraction(low)) or (high < np.inf and v > Fraction(high)):
+            low, high = query.gradient.ends
+            for k, v in enumerate(g):
+                if (low.below[k] > -np.inf and v < low[k]) or (high.above[k] < np.inf and v > high[k]):
                     return False
         common = [] if query.common is None else self.rows(query.common, outputs, g)
         for case in query.cases:
@@ -146,16 +147,12 @@ class _Oracle:
         """The rows of a conjunction as constraints on x."""
         found = []
         for k in range(len(part)):
-            total = []
-            if part.x_rows is not None:
-                total += [_number(Fraction(float(a))) * v for a, v in zip(part.x_rows[k], self.x, strict=True)]
-            if part.y_rows is not None:
-                total += [
-                    _number(Fraction(float(a))) * self.term(o) for a, o in zip(part.y_rows[k], outputs, strict=True)
-                ]
-            if part.g_rows is not None and g is not None:
-                total += [_number(Fraction(float(a)) * v) for a, v in zip(part.g_rows[k], g, strict=True)]
-            bound, strict = _number(Fraction(float(part.bound[k]))), bool(part.strict[k]) and not self.closed
+            row = part.exact_row(k)
+            total = [_number(a) * self.x[j] for j, a in row.x.items()]
+            total += [_number(a) * self.term(outputs[j]) for j, a in row.y.items()]
+            if g is not None:
+                total += [_number(a * g[j]) for j, a in row.g.items()]
+            bound, strict = _number(row.bound), bool(part.strict[k]) and not self.closed
             found.append(z3.Sum(total) < bound if strict else z3.Sum(total) <= bound)
         return found
 

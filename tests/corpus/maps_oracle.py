@@ -49,10 +49,11 @@ class _MapsOracle(_Oracle):
             outside = [v for v, s in zip(m, condition.top, strict=True) if not s]
             return [b <= a + delta for a in inside for b in outside]
         if condition.similarity == "linf":
-            ends = zip(m, condition.lower.tolist(), condition.upper.tolist(), strict=True)
-            return [c for v, a, b in ends for c in (v >= _number(Fraction(a)), v <= _number(Fraction(b)))]
+            delta = Fraction(condition.delta)
+            ends = zip(m, condition.exact_reference.fractions(), strict=True)
+            return [c for v, r in ends for c in (v >= _number(r - delta), v <= _number(r + delta))]
         assert condition.similarity == "l1"
-        differences = [v - _number(Fraction(r)) for v, r in zip(m, condition.reference.tolist(), strict=True)]
+        differences = [v - _number(r) for v, r in zip(m, condition.exact_reference.fractions(), strict=True)]
         total = z3.Sum([z3.If(d >= 0, d, -d) for d in differences])
         return [total <= _number(Fraction(condition.delta))]
 

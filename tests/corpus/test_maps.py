@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from maps_oracle import decide
 from verifier.engines import registry
 from verifier.engines.base import Answer
 from verifier.limits import Deadline
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import feedforward
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
@@ -38,7 +40,7 @@ def make(seed: int, name: str, similarity: str, *, hidden: tuple[int, ...] = (4,
     x = np.round(rng.normal(size=n) * 4) / 4
     chosen: SaliencyMap = named_map(name, n, steps=2, samples=2, sigma=0.25, seed=seed)
     label = int(np.argmax(network.forward(x)))
-    output = chosen.output(network, x, label)
+    output = chosen.output(ExactNetwork(network), [Fraction(v) for v in x.tolist()], label)
     size = float(np.abs(chosen.values(network, output, x[None])).max())
     delta = size * float(rng.choice([0.0, 0.1, 0.5, 1.0]))
     k = 1 if similarity == "top-k" else 0

@@ -17,10 +17,11 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network, feedforward
 from verifier.network.loading import load
 from verifier.properties import vnnlib1
-from verifier.properties.formula import Term, round_down, round_up
+from verifier.properties.formula import Term
 from verifier.properties.query import Conjunction, Query
 from verifier.properties.sets import Box
 from verifier.properties.vnnlib import read_text, read_vnnlib, version
+from verifier.rounding import float_around
 
 
 def net(inputs: int, outputs: int) -> Network:
@@ -125,7 +126,7 @@ def test_decimals_are_rounded_outward() -> None:
 def test_rounding_is_outward_and_tight(value: Decimal) -> None:
     exact = Fraction(value)
     for number in (value, exact):
-        low, high = round_down(number), round_up(number)
+        low, high = float_around(number)
         assert Fraction(low) <= exact <= Fraction(high)
         assert (low == high) == (Fraction(float(exact)) == exact)
         assert np.nextafter(low, np.inf) >= high

@@ -34,15 +34,17 @@ def robustness(
         domain: inputs are cut to this interval, ``(0, 1)`` (images) by default; None for no cut.
 
     Raises:
-        PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain, no such label.
+        PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain (by more than float32 rounding),
+            no such label.
     """
-    point, label = _point_and_label(network, x, label)
+    point, moved = _point(network, x, domain)
+    label = _label(network, point, label)
     return Query(
         network=network,
         box=Box.around(point, epsilon, domain),
         cases=larger_output_cases(network.output_size, label),
         anchor=point,
-        description=f"label {label} within L∞ distance {epsilon:g}{_domain_text(domain)}",
+        description=f"label {label} within L∞ distance {epsilon:g}{_domain_text(domain)}{moved}",
     )
 
 
@@ -78,25 +80,33 @@ def saliency_robustness(
         PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
             map or similarity.
     """
-    condition = condition_at(network, x, delta, label, map=map, similarity=similarity, top_k=top_k)
-    chosen, (point, label) = condition.map, _point_and_label(network, x, label)
+    point, moved = _point(network, x, domain)
+    label = _label(network, point, label)
+    condition = condition_at(network, point, delta, label, map=map, similarity=similarity, top_k=top_k)
+    chosen = condition.map
     box = Box.around(point, epsilon, domain)
     what = "gradient map" if chosen.name == "gradient" else f"map ({chosen.name})"
     how = "" if similarity == "linf" else f" ({'top-' + str(top_k) if top_k else similarity})"
     description = (
         f"label {label} wherever the {what} differs by at most {delta:g}{how}, "
-        f"within L∞ distance {epsilon:g}{_domain_text(domain)}"
+        f"within L∞ distance {epsilon:g}{_domain_text(domain)}{moved}"
     )
     host, weights = network, condition.output
     if not chosen.plain and not chosen.path:
         host = sampled_network(network, chosen, condition.output)
         weights = host.output_weights(host.output_size - 1)
-    lower, upper = condition.gradient_box(box.lower, box.upper)
+    gradient = None
+    if not chosen.path:
+        if condition.is_box:
+            gradient = GradientBox.exactly(weights, *condition.ends)
+        else:
+            lower, upper = condition.gradient_box(box.lower, box.upper)
+            gradient = GradientBox(output=weights, lower=lower, upper=upper)
     return Query(
         network=host,
         box=box,
         cases=larger_output_cases(network.output_size, label, width=host.output_size),
-        gradient=None if chosen.path else GradientBox(output=weights, lower=lower, upper=upper),
+        gradient=gradient,
         condition=None if condition.is_box and chosen.plain else condition,
         anchor=point,
         description=description,
@@ -116,12 +126,18 @@ def condition_at(
     """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
     if network.integer_inputs:
         raise PropertyError("the network takes integers, on which no gradient is defined", place=network.source)
-    point, label = _point_and_label(network, x, label)
+    point, _ = _point(network, x, None)
+    label = _label(network, point, label)
     chosen = named_map(map, network.input_size) if isinstance(map, str) else map
     return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)
 
 
-def _point_and_label(network: Network, x: npt.ArrayLike, label: int | None) -> tuple[npt.NDArray[np.float64], int]:
+ROUNDED = 1e-6
+"""Share of the domain's width by which an input may lie outside it and is moved to its end: float32 pixels are rounded."""
+
+
+def _point(network: Network, x: npt.ArrayLike, domain: Domain) -> tuple[npt.NDArray[np.float64], str]:
+    """The input, flat; one that float32 rounding has put outside the domain is moved into it, and the text says so."""
     point = np.asarray(x, dtype=np.float64).reshape(-1)
     if point.size != network.input_size:
         raise PropertyError(
@@ -129,11 +145,23 @@ def _point_and_label(network: Network, x: npt.ArrayLike, label: int | None) -> t
         )
     if not np.isfinite(point).all():
         raise PropertyError("the input contains NaN or infinity")
+    if domain is None:
+        return point, ""
+    low, high = domain
+    inside = np.clip(point, low, high)
+    moved = np.abs(inside - point)
+    if not moved.any() or moved.max() > ROUNDED * (high - low):
+        return point, ""
+    entry = int(moved.argmax())
+    return inside, f"; entry {entry} of the input was {moved[entry]:.1g} outside the domain and was moved to its end"
+
+
+def _label(network: Network, point: npt.NDArray[np.float64], label: int | None) -> int:
     if label is None:
         label = int(np.argmax(network.forward(point)))
     if not 0 <= label < network.output_size:
         raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {network.output_size - 1}")
-    return point, int(label)
+    return int(label)
 
 
 def _domain_text(domain: Domain) -> str:

@@ -1,8 +1,6 @@
 """Formulas of property files: linear atoms under *and* and *or*, and the query that they mean.
 
-Numbers in a file are decimals, hence exact rationals. Where a limit of an inequality has no float64 it is
-rounded *outward* (by less than one unit in the last place), so that the set of inputs and the condition only
-grow: HOLDS for the query implies HOLDS for the file. Coefficients are read as the nearest float64.
+Numbers in a file are decimals, hence exact rationals, and the query keeps them (`verifier.properties.numbers`).
 """
 
 from __future__ import annotations
@@ -15,17 +13,15 @@ from fractions import Fraction
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
-from verifier.errors import PropertyError
-from verifier.lazy import sp
+from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
-from verifier.properties.query import Conjunction, Matrix, Query
+from verifier.network.operators import Array
+from verifier.properties.numbers import ExactRow, Numbers
+from verifier.properties.query import Conjunction, Query, enclosed
 from verifier.properties.sets import Box
+from verifier.rounding import Number
 
-Number = Decimal | Fraction
-SMALL = 10_000
-"""Matrices with at most so many entries are kept dense."""
 MAX_CASES = 65_536
 """More cases than this in the disjunctive normal form are an error rather than a memory problem."""
 
@@ -94,22 +90,6 @@ def less(left: Term, right: Term, strict: bool = False) -> Atom:
     return Atom(difference.x, difference.y, -difference.constant, strict)
 
 
-def round_up(value: Number) -> float:
-    """The smallest float64 that is >= value."""
-    nearest = float(value)
-    return nearest if _exact(nearest, value) >= value else math.nextafter(nearest, math.inf)
-
-
-def round_down(value: Number) -> float:
-    """The largest float64 that is <= value."""
-    nearest = float(value)
-    return nearest if _exact(nearest, value) <= value else math.nextafter(nearest, -math.inf)
-
-
-def _exact(nearest: float, like: Number) -> Number:
-    return Decimal(nearest) if isinstance(like, Decimal) else Fraction(nearest)
-
-
 def normal_form(formula: Formula) -> list[list[Atom]]:
     """The disjunctive normal form: a list of conjunctions of atoms.
 
@@ -161,23 +141,46 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
     sides = [side for side in sides if not side.is_empty]
     if not sides:
         raise PropertyError("no input satisfies the property's own bounds: it holds trivially", place=place)
-    lower = np.min([side.lower for side in sides], axis=0)
-    upper = np.max([side.upper for side in sides], axis=0)
+    lower, upper = sides[0].lower, sides[0].upper
+    for side in sides[1:]:  # most share their ends
+        lower = lower if side.lower is lower else lower.at_most(side.lower)
+        upper = upper if side.upper is upper else upper.at_least(side.upper)
     try:
-        box = Box(lower, upper)
+        box = Box.exactly(lower, upper)
     except PropertyError as error:
         raise PropertyError(error.problem, place=place, fix=error.fix) from None
 
+    reach = _Reach(network, box)
     if len(sides) == 1:
-        return Query(network=network, box=box, cases=(sides[0].conjunction(box),), description=description or place)
-    inner = Box(np.maximum(lower, shared.lower), np.minimum(upper, shared.upper))
+        cases = (sides[0].conjunction(sides[0].rows, (lower, upper), reach),)
+        return Query(network=network, box=box, cases=cases, description=description or place)
+    inner = lower.at_least(shared.lower), upper.at_most(shared.upper)
     return Query(
         network=network,
         box=box,
-        cases=tuple(side.conjunction(inner, own=True) for side in sides),
-        common=shared.conjunction(None) if shared.rows else None,
+        cases=tuple(side.conjunction(side.own_rows, inner, reach) for side in sides),
+        common=shared.conjunction(shared.rows, None, reach) if shared.rows else None,
         description=description or place,
     )
+
+
+class _Reach:
+    """The largest absolute value of every input and output over a box; those of outputs are computed when asked for."""
+
+    def __init__(self, network: Network, box: Box) -> None:
+        self.network, self.box = network, box
+        self._found: dict[str, Array] = {"x": np.maximum(np.abs(box.lower), np.abs(box.upper))}
+
+    def __call__(self, letter: str) -> Array:
+        if letter not in self._found:
+            from verifier.bounds import bounds
+
+            try:
+                y = bounds(self.network, self.box, "interval")[self.network.output]
+                self._found[letter] = np.maximum(np.abs(y.lower), np.abs(y.upper)).reshape(-1)
+            except InputError:  # they overflow
+                self._found[letter] = np.full(self.network.output_size, np.inf)
+        return self._found[letter]
 
 
 class _Side:
@@ -185,80 +188,59 @@ class _Side:
 
     def __init__(self, network: Network, atoms: Iterable[Atom]) -> None:
         self.network = network
-        self.lower = np.full(network.input_size, -np.inf)
-        self.upper = np.full(network.input_size, np.inf)
         self.rows: list[Atom] = []
         self.own_rows = self.rows
         self.is_false = False
+        lower, upper = dict[int, Number](), dict[int, Number]()
         for atom in atoms:
             if len(atom.x) == 1 and not atom.y:
-                self._bound(atom)
+                ((k, a),) = atom.x.items()
+                end = _quotient(atom.bound, a)
+                if a > 0 and (k not in upper or end < upper[k]):
+                    upper[k] = end
+                elif a < 0 and (k not in lower or end > lower[k]):
+                    lower[k] = end
                 if atom.strict:
                     self.rows.append(atom)
             elif atom.x or atom.y:
                 self.rows.append(atom)
             else:
                 self.is_false |= atom.bound < 0 or (atom.bound == 0 and atom.strict)
-
-    def _bound(self, atom: Atom) -> None:
-        ((k, a),) = atom.x.items()
-        if a == 1:
-            self.upper[k] = min(self.upper[k], round_up(atom.bound))
-        elif a == -1:
-            value = atom.bound.copy_negate() if isinstance(atom.bound, Decimal) else -atom.bound
-            self.lower[k] = max(self.lower[k], round_down(value))
-        else:
-            quotient = Fraction(atom.bound) / Fraction(a)
-            if a > 0:
-                self.upper[k] = min(self.upper[k], round_up(quotient))
-            else:
-                self.lower[k] = max(self.lower[k], round_down(quotient))
+        self.lower = Numbers.sparse(lower, network.input_size, -np.inf)
+        self.upper = Numbers.sparse(upper, network.input_size, np.inf)
 
     @property
     def is_empty(self) -> bool:
-        return self.is_false or bool((self.lower > self.upper).any())
+        return self.is_false or bool(self.upper.less(self.lower).any())
 
     def and_also(self, other: _Side) -> _Side:
         """Both; ``own_rows`` are the other's only."""
         both = _Side(self.network, ())
-        both.lower, both.upper = np.maximum(self.lower, other.lower), np.minimum(self.upper, other.upper)
+        both.lower, both.upper = self.lower.at_least(other.lower), self.upper.at_most(other.upper)
         both.rows, both.own_rows = self.rows + other.rows, other.rows
         both.is_false = self.is_false or other.is_false
         return both
 
-    def conjunction(self, box: Box | None, own: bool = False) -> Conjunction:
-        """The rows, and the bounds on single inputs that are tighter than ``box``."""
-        atoms = list(self.own_rows if own else self.rows)
-        ends: list[tuple[int, float, float]] = []
-        if box is not None:
-            ends += [(int(k), 1.0, self.upper[k]) for k in np.flatnonzero(self.upper < box.upper)]
-            ends += [(int(k), -1.0, -self.lower[k]) for k in np.flatnonzero(self.lower > box.lower)]
-        count = len(atoms) + len(ends)
-        y_rows = np.zeros((count, self.network.output_size))
-        bound, strict = np.zeros(count), np.zeros(count, dtype=bool)
-        entries: list[tuple[int, int, float]] = []
-        for row, atom in enumerate(atoms):
-            entries += [(row, k, float(a)) for k, a in atom.x.items()]
-            for k, a in atom.y.items():
-                y_rows[row, k] = float(a)
-            bound[row], strict[row] = round_up(atom.bound), atom.strict
-        for row, (k, sign, end) in enumerate(ends, start=len(atoms)):
-            entries.append((row, k, sign))
-            bound[row] = end
-        return Conjunction(
-            x_rows=_matrix(entries, (count, self.network.input_size)) if entries else None,
-            y_rows=y_rows if y_rows.any() else None,
-            bound=bound,
-            strict=strict,
-        )
+    def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers] | None, reach: _Reach) -> Conjunction:
+        """The atoms, and the bounds on single inputs that are tighter than the ends."""
+        rows = [ExactRow(_fractions(a.x), _fractions(a.y), {}, Fraction(a.bound)) for a in atoms]
+        strict = [atom.strict for atom in atoms]
+        if ends is not None:
+            above, below = self.upper.less(ends[1]), ends[0].less(self.lower)
+            rows += [ExactRow({k: Fraction(1)}, {}, {}, self.upper[k]) for k in np.flatnonzero(above).tolist()]
+            rows += [ExactRow({k: Fraction(-1)}, {}, {}, -self.lower[k]) for k in np.flatnonzero(below).tolist()]
+        strict += [False] * (len(rows) - len(strict))
+        return enclosed(rows, strict, (self.network.input_size, self.network.output_size), reach)
 
 
-def _matrix(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -> Matrix:
-    """A matrix from (row, column, value): dense if it is small."""
-    rows, columns, values = zip(*entries, strict=True)
-    if shape[0] * shape[1] <= SMALL:
-        dense = np.zeros(shape)
-        np.add.at(dense, (list(rows), list(columns)), values)
-        return dense
-    indices: tuple[npt.ArrayLike, npt.ArrayLike] = (rows, columns)
-    return sp.csr_array(sp.coo_array((np.array(values), indices), shape=shape))
+def _fractions(numbers: Mapping[int, Number]) -> dict[int, Fraction]:
+    return {k: Fraction(a) for k, a in numbers.items()}
+
+
+def _quotient(bound: Number, a: Number) -> Number:
+    """``bound / a``, exactly."""
+    if a == 1:
+        return bound
+    if a == -1:
+        return bound.copy_negate() if isinstance(bound, Decimal) else -bound
+    return Fraction(bound) / Fraction(a)

@@ -14,6 +14,7 @@ of Integrated Gradients itself (``path``) has no such network.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -67,16 +68,16 @@ class SaliencyMap:
         """Whether ∇F is the network's own gradient."""
         return not self.path and self.points is None
 
-    def output(self, network: Network, x: Array, label: int) -> Array:
+    def output(self, exact: ExactNetwork, x: Sequence[Fraction], label: int) -> Array:
         """The coefficients of ``o`` over the flattened outputs, ``(m,)``."""
+        network = exact.network
         weights = network.output_weights(label)
         if self.name == "difference":
             other = self.other
-            if other is None:
-                y = network.forward(x.reshape(1, -1)).reshape(-1)
-                y[label] = -np.inf
-                other = int(np.argmax(y))
-            if other == label or not 0 <= other < network.output_size:
+            if other is None and network.output_size > 1:
+                y = exact.output(x)
+                other = max((j for j in range(len(y)) if j != label), key=y.__getitem__)
+            if other is None or other == label or not 0 <= other < network.output_size:
                 raise PropertyError(f"the difference of output {label} and output {other} is no map")
             weights[other] = -1.0
         return weights
@@ -106,27 +107,24 @@ class SaliencyMap:
         found = gradient if self.baseline is None else (x - self.baseline) * gradient
         return np.abs(found) if self.absolute else found
 
-    def exact(self, network: ExactNetwork, output: Array, x: Array) -> list[Fraction]:
+    def exact(self, network: ExactNetwork, output: Array, x: Sequence[Fraction]) -> list[Fraction]:
         """The map at one point in rational arithmetic, by the gradient convention."""
         g = self._exact_gradient(network, output, x)
         if self.baseline is not None:
-            steps = [Fraction(v) - Fraction(b) for v, b in zip(x.tolist(), self.baseline.tolist(), strict=True)]
+            steps = [v - Fraction(b) for v, b in zip(x, self.baseline.tolist(), strict=True)]
             g = [s * v for s, v in zip(steps, g, strict=True)]
         return [abs(v) for v in g] if self.absolute else g
 
-    def _exact_gradient(self, network: ExactNetwork, output: Array, x: Array) -> list[Fraction]:
-        point = [Fraction(v) for v in x.tolist()]
+    def _exact_gradient(self, network: ExactNetwork, output: Array, point: Sequence[Fraction]) -> list[Fraction]:
         if self.plain:
-            return network.gradient(x, output)
+            return network.gradient(point, output)
         if self.path:
-            from verifier.regions import line
+            from verifier.regions.exact import exact_breakpoints
 
             assert self.baseline is not None
             start = [Fraction(v) for v in self.baseline.tolist()]
-            breaks = line(network.network, self.baseline, x, exact=True).exact_breakpoints
-            assert breaks is not None
             terms = []
-            for a, b in pairwise(breaks):
+            for a, b in pairwise(exact_breakpoints(network.network, start, point)):
                 t = (a + b) / 2
                 terms.append((b - a, [s + t * (p - s) for s, p in zip(start, point, strict=True)]))
         else:

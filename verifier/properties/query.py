@@ -7,9 +7,10 @@ linear combination of outputs with respect to the flattened input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,13 +20,22 @@ from verifier.errors import PropertyError
 from verifier.lazy import sp
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.properties.numbers import ExactRow, Numbers, dot
 from verifier.properties.sets import Box
+from verifier.rounding import float_above
 
 if TYPE_CHECKING:
     from verifier.properties.similarity import MapCondition
 
+SMALL = 10_000
+"""Matrices with at most so many entries are kept dense."""
+LARGE = 1e300
+"""A row whose bound is above this says nothing of float64 numbers."""
+
 Matrix: TypeAlias = Any
 """A matrix of rows: a dense float64 array or a scipy CSR array."""
+NOISE = 1e-11
+"""Share of a gradient's largest entry by which float64 may miss it: a first test lets such points pass to the replay."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,6 +47,8 @@ class Conjunction:
         bound: ``(k,)``.
         strict: ``(k,)`` booleans; True for ``<``. Proofs of "no such x" may treat strict rows as closed
             (a superset); a witness must meet them strictly.
+        exact: the rows that the float64 ones stand for, by index, where these are rounded: every point of the query's
+            box that meets an exact row meets the float64 row too.
     """
 
     bound: Array
@@ -44,6 +56,7 @@ class Conjunction:
     y_rows: Matrix | None = None
     g_rows: Matrix | None = None
     strict: npt.NDArray[np.bool_] | Any = None
+    exact: Mapping[int, ExactRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bound = np.asarray(self.bound, dtype=np.float64).reshape(-1)
@@ -82,21 +95,23 @@ class Conjunction:
         slack = self.slack(x, y, g)
         return np.asarray(np.where(self.strict, slack > 0, slack >= 0).all(axis=1))
 
-    def entries(self, name: str, k: int) -> list[tuple[int, float]]:
-        """The non-zero entries (column, coefficient) of row k of "x_rows", "y_rows" or "g_rows"."""
-        rows: Matrix | None = getattr(self, name)
-        return [] if rows is None else _row(rows, k)
+    def exact_row(self, k: int) -> ExactRow:
+        """Row k without rounding."""
+        row = self.exact.get(k)
+        if row is not None:
+            return row
+        parts = ([] if rows is None else _row(rows, k) for rows in (self.x_rows, self.y_rows, self.g_rows))
+        x, y, g = ({j: Fraction(a) for j, a in part} for part in parts)
+        return ExactRow(x, y, g, Fraction(float(self.bound[k])))
 
     def holds_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
         """Whether all rows hold at one point, in rational arithmetic."""
         for k in range(len(self)):
-            total = -Fraction(float(self.bound[k]))
-            for rows, values in ((self.x_rows, x), (self.y_rows, y), (self.g_rows, g)):
-                if rows is None:
-                    continue
-                assert values is not None
-                for j, a in _row(rows, k):
-                    total += Fraction(a) * values[j]
+            row = self.exact_row(k)
+            total = dot(row.x, x) + dot(row.y, y) - row.bound
+            if row.g:
+                assert g is not None
+                total += dot(row.g, g)
             if total > 0 or (total == 0 and self.strict[k]):
                 return False
         return True
@@ -107,7 +122,58 @@ def _row(rows: Matrix, k: int) -> list[tuple[int, float]]:
     if isinstance(rows, np.ndarray):
         return [(int(j), float(rows[k, j])) for j in np.flatnonzero(rows[k])]
     start, end = rows.indptr[k], rows.indptr[k + 1]
-    return [(int(j), float(a)) for j, a in zip(rows.indices[start:end], rows.data[start:end], strict=True)]
+    return [(int(j), float(a)) for j, a in zip(rows.indices[start:end], rows.data[start:end], strict=True) if a]
+
+
+def enclosed(
+    rows: Sequence[ExactRow],
+    strict: Sequence[bool],
+    sizes: tuple[int, int],
+    reach: Callable[[str], Array],
+) -> Conjunction:
+    """The conjunction of exact rows over x and y, with float64 rows that enclose them.
+
+    A row is scaled so that its coefficients are float64 numbers, if that is possible. Else they are rounded and the
+    bound is raised by what that can change over the box.
+
+    Args:
+        sizes: number of inputs and outputs.
+        reach: for "x" and "y" the largest absolute value of every entry over the box; asked only where it is needed.
+    """
+    kept = [row.floats() for row in rows]
+    bound, exact = np.zeros(len(rows)), {}
+    entries: dict[str, list[tuple[int, int, float]]] = {"x": [], "y": []}
+    for k, row in enumerate(kept):
+        end, own = row.bound, list[tuple[str, int, float]]()
+        for letter, coefficients in (("x", row.x), ("y", row.y)):
+            for j, a in coefficients.items():
+                nearest = float(a)
+                own.append((letter, j, nearest))
+                if Fraction(nearest) != a:
+                    most = float(reach(letter)[j])
+                    end = end + abs(a - Fraction(nearest)) * Fraction(most) if np.isfinite(most) else Fraction(LARGE)
+        bound[k] = float_above(end)
+        if not bound[k] < LARGE:  # says nothing that float64 numbers could
+            bound[k], own = 0.0, []
+        for letter, j, nearest in own:
+            entries[letter].append((k, j, nearest))
+        if Fraction(bound[k]) != row.bound or not own:
+            exact[k] = row
+    x_rows, y_rows = (_matrix(entries[letter], (len(rows), size)) for letter, size in zip("xy", sizes, strict=True))
+    return Conjunction(x_rows=x_rows, y_rows=y_rows, bound=bound, strict=strict, exact=exact)
+
+
+def _matrix(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -> Matrix | None:
+    """A matrix from (row, column, value): dense if it is small."""
+    if not entries:
+        return None
+    rows, columns, values = zip(*entries, strict=True)
+    if shape[0] * shape[1] <= SMALL:
+        dense = np.zeros(shape)
+        np.add.at(dense, (list(rows), list(columns)), values)
+        return dense
+    indices: tuple[npt.ArrayLike, npt.ArrayLike] = (rows, columns)
+    return sp.csr_array(sp.coo_array((np.array(values), indices), shape=shape))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,12 +182,15 @@ class GradientBox:
 
     Attributes:
         output: ``(m,)`` coefficients of the output combination (a unit vector for one output).
-        lower, upper: ``(n,)``; infinite where a component is free.
+        lower, upper: ``(n,)``; infinite where a component is free. Rounded outwards where the exact ends are no float64.
+        exact_lower, exact_upper: the ends as they were given; None: the float64 numbers.
     """
 
     output: Array
     lower: Array
     upper: Array
+    exact_lower: Numbers | None = None
+    exact_upper: Numbers | None = None
 
     def __post_init__(self) -> None:
         for name in ("output", "lower", "upper"):
@@ -132,9 +201,44 @@ class GradientBox:
         if self.lower.shape != self.upper.shape or (self.lower > self.upper).any():
             raise PropertyError("the gradient box is empty or its ends differ in length")
 
+    @staticmethod
+    def exactly(output: Array, lower: Numbers, upper: Numbers) -> GradientBox:
+        """The box between exact ends."""
+        return GradientBox(output=output, lower=lower.below, upper=upper.above, exact_lower=lower, exact_upper=upper)
+
+    @cached_property
+    def ends(self) -> tuple[Numbers, Numbers]:
+        """The lower and the upper ends as they were given."""
+        return (
+            Numbers.of(self.lower) if self.exact_lower is None else self.exact_lower,
+            Numbers.of(self.upper) if self.exact_upper is None else self.exact_upper,
+        )
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> GradientBox:
+        """The same box, free in all components but those that are ``kept (n,)``."""
+        lower, upper = self.ends
+        return GradientBox.exactly(self.output, lower.where(kept, -np.inf), upper.where(kept, np.inf))
+
+    def room(self, g: Array) -> Array:
+        """How deep inside each float64 gradient of a batch ``(batch, n)`` is, ``(batch,)``; negative outside.
+
+        What may be no more than the rounding errors of the gradient counts as 0: the exact replay decides there.
+        """
+        found = np.minimum(g - self.lower, self.upper - g).min(axis=-1)
+        error = NOISE * np.abs(g).max(axis=-1, initial=0.0)
+        return np.where((found < 0) & (found >= -error), 0.0, found)
+
     def contains(self, g: Array) -> npt.NDArray[np.bool_]:
-        """Whether each gradient of a batch ``(batch, n)`` is inside."""
-        return np.asarray(((g >= self.lower) & (g <= self.upper)).all(axis=-1))
+        """Whether each gradient of a batch ``(batch, n)`` is inside, up to its rounding errors."""
+        return np.asarray(self.room(g) >= 0)
+
+    def contains_exactly(self, g: Sequence[Fraction]) -> bool:
+        """Whether a gradient is inside, in rational arithmetic."""
+        lower, upper = self.ends
+        return all(
+            (lower.below[k] == -np.inf or v >= lower[k]) and (upper.above[k] == np.inf or v <= upper[k])
+            for k, v in enumerate(g)
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -230,8 +334,7 @@ class Query:
         y, g = self._evaluate(x)
         worst = np.full(len(x), np.inf)
         if self.gradient is not None and g is not None:
-            inside = np.minimum(g - self.gradient.lower, self.gradient.upper - g)
-            worst = np.minimum(worst, inside.min(axis=1))
+            worst = np.minimum(worst, self.gradient.room(g))
         if self.common is not None and len(self.common):
             worst = np.minimum(worst, self.common.slack(x, y, g).min(axis=1))
         if self.condition is not None:

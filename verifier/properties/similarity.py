@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,13 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.maps import SaliencyMap
+from verifier.properties.numbers import Numbers
 
 NAMES = ("linf", "l1", "l2", "top-k")
 """The similarities by name."""
 EPS = 2.0**-52
+NOISE = 1e-11
+"""Share of a map's largest entry by which float64 may miss it: a first test lets such points pass to the replay."""
 CUTS = 20
 """So many linear inequalities for "top-k" are given at once."""
 
@@ -36,7 +40,7 @@ class MapCondition:
         map: the kind of map.
         output: ``(m,)`` coefficients of the output combination that the map explains.
         similarity: one of `NAMES`.
-        reference: ``(n,)`` the map to compare with.
+        exact_reference: the map to compare with, as it is in rational arithmetic.
         delta: >= 0.
         top: ``(n,)`` booleans, the set S; None for other similarities.
     """
@@ -45,7 +49,7 @@ class MapCondition:
     map: SaliencyMap
     output: Array
     similarity: str
-    reference: Array
+    exact_reference: Numbers
     delta: float
     top: npt.NDArray[np.bool_] | None = None
 
@@ -65,35 +69,54 @@ class MapCondition:
             raise PropertyError(f"there is no similarity {similarity!r}", fix=f"similarities: {', '.join(NAMES)}")
         if not np.isfinite(delta) or delta < 0:
             raise PropertyError(f"delta must be a finite number >= 0, got {delta}")
-        output = saliency_map.output(network, x, label)
-        reference = saliency_map.values(network, output, x.reshape(1, -1))[0]
-        if not np.isfinite(reference).all():
-            raise PropertyError("the map at the input is not finite")
+        exact = ExactNetwork(network)
+        point = [Fraction(v) for v in x.tolist()]
+        output = saliency_map.output(exact, point, label)
+        found = saliency_map.exact(exact, output, point)
+        reference = Numbers.given_as(found)
+        if not np.isfinite(reference.below + reference.above).all():
+            raise PropertyError("the map at the input has entries beyond all float64 numbers")
         top = None
         if similarity == "top-k":
             if not 1 <= k < x.size:
                 raise PropertyError(f"top-k needs 1 <= k < {x.size}, got {k}", fix="give --top-k / top_k")
             top = np.zeros(x.size, dtype=bool)
-            top[np.argsort(-reference, kind="stable")[:k]] = True
-        return MapCondition(
+            top[sorted(range(x.size), key=lambda j: -found[j])[:k]] = True
+        condition = MapCondition(
             network=network,
             map=saliency_map,
             output=output,
             similarity=similarity,
-            reference=reference,
+            exact_reference=reference,
             delta=float(delta),
             top=top,
         )
+        condition.__dict__["exact_network"] = exact
+        return condition
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "exact_network"}  # large, and soon made again
+
+    @property
+    def reference(self) -> Array:
+        """``(n,)``: the map to compare with, rounded down; `exact_reference` is at most one float64 number above."""
+        return self.exact_reference.below
+
+    @cached_property
+    def ends(self) -> tuple[Numbers, Numbers]:
+        """``reference - delta`` and ``reference + delta``: the ends of the L∞ condition."""
+        delta = Fraction(self.delta)
+        return self.exact_reference.minus(delta), self.exact_reference.minus(-delta)
 
     @property
     def lower(self) -> Array:
-        """``reference - delta``, rounded: the lower ends of the L∞ condition."""
-        return self.reference - self.delta
+        """The lower ends of the L∞ condition, rounded down."""
+        return self.ends[0].below
 
     @property
     def upper(self) -> Array:
-        """``reference + delta``, rounded: the upper ends of the L∞ condition."""
-        return self.reference + self.delta
+        """The upper ends of the L∞ condition, rounded up."""
+        return self.ends[1].above
 
     @property
     def is_box(self) -> bool:
@@ -114,28 +137,36 @@ class MapCondition:
         return np.asarray(difference.max(axis=1))
 
     def margin(self, x: Array) -> Array:
-        """``delta - distance`` at points ``(batch, n)``, in float64."""
-        return self.delta - self.distance(self.map.values(self.network, self.output, x))
+        """``delta - distance`` at points ``(batch, n)``, in float64; 0 where it may be no more than a rounding error."""
+        values = self.map.values(self.network, self.output, x)
+        found = self.delta - self.distance(values)
+        error = NOISE * np.abs(values).max(axis=1, initial=0.0)
+        return np.where((found < 0) & (found >= -error), 0.0, found)
 
     def admits(self, values: Sequence[Fraction]) -> bool:
         """Whether a map is similar, in exact arithmetic."""
+        size, delta = self.exact_distance(values), Fraction(self.delta)
+        return size <= (delta**2 if self.similarity == "l2" else delta)
+
+    def exact_distance(self, values: Sequence[Fraction]) -> Fraction:
+        """The distance of a map from the reference in exact arithmetic; its square for "l2"."""
         if self.top is not None:
             inside = min(v for v, s in zip(values, self.top, strict=True) if s)
-            return max(v for v, s in zip(values, self.top, strict=True) if not s) <= inside + Fraction(self.delta)
-        if self.similarity == "linf":
-            ends = zip(values, self.lower.tolist(), self.upper.tolist(), strict=True)
-            return all(Fraction(low) <= v <= Fraction(high) for v, low, high in ends)
-        difference = [v - Fraction(r) for v, r in zip(values, self.reference.tolist(), strict=True)]
-        if self.similarity == "l1":
-            return sum(abs(d) for d in difference) <= Fraction(self.delta)
-        return sum(d * d for d in difference) <= Fraction(self.delta) ** 2
+            return max(v for v, s in zip(values, self.top, strict=True) if not s) - inside
+        difference = [abs(v - r) for v, r in zip(values, self.exact_reference.fractions(), strict=True)]
+        match self.similarity:
+            case "l1":
+                return sum(difference, Fraction(0))
+            case "l2":
+                return sum((d * d for d in difference), Fraction(0))
+        return max(difference)
 
     @cached_property
     def exact_network(self) -> ExactNetwork:
         """The network in exact form."""
         return ExactNetwork(self.network)
 
-    def exact_map(self, x: Array) -> list[Fraction]:
+    def exact_map(self, x: Sequence[Fraction]) -> list[Fraction]:
         """The map of the original network at a point, in rational arithmetic."""
         return self.map.exact(self.exact_network, self.output, x)
 
@@ -158,7 +189,8 @@ class MapCondition:
         if self.top is not None:
             found = low[..., ~self.top].max(axis=-1) - high[..., self.top].min(axis=-1)
             return np.asarray(found - 2 * EPS * np.abs(found))
-        gap = np.maximum(np.maximum(low - self.reference, self.reference - high), 0.0)
+        below, above = self.exact_reference.below, self.exact_reference.above
+        gap = np.maximum(np.maximum(low - above, below - high), 0.0)
         shrink = 1.0 - (gap.shape[-1] + 8) * EPS
         match self.similarity:
             case "l1":
@@ -169,11 +201,8 @@ class MapCondition:
 
     def excludes(self, low: Array, high: Array, g_low: Array, g_high: Array) -> npt.NDArray[np.bool_]:
         """Whether no x in the box with ∇F in its interval has a similar map (batches: one answer per row)."""
-        limit = self.delta
-        if self.similarity == "linf":  # its ends are rounded
-            limit += 2 * EPS * float(np.abs(self.reference).max(initial=0.0) + self.delta)
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.asarray(self.least_distance(*self.enclosure(low, high, g_low, g_high)) > limit)
+            return np.asarray(self.least_distance(*self.enclosure(low, high, g_low, g_high)) > self.delta)
 
     def cuts(self, g: Array) -> tuple[Array, Array]:
         """Linear inequalities that every similar ∇F meets and that ``g`` does not: rows ``(c, n)`` and bounds.
@@ -202,7 +231,7 @@ class MapCondition:
             size = float(np.sqrt((difference**2).sum()))
             row = difference / size if size > 0 else np.zeros(n)
         anchor = np.sign(row) * self.reference if self.map.absolute else self.reference
-        slack = (n + 8) * EPS * (np.abs(self.reference).sum() + self.delta)
+        slack = (n + 10) * EPS * (np.abs(self.reference).sum() + self.delta)  # the reference is rounded too
         bound = self.delta + float(row @ anchor) + slack
         return (row[None], np.array([bound])) if row @ g > bound else none
 
@@ -212,9 +241,6 @@ class MapCondition:
         if self.similarity == "top-k":
             return -free, free
         a, b = self.lower, self.upper
-        if self.is_box:
-            return a, b
-        a, b = _outward(a, b)
         if self.map.absolute:
             a = -b
         if self.map.baseline is None:
@@ -229,7 +255,7 @@ class MapCondition:
         """
         if self.map.baseline is None or self.similarity == "top-k":
             return low, high
-        a, b = _outward(self.lower, self.upper)
+        a, b = self.lower, self.upper
         if self.map.absolute:
             a = -b
         s, t = divide(a, b, g_low, g_high)

@@ -7,20 +7,20 @@ assertions of ``<= >= < > =`` between linear terms (``+ - *``), combined by ``an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-
-import numpy as np
+from itertools import count
+from math import lcm
 
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties.formula import And, Atom, Formula, Or, Term, less, to_query
-from verifier.properties.query import Conjunction, Query, _row
+from verifier.properties.query import Conjunction, Query
 
 _TOKEN = re.compile(r"[()]|\"[^\"]*\"|[^\s();\"]+")
 _SKIP = re.compile(r"(?:\s+|;[^\n]*)+")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,2000}\.?\d{0,2000}|\.\d{1,2000})(?:[eE][+-]?\d{1,4})?\Z", re.ASCII)
 _VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)\Z", re.ASCII)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
 _ONE, _MINUS_ONE = Decimal(1), Decimal(-1)
@@ -220,7 +220,7 @@ def _sum(parts: list[Term], sign: Fraction) -> Term:
 
 # -- writing ---------------------------------------------------------------------------------------------
 def write(query: Query) -> str:
-    """The query as VNN-LIB 1.0 text, with every float64 written as its exact decimal.
+    """The query as VNN-LIB 1.0 text, with every number exactly as the query holds it.
 
     Raises:
         PropertyError: the query speaks of the gradient, which VNN-LIB 1.0 cannot say.
@@ -230,8 +230,9 @@ def write(query: Query) -> str:
     lines = [f"; {line}" for line in query.description.splitlines()]
     lines += [f"(declare-const X_{k} Real)" for k in range(query.network.input_size)]
     lines += [f"(declare-const Y_{k} Real)" for k in range(query.network.output_size)]
-    for k, (low, high) in enumerate(zip(query.box.lower, query.box.upper, strict=True)):
-        lines += [f"(assert (>= X_{k} {_decimal(low)}))", f"(assert (<= X_{k} {_decimal(high)}))"]
+    for k, (low, high) in enumerate(zip(*(ends.fractions() for ends in query.box.ends), strict=True)):
+        lines += [f"(assert {_inequality('>=', {f'X_{k}': Fraction(1)}, low)})"]
+        lines += [f"(assert {_inequality('<=', {f'X_{k}': Fraction(1)}, high)})"]
     if query.common is not None:
         lines += [f"(assert {atom})" for atom in _atoms(query.common)]
     cases = [list(_atoms(case)) for case in query.cases]
@@ -244,13 +245,33 @@ def write(query: Query) -> str:
 
 def _atoms(part: Conjunction) -> Iterable[str]:
     for k in range(len(part)):
-        terms = []
-        for letter, rows in (("X", part.x_rows), ("Y", part.y_rows)):
-            if rows is not None:
-                terms += [f"(* {_decimal(a)} {letter}_{j})" for j, a in _row(rows, k)]
-        left = terms[0] if len(terms) == 1 else f"(+ {' '.join(terms)})" if terms else "0"
-        yield f"({'<' if part.strict[k] else '<='} {left} {_decimal(part.bound[k])})"
+        row = part.exact_row(k)
+        coefficients = {f"{letter}_{j}": a for letter, m in (("X", row.x), ("Y", row.y)) for j, a in m.items()}
+        yield _inequality("<" if part.strict[k] else "<=", coefficients, row.bound)
 
 
-def _decimal(value: float | np.float64) -> str:
-    return format(Decimal(float(value)), "f")
+def _inequality(sign: str, coefficients: Mapping[str, Fraction], bound: Fraction) -> str:
+    """An inequality in decimals; times a number that makes it so, where they are none."""
+    factor = lcm(*(_not_decimal(a) for a in (*coefficients.values(), bound)))
+    terms = [name if a * factor == 1 else f"(* {_decimal(a * factor)} {name})" for name, a in coefficients.items()]
+    left = terms[0] if len(terms) == 1 else f"(+ {' '.join(terms)})" if terms else "0"
+    return f"({sign} {left} {_decimal(bound * factor)})"
+
+
+def _not_decimal(value: Fraction) -> int:
+    """The part of a denominator that no power of ten has."""
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest
+
+
+def _decimal(value: Fraction) -> str:
+    """A fraction whose denominator divides a power of ten."""
+    twos = (value.denominator & -value.denominator).bit_length() - 1
+    fives = next(k for k in count() if 5**k == value.denominator >> twos)
+    digits = max(twos, fives)
+    shown = str(abs(value.numerator) * 10**digits // value.denominator).rjust(digits + 1, "0")
+    place = len(shown) - digits
+    return ("-" if value < 0 else "") + shown[:place] + (f".{shown[place:]}" if digits else "")

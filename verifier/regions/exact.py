@@ -8,6 +8,7 @@ units that cross at one and the same t share a breakpoint, all others do not.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
 
@@ -33,7 +34,7 @@ def exact_line(
 
     Breakpoints so close that they round to one float are kept: the pieces between them have length 0 in t.
     """
-    walk = _ExactWalk(network, start, end)
+    walk = _ExactWalk(network, dyadic(start[None]), dyadic(end[None]))
     began = time.monotonic()
     for node in network.nodes[1:]:
         budget.take(0, 0, f"at node {node.name!r}")
@@ -59,6 +60,16 @@ def exact_line(
     )
 
 
+def exact_breakpoints(network: Network, start: Sequence[Fraction], end: Sequence[Fraction]) -> list[Fraction]:
+    """The breakpoints of the restriction to a segment between rational points, 0 and 1 included."""
+    ends = (Rationals.of(list(point)) for point in (start, end))
+    a, b = (Rationals(r.numerators[None], r.denominator) for r in ends)
+    walk = _ExactWalk(network, a, b)
+    for node in network.nodes[1:]:
+        walk.step(node)
+    return walk.breaks
+
+
 Pair = tuple[Rationals, Rationals]
 """Constants and slopes of values in t, each ``(pieces, size)``."""
 
@@ -66,11 +77,10 @@ Pair = tuple[Rationals, Rationals]
 class _ExactWalk:
     """Pieces with exact affine functions of t on them, on their way through a network."""
 
-    def __init__(self, network: Network, start: Array, end: Array) -> None:
+    def __init__(self, network: Network, start: Rationals, end: Rationals) -> None:
         self.network, self.exact = network, ExactNetwork(network)
         self.breaks = [Fraction(0), Fraction(1)]
-        a, b = dyadic(start[None]), dyadic(end[None])
-        self.values: dict[str, Pair] = {network.input: (a, b + Rationals(-a.numerators, a.denominator))}
+        self.values: dict[str, Pair] = {network.input: (start, end + Rationals(-start.numerators, start.denominator))}
         self.levels: list[Level] = []
 
     @staticmethod

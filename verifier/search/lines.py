@@ -107,7 +107,7 @@ def _interval(at_left: Array, at_right: Array) -> tuple[Array, Array]:
 def _gradient_room(query: Query, g: Array, points: Array, cases: Array) -> Array:
     """Smallest slack of everything that speaks of the gradient, ``(pieces,)``."""
     assert query.gradient is not None
-    room = np.minimum(g - query.gradient.lower, query.gradient.upper - g).min(axis=1)
+    room = query.gradient.room(g)
     if all(part.g_rows is None for part in query.parts):
         return np.asarray(room)
     y = query.network.forward(points).reshape(len(points), -1)

@@ -31,8 +31,8 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 
     Args:
-        x: flattened input, float64; a point outside the box by rounding is first clipped into it, and one of a network
-            whose inputs are integers is rounded to such.
+        x: flattened input, float64; it stands for the point of the box that `Box.point` says; one of a network whose
+            inputs are integers is rounded to such.
         exact_network: the query's network in exact form, if it is at hand.
 
     Returns:
@@ -43,25 +43,22 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     if query.network.integer_inputs:
         point = nearest(point, query.box, np.dtype(np.int64))
         whole = bool((point == np.rint(point)).all())
+    xs = query.box.point(point)
     exact_network = exact_network or ExactNetwork(query.network)
-    values = exact_network.values(point)
+    values = exact_network.values(xs)
     y = values[query.network.output].fractions()
     g: list[Fraction] | None = None
     inside = True
     if query.gradient is not None:
-        g = exact_network.gradient(point, query.gradient.output, values)
-        ends = zip(g, query.gradient.lower.tolist(), query.gradient.upper.tolist(), strict=True)
-        inside = all(
-            (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high)) for v, low, high in ends
-        )
+        g = exact_network.gradient(xs, query.gradient.output, values)
+        inside = query.gradient.contains_exactly(g)
     shown, saliency = y, None
     if query.condition is not None:
         # on the original network: the query's own may carry copies of it behind the original outputs
         shown = y[: query.condition.network.output_size]
-        found = query.condition.exact_map(point)
+        found = query.condition.exact_map(xs)
         inside = inside and query.condition.admits(found)
         saliency = np.array([float(v) for v in found])
-    xs = [Fraction(v) for v in point.tolist()]
     confirmed = (
         inside
         and whole
@@ -70,6 +67,7 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     )
     return Witness(
         input=point,
+        exact_input=None if all(Fraction(v) == e for v, e in zip(point.tolist(), xs, strict=True)) else tuple(xs),
         output=np.array([float(v) for v in shown]),
         gradient=None if g is None else np.array([float(v) for v in g]),
         map=saliency,
@@ -154,13 +152,14 @@ def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
 
 def nearest(x: Array, box: Box, dtype: np.dtype[Any]) -> Array:
     """The nearest values of a type inside the box (as float64); where an interval has none, ``x`` itself."""
+    least, most = box.inside
     if dtype.kind == "f":
         close = rounded(x, dtype)
         low, high = np.nextafter(close, dtype.type(np.inf)), np.nextafter(close, dtype.type(-np.inf))
-        inside = np.where(close < box.lower, low, np.where(close > box.upper, high, close)).astype(np.float64)
+        inside = np.where(close < least, low, np.where(close > most, high, close)).astype(np.float64)
     else:
-        inside = np.clip(np.rint(x), np.ceil(box.lower), np.floor(box.upper))
-    return np.where((inside >= box.lower) & (inside <= box.upper), inside, x)
+        inside = np.clip(np.rint(x), np.ceil(least), np.floor(most))
+    return np.where((inside >= least) & (inside <= most), inside, x)
 
 
 def _neighbours(query: Query, x: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
