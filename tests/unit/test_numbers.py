@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 import verifier
 from verifier import Certainty, Network, Query, Status
 from verifier.engines import registry
-from verifier.network.graph import feedforward
+from verifier.network.graph import NetworkBuilder, feedforward
+from verifier.network.magnitude import largest_values
+from verifier.network.operators import Dense, Sum
+from verifier.network.piecewise import relu
 from verifier.properties import vnnlib1
 from verifier.properties.maps import named_map
 from verifier.properties.numbers import ExactRow, Numbers
@@ -81,6 +84,18 @@ def test_coefficients_that_are_no_float64_numbers_are_enclosed() -> None:
         floats = Fraction(float(part.x_rows[0, 0])) * Fraction(x) + Fraction(float(part.y_rows[0, 0])) * Fraction(y)
         # the exact row moved to this point is met, so the float64 one is
         assert floats - total <= Fraction(float(part.bound[0])) - row.bound
+
+
+def test_largest_values_bound_all_outputs() -> None:
+    rng = np.random.default_rng(3)
+    builder = NetworkBuilder((3,))
+    a = builder.add(Dense(rng.normal(size=(4, 3)), rng.normal(size=4)), "input")
+    b = builder.add(Dense(rng.normal(size=(4, 3)), rng.normal(size=4)), "input")
+    network = builder.build(builder.add(Sum((1, -1)), builder.add(relu(), a), b))
+    most = largest_values(network, np.full(3, 2.0))
+    values = np.abs(network.forward(rng.uniform(-2, 2, size=(1000, 3))))
+    assert (values <= most).all()
+    assert (most < 100 * values.max(axis=0)).all()
 
 
 def test_a_row_beyond_float64_says_nothing() -> None:

@@ -24,6 +24,7 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.numbers import dot
 from verifier.properties.query import Conjunction, Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
@@ -88,12 +89,14 @@ class RegionSearch:
         self.cases = query.cases if cases is None else [query.cases[k] for k in cases]
         self.query, self.exact = query, exact or ExactNetwork(query.network)
         self.assumed, self.known = assumed or {}, known or {}
-        low = query.box.lower if lower is None else lower
-        high = query.box.upper if upper is None else upper
-        self.varying = np.flatnonzero(low < high)
-        self._low = [Fraction(v) for v in low[self.varying].tolist()]
-        self._high = [Fraction(v) for v in high[self.varying].tolist()]
-        self._base = [Fraction(v) for v in low.tolist()]
+        low, high = (ends.fractions() for ends in query.box.ends)
+        if lower is not None:
+            low = [max(a, Fraction(v)) for a, v in zip(low, lower.tolist(), strict=True)]
+        if upper is not None:
+            high = [min(b, Fraction(v)) for b, v in zip(high, upper.tolist(), strict=True)]
+        self.varying = np.array([k for k, (a, b) in enumerate(zip(low, high, strict=True)) if a < b], dtype=np.int64)
+        self._low, self._high = [low[k] for k in self.varying], [high[k] for k in self.varying]
+        self._base = low
         self.witness: Array | None = None
         self.unsettled = ""
         self.regions = self.work = 0
@@ -109,7 +112,7 @@ class RegionSearch:
             for row in self._rows(part, maps, None, only_inputs=True):
                 system.add(row)
         self._stack: list[_Place] = []
-        if (low <= high).all() and system.solve() is None:
+        if all(a <= b for a, b in zip(low, high, strict=True)) and system.solve() is None:
             self._stack.append(_Place(system, maps, {}, 1))
 
     @property
@@ -213,12 +216,7 @@ class RegionSearch:
         query, g = self.query, None
         if query.gradient is not None:
             g = self.exact.gradient_of_pattern(pattern, query.gradient.output)
-            box = query.gradient
-            ends = zip(g, box.lower.tolist(), box.upper.tolist(), strict=True)
-            if not all(
-                (low == -np.inf or v >= Fraction(low)) and (high == np.inf or v <= Fraction(high))
-                for v, low, high in ends
-            ):
+            if not query.gradient.contains_exactly(g):
                 return
         similar = self._similar(g)
         if similar is None:
@@ -264,9 +262,9 @@ class RegionSearch:
         found = []
         place = {int(j): k for k, j in enumerate(self.varying)}
         for j, (slope, origin) in enumerate(zip(g, baseline.tolist(), strict=True)):
-            for sign, end in ((1, condition.upper[j]), (-1, -condition.lower[j])):
+            for sign, ends in ((1, condition.ends[1]), (-1, -condition.ends[0])):
                 coefficients = [Fraction(0)] * len(self._low)
-                bound = Fraction(float(end)) + sign * slope * Fraction(origin)
+                bound = ends[j] + sign * slope * Fraction(origin)
                 if j in place:
                     coefficients[place[j]] = sign * slope
                 else:
@@ -279,21 +277,20 @@ class RegionSearch:
     ) -> list[Row]:
         """A conjunction's rows over the varying inputs; ``only_inputs``: those that speak of nothing else."""
         network, found = self.query.network, []
-        names = (("x_rows", network.input), ("y_rows", network.output))
         for k in range(len(part)):
-            entries = {name: part.entries(name, k) for name in ("x_rows", "y_rows", "g_rows")}
-            if only_inputs and (entries["y_rows"] or entries["g_rows"]):
+            row = part.exact_row(k)
+            if only_inputs and (row.y or row.g):
                 continue
-            bound, total = Fraction(float(part.bound[k])), np.full(len(self._low) + 1, Fraction(0), dtype=object)
-            for name, node in names:
-                if entries[name]:
+            bound, total = row.bound, np.full(len(self._low) + 1, Fraction(0), dtype=object)
+            for coefficients, node in ((row.x, network.input), (row.y, network.output)):
+                if coefficients:
                     value = maps[node]
                     flat = value.numerators.reshape(len(value.numerators), -1)
-                    for j, a in entries[name]:
-                        total += Fraction(a) / value.denominator * flat[:, j]
-            for j, a in entries["g_rows"]:
+                    for j, a in coefficients.items():
+                        total += a / value.denominator * flat[:, j]
+            if row.g:
                 assert g is not None
-                bound -= Fraction(a) * g[j]
+                bound -= dot(row.g, g)
             found.append(Row(tuple(total[:-1]), bound - total[-1], bool(part.strict[k])))
         return found
 

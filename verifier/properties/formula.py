@@ -14,8 +14,9 @@ from itertools import product
 
 import numpy as np
 
-from verifier.errors import InputError, PropertyError
+from verifier.errors import PropertyError
 from verifier.network.graph import Network
+from verifier.network.magnitude import largest_values
 from verifier.network.operators import Array
 from verifier.properties.numbers import ExactRow, Numbers
 from verifier.properties.query import Conjunction, Query, enclosed
@@ -168,18 +169,12 @@ class _Reach:
     """The largest absolute value of every input and output over a box; those of outputs are computed when asked for."""
 
     def __init__(self, network: Network, box: Box) -> None:
-        self.network, self.box = network, box
+        self.network = network
         self._found: dict[str, Array] = {"x": np.maximum(np.abs(box.lower), np.abs(box.upper))}
 
     def __call__(self, letter: str) -> Array:
         if letter not in self._found:
-            from verifier.bounds import bounds
-
-            try:
-                y = bounds(self.network, self.box, "interval")[self.network.output]
-                self._found[letter] = np.maximum(np.abs(y.lower), np.abs(y.upper)).reshape(-1)
-            except InputError:  # they overflow
-                self._found[letter] = np.full(self.network.output_size, np.inf)
+            self._found["y"] = largest_values(self.network, self._found["x"])
         return self._found[letter]
 
 
