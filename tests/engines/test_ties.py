@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from verifier import verify
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native import NativeEngine
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency import SaliencyEngine
 from verifier.limits import Deadline
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, relu
@@ -127,6 +130,32 @@ def test_a_tie_in_a_larger_network_of_any_kind(shape: str) -> None:
         asked = "(assert (> Y_0 X_0))"
     result = native(query(builder.build(), asked))
     assert result.answer is Answer.UNSAT, result.reason
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("far", [9.0, 1000.0], ids=["a few ReLUs open", "one linear region"])
+def test_a_tie_among_many_inputs(far: float, strict: bool) -> None:
+    """20 inputs vary and 60 neurons: ReLU splitting, whose regions linear programming leaves open by rounding alone."""
+    rng = np.random.default_rng(3)
+    first = np.zeros((60, 20))
+    first[:4, :4] = np.array([[1, 1, 0, 0], [-1, -1, 0, 0], [0, 0, 1, 3], [0, 0, -1, -3]])
+    first[4:] = rng.integers(-2, 3, size=(56, 20))
+    bias = np.full(60, 100.0)
+    bias[:4] = 0.125 if far < 100 else far
+    last = np.zeros((1, 60))
+    last[0, :4] = 1.0, -1.0, 1.0, -1.0
+    builder = NetworkBuilder((20,))
+    for k, operator in enumerate((Dense(first, bias), relu(), Dense(last, np.zeros(1)))):
+        builder.add(operator, name=f"n{k}")
+    net = builder.build()
+    best = max(Fraction(v) for v in ExactNetwork(net).output(np.ones(20)))  # it grows with the first four inputs alone
+    rows = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-float(best)]), strict=np.array([strict]))
+    assert Fraction(float(best)) == best
+    asked = Query(network=net, box=Box(-np.ones(20), np.ones(20)), cases=(rows,))
+    result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
+        asked, Options(prepass=False), Deadline.after(20)
+    )
+    assert result.answer is (Answer.UNSAT if strict else Answer.SAT), result.reason
 
 
 def test_a_margin_of_a_256th_on_six_pieces() -> None:

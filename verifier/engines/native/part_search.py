@@ -27,6 +27,7 @@ from verifier.bab import (
 )
 from verifier.bounds.crown_slopes import ascend, backward, initial_weights, prove
 from verifier.bounds.open_form import OpenForm, Start
+from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
 from verifier.engines.native.settings import PartSettings
@@ -143,7 +144,7 @@ class PartSearch:
         def stop(so_far: SearchResult) -> str:
             nonlocal check
             if so_far.stuck:
-                return "a linear region stays undecided within rounding"
+                return "a linear region stays undecided"
             now = self.form.work.done
             if now > check and lenience < np.inf:
                 share = so_far.closed / roots
@@ -210,7 +211,31 @@ class PartSearch:
         witness = self.look(point[None])
         if witness is not None:
             return LeafAnswer(Verdict.WITNESS, witness)
-        return LeafAnswer(Verdict.OPEN, reason="a linear region stays undecided within rounding")
+        return self._exactly(leaf, deadline)
+
+    def _exactly(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
+        """A linear region that rounding leaves open (a tie, say), in rational arithmetic; proofs cannot speak of that."""
+        reason = "a linear region stays undecided within rounding"
+        activations, blocks = self.query.network.activations, self.form.blocks[1:]
+        if self.keep or not self.query.network.is_relu_only or len(activations) != len(blocks):
+            return LeafAnswer(Verdict.OPEN, reason=reason)
+        assumed, known = {}, {}
+        for node, block in zip(activations, blocks, strict=True):
+            signs = np.zeros(node.size, dtype=np.int8)
+            signs[block.units[: block.count]] = leaf.phases[0, block.first : block.first + block.count]
+            assumed[node.name] = signs
+            known[node.name] = np.where(signs == 0, -1, 0).astype(np.int8)
+            known[node.name][block.units[block.count :]] = 1
+        case = int(self.conditions.case_of[leaf.row[0]])
+        search = RegionSearch(self.query, assumed=assumed, known=known, cases=[case])
+        if search.maps_cost > self.settings.exact_work:
+            return LeafAnswer(Verdict.OPEN, reason=reason)
+        search.run(self.settings.exact_work, deadline)
+        if search.witness is not None:
+            return LeafAnswer(Verdict.WITNESS, search.witness)
+        if search.finished and not search.unsettled:
+            return LeafAnswer(Verdict.REFUTED)
+        return LeafAnswer(Verdict.OPEN, reason=search.unsettled or reason)
 
     def _choose(
         self, rows: Start, phases: npt.NDArray[np.int8], weights: Array, scores: Array

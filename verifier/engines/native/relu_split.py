@@ -119,8 +119,13 @@ class ReluSplit:
             witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
         if witness is not None:
             return self._result(Answer.SAT, x=witness)
-        if not form.units:
-            return self._result(Answer.UNKNOWN, reason="bounds do not decide it, and there is no ReLU to split")
+        if not form.units:  # one linear region
+            search.run(nodes, 0.0)
+            if search.outcome.witness is not None:
+                return self._result(Answer.SAT, x=search.outcome.witness)
+            if search.outcome.failure:
+                return self._result(Answer.UNKNOWN, reason=search.outcome.failure)
+            return self._unsat()
         return self._divide(Part(form, form.phases, search.cases(nodes), bounds=bounds))
 
     def _divide(self, root: Part) -> EngineResult:

@@ -19,6 +19,7 @@ class PartSettings:
         reserve: leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will
             round otherwise.
         margin: a bound in float32 must be so far above zero to be tried in float64.
+        exact_work: steps of exact arithmetic (`RegionSearch.work`) that a linear region may take.
     """
 
     steps: int = 12
@@ -28,6 +29,7 @@ class PartSettings:
     most_candidates: int = 32
     reserve: float = 10.0
     margin: float = 1e-5
+    exact_work: float = 3e7
 
 
 @dataclass(frozen=True, kw_only=True)
