@@ -149,7 +149,11 @@ def test_the_deadline_is_kept_and_events_come() -> None:
         root(), Deadline.after(0.15), events.append
     )
     assert time.monotonic() - began < 1
-    assert (result.ending, result.late, result.reason) == (Ending.OPEN, True, "the time was over")
+    assert (result.ending, result.late, result.reason) == (
+        Ending.OPEN,
+        True,
+        "the time was over before the next subproblem",
+    )
     assert result.left > 0
     assert all(isinstance(e, Progress) for e in events)
     assert events[-1].done == result.done
@@ -212,3 +216,50 @@ def test_depth_takes_the_last_and_of_these_the_highest() -> None:
     assert set(store.pop(2).batch.items) == {"x", "y"}
     assert set(store.pop(2).batch.items) == {"z", "old"}
     assert len(store) == 0
+
+
+FREE = Settings(batch=1, piece=1, threads=3, free=True)
+
+
+@pytest.mark.parametrize("store", [DepthStore, PriorityStore])
+def test_free_threads_prove_and_refute(store: Any) -> None:
+    proved = search(Parabola(1.01), store(ROOM), settings=FREE).run(root(5))
+    assert (proved.ending, proved.left) == (Ending.PROVED, 0)
+    assert proved.closed == pytest.approx(5.0)
+    found = search(Parabola(0.999), store(ROOM), settings=FREE).run(root(5))
+    assert found.ending is Ending.WITNESS
+    assert found.witness is not None
+    assert found.witness[0] ** 2 - 2 * found.witness[0] + 0.999 <= 0
+
+
+def test_free_threads_stop_for_a_witness_the_deadline_and_a_reason() -> None:
+    class Slow(Parabola):
+        """Only the middle piece is quick, and has a witness."""
+
+        def bound(self, batch: Pieces, deadline: Deadline) -> Bounded[Pieces]:
+            while not (batch.low[0] <= 1 <= batch.high[0]):
+                deadline.check("while waiting")
+                time.sleep(0.01)
+            return super().bound(batch, deadline)
+
+    began = time.monotonic()
+    assert search(Slow(0.5), settings=FREE).run(root(3), Deadline.after(30)).ending is Ending.WITNESS
+    late = search(Slow(5.0), settings=FREE).run(root(3), Deadline.after(0.3))
+    assert (late.ending, late.late) == (Ending.OPEN, True)
+    assert late.left > 0
+    stopped = search(Parabola(1.0), settings=FREE, stop=lambda so_far: "enough" if so_far.done > 50 else "").run(root())
+    assert (stopped.ending, stopped.reason) == (Ending.OPEN, "enough")
+    assert time.monotonic() - began < 10
+
+
+def test_an_error_in_one_free_thread_ends_the_search() -> None:
+    class Broken(Parabola):
+        def bound(self, batch: Pieces, deadline: Deadline) -> Bounded[Pieces]:
+            if batch.low[0] > 1:
+                raise ValueError("broken")
+            while True:
+                deadline.check("while waiting")
+                time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="broken"):
+        search(Broken(1.0), settings=FREE).run(root(3), Deadline.after(30))

@@ -1,12 +1,14 @@
 """The one loop: take a batch, bound it, refute, ask the leaf solver, split, and put the children back.
 
 Which subproblems are taken together does not depend on the number of threads, so neither does the result, unless a
-limit of time ends the search.
+limit of time ends the search (or `Settings.free` lets every thread go its own way).
 """
 
 from __future__ import annotations
 
 import enum
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +68,8 @@ class Settings:
         batch: subproblems taken at once; between batches the deadline and `BranchAndBound.stop` are looked at.
         piece: of these, as many are worked on in one call; the pieces are shared among the threads.
         threads: that work on pieces side by side.
+        free: whether threads take pieces as they become free, for subproblems that cost very different times: none
+            waits for another, but what is searched depends on the clock.
         unit: what events call a subproblem.
         pause: seconds between two Progress events, at least.
     """
@@ -73,6 +77,7 @@ class Settings:
     batch: int = 64
     piece: int = 64
     threads: int = 1
+    free: bool = False
     unit: str = "subproblems"
     pause: float = 0.5
 
@@ -107,7 +112,9 @@ class BranchAndBound(Generic[B]):
     _done: int = 0
     _closed: float = 0.0
     _stuck: list[tuple[float, str]] = field(default_factory=list)
-    _taken: tuple[int, float] = (0, 0.0)
+    _taken: list[Open[B]] = field(default_factory=list)
+    _witness: Array | None = None
+    _ended: str = ""
 
     def run(self, roots: B, deadline: Deadline = NEVER, listener: Listener = ignore) -> SearchResult:
         """Search from these subproblems on, which cover the question together.
@@ -115,53 +122,97 @@ class BranchAndBound(Generic[B]):
         Raises:
             EngineError: if a bounder loses subproblems.
         """
-        began = told = time.monotonic()
+        told = _Told(time.monotonic(), listener, self.settings)
         try:
             if len(roots):
                 self.store.push(Open(roots, np.full(len(roots), -np.inf), np.ones(len(roots))))
+            drive = self._freely if self.settings.free and self.settings.threads > 1 else self._together
             with ThreadPoolExecutor(self.settings.threads) as pool:
-                while len(self.store):
-                    reason = self.stop(self._so_far())
-                    if reason or deadline.passed:
-                        return self._so_far(reason=reason or "the time was over", late=not reason)
-                    witness = self._step(pool, deadline)
-                    if witness is not None:
-                        return self._so_far(Ending.WITNESS, witness)
-                    if time.monotonic() - told >= self.settings.pause:
-                        told, now = time.monotonic(), self._so_far()
-                        seconds, unit = told - began, self.settings.unit
-                        listener(
-                            Progress(
-                                seconds=seconds, stage="solve", done=now.done, unit=unit, left=now.left, bound=now.worst
-                            )
-                        )
+                drive(pool, deadline, told)
         except TimeLimitError as error:
-            return self._so_far(reason=str(error), late=True)
+            if self._witness is None:
+                return self._so_far(reason=str(error), late=True)
         except (MemoryLimitError, MemoryError) as error:
             return self._so_far(reason=str(error) or "out of memory")
+        if self._witness is not None:
+            return self._so_far(Ending.WITNESS)
+        if self._ended:
+            return self._so_far(reason=self._ended)
         return self._so_far(reason=self._stuck[0][1]) if self._stuck else self._so_far(Ending.PROVED)
 
-    def _step(self, pool: ThreadPoolExecutor, deadline: Deadline) -> Array | None:
-        """One batch; a witness if one is met."""
-        some = self.store.pop(self.settings.batch)
-        self._taken = (len(some), float(some.lower.min()))
-        size = self.settings.piece
-        pieces = [some.take(np.arange(k, min(k + size, len(some)))) for k in range(0, len(some), size)]
-        if self.settings.threads == 1 or len(pieces) == 1:
-            results = [self._work(piece, deadline) for piece in pieces]
-        else:
-            results = list(pool.map(lambda piece: self._work(piece, deadline), pieces))
-        self._taken = (0, 0.0)
-        self._done += sum(worked.count for worked in results)
-        for worked in results:
-            if worked.witness is not None:
-                return worked.witness
-            self._closed += worked.closed
-            self._stuck += worked.stuck
-        for worked in results:
-            if worked.children is not None:
-                self.store.push(worked.children)
-        return None
+    def _together(self, pool: ThreadPoolExecutor, deadline: Deadline, told: _Told) -> None:
+        """Batch after batch, the pieces of each shared among the threads."""
+        size, threads = self.settings.piece, self.settings.threads
+        while len(self.store) and self._goes_on(deadline, told):
+            some = self.store.pop(self.settings.batch)
+            pieces = [some.take(np.arange(k, min(k + size, len(some)))) for k in range(0, len(some), size)]
+            self._taken = pieces
+            if threads == 1 or len(pieces) == 1:
+                results = [self._work(piece, deadline) for piece in pieces]
+            else:
+                results = list(pool.map(lambda piece: self._work(piece, deadline), pieces))
+            self._taken = []
+            for worked in results:
+                self._collect(worked)
+
+    def _freely(self, pool: ThreadPoolExecutor, deadline: Deadline, told: _Told) -> None:
+        """Each thread takes the next piece as soon as it is free; when the search has ended, all deadlines have passed."""
+        changed, until = threading.Condition(), _Stoppable(deadline.at)
+
+        def work() -> None:
+            try:
+                while True:
+                    with changed:
+                        while not len(self.store) and self._taken and not until.over.is_set():
+                            changed.wait()
+                        if until.over.is_set() or not len(self.store) or not self._goes_on(deadline, told):
+                            return
+                        piece = self.store.pop(self.settings.piece)
+                        self._taken.append(piece)
+                    worked = self._work(piece, until)
+                    with changed:
+                        self._taken = [other for other in self._taken if other is not piece]
+                        self._collect(worked)
+                        if self._witness is not None:
+                            until.over.set()
+                        changed.notify_all()
+            except TimeLimitError:
+                if not until.over.is_set() or deadline.passed:
+                    raise
+            finally:
+                with changed:
+                    if self._ended or sys.exc_info()[0]:
+                        until.over.set()
+                    changed.notify_all()
+
+        tasks = [pool.submit(work) for _ in range(self.settings.threads)]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            until.over.set()  # also after an interruption, that no thread goes on
+            with changed:
+                changed.notify_all()
+
+    def _goes_on(self, deadline: Deadline, told: _Told) -> bool:
+        """Whether more is to be done; raises if the time is over."""
+        if self._witness is not None or self._ended:
+            return False
+        so_far = self._so_far()
+        told.tell(so_far)
+        deadline.check("before the next subproblem")
+        self._ended = self.stop(so_far)
+        return not self._ended
+
+    def _collect(self, worked: _Worked[B]) -> None:
+        """Count what became of a piece, and keep its children."""
+        self._done += worked.count
+        self._closed += worked.closed
+        self._stuck += worked.stuck
+        if self._witness is None:
+            self._witness = worked.witness
+        if worked.children is not None:
+            self.store.push(worked.children)
 
     def _work(self, piece: Open[B], deadline: Deadline) -> _Worked[B]:
         """Bound, refute, solve or split the subproblems of a piece."""
@@ -202,19 +253,51 @@ class BranchAndBound(Generic[B]):
             worked.closed += float(left.share[k])
         return answer
 
-    def _so_far(
-        self, ending: Ending = Ending.OPEN, witness: Array | None = None, *, reason: str = "", late: bool = False
-    ) -> SearchResult:
-        left = len(self.store) + len(self._stuck) + self._taken[0]
-        worst = min([self.store.worst, self._taken[1], *(bound for bound, _ in self._stuck)])
+    def _so_far(self, ending: Ending = Ending.OPEN, *, reason: str = "", late: bool = False) -> SearchResult:
+        taken = list(self._taken)
         return SearchResult(
             ending=ending,
-            witness=witness,
+            witness=self._witness if ending is Ending.WITNESS else None,
             reason=reason,
             late=late,
             done=self._done,
-            left=left,
+            left=len(self.store) + len(self._stuck) + sum(map(len, taken)),
             stuck=len(self._stuck),
-            worst=worst,
+            worst=min([self.store.worst, *(float(t.lower.min()) for t in taken), *(bound for bound, _ in self._stuck)]),
             closed=self._closed,
         )
+
+
+@dataclass(frozen=True)
+class _Stoppable(Deadline):
+    """A deadline that passes at once when the search has ended."""
+
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def left(self) -> float:
+        return 0.0 if self.over.is_set() else super().left
+
+    @property
+    def passed(self) -> bool:
+        return self.over.is_set() or super().passed
+
+
+@dataclass
+class _Told:
+    """Tells a listener of the progress, now and then."""
+
+    began: float
+    listener: Listener
+    settings: Settings
+    last: float = 0.0
+
+    def tell(self, now: SearchResult) -> None:
+        """Tell it unless that was done just before."""
+        seconds = time.monotonic() - self.began
+        if seconds - self.last >= self.settings.pause:
+            self.last = seconds
+            unit = self.settings.unit
+            self.listener(
+                Progress(seconds=seconds, stage="solve", done=now.done, unit=unit, left=now.left, bound=now.worst)
+            )
