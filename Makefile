@@ -3,29 +3,61 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Where PyTorch comes from; empty: PyPI, whose build for Linux brings CUDA along (see README).
+TORCH_INDEX ?=
+PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint env clean
+# Processors whose arithmetic the numerical tests are tried with, as OpenBLAS calls them: what this machine can run.
+KERNELS := Prescott Nehalem Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo),SkylakeX)
+# The tests for that, and for the lowest versions of all dependencies: those without a long search.
+FAST := tests/unit tests/corpus -k "not native and not marabou and not cvc5"
+
+.PHONY: demo test kernels lowest lint env clean
 
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found. Name a Python 3.11 with: make PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group test
-	$(BIN)/python -m pip install --quiet --no-deps auto_LiRPA==0.3
-	touch $@
+	@echo "make: an environment in $(VENV), once (some minutes, mostly the network's)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade "pip>=25.1"
+	@echo "make: 1/3 PyTorch"
+	@$(PIP) -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@echo "make: 2/3 solvers, onnxruntime, numba and this package"
+	@$(PIP) -c constraints.txt -e . --group test
+	@echo "make: 3/3 auto_LiRPA, and a look whether all fits together"
+	@$(BIN)/python -m verifier.bounds.lirpa_install
+	@$(BIN)/python -m pip check
+	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python benchmarks/bandit.py
+	@$(BIN)/python benchmarks/bandit.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2
+
+# The numerical tests with the matrix products of other processors.
+kernels: $(STAMP)
+	@for kernel in $(KERNELS); do \
+	    echo "make: tests with OpenBLAS's products for $$kernel"; \
+	    OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n 2 $(FAST) || exit 1; \
+	done
+
+# The tests with the lowest version of every dependency that pyproject.toml admits (PyTorch stays as it is).
+lowest: $(STAMP)
+	@echo "make: an environment with the lowest versions in $(VENV)-lowest"
+	@$(PYTHON) -m venv $(VENV)-lowest
+	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv -c constraints.txt torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	@grep ^torch constraints.txt >$(VENV)-lowest/torch.txt
+	@$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --group test \
+	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^triton" >$(VENV)-lowest/lowest.txt
+	@$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -r $(VENV)-lowest/lowest.txt -e .
+	@NUMBA_CACHE_DIR=$(VENV)-lowest/numba PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
+	    $(VENV)-lowest/bin/python -m pytest -q -n 2 $(FAST)
 
 lint: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group lint
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(PIP) -c constraints.txt --group lint
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build *.egg-info

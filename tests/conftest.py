@@ -6,10 +6,13 @@ import os
 import signal
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 from hypothesis import HealthCheck, settings
+
+from verifier.threads import VARIABLES
+
+for _name, _value in VARIABLES.items():  # before any numerical library is loaded
+    os.environ.setdefault(_name, _value)
 
 settings.register_profile("verifier", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 settings.load_profile("verifier")

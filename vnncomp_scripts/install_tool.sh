@@ -6,5 +6,5 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3.11}
 [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
 "$root/.venv/bin/python" -m pip install --quiet "$root"
-"$root/.venv/bin/python" -m pip install --quiet --no-deps auto_LiRPA==0.3
+"$root/.venv/bin/python" -m verifier.bounds.lirpa_install
 "$root/.venv/bin/python" -m verifier.cli doctor || true

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from verifier.bounds import lirpa_install
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,3 +33,33 @@ def test_importing_verifier_loads_nothing_heavy() -> None:
     code = f"import sys, verifier; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+def test_every_dependency_has_a_lower_and_an_upper_end() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = [*project["project"]["dependencies"], *project["dependency-groups"]["test"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        needed += extra
+    assert len(needed) > 15
+    for requirement in needed:
+        assert re.match(r"[\w-]+(==\S+|>=[\d.]+,<[\d.]+)(;|$)", requirement), requirement
+
+
+def test_the_metadata_of_auto_lirpa_is_made_to_say_what_it_needs(tmp_path: Path) -> None:
+    folder = tmp_path / "auto_LiRPA-0.3.dist-info"
+    folder.mkdir()
+    head = "Metadata-Version: 2.1\nName: auto_LiRPA\nRequires-Dist: torch (<1.13.0,>=1.8.0)\nRequires-Dist: pylint"
+    (folder / "METADATA").write_text(f"{head}\nRequires-Python: >=3.7\n\nRequires-Dist: is only a word here.\n")
+    (folder / "RECORD").write_text(f"a.py,sha256=x,1\n{folder.name}/METADATA,sha256=old,3\n{folder.name}/RECORD,,\n")
+    for _ in range(2):  # again is no different
+        lirpa_install.correct(folder)
+        text = (folder / "METADATA").read_text()
+        wanted = [
+            line.removeprefix("Requires-Dist: ") for line in text.splitlines() if line.startswith("Requires-Dist")
+        ]
+        assert wanted == [*lirpa_install.NEEDS, "is only a word here."]
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+        record = (folder / "RECORD").read_text()
+        assert record == (
+            f"a.py,sha256=x,1\n{folder.name}/METADATA,sha256={digest},{len(text.encode())}\n{folder.name}/RECORD,,\n"
+        )

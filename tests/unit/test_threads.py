@@ -49,3 +49,13 @@ def test_the_command_line_needs_no_variable() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert VARIABLES.items() <= eval(done.stdout.splitlines()[-1]).items()
+
+
+@pytest.mark.skipif("OPENBLAS_CORETYPE" not in os.environ, reason="set by `make kernels`")
+def test_the_processor_that_was_asked_for_is_used() -> None:
+    """Else `make kernels` would try one and the same arithmetic several times."""
+    known = {"Prescott": "Katmai", "Zen": "Haswell"}
+    wanted = os.environ["OPENBLAS_CORETYPE"]
+    used = {library["architecture"] for library in threadpool_info() if library["internal_api"] == "openblas"}
+    assert used <= {wanted, known.get(wanted)}
+    assert used

@@ -19,7 +19,7 @@ from typing import Any
 
 from verifier.errors import EngineError
 
-INSTALL = "pip install --no-deps auto_LiRPA==0.3"
+INSTALL = "python -m verifier.bounds.lirpa_install"
 
 
 def available() -> tuple[bool, str]:
