@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from verifier.attention import Inconsistency, RegionMap, attention_map
+from verifier.attention import Answer, Inconsistency, RegionMap, attention_map
 from verifier.attention.maps_lp import lp_map
 from verifier.attention.problem import problem
 from verifier.attention.run import MapRun
@@ -254,8 +254,8 @@ def test_boundary_search_agrees_with_the_whole_map(seed: int) -> None:
             assert found.complete
             assert found.table is not None
             assert whole.table is not None
-            expected = whole.table.centers[whole.outermost(aspect)]
-            actual = found.table.centers[found.outermost(aspect)]
+            expected = whole.table.centers[whole.outside(aspect)]
+            actual = found.table.centers[found.outside(aspect)]
             np.testing.assert_allclose(
                 actual[np.lexsort(np.round(actual, 7).T)], expected[np.lexsort(np.round(expected, 7).T)], atol=1e-7
             )
@@ -314,7 +314,7 @@ def test_an_island_with_everything_known() -> None:
         same[np.lexsort(np.round(same, 7).T)], outer[np.lexsort(np.round(outer, 7).T)], atol=1e-7
     )
     assert found.summary.regions < whole.summary.regions
-    assert whole.robust == {"label": False, "attention": False}
+    assert {a.answer for a in whole.answers.values()} == {Answer.NOT_ROBUST}
 
 
 def test_three_parameters_fill_the_box() -> None:
@@ -336,9 +336,9 @@ def test_three_parameters_fill_the_box() -> None:
     flat = attention_map(network, image, perturbations[1:], 3.0)
     assert flat.summary.regions <= m.summary.regions
     found = attention_map(network, image, perturbations, 3.0, method="gbs")
-    a = m.table.centers[m.outermost("attention")]
+    a = m.table.centers[m.outside("attention")]
     assert found.table is not None
-    b = found.table.centers[found.outermost("attention")]
+    b = found.table.centers[found.outside("attention")]
     assert {tuple(p) for p in np.round(b, 6)} == {tuple(p) for p in np.round(a, 6)}
 
 
@@ -379,7 +379,7 @@ def test_a_map_stopped_by_the_clock_is_not_complete() -> None:
     m = attention_map(network, image_of(rng, network), wide, 2.0, timeout=1e-6)
     assert not m.complete
     assert "stopped" in m.reason
-    assert True not in m.robust.values()
+    assert Answer.ROBUST not in {a.answer for a in m.answers.values()}
 
 
 def test_the_way_out_of_a_region() -> None:

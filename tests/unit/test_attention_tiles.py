@@ -45,7 +45,7 @@ def same_map(a: RegionMap, b: RegionMap, tolerance: float) -> None:
     for name in ("attention", "label", "touches_border"):
         assert (getattr(a.table, name)[order_a] == getattr(b.table, name)[order_b]).all()
     for aspect in ("attention", "label"):
-        for question in (RegionMap.component, RegionMap.outermost):
+        for question in (RegionMap.component, RegionMap.outside, RegionMap.outermost):
             chosen_a, chosen_b = (set(m.table.keys[question(m, aspect)]) for m in (a, b))  # type: ignore[union-attr,index,arg-type]
             assert chosen_a == chosen_b
         assert a.enclaves(aspect) == b.enclaves(aspect)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_tiles_hold_the_same_map(seed: int, perturbations: list[Perturbation], t
     assert tiled.summary.label_share == pytest.approx(whole.summary.label_share, abs=1e-9)
     for kind in ("CR", "MR"):  # where the expected map moves, a piece may be AR or IR of a region that is AB
         assert tiled.summary.volumes[kind] >= whole.summary.volumes[kind] - 1e-9
-    assert tiled.robust == whole.robust
+    assert {k: a.answer for k, a in tiled.answers.items()} == {k: a.answer for k, a in whole.answers.items()}
     same_map(tiled.joined(), whole, 1e-8)
     with pytest.raises(InputError, match=r"does not hold its regions in memory .*joined"):
         tiled.component("label")
@@ -94,7 +94,7 @@ def test_tiles_of_three_parameters(tmp_path: Path) -> None:
     assert joined.table is not None
     assert whole.table is not None
     assert joined.table.volumes.sum() == pytest.approx(whole.table.volumes.sum(), rel=1e-6)
-    assert joined.robust == whole.robust
+    assert {k: a.answer for k, a in joined.answers.items()} == {k: a.answer for k, a in whole.answers.items()}
     assert len(joined.table) == pytest.approx(len(whole.table), abs=2)  # slivers below the tolerance of the programs
 
 

@@ -16,16 +16,19 @@ Regions far from the boundary and from the way are never opened. The result's ta
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.attention.maps_lp import cell_table, count_cells, explorer
+from verifier.attention.answer import Answer
+from verifier.attention.maps_lp import cell_table, count_cells, explorer, lp_map
+from verifier.attention.maps_plane import plane_map
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
-from verifier.attention.table import Aspect, Totals
+from verifier.attention.table import SAME, Aspect, Totals
 from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, exit_point
 
@@ -40,11 +43,12 @@ class _Search:
     def __init__(self, run: MapRun, aspect: Aspect) -> None:
         self.run, self.aspect = run, aspect
         self.opens, self.prepared = explorer(run)
+        self.totals = Totals(run.delta)
         self.cells: dict[int, Cell] = {}
         self.aliases: dict[int, int] = {}
         self.thin: set[int] = set()
         self.expanded: set[int] = set()
-        self.corners: dict[tuple[float, ...], set[int]] = {}
+        self.corners: dict[tuple[int, ...], set[int]] = {}
         self.links: dict[int, set[int]] = {}
         """Neighbours on the way: the key across a face is not always foreseen, where it was not opened from it."""
 
@@ -64,21 +68,18 @@ class _Search:
             return None
         key = found.key if isinstance(found, Cell) else found
         if isinstance(found, Cell):
+            (found,) = count_cells(self.run, self.prepared, self.totals, [found])
             self.cells[key] = found
-            for corner in self._corners(found):
+            for corner in corner_keys(found.vertices):
                 self.corners.setdefault(corner, set()).add(key)
         if foreseen and key != foreseen:
             self.aliases[foreseen] = key
         return key
 
-    @staticmethod
-    def _corners(cell: Cell) -> list[tuple[float, ...]]:
-        return [tuple(v) for v in np.round(cell.vertices, 8).tolist()]
-
     def meeting(self, key: int) -> set[int]:
         """The opened regions that share a face or a vertex with one."""
         found = set(self.opened_neighbours(key))
-        for corner in self._corners(self.cells[key]):
+        for corner in corner_keys(self.cells[key].vertices):
             found |= self.corners[corner]
         return found - {key}
 
@@ -138,7 +139,7 @@ class _Search:
         kind = self.robust(key)
         if kind:
             vertices = self.cells[key].vertices
-            if bool(((vertices < 1e-9) | (vertices > 1 - 1e-9)).any()):
+            if bool(((vertices < SAME) | (vertices > 1 - SAME)).any()):
                 return True
         return any(self.robust(other) != kind for other in self.meeting(key))
 
@@ -153,8 +154,23 @@ class _Search:
         return found
 
 
+def corner_keys(vertices: Array) -> set[tuple[int, ...]]:
+    """Keys of vertices such that two that are the same but for rounding share one, wherever they lie in the grid."""
+    grids = itertools.product((0.0, 0.5), repeat=vertices.shape[1])
+    return {
+        (n, *corner)
+        for n, shift in enumerate(grids)
+        for corner in np.floor(vertices / (4 * SAME) + np.array(shift)).astype(np.int64).tolist()
+    }
+
+
+def whole_map(run: MapRun) -> RegionMap:
+    """The exhaustive map: by linear programs for more than two parameters."""
+    return lp_map(run) if run.perturbed.dimension > 2 else plane_map(run)
+
+
 def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
-    """The map of the regions along the outermost boundary of one aspect."""
+    """The map of the regions along the outermost boundary of one aspect; the whole map if the search meets none."""
     search, reason = _Search(run, aspect), ""
     inside: set[int] = set()
     outermost: set[int] = set()
@@ -167,8 +183,7 @@ def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
     except TimeUp:
         reason = f"stopped after {run.timeout:g} s"
     cells = dict(search.cells)
-    totals = Totals(run.delta)
-    count_cells(totals, list(cells.values()))
+    totals = search.totals
     order = {key: k for k, key in enumerate(cells)}
 
     def mask(keys: set[int]) -> npt.NDArray[np.bool_]:
@@ -176,7 +191,7 @@ def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
         result[[order[k] for k in keys]] = True
         return result
 
-    return run.result(
+    found = run.result(
         totals,
         "gbs",
         reason,
@@ -185,6 +200,8 @@ def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
         boundary={aspect: (mask(inside), mask(outermost))},
         statistics={"expanded": len(search.expanded), "linear programs": getattr(search.opens, "programs", 0)},
     )
+    # no boundary around what was opened: whether there is one elsewhere, only the whole map tells
+    return whole_map(run) if found.answers[aspect].answer is Answer.UNDECIDED and not reason else found
 
 
 def _outermost(search: _Search, way: list[int]) -> tuple[set[int], set[int]]:

@@ -19,7 +19,10 @@ import scipy.sparse as sp
 
 from verifier.encodings.perturbations import Perturbed, box_mean
 from verifier.errors import InputError
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 FILTERS = ("identity", "absolute", "mean3")
 
@@ -86,12 +89,19 @@ class Inconsistency:
         return total
 
     def reference(self, perturbed: Perturbed, label: int) -> Array:
-        """The filtered maps of the unperturbed image: ``(classes, channels, H, W)``."""
-        x = perturbed.image.reshape(1, -1)
-        maps = [
-            perturbed.original.gradient(x, j).reshape(perturbed.image.shape) for j in self.outputs(perturbed, label)
-        ]
-        return self.filtered(np.stack(maps))
+        """The filtered maps of the unperturbed image: ``(classes, channels, H, W)``.
+
+        An image on a kink, as far as floats tell, has its gradient computed exactly: the side matters.
+        """
+        network, x = perturbed.original, perturbed.image.reshape(1, -1)
+        outputs = self.outputs(perturbed, label)
+        if _on_a_kink(network, x):
+            exact = ExactNetwork(network)
+            values = exact.values(x.reshape(-1))
+            maps = [np.array(exact.gradient((), j, values), dtype=np.float64) for j in outputs]
+        else:
+            maps = [network.gradient(x, j) for j in outputs]
+        return self.filtered(np.stack([m.reshape(perturbed.image.shape) for m in maps]))
 
     def __call__(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
         """AI at parameters ``(batch, d)``: ``(batch,)``, straight from the definition."""
@@ -99,6 +109,23 @@ class Inconsistency:
         flat = difference.reshape(*difference.shape[:2], -1)
         distance = np.abs(flat).sum(axis=2) if self.norm == 1 else np.sqrt((flat**2).sum(axis=2))
         return np.asarray(distance.sum(axis=1))
+
+
+def _on_a_kink(network: Network, x: Array) -> bool:
+    """Whether a preactivation is within rounding of a breakpoint, or two entries of a window of each other."""
+    for name, z in network.preactivations(x).items():
+        operator, reach = network[name].operator, 1e-9 * (1.0 + float(np.abs(z).max(initial=0.0)))
+        if isinstance(operator, MaxPool):
+            windows = operator.windows(z.shape[1:])
+            if windows.shape[1] > 1:
+                top = np.sort(np.where(windows >= 0, z.reshape(-1)[windows], -np.inf), axis=1)
+                if bool((top[:, -1] - top[:, -2] <= reach).any()):
+                    return True
+        elif isinstance(operator, PiecewiseLinear) and any(
+            bool((np.abs(z - b) <= reach).any()) for b in operator.breaks
+        ):
+            return True
+    return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,10 +85,6 @@ def attention_map(
         from verifier.attention.tiles import tiled_map
 
         return tiled_map(run, Path(stream))
-    if layer.dimension > 2:
-        from verifier.attention.maps_lp import lp_map
+    from verifier.attention.boundary import whole_map
 
-        return lp_map(run)
-    from verifier.attention.maps_plane import plane_map
-
-    return plane_map(run)
+    return whole_map(run)

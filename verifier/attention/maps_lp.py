@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from verifier.attention.problem import Problem, problem
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
-from verifier.attention.table import Table, Totals
+from verifier.attention.table import Graded, Table, Totals
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 from verifier.regions.traversal_cells import Cell, PolygonExplorer
@@ -61,8 +61,8 @@ def lp_walk(run: MapRun, opens: LPExplorer | PolygonExplorer, prepared: Problem,
             aliases[foreseen] = key
         if not isinstance(found, Cell):
             continue
+        (found,) = count_cells(run, prepared, totals, [found])
         cells[key] = found
-        count_cells(totals, [found])
         queue.extend((f.at, f.into, f.key) for f in found.faces if f.key not in cells)
         if len(cells) - heard >= 100:
             heard = len(cells)
@@ -93,13 +93,33 @@ def lp_map(run: MapRun) -> RegionMap:
     )
 
 
-def count_cells(totals: Totals, cells: list[Cell]) -> None:
-    """Add cells to the totals."""
+def count_cells(run: MapRun, prepared: Problem, totals: Totals, cells: list[Cell]) -> list[Cell]:
+    """Add cells to the totals; the same cells with what is within rounding of delta decided exactly."""
 
-    def column(name: str) -> Array:
-        return np.array([getattr(c, name) for c in cells])
+    def column(name: str, kind: type = np.float64) -> Array:
+        return np.array([getattr(c, name) for c in cells], dtype=kind)
 
-    totals.add(*(column(n) for n in ("volume", "low", "high", "attention", "label", "label_volume")))
+    def polygon(k: int) -> Array:
+        corners: Array = prepared.box.lower + cells[k].vertices * prepared.box.width
+        return corners[:, :1] if prepared.idle else corners
+
+    found = run.settled(
+        Graded(
+            volumes=column("volume"),
+            low=column("low"),
+            high=column("high"),
+            attention=column("attention", np.int8),
+            label=column("label", np.int8),
+            label_volumes=column("label_volume"),
+            tied=column("tied", np.int8),
+            near=np.zeros(len(cells), dtype=bool),
+            doubtful=column("doubtful", np.bool_),
+            polygon=polygon,
+        )
+    )
+    totals.add(found)
+    columns = zip(cells, found.low.tolist(), found.high.tolist(), found.attention.tolist(), strict=True)
+    return [replace(c, low=low, high=high, attention=kind) for c, low, high, kind in columns]
 
 
 def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[int, int], whole: Box) -> Table:
@@ -117,17 +137,15 @@ def cell_table(prepared: Problem, cells: Mapping[int, Cell], aliases: Mapping[in
                 pairs.add((min(k, other), max(k, other)))
     vertices = [lower + c.vertices * width for c in found]
     real = 1 if prepared.idle else d
-    farthest = [v[int(np.argmax(np.linalg.norm(v[:, :real] / whole.width, axis=1)))] for v in vertices]
+    farthest = [v[int(np.argmax(np.linalg.norm(v[:, :real], axis=1)))] for v in vertices]
     sides = [(axis, side) for axis in range(real) for side in real_sides(prepared.box, whole, axis)]
     touches = [
         any(int((np.abs(c.vertices[:, axis] - side) < TOLERANCE).sum()) >= d for axis, side in sides) for c in found
     ]
-    flat: Array | None = None
-    offsets = None
     if prepared.idle:
         flat = np.concatenate([[[v[:, 0].min()], [v[:, 0].max()]] for v in vertices])
         offsets = 2 * np.arange(len(found) + 1)
-    elif d == 2:
+    else:
         flat = np.concatenate(vertices)
         offsets = np.cumsum([0] + [len(v) for v in vertices])
     return Table(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,8 @@ from verifier.attention.problem import Problem, problem
 from verifier.attention.raster import Raster
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
-from verifier.attention.table import Table, Totals
+from verifier.attention.table import Graded, Table, Totals
+from verifier.network.operators import Array
 from verifier.properties.sets import Box
 from verifier.regions.traversal import RegionChunk, Regions, joined
 
@@ -22,7 +25,7 @@ def plane_map(run: MapRun) -> RegionMap:
     totals, chunks, reason = Totals(run.delta), [], ""
     raster = None
     for chunk in regions:
-        totals.add(chunk.areas, chunk.low, chunk.high, chunk.attention, chunk.label, chunk.label_area)
+        chunk = settled(run, prepared, chunk, totals)
         chunks.append(chunk)
         if totals.regions > run.keep:
             raster = raster or Raster(prepared.box)
@@ -46,6 +49,32 @@ def plane_map(run: MapRun) -> RegionMap:
     )
 
 
+def settled(run: MapRun, prepared: Problem, chunk: RegionChunk, totals: Totals) -> RegionChunk:
+    """Count a chunk; the same chunk with what is within rounding of delta decided exactly."""
+
+    def polygon(k: int) -> Array:
+        vertices = chunk.vertices[chunk.offsets[k] : chunk.offsets[k + 1]]
+        corners: Array = prepared.box.lower + vertices * prepared.box.width
+        return corners[:, :1] if prepared.idle else corners
+
+    found = run.settled(
+        Graded(
+            volumes=chunk.areas,
+            low=chunk.low,
+            high=chunk.high,
+            attention=chunk.attention,
+            label=chunk.label,
+            label_volumes=chunk.label_area,
+            tied=chunk.tied,
+            near=np.zeros(len(chunk), dtype=bool),
+            doubtful=chunk.doubtful.astype(bool),
+            polygon=polygon,
+        )
+    )
+    totals.add(found)
+    return replace(chunk, low=found.low, high=found.high, attention=found.attention)
+
+
 def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int, int], whole: Box) -> Table:
     """The regions of a walk as a table in the parameters' own units; an idle second parameter is dropped.
 
@@ -59,7 +88,7 @@ def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int,
     vertices = lower + c.vertices * width
     first = c.offsets[:-1]
     centers = np.add.reduceat(vertices, first, axis=0) / np.diff(c.offsets)[:, None]
-    distance = np.linalg.norm(vertices[:, :d] / whole.width, axis=1)
+    distance = np.linalg.norm(vertices[:, :d], axis=1)
     order = np.lexsort((-distance, owner))
     farthest = vertices[order[first]][:, :d]
     following = np.arange(1, len(c.vertices) + 1)

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from verifier.attention.maps_lp import cell_table, explorer_of, lp_walk
-from verifier.attention.maps_plane import plane_table
+from verifier.attention.maps_plane import plane_table, settled
 from verifier.attention.problem import Problem, problem
 from verifier.attention.raster import Raster
 from verifier.attention.region_map import RegionMap
@@ -33,6 +34,11 @@ from verifier.regions.traversal import Regions
 
 OFF = 0.0437
 """Cuts are moved by this share of a tile's width."""
+
+SMALLEST = 1e-7
+"""A tile with less than this share of Θ is not split: where more regions meet in a point than may be kept, every
+tile around the point has them all."""
+ALL = 1 << 40
 
 
 def tiled_map(run: MapRun, folder: Path) -> RegionMap:
@@ -79,6 +85,8 @@ def _tile(run: MapRun, store: TileStore, cell: Cell, before: Totals) -> dict[str
     prepared = problem(run.perturbed, run.settings, run.label, box=box)
     part = Totals(run.delta)
     run = run.after(before, share)
+    if share < SMALLEST:
+        run = replace(run, keep=ALL)
     walk = _cells if run.perturbed.dimension > 2 else _polygons
     table, tolerance = walk(run, prepared, part)
     if part.regions > run.keep:
@@ -100,8 +108,7 @@ def _polygons(run: MapRun, prepared: Problem, part: Totals) -> tuple[Table | Non
     )
     chunks = []
     for found in regions:
-        part.add(found.areas, found.low, found.high, found.attention, found.label, found.label_area)
-        chunks.append(found)
+        chunks.append(settled(run, prepared, found, part))
         run.heard(part.regions, part.covered)
         if run.late or part.regions > run.keep:
             return None, 0.0

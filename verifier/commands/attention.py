@@ -18,7 +18,7 @@ SYNTAX = """perturbations (NAME:LOW:HIGH, options as ,KEY=VALUE):
   linear:-1:1,direction=FILE[,map_direction=FILE][,name=fog]     any direction; FILEs are .npy
   rotation:-5:5[,poses=11]  (degrees)    zoom:-0.1:0.1[,poses=11]   shear:-0.1:0.1[,poses=11]
 
-exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or input; 3 the map is incomplete"""
+exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or input; 3 not decided; 4 time-out"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
     import verifier
     from verifier import compiled
-    from verifier.attention import Inconsistency, attention_map
+    from verifier.attention import Answer, Inconsistency, attention_map
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
     from verifier.commands.inputs import read_array
@@ -165,6 +165,9 @@ def run(args: argparse.Namespace) -> int:
         width = max(len(name) for name, _ in rows)
         for name, text in rows:
             print(f"{name:<{width}}  {text}")
-    if False in m.robust.values():
+    found = {a.answer for a in m.answers.values()}
+    if Answer.NOT_ROBUST in found:
         return 1
-    return 0 if None not in m.robust.values() else 3
+    if found == {Answer.ROBUST}:
+        return 0
+    return 4 if Answer.TIMEOUT in found else 3

@@ -36,6 +36,10 @@ class RegionChunk:
         label: ``(P,)`` the same for "the label's output is the largest".
         label_area: ``(P,)`` area of the part where the label's output is the largest.
         winner: ``(P,)`` the largest output at the region's center.
+        tied: ``(P,)`` 0: no other output comes within rounding of the label's; 1: one does at the region's edge;
+            2: one is equal all over the region (which then counts as "the label is nowhere the largest").
+        doubtful: ``(P,)`` 1 where a unit above the pixels has an affine map that is zero as far as rounding tells: it
+            counts as inactive, and whether it is shows in the saliency map alone.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -49,6 +53,8 @@ class RegionChunk:
     label: npt.NDArray[np.int8]
     label_area: Array
     winner: npt.NDArray[np.int16]
+    tied: npt.NDArray[np.int8]
+    doubtful: npt.NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -157,6 +163,8 @@ class Regions:
             label=np.zeros(m, dtype=np.int8),
             label_area=np.zeros(m),
             winner=np.zeros(m, dtype=np.int16),
+            tied=np.zeros(m, dtype=np.int8),
+            doubtful=np.zeros(m, dtype=np.int8),
         )
 
     def _taken(self, cells: traversal_polygon.Cells) -> RegionChunk:
@@ -177,6 +185,8 @@ class Regions:
             label=cells.label[:p].copy(),
             label_area=cells.label_area[:p].copy(),
             winner=cells.winner[:p].copy(),
+            tied=cells.tied[:p].copy(),
+            doubtful=cells.doubtful[:p].copy(),
         )
 
     def _grow(self) -> None:

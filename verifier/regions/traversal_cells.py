@@ -51,6 +51,7 @@ class Cell:
         attention, label: 0 holds everywhere, 1 nowhere, 2 in a part.
         label_volume: of the part where the label holds.
         winner: predicted class at the center.
+        tied, doubtful: see `verifier.regions.traversal.RegionChunk`.
     """
 
     key: int
@@ -64,6 +65,8 @@ class Cell:
     label: int
     label_volume: float
     winner: int
+    tied: int
+    doubtful: int
 
 
 class Explorer(Protocol):
@@ -120,6 +123,8 @@ class PolygonExplorer:
             label=int(cells.label[0]),
             label_volume=float(cells.label_area[0]),
             winner=int(cells.winner[0]),
+            tied=int(cells.tied[0]),
+            doubtful=int(cells.doubtful[0]),
         )
 
 

@@ -21,6 +21,8 @@ Array = Any  # numba reads these as arrays; annotations here are for people
 
 COINCIDENT = 1e-11
 """A unit's zero set this close to a point (in units of the parameter box's width) passes through it."""
+NO_UNIT = 0xA0761D6478BD642F
+"""Key of the region in which no unit is active: never 0, which says "no region" wherever keys are kept."""
 
 
 class Net(NamedTuple):
@@ -204,7 +206,7 @@ def start_region(net, expected, state, at, into, keep_bits):  # type: ignore[no-
     for i in range(d + 1):
         for u in range(units):
             state.Z[i, u] = net.base[i, u]
-    key = np.uint64(0)
+    key = np.uint64(NO_UNIT)
     change = np.empty(d + 1)
     for layer in range(layers):
         for u in range(net.start[layer], net.start[layer + 1]):

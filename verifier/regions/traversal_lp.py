@@ -19,7 +19,8 @@ from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, Face
 from verifier.regions.traversal_kernels import Expected, inconsistency, start_region
 from verifier.regions.traversal_net import TraversalNet, new_state
-from verifier.regions.traversal_polygon import ZERO
+from verifier.regions.traversal_plane import truly_zero
+from verifier.regions.traversal_polygon import TIED, ZERO
 
 TOLERANCE = 1e-9
 """Feasibility tolerance of the programs: slivers thinner than this (the box has width 1) are left out."""
@@ -165,7 +166,7 @@ class LPExplorer:
         self.dimension = len(tnet.width)
         self._units = np.concatenate([np.arange(a, b) for a, b in tnet.scan] or [np.zeros(0, dtype=np.int64)])
         self.programs = 0
-        self._zero_maps = False
+        self._zeros = self._units[:0]
 
     def open(self, at: Array, into: Array, known: Any = frozenset()) -> Cell | int | None:
         """See `verifier.regions.traversal_cells.Explorer`."""
@@ -195,7 +196,7 @@ class LPExplorer:
         sign = np.where(self.state.bits[units] == 1, 1.0, -1.0)
         norm = np.linalg.norm(Z[1:], axis=0)
         noise = self.tnet.net.noise[units]
-        self._zero_maps = bool((norm + np.abs(Z[0]) <= ZERO * noise).any())
+        self._zeros = units[norm + np.abs(Z[0]) <= ZERO * noise]
         real = norm > ZERO * noise
         scaled = (sign * Z)[:, real] / norm[real]
         units = units[real]
@@ -247,7 +248,7 @@ class LPExplorer:
             neighbour = key
             for u in groups[k]:
                 neighbour ^= int(self.tnet.net.hash[u])
-            if self._zero_maps:
+            if len(self._zeros):
                 neighbour = ((key + k + 1) * 0xD6E8FEB86659FD93) % 2**64
             faces.append(Face(inside, -rows[k], neighbour))
         return faces, kept
@@ -278,9 +279,16 @@ class LPExplorer:
     def _cell(self, key: int, faces: list[Face], rows: Array, bound: Array, center: Array) -> Cell:
         vertices, volume = polytope(rows, bound, center)
         attention, low, high = self._attention(rows, bound, vertices, center)
-        label, label_volume, winner = self._label(rows, bound, vertices, volume, center)
+        label, label_volume, winner, tied = self._label(rows, bound, vertices, volume, center)
         border = bool(((vertices < TOLERANCE) | (vertices > 1 - TOLERANCE)).any()) and self._on_border(vertices)
-        return Cell(key, tuple(faces), border, vertices, volume, low, high, attention, label, label_volume, winner)
+        return Cell(
+            key, tuple(faces), border, vertices, volume, low, high, attention, label, label_volume, winner, tied
+        )
+
+    def _doubtful(self) -> int:
+        """Whether a unit's map is zero only as far as rounding tells."""
+        net, bits = self.tnet.net, self.state.bits
+        return int(any(net.layer[u] >= net.lowest and not truly_zero(net, bits, u) for u in self._zeros))
 
     def _on_border(self, vertices: Array) -> bool:
         """Whether d vertices lie on one side of the cube: a face there."""
@@ -312,20 +320,31 @@ class LPExplorer:
 
     def _label(
         self, rows: Array, bound: Array, vertices: Array, volume: float, center: Array
-    ) -> tuple[int, float, int]:
+    ) -> tuple[int, float, int, int]:
+        """Kind, volume where the label's output is the largest, the winner at the center, and what is tied."""
         net = self.tnet.net
         maps = self.state.Z[:, net.start[-2] :]
         winner = int(np.argmax(maps[0] + center @ maps[1:]))
         margins = np.delete(maps[:, [self.label]] - maps, self.label, axis=1)
-        if float((margins[0] + vertices @ margins[1:]).min()) > 0:
-            return 0, volume, winner
-        norm = np.maximum(np.linalg.norm(margins[1:], axis=0), 1e-300)
-        more = np.concatenate([rows, (margins[1:] / norm).T])
-        limits = np.concatenate([bound, -margins[0] / norm])
+        sizes = np.abs(maps).sum(axis=0)
+        rounding = TIED * (sizes[self.label] + np.delete(sizes, self.label))
+        values = margins[0] + vertices @ margins[1:]
+        if bool((np.abs(values).max(axis=0) <= rounding).any()):
+            return 1, 0.0, winner, 2
+        least = values.min(axis=0)
+        tied = int((np.abs(least) <= rounding).any())
+        if float(least.min()) > 0:
+            return 0, volume, winner, tied
+        steep = np.linalg.norm(margins[1:], axis=0) > rounding
+        if bool((margins[0, ~steep] <= 0).any()):
+            return 1, 0.0, winner, tied
+        norm = np.linalg.norm(margins[1:, steep], axis=0)
+        more = np.concatenate([rows, (margins[1:, steep] / norm).T])
+        limits = np.concatenate([bound, -margins[0, steep] / norm])
         inside, radius = chebyshev(more, limits)
         if radius < TOLERANCE:
-            return 1, 0.0, winner
-        return 2, polytope(more, limits, inside)[1], winner
+            return 1, 0.0, winner, tied
+        return 2, polytope(more, limits, inside)[1], winner, tied
 
 
 def polytope(rows: Array, bound: Array, inside: Array) -> tuple[Array, float]:

@@ -94,6 +94,7 @@ def traversal_net(
     b_pointer, b_index, b_value = _grouped(backward, units)
     sizes = [layer.size for layer in layers]
     layer_of = np.repeat(np.arange(len(layers)), sizes)
+    group_of = np.concatenate([layer_of, np.full(rows.shape[0], len(layers))])  # the map's rows come after the units
     work, fresh = _work(form, pixels, len(width) + 1, len(seeds), len(b_index))
     arranged_seeds = np.zeros((len(seeds), layers[-1].size))
     arranged_seeds[:, position[-1] - start[-2]] = seeds
@@ -104,11 +105,11 @@ def traversal_net(
         f_pointer=f_pointer,
         f_index=f_index,
         f_value=f_value,
-        f_dense=_first_if_consecutive(f_pointer, f_index),
+        f_dense=_first_if_consecutive(f_pointer, f_index, group_of),
         b_pointer=b_pointer,
         b_index=b_index,
         b_value=b_value,
-        b_dense=_first_if_consecutive(b_pointer, b_index),
+        b_dense=_first_if_consecutive(b_pointer, b_index, group_of),
         base=base,
         noise=4e-15 * (1.0 + noise),
         hash=hashes,
@@ -197,12 +198,16 @@ def _grouped(edges: list[tuple[Array, Array, Array]], count: int) -> tuple[Array
     return pointer, target[order].astype(np.int64), value[order].astype(np.float64)
 
 
-def _first_if_consecutive(pointer: Array, index: Array) -> Array:
-    """For each group, its first target if the targets are consecutive numbers, else -1."""
+def _first_if_consecutive(pointer: Array, index: Array, layer: Array) -> Array:
+    """For each group, its first target if the targets are consecutive numbers of one layer, else -1.
+
+    With skip connections they may be consecutive over a layer's end: the kernels mark them as changed layer by layer.
+    """
     result = np.full(len(pointer) - 1, -1, dtype=np.int64)
     filled = np.flatnonzero(pointer[1:] > pointer[:-1])
     first, last = index[pointer[filled]], index[pointer[filled + 1] - 1]
     consecutive = last - first == pointer[filled + 1] - pointer[filled] - 1
+    consecutive &= layer[first] == layer[last]
     result[filled[consecutive]] = first[consecutive]
     return result
 

@@ -38,6 +38,7 @@ from verifier.regions.traversal_polygon import (
     STARTS,
     STEPS,
     SWITCHED,
+    TIED,
     VISITED,
     ZEROS,
     area,
@@ -114,7 +115,10 @@ def below_somewhere(net, expected, state, walk, n, delta):  # type: ignore[no-un
 
 @nb.njit(cache=True)
 def _label(net, state, walk, n, label, cells, k):  # type: ignore[no-untyped-def]
-    """Where in region k output ``label`` is above all others; the winner at its center."""
+    """Where in region k output ``label`` is above all others; the winner at its center.
+
+    ``cells.tied`` says what hangs on rounding: 1 an output meets the label's at the region's edge, 2 all over it.
+    """
     first = net.start[len(net.relu) - 1]
     outputs = net.start[len(net.relu)] - first
     polygon = walk.polygon
@@ -129,19 +133,31 @@ def _label(net, state, walk, n, label, cells, k):  # type: ignore[no-untyped-def
     work, work_labels = np.empty((n + outputs + 4, 2)), np.empty(n + outputs + 4, np.int64)
     for i in range(n):
         body[i, 0], body[i, 1] = polygon[i, 0], polygon[i, 1]
-    least, m, size = np.inf, n, n
+    least, size = np.inf, n
+    cells.tied[k] = 0
     for j in range(outputs):
         if j == label:
             continue
         a = state.Z[0, first + label] - state.Z[0, first + j]
         b = state.Z[1, first + label] - state.Z[1, first + j]
         c = state.Z[2, first + label] - state.Z[2, first + j]
+        reach = 0.0
+        for i in range(3):
+            reach += abs(state.Z[i, first + label]) + abs(state.Z[i, first + j])
+        rounding = TIED * reach
+        farthest = 0.0
         for i in range(n):
-            least = min(least, a + b * polygon[i, 0] + c * polygon[i, 1])
-        scale = np.sqrt(b * b + c * c)
+            margin = a + b * polygon[i, 0] + c * polygon[i, 1]
+            least, farthest = min(least, margin), max(farthest, abs(margin))
+        if least <= rounding:
+            cells.tied[k] = max(cells.tied[k], 1 if least >= -rounding else 0)
+        if farthest <= rounding:
+            # the two outputs are equal all over the region, as far as rounding tells: the label is not above
+            cells.tied[k], least, size = 2, min(least, 0.0), 0
         if size == 0:
             continue
-        if scale < 1e-300:
+        scale = np.sqrt(b * b + c * c)
+        if scale <= rounding:
             if a <= 0:
                 size = 0
             continue
@@ -153,6 +169,19 @@ def _label(net, state, walk, n, label, cells, k):  # type: ignore[no-untyped-def
     else:
         cells.label_area[k] = area(body, size)
         cells.label[k] = NEVER if size == 0 else MIXED
+
+
+@nb.njit(cache=True)
+def truly_zero(net, bits, u):  # type: ignore[no-untyped-def]
+    """Whether a unit's affine map is zero because nothing comes in, and not only as far as rounding tells."""
+    for i in range(len(net.base)):
+        if net.base[i, u] != 0.0:
+            return False
+    for k in range(net.b_pointer[u], net.b_pointer[u + 1]):
+        source = net.b_index[k]
+        if source >= len(net.layer) or bits[source]:
+            return False
+    return True
 
 
 @nb.njit(cache=True)
@@ -189,6 +218,11 @@ def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: igno
     k, first = cells.counts[0], cells.counts[1]
     cells.keys[k] = state.key[0]
     cells.areas[k] = area(polygon, n)
+    cells.doubtful[k] = 0
+    for q in range(counters[ZEROS]):
+        u = walk.zeros[q]
+        if net.layer[u] >= net.lowest and not truly_zero(net, state.bits, u):
+            cells.doubtful[k] = 1
     costs = np.empty(n)
     begin = counters[EDGES]
     for i in range(n):

@@ -22,6 +22,8 @@ BLOCK = 1024
 """Units that are looked at before the polygon's bounding box is drawn anew."""
 ZERO = 16.0
 """An affine map below this many times its rounding level is zero: its unit has no zero set of its own."""
+TIED = 1e-12
+"""Outputs closer than this, relative to the sizes of their affine maps, are equal as far as rounding tells."""
 
 DONE, FULL, GROW, REHASH = 0, 1, 2, 3
 ROBUST, NEVER, MIXED = 0, 1, 2
@@ -73,6 +75,8 @@ class Cells(NamedTuple):
     label: Array
     label_area: Array
     winner: Array
+    tied: Array
+    doubtful: Array
 
 
 @nb.njit(cache=True)

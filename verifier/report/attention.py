@@ -123,8 +123,8 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
         axes.set_facecolor("#f4cccc")  # where no region was seen
         return
     kinds = getattr(t, aspect)
-    outer = m.outermost(aspect) if m.method == "exhaustive" or aspect in m.boundary else np.zeros(len(t), dtype=bool)
-    if t.vertices is None:
+    outer = m.outside(aspect) if m.method == "exhaustive" or aspect in m.boundary else np.zeros(len(t), dtype=bool)
+    if t.vertices is None or m.perturbed.dimension > 2:
         axes.scatter(t.centers[:, 0], t.centers[:, 1], s=4, c=[COLORS[k] for k in kinds])
         return
     if m.perturbed.dimension == 1:
@@ -210,9 +210,9 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
     for aspect, names in NAMES.items():
         parts = ", ".join(f"{n} {s.volumes[n]:.6%} ({s.counts[n]:,})" for n in names)
         rows.append((f"{aspect}: shares of Θ (regions)", parts))
-        verdict = m.robust[aspect]
-        words = {True: "Robust: holds on all of Θ", False: "NotRobust", None: "not decided (map incomplete)"}
-        rows.append((f"{aspect}: verdict", words[verdict]))
+        verdict = m.answers[aspect]  # type: ignore[index]
+        shown = "" if verdict.theta is None else f" (θ = {', '.join(f'{v:.6g}' for v in verdict.theta)})"
+        rows.append((f"{aspect}: verdict", f"{verdict.answer.value}: {verdict.reason}{shown}"))
         if m.table is None or (m.method == "gbs" and aspect not in m.boundary):
             continue
         far = m.farthest(aspect)  # type: ignore[arg-type]
@@ -221,9 +221,9 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
             continue
         point = ", ".join(f"{v:.6g}" for v in far[0])
         component = int(m.component(aspect).sum())  # type: ignore[arg-type]
-        outermost = int(m.outermost(aspect).sum())  # type: ignore[arg-type]
+        outermost, outside = int(m.outermost(aspect).sum()), int(m.outside(aspect).sum())  # type: ignore[arg-type]
         rows.append((f"{aspect}: around θ = 0", f"{component:,} connected regions, farthest point ({point})"))
-        text = f"{outermost:,} regions"
+        text = f"{outermost:,} regions, {outside - outermost:,} more behind faces where it jumps"
         if m.method == "exhaustive":
             text += f", {m.enclaves(aspect)} enclaves inside"  # type: ignore[arg-type]
         rows.append((f"{aspect}: outermost boundary", text))
@@ -308,7 +308,14 @@ def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
         "method": m.method,
         "complete": m.complete,
         "reason": m.reason,
-        "robust": dict(m.robust),
+        "verdicts": {
+            aspect: {
+                "answer": a.answer.value,
+                "reason": a.reason,
+                "theta": None if a.theta is None else a.theta.tolist(),
+            }
+            for aspect, a in m.answers.items()
+        },
         "regions": s.regions,
         "counts": dict(s.counts),
         "shares": dict(s.volumes),
@@ -327,7 +334,8 @@ def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
             result["around_origin"][aspect] = {
                 "regions": int(m.component(aspect).sum()),  # type: ignore[arg-type]
                 "outermost_boundary": int(m.outermost(aspect).sum()),  # type: ignore[arg-type]
-                "farthest": None if far is None else {"theta": far[0].tolist(), "widths": far[1]},
+                "outside": int(m.outside(aspect).sum()),  # type: ignore[arg-type]
+                "farthest": None if far is None else {"theta": far[0].tolist(), "distance": far[1]},
             }
         if regions:
             result["table"] = [
@@ -336,7 +344,7 @@ def as_json(m: RegionMap, *, regions: bool = False) -> dict[str, Any]:
                     "attention": NAMES["attention"][t_attention],
                     "volume": float(m.table.volumes[i]),
                     "inconsistency": [float(m.table.low[i]), float(m.table.high[i])],
-                    "vertices": m.table.polygon(i).tolist() if m.table.vertices is not None else None,
+                    "vertices": m.table.polygon(i).tolist() if m.perturbed.dimension <= 2 else None,
                     "center": m.table.centers[i].tolist(),
                 }
                 for i, (t_label, t_attention) in enumerate(zip(m.table.label, m.table.attention, strict=True))

@@ -1,0 +1,56 @@
+"""What a map says about one image: Robust, NotRobust, or why neither, with the parameter that shows it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from verifier.attention.replay import Replay
+from verifier.attention.table import Aspect
+from verifier.network.operators import Array
+
+
+class Answer(enum.Enum):
+    """The paper's words (Table 2), and one for what it does not have."""
+
+    ROBUST = "Robust"
+    """Label (or attention) holds on all of Θ: every region was visited and none is within rounding of failing."""
+    NOT_ROBUST = "NotRobust"
+    """It fails at a parameter that was replayed exactly on the original network."""
+    TIMEOUT = "Timeout"
+    UNDECIDED = "Undecided"
+    """What was found hangs on rounding, or a part of Θ was not visited; the reason says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AspectAnswer:
+    """The answer for one aspect.
+
+    Attributes:
+        answer: Robust, NotRobust, Timeout or Undecided.
+        reason: why, in words.
+        theta: for NotRobust a parameter ``(d,)`` at which it fails, exactly this float64 point.
+    """
+
+    answer: Answer
+    reason: str
+    theta: Array | None = None
+
+
+def failing(replay: Replay, aspect: Aspect, delta: float, points: Iterable[Array]) -> Array | None:
+    """The first of some parameters at which the aspect fails, replayed exactly; None if it fails at none."""
+    for theta in points:
+        fails = replay.margin(theta) <= 0 if aspect == "label" else replay.exceeds(theta, delta)
+        if fails:
+            return np.asarray(theta)
+    return None
+
+
+def candidates(polygon: Array, lower: Array, upper: Array) -> list[Array]:
+    """Points of a region worth a replay: its center, and its vertices drawn a little into it and as they are."""
+    center = polygon.mean(axis=0)
+    inside = center + 0.999 * (polygon - center)
+    return [np.clip(p, lower, upper) for p in (center, *inside, *polygon)]
