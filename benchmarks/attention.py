@@ -47,7 +47,7 @@ KNOWN = {
     "cnn-s": "gbs-AR: 33 of 60 timed out",
     "cnn-m": "56 of 60 failed (memory)",
 }
-"""What is known here of the paper's Table 2 (4 threads, 2 hours and 16 GiB a problem)."""
+"""What is known here of the paper's Table 2 (4 threads, 2 hours and up to 30 GiB a problem)."""
 
 
 def perturbation(letter: str) -> Perturbation:

@@ -282,7 +282,19 @@ class LPExplorer:
         label, label_volume, winner, tied = self._label(rows, bound, vertices, volume, center)
         border = bool(((vertices < TOLERANCE) | (vertices > 1 - TOLERANCE)).any()) and self._on_border(vertices)
         return Cell(
-            key, tuple(faces), border, vertices, volume, low, high, attention, label, label_volume, winner, tied
+            key=key,
+            faces=tuple(faces),
+            touches_border=border,
+            vertices=vertices,
+            volume=volume,
+            low=low,
+            high=high,
+            attention=attention,
+            label=label,
+            label_volume=label_volume,
+            winner=winner,
+            tied=tied,
+            doubtful=self._doubtful(),
         )
 
     def _doubtful(self) -> int:
