@@ -21,15 +21,22 @@ def add_parser(subparsers: Any) -> None:
         "into the small set of piecewise-linear ones), and which engines can take it.",
         epilog="exit status: 0; 2 if the model cannot be read",
     )
-    add_model(parser)
+    add_model(parser, nargs="?")
+    parser.add_argument("--operators", action="store_true", help="list the operators of ONNX and torch that are read")
     parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from verifier.errors import InputError
     from verifier.network.loading import load
 
+    if args.operators:
+        print(operators_in_words())
+        return 0
+    if args.model is None:
+        raise InputError("no model is named", fix="verifier inspect MODEL, or verifier inspect --operators")
     network = load(args.model)
     layers, engines, notes = [layer(network, node) for node in network], engine_table(network), notes_on(network)
     if args.json:
@@ -47,6 +54,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(in_words(network, layers, engines, notes, str(args.model)))
     return 0
+
+
+def operators_in_words() -> str:
+    """The operators that are read, as a list in Markdown; docs/formats.md holds the same text."""
+    from verifier.network.onnx_model import OLDEST_OPSET
+    from verifier.network.onnx_operators import operators
+    from verifier.network.torch_operators import CONVERTERS, MOVEMENTS
+
+    lines = [f"ONNX operators (opset {OLDEST_OPSET} and newer), and whatever depends on constants alone:", ""]
+    lines += [f"- {name}{': ' + note if note else ''}" for name, note in operators()]
+    names = sorted(name for name in {*CONVERTERS, *MOVEMENTS} if not name.startswith("_"))
+    lines += ["", "Operations of torch, as torch.export names them:", "", ", ".join(names)]
+    return "\n".join(lines)
 
 
 def layer(network: Network, node: Node) -> dict[str, Any]:

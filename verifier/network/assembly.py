@@ -11,19 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import NetworkError
+from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.lazy import sp
+from verifier.network import curves
+from verifier.network.curves import Curve, Line
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import (
     Array,
     Concat,
-    Conv,
     Dense,
     Operator,
     Reshape,
@@ -31,11 +33,9 @@ from verifier.network.operators import (
     Select,
     Shape,
     Sum,
-    window_output_size,
 )
-from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
+from verifier.network.piecewise import MaxPool, PiecewiseLinear, clip, leaky_relu, relu
 
-Padding = tuple[int, int, int, int]
 Weight: TypeAlias = Any
 """A float64 matrix: an array, or CSR where it is large and nearly empty."""
 
@@ -58,6 +58,23 @@ class Value:
         return prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Jump:
+    """A framework tensor that is one function, with jumps, of every entry of a node: a comparison, a sign.
+
+    It has no node of its own. What is computed from it may be continuous again, and then becomes a `Value`.
+
+    Attributes:
+        root: the node of whose entries it is a function.
+        shape: its full shape in the framework.
+        curve: the function.
+    """
+
+    root: str
+    shape: Shape
+    curve: Curve
+
+
 def without_batch(shape: Shape) -> Shape:
     """A full shape without its leading batch axis of 1, if it has one."""
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
@@ -73,6 +90,14 @@ def sparse_if_large(weight: Array) -> Weight:
     return np.asarray(weight, dtype=np.float64)
 
 
+def _uniform(scale: Array, shift: Array) -> Line | None:
+    """Slope and intercept, if all entries have the same."""
+    ends = [a.reshape(-1) for a in (scale, shift)]
+    if any(not a.size or (a != a[0]).any() or not np.isfinite(a[0]) for a in ends):
+        return None
+    return Fraction(float(ends[0][0])), Fraction(float(ends[1][0]))
+
+
 class Assembler:
     """Builds a network from framework tensors; the methods name what a framework's operators do.
 
@@ -86,6 +111,7 @@ class Assembler:
         self.input = Value(input_name, shape)
         self._views: dict[tuple[str, Shape], str] = {}
         self._names = {input_name}
+        self._curves: dict[str, tuple[str, Curve]] = {}
 
     def finish(self, value: Value, name: str) -> Network:
         """The network whose output is this value, without its batch axis."""
@@ -159,20 +185,94 @@ class Assembler:
         return self.move(value, lambda index: np.broadcast_to(index, shape), name)
 
     # -- elementwise -------------------------------------------------------------------------------------
-    def apply(self, operator: Operator, value: Value, name: str) -> Value:
+    @overload
+    def apply(self, operator: PiecewiseLinear, value: Value, name: str) -> Value: ...
+    @overload
+    def apply(self, operator: PiecewiseLinear, value: Value | Jump, name: str) -> Value | Jump: ...
+    def apply(self, operator: PiecewiseLinear, value: Value | Jump, name: str) -> Value | Jump:
         """An elementwise operator."""
-        return Value(self.add(operator, value.name, name=name), value.shape)
+        if isinstance(value, Jump):
+            return self._settled(value.root, value.shape, curves.of_operator(operator).after(value.curve), name)
+        made = Value(self.add(operator, value.name, name=name), value.shape)
+        self._follow(made, value, curves.of_operator(operator))
+        return made
 
-    def affine(self, value: Value, scale: Array | float, shift: Array | float, name: str) -> Value:
+    @overload
+    def affine(self, value: Value, scale: Array | float, shift: Array | float, name: str) -> Value: ...
+    @overload
+    def affine(self, value: Value | Jump, scale: Array | float, shift: Array | float, name: str) -> Value | Jump: ...
+    def affine(self, value: Value | Jump, scale: Array | float, shift: Array | float, name: str) -> Value | Jump:
         """``scale * value + shift``, with the broadcasting of numpy."""
         scale, shift = np.asarray(scale, dtype=np.float64), np.asarray(shift, dtype=np.float64)
+        line = _uniform(scale, shift)
+        if isinstance(value, Jump):
+            if line is None or len(np.broadcast_shapes(scale.shape, shift.shape)) > len(value.shape):
+                raise UnsupportedOperatorError("different numbers for the entries of a tensor that jumps")
+            return self._settled(value.root, value.shape, curves.affine(*line).after(value.curve), name)
         full = np.broadcast_shapes(value.shape, scale.shape, shift.shape)
         value = self.broadcast(value, full, name)
         if (scale == 1.0).all() and (shift == 0.0).all():
             return value
         held = self.builder.shape(value.name)
         spread = [np.ascontiguousarray(np.broadcast_to(a, full)).reshape(held) for a in (scale, shift)]
-        return self.apply(Scale(spread[0], spread[1]), value, name)
+        made = Value(self.add(Scale(spread[0], spread[1]), value.name, name=name), full)
+        if line is not None:
+            self._follow(made, value, curves.affine(*line))
+        return made
+
+    def through(self, outer: Curve, value: Value | Jump, name: str) -> Value | Jump:
+        """A function of every entry, with jumps or without."""
+        root, inner = self._curve(value)
+        return self._settled(root, value.shape, outer.after(inner), name)
+
+    def combined(
+        self, function: Callable[..., Line | None], operands: Sequence[Value | Jump | Array], name: str
+    ) -> Value | Jump | None:
+        """A function of the affine pieces of several tensors (`curves.combined`).
+
+        None where they are not all functions of the entries of one node, or constants with one number, or the function
+        has no value.
+        """
+        shapes = {o.shape for o in operands if not isinstance(o, np.ndarray)}
+        parts: list[Curve] = []
+        roots = set()
+        for o in operands:
+            if isinstance(o, np.ndarray):
+                line = _uniform(np.zeros(()), o.astype(np.float64))
+                if line is None:
+                    return None
+                parts.append(curves.affine(*line))
+            else:
+                root, curve = self._curve(o)
+                roots.add(root)
+                parts.append(curve)
+        full = np.broadcast_shapes(*(o.shape for o in operands))
+        if len(roots) != 1 or shapes != {full}:
+            return None
+        found = curves.combined(function, *parts)
+        return None if found is None else self._settled(roots.pop(), full, found, name)
+
+    def _follow(self, made: Value, value: Value, outer: Curve) -> None:
+        """Remember of what entries a new node is a function, while that is short."""
+        root, inner = self._curve(value)
+        if len(inner.breaks) + len(outer.breaks) <= 8:
+            self._curves[made.name] = root, outer.after(inner)
+
+    def _curve(self, value: Value | Jump) -> tuple[str, Curve]:
+        if isinstance(value, Jump):
+            return value.root, value.curve
+        return self._curves.get(value.name, (value.name, curves.IDENTITY))
+
+    def _settled(self, root: str, shape: Shape, curve: Curve, name: str) -> Value | Jump:
+        """A function of a node's entries as a value, if it is continuous."""
+        operator = None if curve.logical else curve.operator()
+        if operator is not None:
+            return self.apply(operator, Value(root, shape), name)
+        if not curve.logical and not curve.breaks:
+            slope, intercept = (float(v) for v in curve.lines[0])
+            if curves.affine(Fraction(slope), Fraction(intercept)).lines == curve.lines:
+                return self.affine(Value(root, shape), slope, intercept, name)
+        return Jump(root, shape, curve)
 
     def add_values(self, values: Sequence[Value], signs: Sequence[int], name: str) -> Value:
         """The sum (or difference) of several values, with the broadcasting of numpy."""
@@ -239,89 +339,48 @@ class Assembler:
         product = self.times_matrix(turned, matrix, None, f"{name}/product")
         return self.move(product, lambda i: i.swapaxes(-1, -2), name)
 
-    # -- windows -----------------------------------------------------------------------------------------
-    def image(self, value: Value, name: str, what: str) -> tuple[str, Shape, bool]:
-        """A node of shape (channels, H, W), that shape, and whether the value was one-dimensional (C, L)."""
-        if len(value.shape) not in (3, 4) or value.shape[0] != 1:
-            raise NetworkError(
-                f"{what} over a tensor of shape {value.shape}", fix="expected (1, channels, [height,] width)"
-            )
-        line = len(value.shape) == 3
-        shape = (value.shape[1], 1, value.shape[2]) if line else value.shape[1:]
-        return self.view(value, shape, name), shape, line
+    # -- sums and maxima over axes ------------------------------------------------------------------------
+    def rows_over(self, value: Value, axes: Sequence[int], name: str) -> tuple[Value, list[int], list[int]]:
+        """The value as ``(rows, entries)``, the entries along some axes last; the axes kept, and those gone over."""
+        rank = len(value.shape)
+        over = sorted({a % rank for a in axes})
+        kept = [a for a in range(rank) if a not in over]
+        turned = self.move(value, lambda index: index.transpose(kept + over), f"{name}/turned")
+        shape = prod(value.shape[a] for a in kept), prod(value.shape[a] for a in over)
+        return Value(turned.name, shape), kept, over
 
-    def windowed(self, operator: Conv | MaxPool, node: str, line: bool, name: str) -> Value:
-        """Append a convolution or pooling to an image node."""
-        made = self.add(operator, node, name=name)
-        channels, height, width = self.builder.shape(made)
-        return Value(made, (1, channels, width) if line else (1, channels, height, width))
-
-    def average_pool(
-        self,
-        value: Value,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: Padding,
-        extra: tuple[int, int],
-        count_padding: bool,
-        name: str,
-        dilation: tuple[int, int] = (1, 1),
-        divisor: int | None = None,
-    ) -> Value:
-        """Average pooling, as a grouped convolution (and a scaling where windows differ in size).
-
-        Args:
-            extra: rows below and columns to the right that rounding the output size up adds; never counted.
-            count_padding: whether padded zeros count in the average.
-            divisor: a fixed divisor in place of the count.
-        """
-        node, shape, line = self.image(value, name, "average pooling")
-        channels = shape[0]
-        padding = with_extra(padding, extra)
-        counted = np.ones((1, 1, *shape[1:]))
-        if count_padding:
-            top, left, bottom, right = padding[0], padding[1], padding[2] - extra[0], padding[3] - extra[1]
-            counted = np.ones((1, 1, shape[1] + top + bottom, shape[2] + left + right))
-            counted = np.pad(counted, ((0, 0), (0, 0), (0, extra[0]), (0, extra[1])))
+    def reduced(self, value: Value, axes: Sequence[int], keep: bool, name: str, *, kind: str) -> Value:
+        """The "sum", "mean", "max" or "min" over some axes, which stay with size 1 if ``keep``."""
+        rows, kept, over = self.rows_over(value, axes, name)
+        count = rows.shape[1]
+        if kind in ("sum", "mean"):
+            made = self.times_matrix(rows, np.full((1, count), 1.0 / count if kind == "mean" else 1.0), None, name)
         else:
-            counted = np.pad(counted, ((0, 0), (0, 0), padding[::2], padding[1::2]))
-        window = Conv(np.ones((1, 1, *kernel)), np.zeros(1), stride, (0, 0, 0, 0), dilation)
-        counts = window.forward(counted)[0]
-        if divisor is not None:
-            counts = np.full_like(counts, divisor)
-        zeros = np.zeros(channels)
-        if (counts == counts.flat[0]).all():
-            weight = np.full((channels, 1, *kernel), 1.0 / counts.flat[0])
-            return self.windowed(Conv(weight, zeros, stride, padding, dilation, channels), node, line, name)
-        sums = Conv(np.ones((channels, 1, *kernel)), zeros, stride, padding, dilation, channels)
-        total = self.windowed(sums, node, line, f"{name}/sum")
-        shares = 1.0 / np.maximum(counts, 1.0)
-        return self.affine(total, shares[:, 0, :] if line else shares, 0.0, name)
+            made = self.greatest(rows, name, 1 if kind == "max" else -1)
+        sizes = [1 if a in over else d for a, d in enumerate(value.shape)]
+        return Value(made.name, tuple(sizes) if keep else tuple(value.shape[a] for a in kept))
 
+    def greatest(self, rows: Value, name: str, sign: int = 1) -> Value:
+        """The greatest entry of each row ``(rows, entries)``, or the least for ``sign = -1``."""
+        if rows.shape[1] == 1:
+            return rows
+        signed = self.affine(rows, sign, 0.0, f"{name}/negative")
+        node = self.view(signed, (1, *rows.shape), name)
+        made = self.add(MaxPool((1, rows.shape[1]), (1, rows.shape[1])), node, name=f"{name}/max" if sign < 0 else name)
+        return self.affine(Value(made, rows.shape[:1]), sign, 0.0, name)
 
-def with_extra(padding: Padding, extra: tuple[int, int]) -> Padding:
-    """Padding with more rows below and columns to the right."""
-    return padding[0], padding[1], padding[2] + extra[0], padding[3] + extra[1]
-
-
-def extra_for_ceiling(
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: Padding,
-    dilation: tuple[int, int] = (1, 1),
-) -> tuple[int, int]:
-    """Rows and columns to add so that the output size is rounded up (``ceil_mode``).
-
-    A last window that would start in the padding beyond the image is left out, as torch and onnxruntime do.
-    """
-    floor = window_output_size(size, kernel, stride, padding, dilation)
-    result = []
-    for axis in (0, 1):
-        span = size[axis] + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1
-        outputs = -(-span // stride[axis]) + 1
-        if (outputs - 1) * stride[axis] >= size[axis] + padding[axis]:
-            outputs -= 1
-        missing = (outputs - 1) * stride[axis] - span
-        result.append(max(0, missing) if outputs > floor[axis] else 0)
-    return result[0], result[1]
+    def concatenated(self, parts: Sequence[Value | Array], axis: int, name: str) -> Value:
+        """Tensors one after the other along an axis; at least one is a value."""
+        rank = len(parts[0].shape)
+        axis %= rank
+        values = [p for p in parts if isinstance(p, Value)]
+        if len(values) < len(parts):
+            starts = np.cumsum([0, *(p.size for p in parts)])
+            places = [np.arange(s, s + p.size).reshape(p.shape) for s, p in zip(starts, parts, strict=False)]
+            return self.rearrange(parts, np.concatenate(places, axis), name)
+        if len(values) == 1:
+            return values[0]
+        trimmed = axis > 0 and all(v.shape[0] == 1 for v in values)
+        nodes = [self.view(v, v.shape[1:] if trimmed else v.shape, name) for v in values]
+        total = (*values[0].shape[:axis], sum(v.shape[axis] for v in values), *values[0].shape[axis + 1 :])
+        return Value(self.add(Concat(axis - 1 if trimmed else axis), *nodes, name=name), total)

@@ -20,6 +20,9 @@ TYPES = {
 }
 """numpy's name of each type of number that onnxruntime names."""
 
+FLOATS = {f"tensor({name})" for name in ("float", "double", "float16", "bfloat16")}
+"""onnxruntime's names of the types of tensors of floats."""
+
 
 class RuntimeModel:
     """A model in onnxruntime.
@@ -56,6 +59,10 @@ class RuntimeModel:
             raise NetworkError(f"the model's input is of type {kind}", place=self.model, fix="numbers are supported")
         self.dtype: np.dtype[Any] = np.dtype(TYPES[kind])
         self._size = int(np.prod(self._shape))
+        outputs = self._session.get_outputs()
+        # of several outputs the only one of floats, as the reader takes it: a classifier's scores, not its label
+        floats = [o.name for o in outputs if o.type in FLOATS or o.type.startswith("seq(map")]
+        self._output = floats[0] if len(floats) == 1 else outputs[0].name
 
     def _written(self, network: Network) -> Any:
         from verifier.network.onnx_writer import to_onnx
@@ -89,7 +96,9 @@ class RuntimeModel:
 
     def _one(self, x: Array) -> Array:
         feed = rounded(x.reshape(self._shape), self.dtype)
-        result = self._session.run(None, {self._name: feed})[0]
+        (result,) = self._session.run([self._output], {self._name: feed})
+        if isinstance(result, list):  # ZipMap's: scores by class
+            result = [list(scores.values()) for scores in result]
         return np.asarray(result, dtype=np.float64).reshape(-1)
 
 

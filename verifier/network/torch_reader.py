@@ -22,11 +22,11 @@ import torch
 from torch import fx, nn
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Value
+from verifier.network.assembly import Assembler, Jump, Value
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
 from verifier.network.simplify import absorb_shifts
-from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, SIZES, supported
+from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, OF_JUMPS, SIZES, supported
 
 SAMPLES = 4
 """Random inputs on which a network is compared with its module."""
@@ -203,13 +203,15 @@ class _Reader:
             return self._inner(args[1], args[2:])
         if target is operator.getitem and isinstance(args[0], (tuple, list)):
             found = args[0][args[1]]
-            if found is None:
+            if found is None and node.users:
                 raise UnsupportedOperatorError("positions of maxima, as a second result, are not supported")
             return found
         assert callable(target)
         if not _depends((args, options)):
             return target(*args, **options)
         converter = CONVERTERS.get(kind)
+        if kind not in OF_JUMPS and any(isinstance(a, Jump) for a in (*args, *options.values())):
+            raise UnsupportedOperatorError(f"{kind} of a comparison or a sign, which jumps, is not supported")
         if converter is not None:
             return converter(self.build, where, *args, **options)
         if kind in SIZES:
@@ -271,8 +273,8 @@ def _mapped(change: Callable[[Any], Any], arguments: Any) -> Any:
 
 
 def _depends(arguments: Any) -> bool:
-    """Whether a Value is anywhere in nested arguments."""
-    if isinstance(arguments, Value):
+    """Whether something that depends on the input is anywhere in nested arguments."""
+    if isinstance(arguments, (Value, Jump)):
         return True
     if isinstance(arguments, dict):
         return any(_depends(a) for a in arguments.values())

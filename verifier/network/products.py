@@ -1,0 +1,113 @@
+"""Products of a tensor that depends on the input with constants of any number of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from string import ascii_letters
+from typing import Any
+
+import numpy as np
+
+from verifier.errors import UnsupportedOperatorError
+from verifier.lazy import sp
+from verifier.network.assembly import Assembler, Value, Weight
+from verifier.network.operators import Array, Conv
+
+
+def matmul(b: Assembler, value: Value, matrix: Weight, name: str, *, left: bool) -> Value:
+    """``matrix @ value`` if ``left``, else ``value @ matrix``.
+
+    By numpy's rules: the last two axes are matrices (one axis alone: a vector), the others broadcast.
+    """
+    if matrix.ndim == 2 and len(value.shape) >= 2:
+        if left:
+            return b.matrix_times(matrix, value, name)
+        return b.times_matrix(value, matrix.T.tocsr() if sp.issparse(matrix) else matrix.T, None, name)
+    if sp.issparse(matrix):
+        matrix = matrix.toarray()
+    ranks = [len(value.shape), matrix.ndim]
+    stack = ascii_letters[: max(0, *(r - 2 for r in ranks))]
+    ours, theirs = (stack[len(stack) - max(0, r - 2) :] for r in ranks)
+    ends = ("zJ", "Iz") if left else ("Iz", "zJ")
+    ours, theirs = ours + (ends[0] if ranks[0] > 1 else "z"), theirs + (ends[1] if ranks[1] > 1 else "z")
+    while 1 in matrix.shape[:-2]:  # such an axis meets any number
+        axis = matrix.shape.index(1)
+        matrix, theirs = matrix.squeeze(axis), theirs[:axis] + theirs[axis + 1 :]
+    shape = [
+        matrix.shape[theirs.index(c)] if n == 1 and c in theirs[:-2] else n
+        for n, c in zip(value.shape, ours, strict=True)
+    ]
+    value = b.broadcast(value, tuple(shape), f"{name}/stack")
+    wanted = "".join(c for c in (*stack, "I", "J") if c in ours + theirs)
+    return contraction(b, value, matrix, (ours, theirs, wanted), name)
+
+
+def einsum(b: Assembler, equation: str, operands: Sequence[Any], name: str) -> Value:
+    """Einstein summation of one value and any number of constants.
+
+    Raises:
+        UnsupportedOperatorError: more than one value.
+    """
+    equation = equation.replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    letters = terms.split(",")
+    values = [k for k, o in enumerate(operands) if isinstance(o, Value)]
+    if len(values) != 1:
+        raise UnsupportedOperatorError("einsum of several tensors that depend on the network's input is not supported")
+    free = [c for c in ascii_letters if c not in equation]
+    longest = 0
+    for k, term in enumerate(letters):
+        if "..." in term:
+            missing = len(operands[k].shape) - len(term) + 3
+            longest = max(longest, missing)
+            letters[k] = term.replace("...", "".join(free[:missing][::-1]))
+    dots = "".join(free[:longest][::-1])
+    every = "".join(letters)
+    if not arrow:
+        result = "..." + "".join(sorted(c for c in set(every) - set(dots) if every.count(c) == 1))
+    result = result.replace("...", dots)
+    (k,) = values
+    constants = [np.asarray(o, dtype=np.float64) for j, o in enumerate(operands) if j != k]
+    theirs = [part for j, part in enumerate(letters) if j != k]
+    joint = "".join(dict.fromkeys(c for c in "".join(theirs) if c in letters[k] or c in result))
+    constant = np.einsum(f"{','.join(theirs)}->{joint}", *constants) if constants else np.ones(())
+    return contraction(b, operands[k], constant, (letters[k], joint, result), name)
+
+
+def contraction(b: Assembler, value: Value, constant: Array, letters: tuple[str, str, str], name: str) -> Value:
+    """``einsum("value,constant->result")`` for the letters of the three, none twice in the result.
+
+    Letters that both share and the result keeps make groups, which a convolution of one position multiplies.
+    """
+    ours, theirs, wanted = letters
+    single = "".join(dict.fromkeys(ours))
+    if single != ours:
+        value = b.move(value, lambda index: np.einsum(f"{ours}->{single}", index), f"{name}/diagonal")
+    size = dict(zip(single, value.shape, strict=True)) | dict(zip(theirs, constant.shape, strict=True))
+    groups = [c for c in single if c in theirs and c in wanted]
+    inner = [c for c in single if c not in wanted]
+    free = [c for c in single if c in wanted and c not in theirs]
+    new = [c for c in dict.fromkeys(theirs) if c in wanted and c not in single]
+    missing = [c for c in inner if c not in theirs]
+    have = [c for c in inner if c in theirs]
+    matrix = np.einsum(f"{theirs}->{''.join([*groups, *new, *have])}", constant.astype(np.float64))
+    spread = matrix.reshape((*matrix.shape, *(1 for _ in missing)))
+    spread = np.broadcast_to(spread, (*matrix.shape, *(size[c] for c in missing)))
+    n_groups, n_new, n_inner, n_free = (prod(size[c] for c in part) for part in (groups, new, inner, free))
+    flat = np.ascontiguousarray(spread).reshape(n_groups, n_new, n_inner)
+    axes = [single.index(c) for c in (*groups, *have, *missing, *free)]
+    if n_groups == 1:
+        axes = axes[len(groups) + len(inner) :] + axes[: len(groups) + len(inner)]
+    turned = b.move(value, lambda index: index.transpose(axes), f"{name}/turned")
+    if n_groups == 1:
+        made = b.times_matrix(Value(turned.name, (n_free, n_inner)), flat[0], None, f"{name}/product")
+        held = [*free, *groups, *new]
+    else:
+        node = b.view(turned, (n_groups * n_inner, 1, n_free), name)
+        kernel = flat.reshape(n_groups * n_new, n_inner, 1, 1)
+        operator = Conv(kernel, np.zeros(len(kernel)), groups=n_groups)
+        made = Value(b.add(operator, node, name=f"{name}/product"), ())
+        held = [*groups, *new, *free]
+    full = Value(made.name, tuple(size[c] for c in held))
+    return b.move(full, lambda index: index.transpose([held.index(c) for c in wanted]), name)
