@@ -31,9 +31,13 @@ LARGEST = 1e150
 """Coefficients stay below this, so that no product or sum of them overflows: infinities and NaN prove nothing."""
 
 
-def gamma(k: int) -> float:
-    """γ_k = k u / (1 - k u), rounded up (Higham, Section 3.1): the relative error of a sum of k products."""
-    return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF) * (1 + 1e-6)
+def gamma(k: int, unit: float = UNIT_ROUNDOFF) -> float:
+    """γ_k = k u / (1 - k u), rounded up (Higham, Section 3.1): the relative error of a sum of k products.
+
+    Args:
+        unit: the unit roundoff u of the float type; infinity is returned where k u is not well below 1.
+    """
+    return k * unit / (1 - k * unit) * (1 + 1e-6) if k * unit < 0.5 else math.inf
 
 
 def float_around(value: Number) -> tuple[float, float]:

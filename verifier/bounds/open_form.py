@@ -136,18 +136,7 @@ class OpenForm:
 
     def __init__(self, network: Network, box: Box, bounder: Bounder) -> None:
         self._bounder = bounder
-        self.gamma = gamma(8 * sum(_terms(network, n) for n in network.nodes) + 1024)
-        """γ_N."""
-        magnitude = np.maximum(np.abs(box.lower), np.abs(box.upper))
-        if not (magnitude < LARGEST).all():
-            raise InputError("the input's numbers are too large for bounds in float64")
-        cost = 3 * self.gamma * magnitude + TINY
-        self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
-        self.empty = False
-        """Whether the assumed phases contradict each other."""
-        self.units = 0
-        self.work = Work()
-        """What passes through it have cost so far."""
+        self._begin(network, box)
         values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
         readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
         # ReLUs that only a MaxPool reads; they come after it, for there they are fewer
@@ -173,6 +162,27 @@ class OpenForm:
     def nbytes(self) -> float:
         """Bytes of its matrices, about."""
         return float(16 * sum(matrix.entries for block in self.blocks for _, matrix in block.edges))
+
+    @classmethod
+    def on_box(cls, box: Box, network: Network) -> OpenForm:
+        """A form with the input alone, to which others add blocks and the output."""
+        form = cls.__new__(cls)
+        form._begin(network, box)
+        return form
+
+    def _begin(self, network: Network, box: Box) -> None:
+        self.gamma = gamma(8 * sum(_terms(network, n) for n in network.nodes) + 1024)
+        """γ_N."""
+        magnitude = np.maximum(np.abs(box.lower), np.abs(box.upper))
+        if not (magnitude < LARGEST).all():
+            raise InputError("the input's numbers are too large for bounds in float64")
+        cost = 3 * self.gamma * magnitude + TINY
+        self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
+        self.empty = False
+        """Whether the assumed phases contradict each other."""
+        self.units = 0
+        self.work = Work()
+        """What passes through it have cost so far."""
 
     # -- construction ------------------------------------------------------------------------------------
     def _value(self, network: Network, node: Node, inputs: list[Affine]) -> Affine:

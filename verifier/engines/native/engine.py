@@ -38,6 +38,9 @@ from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
 
+MANY_NEURONS = 5000
+"""From so many ReLUs on, a network of few inputs is condensed to those that are unstable on the box."""
+
 
 class NativeEngine(Engine):
     """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
@@ -82,6 +85,10 @@ class NativeEngine(Engine):
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
+        if query.network.neurons >= MANY_NEURONS and query.network.is_relu_only and not options.proof:
+            from verifier.engines.native.box_search import BoxSearch  # torch is loaded: only where it is needed
+
+            return BoxSearch(query, conditions, options).run(deadline, listener)
         probe = Probe(query, conditions, options.seed)
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier

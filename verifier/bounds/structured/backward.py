@@ -1,0 +1,248 @@
+"""CROWN through the convolutions themselves, in windows: for networks of hundreds of thousands of neurons.
+
+A row of coefficients over a node goes back to the input through transposed convolutions; at a ReLU each coefficient takes
+the lower or the upper line. Rows of neurons that lie near each other are taken together, on the rectangle of each
+earlier node that these neurons can see (`windows`): a neuron of an early layer costs a few pixels, not an image.
+
+**Rounding** (unit roundoff u of the float type; γ_k = k u / (1 - k u)). Every step turns computed coefficients into other
+computed coefficients and is off by at most a local error times values that are met on the box; so the errors add up, each
+weighted by the coefficients that the pass really had. With m >= |value| on the box, r the number of readers of the node
+that a step leads to, and k the terms of its sums, a coefficient a loses at most |a| times
+
+* affine v = W w + b:  γ_{k+r+4} |W| m_w + 2⁻³⁰ |b|  (products with constants are summed in float64);
+* ReLU v = max(z, 0), lines λ z and (λ + δ) z + t:  γ_{r+8} (m_z + t) + 2⁻³⁰ t;
+* the input: its products with the box are made in float64, γ of float64 times m.
+
+These local errors (`_Step.cost`) are summed with |a|, in the pass's own float type, and 1 % covers the rounding of this sum
+itself. Each product that underflows is off by at most the smallest normal number: `_floor` covers all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from verifier.bounds.structured.maps import Backend, Map, Tensor, maps_of
+from verifier.bounds.structured.windows import Window, windows_from
+from verifier.errors import InputError
+from verifier.limits import Deadline
+from verifier.network.graph import Network
+from verifier.network.operators import AffineOperator, Array, Conv, Shape
+from verifier.properties.sets import Box
+from verifier.rounding import OUTWARD, gamma
+
+Ends = tuple[Array, Array]
+"""Lower and upper ends of a node's values, each of the node's shape, float64."""
+CONSTANTS = 2.0**-30
+"""More than γ_k of float64 for any number of terms that a node can have: sums over constants are made in float64."""
+SPARE = 1.01
+"""The sum of the local errors is itself rounded: γ_k of float32 stays below 1 % for k up to 160,000 terms."""
+
+
+@dataclass(eq=False)
+class _Step:
+    """What a pass needs at one node, for the bounds known now; tensors of the node's shape.
+
+    Attributes:
+        cost: what a coefficient loses here (the module's docstring).
+        lower, bend, intercept: at a ReLU λ, δ and t; None at an affine node.
+    """
+
+    cost: Tensor
+    lower: Tensor | None = None
+    bend: Tensor | None = None
+    intercept: Tensor | None = None
+
+
+class Backward:
+    """Passes over one network and box, with bounds of its nodes that may become better on the way.
+
+    Args:
+        values: bounds of the nodes that passes go through (their magnitudes, and the ReLUs' lines); read at the
+            first pass after `refresh`.
+
+    Raises:
+        InputError: for operators other than affine ones and ReLUs.
+    """
+
+    def __init__(self, network: Network, box: Box, values: Mapping[str, Ends], backend: Backend) -> None:
+        if not network.is_relu_only:
+            raise InputError("only networks of affine operators and ReLUs are bounded in windows")
+        self.network, self.box, self.values, self.backend = network, box, values, backend
+        self.maps = maps_of(network, backend)
+        self._steps: dict[str, _Step] = {}
+        self._readers = Counter(i for n in network.nodes for i in n.inputs)
+        self._tiny = float(torch.finfo(backend.dtype).tiny)
+        self._lost: float | None = None
+
+    def refresh(self, name: str) -> None:
+        """Forget what was derived from a node's bounds, for they are better now."""
+        for node in self.network.nodes:
+            if name in node.inputs:
+                self._steps.pop(node.name, None)
+        self._lost = None
+
+    def lower(
+        self,
+        name: str,
+        rows: Tensor,
+        window: Window | None,
+        extra: Array | None = None,
+        slopes: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Lower bounds of rows over a part of a node, and what rounding may have cost them.
+
+        Args:
+            rows: ``(R, *shape of the part)``.
+            extra: ``(R, n)`` further coefficients of the input.
+            slopes: lower slopes in [0, 1] of undecided neurons by ReLU node, ``(R, *shape)``, instead of CROWN's.
+
+        Returns:
+            both ``(R,)`` float64; their difference is proved.
+        """
+        network = self.network
+        parts = windows_from(network, name, window)
+        pending: dict[str, Tensor] = {name: rows}
+        total = torch.zeros(len(rows), dtype=torch.float64, device=self.backend.device)
+        slack = torch.zeros_like(total)
+        for node in reversed(network.nodes[1:]):
+            if node.name not in pending:
+                continue
+            a, step, part = pending.pop(node.name), self._step(node.name), parts[node.name]
+            slack = slack + (a.detach().abs().flatten(1) @ _cut(step.cost, part).flatten()).double()
+            if isinstance(node.operator, AffineOperator):
+                linear = self.maps[node.name]
+                if linear.constant is not None:
+                    total = total + _with_constant(linear, a, part)
+                made = self._adjoint(linear, a, parts)
+            else:
+                assert step.lower is not None and step.bend is not None and step.intercept is not None
+                negative, slope, bend = a.clamp(max=0), _cut(step.lower, part), _cut(step.bend, part)
+                if slopes is not None:
+                    open_ = _cut(step.intercept, part) > 0
+                    own = torch.where(open_, _cut(slopes[node.name], part), slope)
+                    slope, bend = own, bend + (slope - own)
+                total = total + (negative * _cut(step.intercept, part)).flatten(1).sum(1, dtype=torch.float64)
+                made = (torch.addcmul(a * slope, negative, bend),)
+            for source, coefficients in zip(node.inputs, made, strict=True):
+                known = pending.get(source)
+                pending[source] = coefficients if known is None else known + coefficients
+        return self._on_box(pending.get(network.input), parts.get(network.input), total, slack, extra)
+
+    def proved(
+        self,
+        name: str,
+        rows: Tensor,
+        window: Window | None,
+        extra: Array | None = None,
+        slopes: Mapping[str, Tensor] | None = None,
+    ) -> Array:
+        """Proved lower bounds ``(R,)``: see `lower`."""
+        found, slack = self.lower(name, rows, window, extra, slopes)
+        lower = (found - slack).cpu().numpy()
+        return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
+
+    # -- steps -------------------------------------------------------------------------------------------
+    def _on_box(
+        self, a: Tensor | None, part: Window | None, total: Tensor, slack: Tensor, extra: Array | None
+    ) -> tuple[Tensor, Tensor]:
+        shape = self.network.input_shape
+        low, high = (torch.tensor(e, device=self.backend.device) for e in (self.box.lower, self.box.upper))
+        flat = torch.zeros((len(total), self.box.size), dtype=torch.float64, device=self.backend.device)
+        if a is not None:
+            low, high = (_cut(e.reshape(shape), part).flatten() for e in (low, high))
+            flat = a.double().flatten(1)
+        if extra is not None:
+            assert a is None or flat.shape[1] == self.box.size
+            flat = flat + torch.tensor(extra, device=self.backend.device)
+        value = flat.clamp(min=0) @ low + flat.clamp(max=0) @ high
+        size = flat.detach().abs() @ torch.maximum(low.abs(), high.abs())
+        lost = slack * SPARE + 2 * gamma(2 * flat.shape[1] + 64) * size + self._floor()
+        return total + value, lost
+
+    def _step(self, name: str) -> _Step:
+        if name in self._steps:
+            return self._steps[name]
+        node, backend = self.network[name], self.backend
+        sizes = [np.maximum(np.abs(low), np.abs(high)) for low, high in (self.values[i] for i in node.inputs)]
+        readers = max(self._readers[i] for i in node.inputs)
+        if isinstance(node.operator, AffineOperator):
+            linear = self.maps[name]
+            spread = linear.forward(*(backend.tensor(s)[None] for s in sizes), absolute=True)[0]
+            cost = gamma(linear.terms(True) + readers + 4, backend.unit) * spread * SPARE
+            if linear.constant is not None:
+                cost = cost + CONSTANTS * backend.tensor(np.abs(linear.constant)).reshape(node.shape)
+            step = _Step(cost)
+        else:
+            step = self._relu(node.shape, *self.values[node.inputs[0]], readers)
+        self._steps[name] = step
+        return step
+
+    def _relu(self, shape: Shape, low: Array, high: Array, readers: int) -> _Step:
+        """The chord above; below, the line 0 or z, whichever leaves less area."""
+        backend = self.backend
+        unstable = (low < 0) & (high > 0)
+        lower = np.where(unstable, high > -low, low >= 0).astype(np.float64)
+        chord = np.where(unstable, high / np.where(unstable, high - low, 1.0), lower)
+        bend = backend.tensor(np.where(unstable, chord - lower, 0.0))
+        chord = lower + bend.double().cpu().numpy()  # the slope that passes will really use
+        top = np.maximum(np.maximum(-chord * low, high * (1 - chord)), 0.0) + OUTWARD * (high - low)
+        intercept = backend.tensor(np.where(unstable, np.maximum(top, 4 * self._tiny), 0.0)) * (1 + 4 * backend.unit)
+        size = backend.tensor(np.maximum(np.abs(low), np.abs(high)))
+        cost = (gamma(readers + 8, backend.unit) * (size + intercept) + CONSTANTS * intercept) * SPARE
+        return _Step(cost, backend.tensor(lower), bend, intercept)
+
+    def _adjoint(self, linear: Map, a: Tensor, parts: Mapping[str, Window | None]) -> tuple[Tensor, ...]:
+        """``Wᵀ a`` on the parts of the inputs."""
+        node = linear.node
+        part, operator = parts[node.name], linear.operator
+        if part is None or part == Window.whole(node.shape):
+            return linear.adjoint(a)
+        if isinstance(operator, Conv):
+            top = part.top * operator.stride[0] - operator.padding[0]
+            left = part.left * operator.stride[1] - operator.padding[1]
+            made: tuple[Tensor, ...] = (linear.unpadded(a),)
+        else:  # elementwise
+            top, left = part.top, part.left
+            made = linear.adjoint_part(a, part.top, part.left)
+        return tuple(
+            _placed(m, top, left, parts[source], self.network[source].shape)
+            for m, source in zip(made, node.inputs, strict=True)
+        )
+
+    def _floor(self) -> float:
+        """What underflow may cost a pass, all nodes together."""
+        if self._lost is None:
+            total = 0.0
+            for node in self.network.nodes:
+                if node.name in self.values:
+                    low, high = self.values[node.name]
+                    total += (node.size + 64.0) * (1.0 + float(np.maximum(np.abs(low), np.abs(high)).sum()))
+            self._lost = 16 * self._tiny * total
+        return self._lost
+
+
+def _cut(tensor: Tensor, part: Window | None) -> Tensor:
+    """A part of an image, or of a batch of them."""
+    return tensor if part is None else tensor[..., part.top : part.bottom, part.left : part.right]
+
+
+def _with_constant(linear: Map, a: Tensor, part: Window | None) -> Tensor:
+    """Products with the node's constant, in float64."""
+    assert linear.constant is not None
+    if isinstance(linear.operator, Conv):
+        return a.sum((2, 3), dtype=torch.float64) @ torch.tensor(linear.operator.bias, device=a.device)
+    constant = torch.tensor(linear.constant, device=a.device).reshape(linear.node.shape)
+    return a.double().flatten(1) @ _cut(constant, part).flatten()
+
+
+def _placed(made: Tensor, top: int, left: int, part: Window | None, shape: Shape) -> Tensor:
+    """A rectangle whose corner is at ``(top, left)`` cut and filled up with zeros to a part of an image."""
+    window = part if part is not None else Window(0, 0, shape[1], shape[2])
+    edges = (left - window.left, window.right - left - made.shape[3], top - window.top, window.bottom - top - made.shape[2])
+    return functional.pad(made, edges) if any(edges) else made  # negative numbers cut

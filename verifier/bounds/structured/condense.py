@@ -1,0 +1,252 @@
+"""A large network of few inputs, written over its unstable ReLUs alone: one sweep forward through its own operators.
+
+On a box of few inputs nine ReLUs in ten are stable. So each value is carried as an affine function
+
+    value = c + Σ_j g_j s_j  ± e
+
+of *symbols* s_j: the inputs that vary, and the outputs of the unstable ReLUs met so far. An affine operator maps c and
+all g_j (a batch of images, through the convolution itself); a stable ReLU passes or drops them; an unstable one becomes
+a symbol. What results is an `OpenForm` whose blocks hold unstable ReLUs only, with dense matrices between any two of
+them: CROWN, optimised slopes and ReLU splits on it cost what the unstable ReLUs cost, however large the network is, and
+so do bounds on parts of the box.
+
+**Rounding** (float64): e bounds how far the computed function is from the exact one, anywhere on the box. With
+S = |c| + Σ_j |g_j| max|s_j|, an operator of k terms makes ``e' = |W| e + γ_{k+2} |W| S + γ_2 |b|``; at an unstable ReLU e
+becomes part of its block's cost, and its symbol starts without one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from verifier.bounds.open_form import Block, Bounder, Ends, OpenForm, Start
+from verifier.bounds.open_values import Affine, Matrix
+from verifier.bounds.structured.maps import Backend, Map, Tensor, exact_products, maps_of
+from verifier.errors import InputError
+from verifier.lazy import sp
+from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array
+from verifier.properties.sets import Box
+from verifier.rounding import LARGEST, TINY, gamma
+
+CHUNK = 1 << 21
+"""Numbers of the larger side of a product that are made at once."""
+ROWS = 1024
+"""Neurons whose two bounds are looked for together."""
+RESERVE = 1 + 1e-6
+"""Covers terms of second order."""
+
+
+@dataclass(eq=False)
+class _Value:
+    """A node's value as a function of the symbols.
+
+    Attributes:
+        terms: ``(1 + symbols at that time, *shape)``: c, and then g_j.
+        error: ``(*shape)``: e.
+    """
+
+    terms: Tensor
+    error: Tensor
+
+
+class Condenser:
+    """One sweep.
+
+    Args:
+        bounder: bounds ReLUs that intervals leave undecided.
+        threads: that torch may use.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        box: Box,
+        bounder: Bounder,
+        *,
+        memory: MemoryBudget | None = None,
+        deadline: Deadline = NEVER,
+        threads: int = 1,
+    ) -> None:
+        if not network.is_relu_only:
+            raise InputError("only networks of affine operators and ReLUs can be condensed")
+        self.network, self.box, self.bounder = network, box, bounder
+        self.memory, self.deadline, self.threads = memory or MemoryBudget.of(None), deadline, threads
+        self.backend = Backend()
+        self.maps = maps_of(network, self.backend)
+        self.form = OpenForm.on_box(box, network)
+        self.varying = np.flatnonzero(box.lower != box.upper)
+        self._blocks = [0]
+        """The block of each group of symbols, in order."""
+        self._low = [box.lower[self.varying]]
+        self._high = [box.upper[self.varying]]
+
+    def run(self) -> OpenForm:
+        """The form of the whole network.
+
+        Raises:
+            MemoryLimitError, TimeLimitError: with the number, or the node, at which it stopped.
+            InputError: if the network's numbers are too large for float64.
+        """
+        with exact_products(self.threads):
+            return self._run()
+
+    def _run(self) -> OpenForm:
+        network = self.network
+        readers = Counter(i for n in network.nodes for i in set(n.inputs))
+        readers[network.output] += 1
+        values = {network.input: self._inputs()}
+        for node in network.nodes[1:]:
+            self.deadline.check(f"while condensing node {node.name!r}")
+            inputs = [values[i] for i in node.inputs]
+            if isinstance(node.operator, AffineOperator):
+                held = sum(v.terms.nbytes for v in values.values())
+                made = max(len(v.terms) for v in inputs) * node.size * 8
+                self.memory.check(held + 2 * made, f"condensing node {node.name!r}")
+                values[node.name] = self._affine(self.maps[node.name], inputs)
+            else:
+                values[node.name] = self._relu(node, inputs[0])
+            for name in set(node.inputs):
+                readers[name] -= 1
+                if not readers[name]:
+                    del values[name]
+        return self._finish(values[network.output])
+
+    # -- nodes -------------------------------------------------------------------------------------------
+    def _inputs(self) -> _Value:
+        terms = np.zeros((1 + len(self.varying), self.box.size))
+        terms[0] = np.where(self.box.lower == self.box.upper, self.box.lower, 0.0)
+        terms[1 + np.arange(len(self.varying)), self.varying] = 1.0
+        shape = self.network.input_shape
+        tensor = self.backend.tensor(terms).reshape(-1, *shape)
+        return _Value(tensor, torch.zeros(shape, dtype=self.backend.dtype))
+
+    def _affine(self, linear: Map, inputs: list[_Value]) -> _Value:
+        count = max(len(v.terms) for v in inputs)
+        size = max(linear.node.size, *(int(np.prod(s)) for s in linear.shapes))
+        step = max(1, CHUNK // size)
+        terms = torch.zeros((count, *linear.node.shape), dtype=self.backend.dtype)
+        for k in range(0, count, step):
+            self.deadline.check(f"while condensing node {linear.node.name!r}")
+            some = [_rows(v.terms, k, min(k + step, count)) for v in inputs]
+            terms[k : k + step] = linear.forward(*some)
+        sizes = [self._size(v.terms) for v in inputs]
+        spread = linear.forward(*(torch.stack([v.error, s]) for v, s in zip(inputs, sizes, strict=True)), absolute=True)
+        error = spread[0] + gamma(linear.terms(False) + 4) * spread[1]
+        if linear.constant is not None:
+            constant = self.backend.tensor(linear.constant).reshape(linear.node.shape)
+            terms[0] += constant
+            error += gamma(4) * (constant.abs() + terms[0].abs())
+        return _Value(terms, error * RESERVE + TINY)
+
+    def _size(self, terms: Tensor) -> Tensor:
+        """S."""
+        most = self.backend.tensor(np.concatenate([[1.0], *self._magnitudes()])[: len(terms)])
+        total = torch.zeros(terms.shape[1:], dtype=terms.dtype)
+        for k in range(0, len(terms), ROWS):
+            total += torch.tensordot(most[k : k + ROWS], terms[k : k + ROWS].abs(), dims=1)
+        return total * RESERVE
+
+    def _relu(self, node: Node, value: _Value) -> _Value:
+        terms, error = value.terms.reshape(len(value.terms), -1), value.error.reshape(-1).numpy()
+        size = self._size(value.terms).reshape(-1).numpy()
+        if not (size < LARGEST).all():
+            raise InputError("the network's numbers are too large for bounds in float64")
+        slack = error + 3 * gamma(2 * len(terms) + 64) * size + TINY
+        low, high = self._interval(terms, slack)
+        for k in range(0, len(open_ := np.flatnonzero((low < 0) & (high > 0))), ROWS):
+            self.deadline.check(f"while bounding node {node.inputs[0]!r}")
+            units = open_[k : k + ROWS]
+            found, _ = self.bounder(self.form, self._start(terms, slack, units), None)
+            low[units] = np.maximum(low[units], found[: len(units)])
+            high[units] = np.minimum(high[units], -found[len(units) :])
+        high = np.maximum(low, high)  # ends that cross by rounding prove nothing
+        opened = np.flatnonzero((low < 0) & (high > 0))
+        on = torch.as_tensor((low >= 0).astype(np.float64))
+        made = torch.zeros((len(terms) + len(opened), terms.shape[1]), dtype=terms.dtype)
+        torch.mul(terms, on, out=made[: len(terms)])
+        made[len(terms) + torch.arange(len(opened)), torch.as_tensor(opened)] = 1.0
+        if len(opened):
+            self._add(terms, slack, size, opened, low, high)
+        return _Value(made.reshape(-1, *node.shape), value.error * on.reshape(node.shape))
+
+    # -- the form ----------------------------------------------------------------------------------------
+    def _magnitudes(self) -> list[Array]:
+        return [np.maximum(np.abs(a), np.abs(b)) for a, b in zip(self._low, self._high, strict=True)]
+
+    def _interval(self, terms: Tensor, slack: Array) -> Ends:
+        low, high = np.concatenate(self._low), np.concatenate(self._high)
+        low, high = low[: len(terms) - 1], high[: len(terms) - 1]
+        center = low + (high - low) / 2
+        radius = np.maximum(high - center, center - low) * RESERVE
+        middle = terms[0] + self.backend.tensor(center) @ terms[1:]
+        apart = torch.zeros_like(middle)
+        for k in range(1, len(terms), ROWS):
+            apart += self.backend.tensor(radius[k - 1 : k - 1 + ROWS]) @ terms[k : k + ROWS].abs()
+        ends = middle.numpy(), apart.numpy() * RESERVE + 2 * slack
+        return ends[0] - ends[1], ends[0] + ends[1]
+
+    def _parts(self, terms: Tensor, units: npt.NDArray[np.intp]) -> dict[int, Array]:
+        """Coefficients of some entries by block, ``(live, units)``."""
+        some = terms[:, torch.as_tensor(units)].numpy()
+        parts, first = {}, 1
+        for block, low in zip(self._blocks, self._low, strict=True):
+            part = some[first : first + len(low)]
+            first += len(low)
+            if block == 0:
+                whole = np.zeros((self.box.size, len(units)))
+                whole[self.varying] = part
+                part = whole
+            if part.any():
+                parts[block] = part
+            if first >= len(some):
+                break
+        return parts
+
+    def _start(self, terms: Tensor, slack: Array, units: npt.NDArray[np.intp]) -> Start:
+        """Each unit's preactivation, and then each negated."""
+        both = {s: np.hstack([a, -a]) for s, a in self._parts(terms, units).items()}
+        constant, cost = terms[0].numpy()[units], slack[units]
+        return Start(both, np.concatenate([constant, -constant]), np.concatenate([cost, cost]))
+
+    def _add(
+        self, terms: Tensor, slack: Array, size: Array, opened: npt.NDArray[np.intp], low: Array, high: Array
+    ) -> None:
+        form, parts = self.form, self._parts(terms, opened)
+        reach = 1.0 + size[opened]
+        for s, part in parts.items():
+            reach = reach + np.abs(part).T @ form.blocks[s].reach
+        if not (reach < LARGEST).all():
+            raise InputError("the network's numbers are too large for bounds in float64")
+        edges = [(s, Matrix(np.ascontiguousarray(part.T))) for s, part in parts.items()]
+        constant = terms[0].numpy()[opened].copy()
+        form.add_block(
+            Block(opened, low[opened], high[opened], np.zeros(0), slack[opened], reach, edges, constant),
+            np.zeros(len(opened), dtype=np.int8),
+        )
+        self._blocks.append(len(form.blocks) - 1)
+        self._low.append(form.blocks[-1].low)
+        self._high.append(form.blocks[-1].high)
+
+    def _finish(self, value: _Value) -> OpenForm:
+        terms = value.terms.reshape(len(value.terms), -1)
+        parts = self._parts(terms, np.arange(terms.shape[1]))
+        rows = {s: sp.csr_array(part.T) for s, part in parts.items()}
+        constant = terms[0].numpy().copy()
+        # what the function is off by counts as rounding of its constant
+        weight = np.abs(constant) + value.error.reshape(-1).numpy() / self.form.gamma
+        self.form.output = Affine(rows, {s: abs(m) for s, m in rows.items()}, constant, weight)
+        return self.form
+
+
+def _rows(terms: Tensor, first: int, last: int) -> Tensor:
+    """Some rows; zeros where there are fewer."""
+    some = terms[first:last]
+    missing = last - first - len(some)
+    return torch.cat([some, torch.zeros((missing, *terms.shape[1:]), dtype=terms.dtype)]) if missing else some

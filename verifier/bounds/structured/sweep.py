@@ -1,0 +1,175 @@
+"""Bounds of all neurons of a large network: intervals first, CROWN in windows where a neuron is undecided and matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from verifier.bounds.interval import forward
+from verifier.bounds.structured.backward import Backward, Ends
+from verifier.bounds.structured.maps import Backend, exact_products, maps_of
+from verifier.bounds.structured.windows import Window, windows_from
+from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.network.graph import Network, Node
+from verifier.network.operators import AffineOperator, Array
+from verifier.network.piecewise import PiecewiseLinear
+from verifier.properties.sets import Box
+
+TILES = (1, 2, 4, 8, 16, 32, 1 << 30)
+"""Sides of the squares of neurons that are bounded together."""
+CALL = 5e7
+"""What one pass costs beside its products, in products."""
+CHUNK = 2e7
+"""Bytes of the largest tensor of a pass: what caches hold."""
+ALIVE = 8
+"""Tensors of that size that a pass holds at once, at most."""
+
+
+class Sweep:
+    """One sweep from the input to the output.
+
+    Args:
+        needed: ``(outputs,)`` which outputs matter.
+        memory, deadline: kept between passes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        box: Box,
+        needed: npt.NDArray[np.bool_],
+        *,
+        backend: Backend | None = None,
+        memory: MemoryBudget | None = None,
+        deadline: Deadline = NEVER,
+        threads: int = 1,
+    ) -> None:
+        self.network, self.box, self.threads = network, box, threads
+        self.backend = backend or Backend(torch.float32)
+        self.memory, self.deadline = memory or MemoryBudget.of(None), deadline
+        self.values: dict[str, Ends] = {}
+        self.passes = Backward(network, box, self.values, self.backend)
+        self.matters = _cone(network, needed, self.backend)
+
+    def run(self) -> dict[str, Ends]:
+        """Bounds of every node's values, ``(*shape)`` float64.
+
+        Raises:
+            TimeLimitError, MemoryLimitError: with the node at which it stopped.
+        """
+        network, shape = self.network, self.network.input_shape
+        self.values[network.input] = self.box.lower.reshape(shape), self.box.upper.reshape(shape)
+        activated = {n.inputs[0] for n in network.activations}
+        with exact_products(self.threads):
+            for node in network.nodes[1:]:
+                self.deadline.check(f"while bounding node {node.name!r}")
+                low, high = forward(node, [(e[0][None], e[1][None]) for e in (self.values[i] for i in node.inputs)])
+                self.values[node.name] = low[0].copy(), high[0].copy()
+                if node.name in activated and any(isinstance(n.operator, PiecewiseLinear) for n in network.nodes[: network.nodes.index(node)]):
+                    self._tighten(node)
+        return self.values
+
+    def _tighten(self, node: Node) -> None:
+        """Better bounds of the undecided neurons of a node, in place."""
+        low, high = self.values[node.name]
+        undecided = (low < 0) & (high > 0) & self.matters[node.name]
+        if not undecided.any():
+            return
+        for tile, window in self._tiles(node, undecided):
+            places = np.argwhere(undecided[tile])
+            first = low[tile][tuple(places.T)] > -high[tile][tuple(places.T)]  # the end that is nearer to zero
+            for turn in (True, False):
+                signs = np.where(first == turn, 1.0, -1.0)
+                some = np.flatnonzero((low[tile] < 0)[tuple(places.T)] & (high[tile] > 0)[tuple(places.T)])
+                found = self._rows(node, window, low[tile].shape, places[some], signs[some])
+                for sign, ends in ((1.0, low), (-1.0, high)):
+                    which = signs[some] == sign
+                    at = tuple(places[some][which].T)
+                    better = (np.maximum if sign > 0 else np.minimum)(ends[tile][at], sign * found[which])
+                    ends[tile][at] = better
+        crossed = low > high  # by rounding only
+        low[crossed], high[crossed] = high[crossed], low[crossed]
+        self.passes.refresh(node.name)
+
+    def _rows(
+        self, node: Node, window: Window | None, shape: tuple[int, ...], places: npt.NDArray[np.intp], signs: Array
+    ) -> Array:
+        """Lower bounds of ``signs * z`` for some neurons of a part of a node."""
+        lower = np.full(len(places), -np.inf)
+        step = self._chunk(node, window)
+        for k in range(0, len(places), step):
+            self.deadline.check(f"while bounding node {node.name!r}")
+            some = places[k : k + step]
+            rows = torch.zeros((len(some), *shape), dtype=self.backend.dtype, device=self.backend.device)
+            index = (np.arange(len(some)), *some.T)
+            rows[index] = self.backend.tensor(signs[k : k + step])
+            lower[k : k + step] = self.passes.proved(node.name, rows, window)
+        return lower
+
+    def _chunk(self, node: Node, window: Window | None) -> int:
+        parts = windows_from(self.network, node.name, window)
+        width = torch.finfo(self.backend.dtype).bits // 8
+        largest = width * max(_size(self.network, name, part) for name, part in parts.items())
+        self.memory.check(ALIVE * largest, f"bounds of node {node.name!r}")
+        return max(1, min(int(CHUNK / largest), self.memory.rows(ALIVE * largest)))
+
+    def _tiles(
+        self, node: Node, undecided: npt.NDArray[np.bool_]
+    ) -> list[tuple[tuple[slice, ...], Window | None]]:
+        """Parts of a node that hold its undecided neurons, so that passes over them cost least together."""
+        if len(node.shape) != 3:
+            return [((slice(None),) * len(node.shape), None)]
+        _, height, width = node.shape
+        best, choice = np.inf, TILES[-1]
+        for side in TILES:
+            if side < 1 << 30 and side >= max(height, width):
+                continue
+            side = min(side, max(height, width))
+            y, x = min(height // 2, height - 1), min(width // 2, width - 1)
+            window = Window(y // side * side, x // side * side, 0, 0)
+            window = Window(window.top, window.left, min(window.top + side, height), min(window.left + side, width))
+            parts = windows_from(self.network, node.name, window)
+            row = sum(
+                _size(self.network, name, part) * (self.passes.maps[name].terms(True) if name in self.passes.maps else 4)
+                for name, part in parts.items()
+            )
+            tiles = undecided.any(0)
+            pad = np.zeros((-(-height // side) * side, -(-width // side) * side), dtype=bool)
+            pad[:height, :width] = tiles
+            count = int(pad.reshape(len(pad) // side, side, -1, side).any((1, 3)).sum())
+            cost = 2.0 * undecided.sum() * row + 2 * count * CALL
+            if cost < best:
+                best, choice = cost, side
+        side, found = choice, []
+        for top, left in product(range(0, height, side), range(0, width, side)):
+            window = Window(top, left, min(top + side, height), min(left + side, width))
+            tile = (slice(None), slice(window.top, window.bottom), slice(window.left, window.right))
+            if undecided[tile].any():
+                found.append((tile, window))
+        return found
+
+
+def _size(network: Network, name: str, part: Window | None) -> int:
+    shape = network[name].shape if part is None else part.shape(network[name].shape)
+    return int(np.prod(shape))
+
+
+def _cone(network: Network, needed: npt.NDArray[np.bool_], backend: Backend) -> Mapping[str, npt.NDArray[np.bool_]]:
+    """Which entries of each node some needed output depends on."""
+    maps = maps_of(network, backend)
+    found = {n.name: np.zeros(n.shape, dtype=bool) for n in network.nodes}
+    found[network.output] = needed.reshape(network.output_shape).copy()
+    for node in reversed(network.nodes[1:]):
+        mask = found[node.name]
+        if isinstance(node.operator, AffineOperator):
+            a = backend.tensor(mask.astype(np.float64))[None]
+            parts = [p[0].cpu().numpy() > 0 for p in maps[node.name].adjoint(a, absolute=True)]
+        else:
+            parts = [mask]
+        for source, part in zip(node.inputs, parts, strict=True):
+            found[source] |= part
+    return found
