@@ -118,6 +118,7 @@ def inputs_of(form: OpenForm, values: Sequence[Array | None], number: int, rows:
     return z
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def prove(form: OpenForm, start: Start, weights: Array, phases: Phases, reserve: float = 1.0) -> Array:
     """Proved lower bounds ``(R,)``: one pass in float64, its rounding (times ``reserve``) subtracted."""
     slack = start.slack.copy()
@@ -125,6 +126,7 @@ def prove(form: OpenForm, start: Start, weights: Array, phases: Phases, reserve:
     return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def ascend(
     form: OpenForm,
     start: Start,

@@ -13,8 +13,9 @@ that a step leads to, and k the terms of its sums, a coefficient a loses at most
 * ReLU v = max(z, 0), lines λ z and (λ + δ) z + t:  γ_{r+8} (m_z + t) + 2⁻³⁰ t;
 * the input: its products with the box are made in float64, γ of float64 times m.
 
-These local errors (`_Step.cost`) are summed with |a|, in the pass's own float type, and 1 % covers the rounding of this sum
-itself. Each product that underflows is off by at most the smallest normal number: `_floor` covers all of them.
+These local errors (`_Step.cost`) are summed with |a|, in the pass's own float type; they are raised for the rounding of this
+sum itself. Each product that underflows is off by at most the smallest normal number: `_floor` covers all of them, and
+the least cost of a coefficient is so large that none is lost with a large coefficient.
 """
 
 from __future__ import annotations
@@ -32,16 +33,35 @@ from verifier.bounds.structured.windows import Window, windows_from
 from verifier.errors import InputError
 from verifier.limits import Deadline
 from verifier.network.graph import Network
-from verifier.network.operators import AffineOperator, Array, Conv, Shape
+from verifier.network.operators import AffineOperator, Array, Concat, Conv, Dense, Scale, Shape, Sum
 from verifier.properties.sets import Box
-from verifier.rounding import OUTWARD, gamma
+from verifier.rounding import OUTWARD, TINY, gamma
 
 Ends = tuple[Array, Array]
 """Lower and upper ends of a node's values, each of the node's shape, float64."""
 CONSTANTS = 2.0**-30
 """More than γ_k of float64 for any number of terms that a node can have: sums over constants are made in float64."""
 SPARE = 1.01
-"""The sum of the local errors is itself rounded: γ_k of float32 stays below 1 % for k up to 160,000 terms."""
+"""Reserve for the roundings of the local errors themselves; that of their sum is added by the number of its terms."""
+RANGE = 2.0**60
+"""float32 is used where all numbers of the network are between 1/RANGE and RANGE, or zero."""
+
+
+def backend_for(network: Network, box: Box, device: str = "cpu") -> Backend:
+    """float32 where the network's and the box's numbers are neither huge nor tiny, else float64."""
+    arrays = [np.maximum(np.abs(box.lower), np.abs(box.upper))]
+    for node in network.nodes:
+        operator = node.operator
+        if isinstance(operator, AffineOperator):
+            if operator.coefficients is not None:
+                sparse = operator.sparse_weight if isinstance(operator, Dense) else None
+                arrays.append(getattr(operator, operator.coefficients) if sparse is None else sparse.data)
+            constant = operator.constant()
+            if constant is not None:
+                arrays.append(constant)
+    numbers = [np.abs(a[a != 0]) for a in arrays]
+    usual = all(((n > 1 / RANGE) & (n < RANGE)).all() for n in numbers)
+    return Backend(torch.float32 if usual else torch.float64, device)
 
 
 @dataclass(eq=False)
@@ -78,6 +98,7 @@ class Backward:
         self._steps: dict[str, _Step] = {}
         self._readers = Counter(i for n in network.nodes for i in n.inputs)
         self._tiny = float(torch.finfo(backend.dtype).tiny)
+        self._least = 2.0**-100 if backend.dtype == torch.float32 else TINY
         self._lost: float | None = None
 
     def refresh(self, name: str) -> None:
@@ -162,7 +183,7 @@ class Backward:
             flat = flat + torch.tensor(extra, device=self.backend.device)
         value = flat.clamp(min=0) @ low + flat.clamp(max=0) @ high
         size = flat.detach().abs() @ torch.maximum(low.abs(), high.abs())
-        lost = slack * SPARE + 2 * gamma(2 * flat.shape[1] + 64) * size + self._floor()
+        lost = slack + 2 * gamma(2 * flat.shape[1] + 64) * size + self._floor()
         return total + value, lost
 
     def _step(self, name: str) -> _Step:
@@ -174,10 +195,10 @@ class Backward:
         if isinstance(node.operator, AffineOperator):
             linear = self.maps[name]
             spread = linear.forward(*(backend.tensor(s)[None] for s in sizes), absolute=True)[0]
-            cost = gamma(linear.terms(True) + readers + 4, backend.unit) * spread * SPARE
+            cost = gamma(linear.terms(True) + readers + 4, backend.unit) * spread
             if linear.constant is not None:
                 cost = cost + CONSTANTS * backend.tensor(np.abs(linear.constant)).reshape(node.shape)
-            step = _Step(cost)
+            step = _Step(self._raised(cost))
         else:
             step = self._relu(node.shape, *self.values[node.inputs[0]], readers)
         self._steps[name] = step
@@ -194,24 +215,30 @@ class Backward:
         top = np.maximum(np.maximum(-chord * low, high * (1 - chord)), 0.0) + OUTWARD * (high - low)
         intercept = backend.tensor(np.where(unstable, np.maximum(top, 4 * self._tiny), 0.0)) * (1 + 4 * backend.unit)
         size = backend.tensor(np.maximum(np.abs(low), np.abs(high)))
-        cost = (gamma(readers + 8, backend.unit) * (size + intercept) + CONSTANTS * intercept) * SPARE
-        return _Step(cost, backend.tensor(lower), bend, intercept)
+        cost = gamma(readers + 8, backend.unit) * (size + intercept) + CONSTANTS * intercept
+        return _Step(self._raised(cost), backend.tensor(lower), bend, intercept)
+
+    def _raised(self, cost: Tensor) -> Tensor:
+        return cost * (SPARE + 4 * cost.numel() * self.backend.unit) + self._least
 
     def _adjoint(self, linear: Map, a: Tensor, parts: Mapping[str, Window | None]) -> tuple[Tensor, ...]:
         """``Wᵀ a`` on the parts of the inputs."""
         node = linear.node
         part, operator = parts[node.name], linear.operator
+        top = left = 0
         if part is None or part == Window.whole(node.shape):
-            return linear.adjoint(a)
-        if isinstance(operator, Conv):
+            made = linear.adjoint(a)
+        elif isinstance(operator, Conv):
             top = part.top * operator.stride[0] - operator.padding[0]
             left = part.left * operator.stride[1] - operator.padding[1]
-            made: tuple[Tensor, ...] = (linear.unpadded(a),)
-        else:  # elementwise
+            made = (linear.unpadded(a),)
+        elif isinstance(operator, (Scale, Sum)) or (isinstance(operator, Concat) and operator.axis == 0):
             top, left = part.top, part.left
             made = linear.adjoint_part(a, part.top, part.left)
+        else:
+            made = linear.adjoint(_placed(a, part.top, part.left, None, node.shape))
         return tuple(
-            _placed(m, top, left, parts[source], self.network[source].shape)
+            m if parts[source] is None else _placed(m, top, left, parts[source], self.network[source].shape)
             for m, source in zip(made, node.inputs, strict=True)
         )
 

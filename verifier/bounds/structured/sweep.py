@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from verifier.bounds.interval import forward
-from verifier.bounds.structured.backward import Backward, Ends
+from verifier.bounds.structured.backward import Backward, Ends, backend_for
 from verifier.bounds.structured.maps import Backend, exact_products, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
 from verifier.limits import NEVER, Deadline, MemoryBudget
@@ -49,7 +49,7 @@ class Sweep:
         threads: int = 1,
     ) -> None:
         self.network, self.box, self.threads = network, box, threads
-        self.backend = backend or Backend(torch.float32)
+        self.backend = backend or backend_for(network, box)
         self.memory, self.deadline = memory or MemoryBudget.of(None), deadline
         self.values: dict[str, Ends] = {}
         self.passes = Backward(network, box, self.values, self.backend)
@@ -64,12 +64,15 @@ class Sweep:
         network, shape = self.network, self.network.input_shape
         self.values[network.input] = self.box.lower.reshape(shape), self.box.upper.reshape(shape)
         activated = {n.inputs[0] for n in network.activations}
+        bent = {network.input: False}
+        """Whether a node depends on a ReLU before it: where none does, intervals of one operator are exact."""
         with exact_products(self.threads):
             for node in network.nodes[1:]:
                 self.deadline.check(f"while bounding node {node.name!r}")
                 low, high = forward(node, [(e[0][None], e[1][None]) for e in (self.values[i] for i in node.inputs)])
                 self.values[node.name] = low[0].copy(), high[0].copy()
-                if node.name in activated and any(isinstance(n.operator, PiecewiseLinear) for n in network.nodes[: network.nodes.index(node)]):
+                bent[node.name] = isinstance(node.operator, PiecewiseLinear) or any(bent[i] for i in node.inputs)
+                if node.name in activated and (bent[node.name] or network.input not in node.inputs):
                     self._tighten(node)
         return self.values
 

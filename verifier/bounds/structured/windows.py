@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Conv, Scale, Shape, Sum
+from verifier.network.operators import Concat, Conv, Scale, Shape, Sum
 from verifier.network.piecewise import PiecewiseLinear
 
 
@@ -42,7 +42,7 @@ def seen(network: Network, node: Node, window: Window | None, source: str) -> Wi
     shape, operator = network[source].shape, node.operator
     if window is None or len(shape) != 3:
         return Window.whole(shape)
-    if isinstance(operator, (PiecewiseLinear, Scale, Sum)):
+    if isinstance(operator, (PiecewiseLinear, Scale, Sum)) or (isinstance(operator, Concat) and operator.axis == 0):
         return window
     if isinstance(operator, Conv):
         (top, left, _, _), kernel = operator.padding, operator.weight.shape[2:]

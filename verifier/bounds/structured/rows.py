@@ -1,0 +1,89 @@
+"""Bounds of a condition's rows after a sweep: CROWN's, and with optimised lower slopes (α-CROWN: Xu et al., ICLR 2021).
+
+The slopes are found in the sweep's float type by gradient ascent; what counts is one pass in float64 with them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from verifier.bounds.structured.backward import Backward
+from verifier.bounds.structured.maps import Backend, Tensor, exact_products
+from verifier.bounds.structured.sweep import Sweep
+from verifier.network.operators import Array
+
+RATE, DECAY = 0.25, 0.97
+"""First step length of Adam, and what it shrinks by."""
+TOGETHER = 16
+"""Rows whose slopes are optimised together."""
+
+
+class RowBounds:
+    """Rows ``y_rows y + x_rows x - bound`` over the box of a sweep that has run.
+
+    Args:
+        y_rows, x_rows, bound: ``(S, m)``, ``(S, n)``, ``(S,)``.
+    """
+
+    def __init__(self, sweep: Sweep, y_rows: Array, x_rows: Array, bound: Array) -> None:
+        self.sweep, self.y_rows, self.x_rows, self.bound = sweep, y_rows, x_rows, bound
+        self._exact = Backward(sweep.network, sweep.box, sweep.values, Backend(torch.float64, sweep.backend.device))
+
+    def lower(self) -> Array:
+        """Proved lower bounds ``(S,)``, CROWN's."""
+        with exact_products(self.sweep.threads):
+            return self._proved(np.arange(len(self.bound)), None)
+
+    def optimised(self, steps: int) -> Array:
+        """Proved lower bounds ``(S,)`` after so many steps of the ascent; the deadline is looked at in between."""
+        found = np.full(len(self.bound), -np.inf)
+        with exact_products(self.sweep.threads):
+            for k in range(0, len(self.bound), TOGETHER):
+                if self.sweep.deadline.passed:
+                    break
+                some = np.arange(k, min(k + TOGETHER, len(self.bound)))
+                found[some] = self._proved(some, self._ascend(some, steps))
+        return found
+
+    def _ascend(self, some: Array, steps: int) -> dict[str, Tensor]:
+        passes, network = self.sweep.passes, self.sweep.network
+        rows = self._rows(some, passes.backend)
+        extra = self.x_rows[some] if self.x_rows.any() else None
+        slopes: dict[str, Tensor] = {}
+        for node in network.activations:
+            low, high = self.sweep.values[node.inputs[0]]
+            start = passes.backend.tensor(((high > -low) & (high > 0)).astype(np.float64))
+            slopes[node.name] = start.expand(len(some), *node.shape).clone().requires_grad_()
+        best = torch.full((len(some),), -np.inf, dtype=torch.float64, device=passes.backend.device)
+        kept = {name: a.detach().clone() for name, a in slopes.items()}
+        adam = torch.optim.Adam(slopes.values(), lr=RATE)
+        for step in range(steps + 1):
+            if self.sweep.deadline.passed:
+                break
+            with torch.enable_grad():
+                value, _ = passes.lower(network.output, rows, None, extra, slopes)
+                better = value.detach() > best
+                best = torch.where(better, value.detach(), best)
+                for name, a in slopes.items():
+                    kept[name][better] = a.detach()[better]
+                if step == steps:
+                    break
+                adam.zero_grad()
+                (-value.sum()).backward()
+            adam.param_groups[0]["lr"] = RATE * DECAY**step
+            adam.step()
+            for a in slopes.values():
+                a.clamp_(0, 1)
+        return kept
+
+    def _proved(self, some: Array, slopes: dict[str, Tensor] | None) -> Array:
+        doubled = None if slopes is None else {name: a.double() for name, a in slopes.items()}
+        extra = self.x_rows[some] if self.x_rows.any() else None
+        rows = self._rows(some, self._exact.backend)
+        lower = self._exact.proved(self.sweep.network.output, rows, None, extra, doubled)
+        bound = self.bound[some]
+        return np.nextafter(lower - bound, -np.inf)
+
+    def _rows(self, some: Array, backend: Backend) -> Tensor:
+        return backend.tensor(self.y_rows[some]).reshape(len(some), *self.sweep.network.output_shape)
