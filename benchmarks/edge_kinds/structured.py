@@ -15,7 +15,6 @@ from verifier.bounds.structured.condense import Condenser
 from verifier.bounds.structured.maps import Backend
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
-from verifier.engines.native.conditions import Conditions
 from verifier.engines.native.part_search import PartSearch
 from verifier.errors import InputError
 from verifier.limits import NEVER
@@ -24,6 +23,7 @@ from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import relu
 from verifier.properties.query import Conjunction, Query
+from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 from verifier.rounding import float_above
 
@@ -55,7 +55,9 @@ def random_network(rng: np.random.Generator, scale: float = 1.0) -> Network:
         shape = builder.shape(first)
         first = builder.add(Select(rng.permutation(int(np.prod(shape))).reshape(shape)), first)
     inside = builder.shape(first)
-    same = builder.add(Conv(weights(inside[0], inside[0], 3, 3), weights(inside[0], 1)[:, 0], padding=(1, 1, 1, 1)), first)
+    same = builder.add(
+        Conv(weights(inside[0], inside[0], 3, 3), weights(inside[0], 1)[:, 0], padding=(1, 1, 1, 1)), first
+    )
     if rng.random() < 0.3:
         same = builder.add(Scale(weights(*inside), weights(*inside)), same)
     joined = builder.add(Sum((1, -1)) if rng.random() < 0.7 else Concat(0), same, first)
@@ -107,7 +109,11 @@ def _touched(seed: int) -> Iterable[Trial]:
         form = Condenser(query.network, query.box, UnitBounder(1)).run()
         return not len(PartSearch(query, conditions, form, NEVER).root([0], 3)[0])
 
-    for name, proves in (("windows", lambda: windows(0)), ("windows, float64", lambda: windows(64)), ("condensed", condensed)):
+    for name, proves in (
+        ("windows", lambda: windows(0)),
+        ("windows, float64", lambda: windows(64)),
+        ("condensed", condensed),
+    ):
         began = time.perf_counter()
         try:
             wrong = proves()

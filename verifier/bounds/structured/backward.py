@@ -31,7 +31,6 @@ from torch.nn import functional
 from verifier.bounds.structured.maps import Backend, Map, Tensor, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
 from verifier.errors import InputError
-from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array, Concat, Conv, Dense, Scale, Shape, Sum
 from verifier.properties.sets import Box
@@ -142,7 +141,9 @@ class Backward:
                     total = total + _with_constant(linear, a, part)
                 made = self._adjoint(linear, a, parts)
             else:
-                assert step.lower is not None and step.bend is not None and step.intercept is not None
+                assert step.lower is not None
+                assert step.bend is not None
+                assert step.intercept is not None
                 negative, slope, bend = a.clamp(max=0), _cut(step.lower, part), _cut(step.bend, part)
                 if slopes is not None:
                     open_ = _cut(step.intercept, part) > 0
@@ -175,11 +176,12 @@ class Backward:
         shape = self.network.input_shape
         low, high = (torch.tensor(e, device=self.backend.device) for e in (self.box.lower, self.box.upper))
         flat = torch.zeros((len(total), self.box.size), dtype=torch.float64, device=self.backend.device)
+        if a is not None and part is not None and extra is not None:
+            a, part = _placed(a, part.top, part.left, None, shape), None
         if a is not None:
             low, high = (_cut(e.reshape(shape), part).flatten() for e in (low, high))
             flat = a.double().flatten(1)
         if extra is not None:
-            assert a is None or flat.shape[1] == self.box.size
             flat = flat + torch.tensor(extra, device=self.backend.device)
         value = flat.clamp(min=0) @ low + flat.clamp(max=0) @ high
         size = flat.detach().abs() @ torch.maximum(low.abs(), high.abs())
@@ -271,5 +273,10 @@ def _with_constant(linear: Map, a: Tensor, part: Window | None) -> Tensor:
 def _placed(made: Tensor, top: int, left: int, part: Window | None, shape: Shape) -> Tensor:
     """A rectangle whose corner is at ``(top, left)`` cut and filled up with zeros to a part of an image."""
     window = part if part is not None else Window(0, 0, shape[1], shape[2])
-    edges = (left - window.left, window.right - left - made.shape[3], top - window.top, window.bottom - top - made.shape[2])
+    edges = (
+        left - window.left,
+        window.right - left - made.shape[3],
+        top - window.top,
+        window.bottom - top - made.shape[2],
+    )
     return functional.pad(made, edges) if any(edges) else made  # negative numbers cut

@@ -26,7 +26,7 @@ import torch
 
 from verifier.bounds.open_form import Block, Bounder, Ends, OpenForm, Start
 from verifier.bounds.open_values import Affine, Matrix
-from verifier.bounds.structured.maps import Backend, Map, Tensor, exact_products, maps_of
+from verifier.bounds.structured.maps import Backend, Map, Tensor, check_arithmetic, exact_products, maps_of
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.limits import NEVER, Deadline, MemoryBudget
@@ -95,6 +95,7 @@ class Condenser:
             InputError: if the network's numbers are too large for float64.
         """
         with exact_products(self.threads):
+            check_arithmetic(self.backend)
             return self._run()
 
     def _run(self) -> OpenForm:

@@ -70,7 +70,7 @@ class RowBounds:
                 if step == steps:
                     break
                 adam.zero_grad()
-                (-value.sum()).backward()
+                (-value.sum()).backward()  # type: ignore[no-untyped-call]
             adam.param_groups[0]["lr"] = RATE * DECAY**step
             adam.step()
             for a in slopes.values():

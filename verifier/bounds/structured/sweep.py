@@ -11,8 +11,9 @@ import torch
 
 from verifier.bounds.interval import forward
 from verifier.bounds.structured.backward import Backward, Ends, backend_for
-from verifier.bounds.structured.maps import Backend, exact_products, maps_of
+from verifier.bounds.structured.maps import Backend, check_arithmetic, exact_products, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
+from verifier.errors import InputError
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
@@ -25,6 +26,8 @@ CALL = 5e7
 """What one pass costs beside its products, in products."""
 CHUNK = 2e7
 """Bytes of the largest tensor of a pass: what caches hold."""
+Tiles = list[tuple[tuple[slice, ...], Window | None]]
+"""Parts of a node, as an index and as a window."""
 ALIVE = 8
 """Tensors of that size that a pass holds at once, at most."""
 
@@ -60,26 +63,34 @@ class Sweep:
 
         Raises:
             TimeLimitError, MemoryLimitError: with the node at which it stopped.
+            InputError: if the network's numbers are too large for float64.
         """
         network, shape = self.network, self.network.input_shape
         self.values[network.input] = self.box.lower.reshape(shape), self.box.upper.reshape(shape)
         activated = {n.inputs[0] for n in network.activations}
         bent = {network.input: False}
         """Whether a node depends on a ReLU before it: where none does, intervals of one operator are exact."""
-        with exact_products(self.threads):
+        with exact_products(self.threads), np.errstate(over="ignore", invalid="ignore"):
+            check_arithmetic(self.backend)
             for node in network.nodes[1:]:
                 self.deadline.check(f"while bounding node {node.name!r}")
                 low, high = forward(node, [(e[0][None], e[1][None]) for e in (self.values[i] for i in node.inputs)])
+                if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                    raise InputError("the network's numbers are too large for bounds in float64", place=node.name)
                 self.values[node.name] = low[0].copy(), high[0].copy()
                 bent[node.name] = isinstance(node.operator, PiecewiseLinear) or any(bent[i] for i in node.inputs)
                 if node.name in activated and (bent[node.name] or network.input not in node.inputs):
                     self._tighten(node)
         return self.values
 
+    def open(self, ends: Ends, name: str) -> npt.NDArray[np.bool_]:
+        """Which neurons of a node may take both signs and matter."""
+        return (ends[0] < 0) & (ends[1] > 0) & self.matters[name]
+
     def _tighten(self, node: Node) -> None:
         """Better bounds of the undecided neurons of a node, in place."""
         low, high = self.values[node.name]
-        undecided = (low < 0) & (high > 0) & self.matters[node.name]
+        undecided = self.open((low, high), node.name)
         if not undecided.any():
             return
         for tile, window in self._tiles(node, undecided):
@@ -120,9 +131,7 @@ class Sweep:
         self.memory.check(ALIVE * largest, f"bounds of node {node.name!r}")
         return max(1, min(int(CHUNK / largest), self.memory.rows(ALIVE * largest)))
 
-    def _tiles(
-        self, node: Node, undecided: npt.NDArray[np.bool_]
-    ) -> list[tuple[tuple[slice, ...], Window | None]]:
+    def _tiles(self, node: Node, undecided: npt.NDArray[np.bool_]) -> Tiles:
         """Parts of a node that hold its undecided neurons, so that passes over them cost least together."""
         if len(node.shape) != 3:
             return [((slice(None),) * len(node.shape), None)]
@@ -137,7 +146,8 @@ class Sweep:
             window = Window(window.top, window.left, min(window.top + side, height), min(window.left + side, width))
             parts = windows_from(self.network, node.name, window)
             row = sum(
-                _size(self.network, name, part) * (self.passes.maps[name].terms(True) if name in self.passes.maps else 4)
+                _size(self.network, name, part)
+                * (self.passes.maps[name].terms(True) if name in self.passes.maps else 4)
                 for name, part in parts.items()
             )
             tiles = undecided.any(0)
@@ -147,7 +157,8 @@ class Sweep:
             cost = 2.0 * undecided.sum() * row + 2 * count * CALL
             if cost < best:
                 best, choice = cost, side
-        side, found = choice, []
+        side = choice
+        found: Tiles = []
         for top, left in product(range(0, height, side), range(0, width, side)):
             window = Window(top, left, min(top + side, height), min(left + side, width))
             tile = (slice(None), slice(window.top, window.bottom), slice(window.left, window.right))

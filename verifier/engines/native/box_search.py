@@ -34,14 +34,15 @@ from verifier.bounds.open_form import OpenForm
 from verifier.bounds.open_refine import refine
 from verifier.bounds.structured.condense import Condenser
 from verifier.engines.base import Answer, EngineResult
-from verifier.properties.rows import Conditions
 from verifier.engines.native.part_search import PartSearch
+from verifier.engines.native.settings import NativeSettings
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Note
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
 from verifier.search.prepass import find_witness
 from verifier.verdict import Certainty
 
@@ -65,6 +66,7 @@ class Part:
         form: a form that holds on it; its block 0 is the part itself.
         cases: that are still open on it.
         fresh: whether the form's bounds are those of the part already.
+        spent: work that these bounds took (`OpenForm.work`).
         rows, weights: of these cases' rows, the weights that gave their bounds ``(units, rows)``; None before.
     """
 
@@ -73,14 +75,14 @@ class Part:
     fresh: bool
     rows: npt.NDArray[np.intp] | None = None
     weights: Array | None = None
-    seconds: float = 0.0
+    spent: float = 0.0
 
 
 class BoxSearch:
     """One search; it is its own bounder, brancher and leaf solver."""
 
-    def __init__(self, query: Query, conditions: Conditions, options: Options) -> None:
-        self.query, self.conditions, self.options = query, conditions, options
+    def __init__(self, query: Query, conditions: Conditions, options: Options, settings: NativeSettings) -> None:
+        self.query, self.conditions, self.options, self.settings = query, conditions, options, settings
         self.memory = MemoryBudget.of(options.memory)
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
@@ -103,8 +105,11 @@ class BoxSearch:
             return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
         text = f"{form.units} of {self.query.network.neurons} ReLUs are unstable on the whole box"
         listener(Note(seconds=time.monotonic() - began, text=text))
-        root = Part(form, range(self.conditions.cases), True)
-        first = self.bound(Items((root,), form.nbytes), deadline)
+        root = Items((Part(form, range(self.conditions.cases), True),), form.nbytes)
+        try:
+            first = self.bound(root, deadline)
+        except TimeLimitError as error:
+            return EngineResult(answer=Answer.TIMEOUT, reason=str(error))
         if first.lower[0] > 0:
             return self._result(SearchResult(ending=Ending.PROVED, done=1))
         witness = first.witness
@@ -126,17 +131,15 @@ class BoxSearch:
         """Bounds of all ReLUs, and then of the rows; see `bab.parts.Bounder`."""
         done, lower, witness = [], [], None
         for part in batch.items:
-            began = time.monotonic()
             deadline.check("while bounding a box")
             form = part.form
             if not part.fresh:
                 form = refine(form, UnitBounder(1, until=np.inf if deadline.at is None else deadline.at))
-            search = PartSearch(self.query, self.conditions, form, deadline)
+            search = PartSearch(self.query, self.conditions, form, deadline, settings=self.settings.relu.part)
             nodes, points = search.root(part.cases, 1)
             if len(nodes):
                 nodes, points = search.root(search.cases(nodes), ROOT_STEPS)
-            seconds = time.monotonic() - began
-            done.append(Part(form, search.cases(nodes), True, nodes.row, nodes.weights.T, seconds))
+            done.append(Part(form, search.cases(nodes), True, nodes.row, nodes.weights.T, form.work.done))
             lower.append(float(nodes.bound.min()) if len(nodes) else np.inf)
             witness = search.look(points) if witness is None else witness
         return Bounded(Items(tuple(done), batch.size), np.array(lower), witness)
@@ -169,11 +172,11 @@ class BoxSearch:
     def solve(self, leaf: Items[Part], deadline: Deadline) -> LeafAnswer:
         """A search over phases, for a short time; see `bab.parts.LeafSolver`."""
         (part,) = leaf.items
-        search = PartSearch(self.query, self.conditions, part.form, deadline)
+        search = PartSearch(self.query, self.conditions, part.form, deadline, settings=self.settings.relu.part)
         nodes, _ = search.root(part.cases, ROOT_STEPS)
         outcome = search.outcome
         if len(nodes) and part.form.units:
-            search.run(nodes, part.seconds, LENIENCE)
+            search.run(nodes, part.spent, LENIENCE)
         elif len(nodes):
             return LeafAnswer(Verdict.OPEN, reason="a box without unstable ReLUs stays undecided within rounding")
         if outcome.witness is not None:
@@ -188,7 +191,8 @@ class BoxSearch:
         A ReLU's cost is laid upon the inputs in proportion to how far they move it, by the chords.
         """
         form, box = part.form, part.form.blocks[0]
-        assert part.rows is not None and part.weights is not None
+        assert part.rows is not None
+        assert part.weights is not None
         search = form.rows(
             self.conditions.y_rows[part.rows], self.conditions.x_rows[part.rows], self.conditions.bound[part.rows]
         )

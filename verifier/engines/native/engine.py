@@ -38,9 +38,6 @@ from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
 
-MANY_NEURONS = 5000
-"""From so many ReLUs on, a network of few inputs is condensed to those that are unstable on the box."""
-
 
 class NativeEngine(Engine):
     """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
@@ -81,14 +78,19 @@ class NativeEngine(Engine):
             exact.run(limits.at_once, deadline)
             if exact.finished:
                 return exact.result()
+        neurons = 0 if options.proof or not query.network.is_relu_only else query.network.neurons
         if query.box.varying > self.settings.low_dimension:
+            if neurons >= self.settings.windows_from:
+                from verifier.engines.native.window_search import WindowSearch  # loads torch
+
+                return WindowSearch(query, conditions, options).run(deadline, listener)
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
-        if query.network.neurons >= MANY_NEURONS and query.network.is_relu_only and not options.proof:
-            from verifier.engines.native.box_search import BoxSearch  # torch is loaded: only where it is needed
+        if neurons >= self.settings.condensed_from:
+            from verifier.engines.native.box_search import BoxSearch  # loads torch
 
-            return BoxSearch(query, conditions, options).run(deadline, listener)
+            return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
         probe = Probe(query, conditions, options.seed)
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier

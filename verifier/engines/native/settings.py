@@ -111,8 +111,12 @@ class NativeSettings:
         low_dimension: up to this many inputs that vary, boxes are split; above, ReLUs.
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
+        condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
+        windows_from: from so many neurons on, a network of many inputs is bounded in windows.
     """
 
     low_dimension: int = LOW_DIMENSION
+    condensed_from: int = 5000
+    windows_from: int = 30_000
     relu: ReluSettings = ReluSettings()
     exact: ExactSettings = ExactSettings()

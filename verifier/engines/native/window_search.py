@@ -1,0 +1,84 @@
+"""Very large networks of many inputs: bounds in windows, then optimised slopes for the rows, and a look for witnesses.
+
+`bounds.structured.sweep` bounds all neurons that the condition depends on, in the memory that is allowed; most questions
+that can be decided at such sizes are decided by that. What is left goes to ReLU splitting with these bounds
+(`relu_split`) if its form of the network fits, and is UNKNOWN with the number that would have fitted otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from verifier.bounds.structured.rows import RowBounds
+from verifier.bounds.structured.sweep import Sweep
+from verifier.engines.base import Answer, EngineResult
+from verifier.errors import MemoryLimitError, TimeLimitError
+from verifier.events import Listener, Note
+from verifier.limits import Deadline, MemoryBudget
+from verifier.network.operators import Array
+from verifier.options import Options
+from verifier.properties.query import Query
+from verifier.properties.rows import Conditions
+from verifier.search.prepass import find_witness
+from verifier.verdict import Certainty
+
+STEPS = 40
+"""Steps of the ascent on the rows."""
+LOOK = 0.25
+"""Share of the time that is left that the search for counterexamples gets once bounds have failed."""
+
+
+class WindowSearch:
+    """One search."""
+
+    def __init__(self, query: Query, conditions: Conditions, options: Options) -> None:
+        self.query, self.conditions, self.options = query, conditions, options
+
+    def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
+        """Decide the query by bounds or a witness, or say what stopped it."""
+        began, conditions = time.monotonic(), self.conditions
+        try:
+            sweep = Sweep(
+                self.query.network,
+                self.query.box,
+                np.asarray(conditions.y_rows.any(axis=0)),
+                memory=MemoryBudget.of(self.options.memory),
+                deadline=deadline,
+                threads=self.options.threads,
+            )
+            values = sweep.run()
+            open_ = sum(int(sweep.open(values[n.inputs[0]], n.inputs[0]).sum()) for n in self.query.network.activations)
+            text = f"{open_} of {self.query.network.neurons} neurons are unstable and matter"
+            listener(Note(seconds=time.monotonic() - began, text=text))
+            rows = RowBounds(sweep, conditions.y_rows, conditions.x_rows, conditions.bound)
+            lower = rows.lower()
+            if self._left(lower):
+                lower = np.maximum(lower, rows.optimised(STEPS))
+        except TimeLimitError as error:
+            return EngineResult(answer=Answer.TIMEOUT, reason=str(error))
+        except MemoryLimitError as error:
+            return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
+        left = self._left(lower)
+        statistics: dict[str, float | int | str] = {"method": "bounds in windows", "unstable": open_}
+        if not left:
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
+        if self.options.prepass and not deadline.passed:
+            most = min(deadline.left * LOOK, 60.0)
+            witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
+            if witness is not None:
+                return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
+        reason = f"{len(left)} cases left by optimised bounds; the lowest is {self._margins(lower).min():.3g}"
+        answer = Answer.TIMEOUT if deadline.passed else Answer.UNKNOWN
+        return EngineResult(answer=answer, reason=reason, statistics=statistics)
+
+    def _margins(self, lower: Array) -> Array:
+        """The best row of each case."""
+        best = np.full(self.conditions.cases, -np.inf)
+        np.maximum.at(best, self.conditions.case_of, lower)
+        return best
+
+    def _left(self, lower: Array) -> list[int]:
+        """The cases that no row refutes."""
+        return np.flatnonzero(~(self._margins(lower) > 0)).tolist()
