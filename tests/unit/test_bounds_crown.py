@@ -289,7 +289,7 @@ def test_a_missing_auto_lirpa_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(lirpa_compat, "available", lambda: (False, lirpa_compat.INSTALL))
     network = dense(np.random.default_rng(0))
     box = Box(np.zeros(4), np.ones(4))
-    with pytest.raises(EngineError, match=r"not installed.*--no-deps"):
+    with pytest.raises(EngineError, match=r"not installed.*lirpa_install"):
         bounds(network, box, backend="lirpa")
     with pytest.raises(InputError, match="unknown backend"):
         bounds(network, box, backend="other")  # type: ignore[arg-type]
