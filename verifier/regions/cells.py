@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.regions import kernels
+from verifier.regions import kernels, polygon_kernels, segment_kernels
 from verifier.regions.rounding import Slack
 
 Index = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint64]
+
+
+class Settled(NamedTuple):
+    """The signs of functions on segments that the floats at the vertices cannot tell; ``(pairs,)`` each.
+
+    Attributes:
+        which: the segments, not decreasing.
+        functions: the functions.
+        begins: whether the function is positive at the segment's start.
+        roots: the t at which it changes its sign; NaN if it does not.
+    """
+
+    which: Index
+    functions: Index
+    begins: npt.NDArray[np.bool_]
+    roots: Array
+
+
+NOTHING = Settled(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0))
+Settle = Callable[[Index, Index], Settled]
+"""Settles the signs of functions (the second argument) on segments (the first)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +88,6 @@ class Cells(ABC):
         """Number of vertices."""
 
     @abstractmethod
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut: ...
-
-    @abstractmethod
     def merge(self, groups: Index) -> Index:
         """Unite cells that have the same group number (whose union is a cell); returns one old cell of each new."""
 
@@ -83,7 +103,8 @@ class Cells(ABC):
     def loops(self) -> tuple[Index, Index]:
         """``(offsets, vertex indices)``."""
 
-    def cut(self, values: Array, scale: Array, slack: Slack, most: int = 1 << 62) -> Cut:
+    @abstractmethod
+    def cut(self, values: Array, scale: Array, slack: Slack, most: int = 1 << 62, settle: Settle | None = None) -> Cut:
         """Cut every cell wherever one of the functions crosses zero.
 
         Args:
@@ -91,17 +112,18 @@ class Cells(ABC):
             scale: ``(V,)`` tolerance scale.
             slack: tolerance factors of the n functions.
             most: polygons are cut no further, and the cut is unfinished, once there are more vertices than this.
+            settle: is asked about segments along which a function is zero but for rounding errors; None: there its
+                sign counts as not positive.
         """
-        words = (values.shape[1] + 63) // 64
-        positive, negative = np.empty((2, len(values), words), np.uint64)
-        values = np.ascontiguousarray(values)
-        kernels.sign_bits(values, 0, len(values), slack.weight, slack.offset, scale, positive, negative)
+
+    def _uncut(self, values: Array, positive: Bits, negative: Bits) -> Cut | None:
+        """The cut that cuts nothing, if no function has both signs on a cell."""
         offsets, loops = self.loops()
         sides = kernels.cell_bits(offsets, loops, positive)
-        if not (sides & kernels.cell_bits(offsets, loops, negative)).any():
-            none = np.empty(0, np.int64)
-            return Cut(np.arange(self.count), sides, none, none, np.empty(0), values)
-        return self._cut(values, scale, slack, positive, negative, most)
+        if (sides & kernels.cell_bits(offsets, loops, negative)).any():
+            return None
+        none = np.empty(0, np.int64)
+        return Cut(np.arange(self.count), sides, none, none, np.empty(0), values)
 
 
 class Segments(Cells):
@@ -126,9 +148,20 @@ class Segments(Cells):
     def loops(self) -> tuple[Index, Index]:
         return 2 * np.arange(self.count + 1), self.ends.reshape(-1)
 
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut:
-        self.ends, parents, sides, start, end, alpha, self.place, values, _ = kernels.cut_segments(
-            self.ends, self.place, values, scale, slack.weight, slack.offset, positive, negative
+    def cut(self, values: Array, scale: Array, slack: Slack, most: int = 1 << 62, settle: Settle | None = None) -> Cut:
+        values = np.ascontiguousarray(values)
+        positive, negative, near = np.empty((3, len(values), (values.shape[1] + 63) // 64), np.uint64)
+        doubtful = segment_kernels.near_bits(values, slack.weight, slack.offset, scale, positive, negative, near)
+        settled = NOTHING
+        if doubtful and settle is not None:
+            which, functions = segment_kernels.near_pairs(self.ends, positive, negative, near)
+            if len(which):
+                settled = settle(which, functions)
+        uncut = None if len(settled.which) else self._uncut(values, positive, negative)
+        if uncut is not None:
+            return uncut
+        self.ends, parents, sides, start, end, alpha, self.place, values = segment_kernels.cut_segments(
+            self.ends, self.place, values, scale, slack.weight, slack.offset, positive, negative, tuple(settled)
         )
         return Cut(parents, sides, start, end, alpha, values)
 
@@ -167,8 +200,14 @@ class Polygons(Cells):
     def loops(self) -> tuple[Index, Index]:
         return self.offsets, self.indices
 
-    def _cut(self, values: Array, scale: Array, slack: Slack, positive: Bits, negative: Bits, most: int) -> Cut:
-        found = kernels.cut_polygons(
+    def cut(self, values: Array, scale: Array, slack: Slack, most: int = 1 << 62, settle: Settle | None = None) -> Cut:
+        values = np.ascontiguousarray(values)
+        positive, negative = np.empty((2, len(values), (values.shape[1] + 63) // 64), np.uint64)
+        kernels.sign_bits(values, 0, len(values), slack.weight, slack.offset, scale, positive, negative)
+        uncut = self._uncut(values, positive, negative)
+        if uncut is not None:
+            return uncut
+        found = polygon_kernels.cut_polygons(
             self.offsets, self.indices, self.place, values, scale, slack.weight, slack.offset, positive, negative, most
         )
         self.offsets, self.indices, parents, sides, start, end, alpha, self.place, values, _ = found
@@ -184,9 +223,13 @@ class Polygons(Cells):
         return order
 
     def merge(self, groups: Index) -> Index:
-        offsets, indices, first = kernels.merge_polygons(self.offsets, self.indices, groups)
-        self.offsets, self.indices = kernels.drop_straight(offsets, indices, len(self.place), self.corners)
-        return first  # type: ignore[no-any-return]
+        offsets, indices, first = polygon_kernels.merge_polygons(self.offsets, self.indices, groups)
+        offsets, indices = polygon_kernels.drop_straight(offsets, indices, len(self.place), self.corners)
+        sizes = np.diff(offsets)
+        areal = sizes > 2  # slivers that were a straight edge with a vertex on it are that edge now, and no cell
+        self.offsets = np.concatenate([[0], np.cumsum(sizes[areal])])
+        self.indices = indices[np.repeat(areal, sizes)]
+        return first[areal]  # type: ignore[no-any-return]
 
     def compact(self) -> Index:
         kept, indices = np.unique(self.indices, return_inverse=True)

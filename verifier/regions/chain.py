@@ -18,8 +18,9 @@ from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.regions import chain_kernels
 from verifier.regions.cells import Index
-from verifier.regions.rounding import MARGIN, UNIT, Slack
-from verifier.regions.subdivision import Level
+from verifier.regions.plan import Level
+from verifier.regions.rounding import MARGIN, Slack, row_norms
+from verifier.rounding import UNIT_ROUNDOFF
 
 KEPT = 1 << 22
 """Working memory is kept between calls up to three arrays of so many entries (100 MB)."""
@@ -60,18 +61,19 @@ class Chain:
         pieces = np.cumsum(self.sizes[:-1]) + 2
         return float((pieces * self.sizes[:-1] * self.sizes[1:]).sum())
 
-    def trace(self, starts: Array, ends: Array) -> Trace:
-        """The breakpoints of the lines from starts to ends ``(lines, n)``."""
+    def trace(self, starts: Array, ends: Array) -> Trace | None:
+        """The breakpoints of the lines from starts to ends ``(lines, n)``; None if a line runs along a kink."""
         count, n = starts.shape
         inputs = np.empty((count, 2, n))
         inputs[:, 0], inputs[:, 1] = starts, ends
         inputs = inputs.reshape(2 * count, n)  # type: ignore[assignment]
         largest = np.maximum(inputs.max(axis=1), -inputs.min(axis=1))
-        reach = MARGIN * UNIT * (np.sqrt(np.einsum("ij,ij->i", inputs, inputs)) + largest)
+        unit = MARGIN * UNIT_ROUNDOFF
+        reach = row_norms(unit * inputs) + unit * largest
         firsts = inputs @ self.first_weight
         firsts += self.first_bias
         memory = self.spare.pop() if self.spare else self._memory()
-        *found, values, hidden, product = chain_kernels.trace(
+        *found, doubtful, values, hidden, product = chain_kernels.trace(
             firsts,
             reach,
             self.sizes,
@@ -81,12 +83,12 @@ class Chain:
             self.slack_offset,
             self.means,
             self.slopes,
-            MARGIN * UNIT,
+            unit,
             *memory,
         )
         if len(values) <= KEPT:
             self.spare.append((values, hidden, product))
-        return Trace(*found)
+        return None if doubtful else Trace(*found)
 
     def _memory(self) -> tuple[Array, Array, Array]:
         size = 256 * int(self.sizes.max())
@@ -190,7 +192,7 @@ def _chain(network: Network) -> Chain | None:
     if pending is None or not kinks or previous != network.output:
         return None
     layers.append(pending)
-    slacks = [Slack(np.linalg.norm(w, axis=1), MARGIN * UNIT * np.abs(b)) for w, b in layers]
+    slacks = [Slack(row_norms(w), MARGIN * UNIT_ROUNDOFF * np.abs(b)) for w, b in layers]
     slopes = np.array([k.slopes for k in kinks])
     steep = np.abs(slopes).max(axis=1)
     return Chain(

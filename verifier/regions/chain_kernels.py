@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from verifier.regions.kernels import _grown, _grown1, place_crossings
+from verifier.regions.kernels import grown, grown1
+from verifier.regions.segment_kernels import NEAR, crossing_place, place_crossings
+from verifier.rounding import TINY
 
 BLOCK = 128
 """Points whose common zero neurons are left out of the matrix product."""
@@ -57,20 +59,48 @@ def _product(hidden: Any, weight: Any, result: Any) -> None:
 
 
 @njit(cache=True, fastmath={"reassoc", "contract", "nsz"})
-def _pass(z: Any, before: Any, h: Any, low: float, high: float) -> tuple[float, float]:
-    """One point of a layer: activations, their norm squared, and how many values may have changed sign since before.
+def _pass(z: Any, before: Any, h: Any, low: float, high: float, near: float) -> tuple[float, float, float]:
+    """One point of a layer: activations, their norm squared, how many values may have changed sign, how many are near.
 
     Only the norm is summed in another order than written; it scales a tolerance.
     """
     norm = 0.0
     doubtful = 0.0
+    small = 0.0
     for j in range(z.shape[0]):
         x = z[j]
         y = x * high if x > 0.0 else x * low
         h[j] = y
         norm += y * y
         doubtful += 1.0 if x * before[j] <= 0.0 else 0.0
-    return norm, doubtful
+        small += 1.0 if abs(x) < near else 0.0
+    return norm, doubtful, small
+
+
+@njit(cache=True)
+def _norm(h: Any, squares: float) -> float:
+    """The root of a sum of squares, which is summed again in other units if it has overflowed or underflowed."""
+    if TINY < squares < 1.0 / TINY:
+        return np.sqrt(squares)
+    largest = np.abs(h).max()
+    if largest == 0.0 or not np.isfinite(largest):
+        return largest
+    total = 0.0
+    for x in h:
+        total += (x / largest) ** 2
+    return largest * np.sqrt(total)
+
+
+@njit(cache=True)
+def _along(z: Any, before: Any, weight: Any, offset: Any, scale: float, scale_before: float) -> bool:
+    """Whether a neuron stays so near its kink between two points that floats cannot tell which side it is on."""
+    wide = max(scale, scale_before)
+    for j in range(z.shape[0]):
+        tolerance = weight[j] * wide + offset[j]
+        low, high = min(z[j], before[j]), max(z[j], before[j])
+        if max(-low, high) < NEAR * tolerance and low <= tolerance and high >= -tolerance:
+            return True
+    return False
 
 
 @njit(cache=True, inline="always")
@@ -118,11 +148,13 @@ def trace(
         values, hidden, product: working memory of one length, at least four times the widest layer.
 
     Returns:
-        ``(t, values, scale, point, offsets, born, starts, neurons, initial, extras, values, hidden, product)``: parameters, outputs, output
+        ``(t, values, scale, point, offsets, born, starts, neurons, initial, extras, along, values, hidden, product)``:
+        parameters, outputs, output
         tolerance scales and point numbers along the lines; line offsets; for each point number the layer (from 1)
         that made it (0: an end) and where its crossing neurons begin in ``neurons``; for each line which hidden
         neurons are positive on its first piece; and ``extras``, rows (layer, point, neuron) of neurons that change
-        their sign at a point made by an earlier layer. Last the working memory, which may have grown.
+        their sign at a point made by an earlier layer; ``along``: a line runs along a kink, so that floats do not suffice
+        and everything else is unfinished. Last the working memory, which may have grown.
     """
     lines = firsts.shape[0] // 2
     layers = sizes.shape[0]
@@ -144,6 +176,7 @@ def trace(
     neurons = np.empty(guess, np.int64)
     initial = np.zeros((lines, hidden_total), np.bool_)
     total, points, events = 0, 0, 0
+    along = False
 
     room = values.shape[0] // widest
     t, new_t = np.empty(room), np.empty(room)
@@ -157,7 +190,7 @@ def trace(
     extras = np.empty((3 * widest, 3), np.int64)
     extra = 0
     found = np.empty(widest, np.int64)
-    where = np.empty(widest)
+    where, blur = np.empty(widest), np.empty(widest)
     anchor = np.empty(widest, np.int64)
     current, target = np.empty(widest), np.empty(widest)
     tracked = np.empty(widest, np.bool_)
@@ -173,8 +206,8 @@ def trace(
         scale[0], scale[1] = reach[2 * line], reach[2 * line + 1]
         for e in range(2):
             if points + 1 >= born.shape[0]:
-                born = _grown1(born, points)
-                starts = _grown1(starts, points + 1)
+                born = grown1(born, points)
+                starts = grown1(starts, points + 1)
             born[points] = 0
             point[e] = points
             points += 1
@@ -191,20 +224,26 @@ def trace(
             o = slack_offset[at_hidden : at_hidden + n]
             begins = initial[line, at_hidden : at_hidden + n]
             low, high = slopes[layer, 0], slopes[layer, 1]
+            heaviest, largest = w.max(), o.max()
             tracked[:n] = False
             made, crossed = 0, 0
             place_first[0] = 0
             waiting = 0
             for i in range(count):
                 s = scale[i]
-                norm, doubtful = _pass(z[i], z[max(i - 1, 0)], h[i], low, high)
-                new_scale[i] = unit * np.sqrt(norm) + means[layer, 0] * s + means[layer, 1]
+                squares, doubtful, small = _pass(
+                    z[i], z[max(i - 1, 0)], h[i], low, high, NEAR * (heaviest * s + largest)
+                )
+                new_scale[i] = unit * _norm(h[i], squares) + means[layer, 0] * s + means[layer, 1]
+                if small > 0 and i > 0 and _along(z[i], z[i - 1], w, o, s, scale[i - 1]):
+                    along = True
+                    break
                 if i == 0 or (doubtful == 0 and waiting == 0):
                     continue
                 if extra + 3 * n > extras.shape[0]:
-                    extras = _grown(extras, extra)
+                    extras = grown(extras, extra)
                     while extra + 3 * n > extras.shape[0]:
-                        extras = _grown(extras, extra)
+                        extras = grown(extras, extra)
                 # neurons on their kink at the point before: they are below it as long as they stay
                 kept = 0
                 for q in range(waiting):
@@ -230,7 +269,7 @@ def trace(
                     then = _sign(z[i - 1, j], w[j] * scale[i - 1] + o[j])
                     if now * then < 0:
                         found[c] = j
-                        where[c] = z[i - 1, j] / (z[i - 1, j] - z[i, j])
+                        where[c] = crossing_place(z[i - 1, j], z[i, j])
                         came_from[c] = then
                         c += 1
                         continue
@@ -259,15 +298,18 @@ def trace(
                 if c == 0:
                     continue
                 while crossed + c + made + 2 > crossing.shape[0]:
-                    crossing = _grown1(crossing, crossed)
-                    places = _grown1(places, made)
-                    place_piece = _grown1(place_piece, made)
-                    place_first = _grown1(place_first, made + 1)
+                    crossing = grown1(crossing, crossed)
+                    places = grown1(places, made)
+                    place_piece = grown1(place_piece, made)
+                    place_first = grown1(place_first, made + 1)
                 number = 1
                 anchor[0] = 0
                 if c > 1:
                     wide = max(scale[i - 1], s)
-                    number = place_crossings(found[:c], where[:c], z[i - 1], z[i], wide, w, o, anchor)
+                    for q in range(c):
+                        j = found[q]
+                        blur[q] = (w[j] * wide + o[j]) / abs(z[i, j] - z[i - 1, j])
+                    number = place_crossings(where[:c], blur[:c], anchor)
                 previous = t[i - 1]
                 for k in range(number):
                     x = where[anchor[k]]
@@ -294,6 +336,8 @@ def trace(
                         place_piece[made] = i - 1
                         made += 1
                         place_first[made] = crossed
+            if along:
+                break
             for q in range(waiting):
                 on_kink[pending[q]] = False
             for j in range(n):
@@ -355,11 +399,11 @@ def trace(
                     new_t[row] = t[i] + places[p] * (t[i + 1] - t[i])
                     scale[row] = wide
                     if points + 1 >= born.shape[0]:
-                        born = _grown1(born, points)
-                        starts = _grown1(starts, points + 1)
+                        born = grown1(born, points)
+                        starts = grown1(starts, points + 1)
                     size = place_first[p + 1] - place_first[p]
                     while events + size > neurons.shape[0]:
-                        neurons = _grown1(neurons, events)
+                        neurons = grown1(neurons, events)
                     for q in range(place_first[p], place_first[p + 1]):
                         j = crossing[q]
                         step = (high - low) * abs(z[i + 1, j])
@@ -380,11 +424,13 @@ def trace(
             at_weight += n * m
             at_bias += m
             at_hidden += n
+        if along:
+            break
         while total + count > out_t.shape[0]:
-            out_t = _grown1(out_t, total)
-            out_scale = _grown1(out_scale, total)
-            out_point = _grown1(out_point, total)
-            out_values = _grown(out_values, total)
+            out_t = grown1(out_t, total)
+            out_scale = grown1(out_scale, total)
+            out_point = grown1(out_point, total)
+            out_values = grown(out_values, total)
         out_t[total : total + count] = t[:count]
         out_scale[total : total + count] = scale[:count]
         out_point[total : total + count] = point[:count]
@@ -402,6 +448,7 @@ def trace(
         neurons[:events],
         initial,
         extras[:extra],
+        along,
         values,
         hidden,
         product,

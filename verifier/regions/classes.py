@@ -1,13 +1,16 @@
 """Exact decision boundaries on lines and planes: linear regions cut where the best output changes.
 
 Ties: at a tie the class with the smaller index wins, as in argmax. Outputs that differ by rounding errors only count
-as tied.
+as tied, unless the restriction is exact: then nothing is rounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +18,8 @@ import numpy.typing as npt
 from verifier.errors import InputError
 from verifier.network.operators import Array
 from verifier.regions.cells import Cells, Index, Polygons, Segments
-from verifier.regions.line import LineRestriction
-from verifier.regions.plane import PlaneRestriction, areas_and_centroids
+from verifier.regions.piece_values import Pair
+from verifier.regions.polygons import areas_and_centroids
 from verifier.regions.rounding import Slack
 from verifier.regions.subdivision import Carrier
 
@@ -29,11 +32,13 @@ class ClassBands:
         boundaries: ``(k + 1,)`` values of t, the first 0 and the last 1; neighbouring bands differ in class.
         labels: ``(k,)`` class of each band.
         classes: number of classes.
+        exact_boundaries: the boundaries as rationals, if they were computed exactly; as floats some may coincide.
     """
 
     boundaries: Array
     labels: npt.NDArray[np.int64]
     classes: int
+    exact_boundaries: tuple[Fraction, ...] | None = None
 
     @property
     def lengths(self) -> Array:
@@ -94,29 +99,62 @@ class ClassMap:
         return result
 
 
-def class_bands(restriction: LineRestriction, best: str = "max") -> ClassBands:
-    """The classes along a line: see `LineRestriction.classes`."""
-    ends = np.arange(len(restriction) + 1)
-    cells = Segments(np.stack([ends[:-1], ends[1:]], axis=1), restriction.breakpoints)
-    labels, _ = _best(cells, restriction.values, restriction.tolerance, best)
+def class_bands(place: Array, values: Array, tolerance: Array, best: str) -> ClassBands:
+    """The classes along a line, from its breakpoints ``(p + 1,)`` and the outputs there: see `LineRestriction.classes`."""
+    ends = np.arange(len(place))
+    cells = Segments(np.stack([ends[:-1], ends[1:]], axis=1), place)
+    labels, _ = _best(cells, values, tolerance, best)
     first = np.flatnonzero(np.diff(labels, prepend=-1))
     starts = cells.place[cells.ends[first, 0]]
-    return ClassBands(np.append(starts, 1.0), labels[first], restriction.values.shape[1])
+    return ClassBands(np.append(starts, 1.0), labels[first], values.shape[1])
 
 
-def class_map(restriction: PlaneRestriction, best: str = "max") -> ClassMap:
-    """The classes on a plane: see `PlaneRestriction.classes`."""
-    cells = Polygons(restriction.offsets, restriction.indices, restriction.vertices)
-    labels, regions = _best(cells, restriction.values, restriction.tolerance, best)
-    return ClassMap(cells.place, cells.offsets, cells.indices, labels, regions, restriction.values.shape[1])
+def exact_class_bands(breaks: Sequence[Fraction], output: Pair, best: str) -> ClassBands:
+    """The classes along a line in rational arithmetic.
+
+    Args:
+        breaks: the line's breakpoints.
+        output: constants and slopes of the outputs on each piece, ``(pieces, classes)``.
+    """
+    sign = _sign_of(best)
+    constants, slopes = output
+    boundaries, labels = [breaks[0]], [-1]
+    for piece, (t, end) in enumerate(pairwise(breaks)):
+        p = [sign * Fraction(int(n), constants.denominator) for n in constants.numerators[piece]]
+        q = [sign * Fraction(int(n), slopes.denominator) for n in slopes.numerators[piece]]
+        here = t
+        while True:
+            # right of `here`: the largest value there, then the steepest, then the smallest index
+            label = max(range(len(p)), key=lambda k: (p[k] + q[k] * here, q[k], -k))
+            if label != labels[-1]:
+                labels.append(label)
+                boundaries.append(here)
+            steeper = [k for k in range(len(p)) if q[k] > q[label]]
+            here = min(((p[label] - p[k]) / (q[k] - q[label]) for k in steeper), default=end)
+            if here >= end:
+                break
+    exact = (*boundaries[1:], breaks[-1])
+    return ClassBands(
+        np.array([float(t) for t in exact]), np.array(labels[1:], np.int64), constants.numerators.shape[1], exact
+    )
+
+
+def class_map(cells: Polygons, values: Array, tolerance: Array, best: str) -> ClassMap:
+    """The classes on polygons, which are cut, from the outputs at their vertices: see `PlaneRestriction.classes`."""
+    labels, regions = _best(cells, values, tolerance, best)
+    return ClassMap(cells.place, cells.offsets, cells.indices, labels, regions, values.shape[1])
+
+
+def _sign_of(best: str) -> int:
+    if best not in ("max", "min"):
+        raise InputError(f'best must be "max" or "min", got {best!r}')
+    return 1 if best == "max" else -1
 
 
 def _best(cells: Cells, values: Array, tolerance: Array, best: str) -> tuple[npt.NDArray[np.int64], Index]:
-    if best not in ("max", "min"):
-        raise InputError(f'best must be "max" or "min", got {best!r}')
     count = values.shape[1]
     carrier = Carrier(cells)
-    carrier.values["output"] = np.ascontiguousarray(values if best == "max" else -values)
+    carrier.values["output"] = np.ascontiguousarray(_sign_of(best) * values)
     carrier.scales["output"] = tolerance
     slack = Slack(np.full(count, 0.5), np.zeros(count))  # two outputs' tolerances make one difference's
     _, regions, winners = carrier.maximum("output", slack, np.arange(count)[None], zero=False)

@@ -1,9 +1,10 @@
 """Line restrictions: what a network does on every point of a segment (Sotoudeh & Thakur, ExactLine, NeurIPS 2019).
 
 **What counts as a breakpoint.** The network's gradient is constant between two neighbouring breakpoints (the
-paper's stricter definition, Theorem 4). A unit that touches its kink without crossing it, or stays on it, makes no
+paper's stricter definition, Theorem 4). A neuron that touches its kink without crossing it, or stays on it, makes no
 breakpoint. Crossings that the arithmetic cannot tell apart are one breakpoint. A segment whose two ends are equal
-has the single piece [0, 1], on which everything is constant.
+has the single piece [0, 1], on which everything is constant. Where a line runs along a kink, so that a preactivation
+is zero but for rounding errors, the side is decided by an exact look (`verifier.regions.look`).
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.regions.budget import Budget
 from verifier.regions.cells import Index, Segments
 from verifier.regions.chain import ChainLevels, chain
+from verifier.regions.classes import ClassBands, class_bands, exact_class_bands
+from verifier.regions.exact import ExactWalk
+from verifier.regions.look import ExactLook
 from verifier.regions.patterns import Patterns
+from verifier.regions.piece_values import Pair
 from verifier.regions.subdivision import Subdivision
-
-if TYPE_CHECKING:
-    from verifier.regions.classes import ClassBands
 
 UNINTERRUPTED = 1e9
 """Multiplications that the compiled walk, which cannot be stopped, may take under a deadline: about half a second."""
@@ -47,6 +49,9 @@ class LineRestriction:
         patterns: the activation patterns of all pieces of the batch that this line was computed in.
         first: index of this line's first piece in the batch.
         exact_breakpoints: the breakpoints as rationals, if they were computed exactly.
+        exact_output: constants and slopes in t of the outputs on each piece, if they were computed exactly.
+        by_rounding: how often, in the batch that this line was computed in, floats alone decided on which side of its
+            kink a neuron is that is within rounding errors of it all over a piece (see `verifier.regions.look`).
     """
 
     network: Network
@@ -58,6 +63,8 @@ class LineRestriction:
     patterns: Patterns
     first: int = 0
     exact_breakpoints: tuple[Fraction, ...] | None = None
+    exact_output: Pair | None = None
+    by_rounding: int = 0
 
     def __len__(self) -> int:
         """Number of pieces."""
@@ -95,15 +102,16 @@ class LineRestriction:
         if ((t < 0) | (t > 1)).any() or np.isnan(t).any():
             raise InputError("a parameter t is outside [0, 1]")
         piece = np.clip(np.searchsorted(self.breakpoints, t, side="right") - 1, 0, len(self) - 1)
-        share = ((t - self.breakpoints[piece]) / self.lengths[piece])[..., None]
+        length = self.lengths[piece]  # 0 only at the end, where exact breakpoints may coincide as floats
+        share = np.divide(t - self.breakpoints[piece], length, out=np.ones(t.shape), where=length > 0)[..., None]
         result: Array = (1.0 - share) * self.values[piece] + share * self.values[piece + 1]
         return result
 
     def classes(self, *, best: str = "max") -> ClassBands:
         """Where the class (the largest output, or the smallest for ``best="min"``) changes along the line."""
-        from verifier.regions.classes import class_bands
-
-        return class_bands(self, best)
+        if self.exact_output is not None and self.exact_breakpoints is not None:
+            return exact_class_bands(self.exact_breakpoints, self.exact_output, best)
+        return class_bands(self.breakpoints, self.values, self.tolerance, best)
 
     def layer(self, name: str) -> Array:
         """The flattened value of a named node at the breakpoints, ``(p + 1, size)``."""
@@ -141,6 +149,7 @@ class LineRestrictions(Sequence[LineRestriction]):
         values: ``(len(breakpoints), m)``.
         tolerance: ``(len(breakpoints),)`` see `LineRestriction`.
         offsets: ``(lines + 1,)``; line k has the breakpoints ``offsets[k]`` to ``offsets[k + 1] - 1``.
+        by_rounding: see `LineRestriction`.
     """
 
     network: Network
@@ -151,6 +160,7 @@ class LineRestrictions(Sequence[LineRestriction]):
     tolerance: Array
     offsets: Index
     patterns: Patterns
+    by_rounding: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -178,6 +188,7 @@ class LineRestrictions(Sequence[LineRestriction]):
             self.tolerance[part],
             self.patterns,
             int(self.offsets[k]) - k,
+            by_rounding=self.by_rounding,
         )
 
     def __iter__(self) -> Iterator[LineRestriction]:
@@ -202,17 +213,15 @@ def line(
         listener: is told how many pieces there are after each layer.
 
     Raises:
-        InputError: if a shape does not fit or an end contains NaN or infinity.
-        TimeLimitError: if the deadline passes.
+        InputError: if a shape does not fit, an end contains NaN or infinity, or values overflow float64.
+        TimeLimitError, MemoryLimitError: if a limit does not suffice.
     """
     a, b = _end(network, start, "start"), _end(network, end, "end")
     if len(a) != 1 or len(b) != 1:
         raise InputError("line takes one start and one end", fix="use lines for many")
     if exact:
-        from verifier.regions.exact import exact_line
-
-        return exact_line(network, a[0], b[0], Budget(None, deadline), listener)
-    return _restrict(network, a, b, Budget(None, deadline), listener)[0]
+        return _exact(network, a[0], b[0], Deadline(deadline), listener)
+    return _restrict(network, a, b, Deadline(deadline), listener)[0]
 
 
 def lines(
@@ -231,15 +240,15 @@ def lines(
         listener: is told how many pieces there are after each layer.
 
     Raises:
-        InputError: if shapes do not fit or an end contains NaN or infinity.
-        TimeLimitError: if the deadline passes.
+        InputError: if shapes do not fit, an end contains NaN or infinity, or values overflow float64.
+        TimeLimitError, MemoryLimitError: if a limit does not suffice.
     """
     a, b = _end(network, starts, "starts"), _end(network, ends, "ends")
     if len(a) != len(b) and 1 not in (len(a), len(b)):
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b, Budget(None, deadline), listener)
+    return _restrict(network, a, b, Deadline(deadline), listener)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -249,22 +258,62 @@ def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
     return batch.reshape(len(batch), network.input_size)
 
 
-def _restrict(network: Network, starts: Array, ends: Array, budget: Budget, listener: Listener) -> LineRestrictions:
+def _exact(network: Network, start: Array, end: Array, deadline: Deadline, listener: Listener) -> LineRestriction:
+    """The restriction in rational arithmetic; the floats in it are the rationals, rounded.
+
+    Breakpoints so close that they round to one float are kept: the pieces between them have length 0 in t.
+    """
+    walk = ExactWalk(network, start[None], end[None]).finish(deadline, listener)
+    t = np.array([float(x) for x in walk.breaks])
+    patterns = Patterns(network, walk.levels, len(t) - 1)
+    return LineRestriction(
+        network,
+        start,
+        end,
+        t,
+        walk.outputs(),
+        np.zeros(len(t)),
+        patterns,
+        exact_breakpoints=tuple(walk.breaks),
+        exact_output=walk.output,
+    )
+
+
+def _restrict(network: Network, starts: Array, ends: Array, deadline: Deadline, listener: Listener) -> LineRestrictions:
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
-    dense = chain(network)
-    if dense is not None and (budget.deadline is None or count * dense.work <= UNINTERRUPTED):
-        budget.take(0, 0, "before the first layer")
-        trace = dense.trace(starts, ends)
-        tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
-        patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
-        return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
+    found = _compiled(network, starts, ends, deadline) or _general(network, starts, ends, deadline, listener)
+    if not np.isfinite(found.values).all():
+        raise InputError(
+            "the network's values on the line overflow float64", fix="use exact=True, or ends nearer to zero"
+        )
+    return found
+
+
+def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) -> LineRestrictions | None:
+    """The restrictions by the compiled walk; None if it does not suffice: other networks, lines along kinks."""
+    dense, count = chain(network), len(starts)
+    if dense is None or (deadline.at is not None and count * dense.work > UNINTERRUPTED):
+        return None
+    deadline.check("before the first layer")
+    trace = dense.trace(starts, ends)
+    if trace is None:
+        return None
+    tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
+    patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
+    return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
+
+
+def _general(network: Network, starts: Array, ends: Array, deadline: Deadline, listener: Listener) -> LineRestrictions:
+    """The restrictions by the walk that takes every network."""
+    count = len(starts)
     inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
     cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
-    walk = Subdivision(network, cells, inputs, budget)
+    look = ExactLook(network, starts, ends, deadline)
+    walk = Subdivision(network, cells, inputs, deadline, look=look)
     walk.finish(listener, "line", "pieces")
     last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]])
     # the vertices in the order of the lines: every piece's start, and the end of every line's last piece
@@ -272,8 +321,6 @@ def _restrict(network: Network, starts: Array, ends: Array, budget: Budget, list
     order = np.empty(cells.count + count, np.int64)
     order[position] = cells.ends[:, 0]
     order[position[last] + 1] = cells.ends[last, 1]
-    offsets = np.concatenate([[0], position[last] + 2])
-    patterns = Patterns(network, walk.levels, cells.count)
     return LineRestrictions(
         network,
         starts,
@@ -281,6 +328,7 @@ def _restrict(network: Network, starts: Array, ends: Array, budget: Budget, list
         cells.place[order],
         walk.output[order],
         walk.tolerance[order],
-        offsets,
-        patterns,
+        np.concatenate([[0], position[last] + 2]),
+        Patterns(network, walk.levels, cells.count),
+        look.by_rounding,
     )

@@ -17,7 +17,7 @@ from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions import kernels
 from verifier.regions.cells import Index
-from verifier.regions.subdivision import Level, plan
+from verifier.regions.plan import Level, plan
 
 CHUNK = 1 << 23
 """Entries of the widest node that a batch of gradients may hold at once."""
@@ -44,6 +44,12 @@ class Patterns:
             result[level.node] = cells
             cells = level.parents[cells]
         return result
+
+    def origin(self, cells: Index) -> Index:
+        """The original cell (the line, in a batch of lines) that each cell is part of."""
+        for level in reversed(self.levels):
+            cells = level.parents[cells]
+        return cells
 
     def pattern(self, cells: Index) -> dict[str, npt.NDArray[np.int16]]:
         """The piece that each unit is on, for each piecewise-linear node by its name: ``(cells, *shape)``.
@@ -86,8 +92,8 @@ class Patterns:
         Args:
             seeds: ``(cells, m)`` coefficients of the flattened outputs on each cell, such as its length.
             visit: is called for every node with ``(node, sums, first)``: the sums of gradients with respect to the
-                node's value, one row for each group of cells on which that value is affine, and the first cell of
-                each group.
+                node's value, one row for each group of cells on which all entries of that value whose gradient is
+                not zero are affine, and the first cell of each group.
 
         Returns:
             ``(original cells, n)``.
@@ -95,15 +101,19 @@ class Patterns:
         gradients = {self.network.output: seeds}
         levels = {level.node: level for level in self.levels}
         first = np.arange(self.count)
+        fused = plan(self.network).fused
         for node in reversed(self.network.nodes):
             if node.name not in gradients:
                 continue
-            if visit is not None:
+            if visit is not None and node.name not in fused:
                 visit(node, gradients[node.name], first)
             if not node.inputs:
                 break
             level = levels.get(node.name)
             self.backward(node, gradients, level, None)
+            if visit is not None and node.inputs[0] in fused:
+                # where this MaxPool's winner is known its ReLU is affine in what is passed on; on larger cells it is not
+                visit(self.network[node.inputs[0]], gradients[node.inputs[0]], first)
             if level is not None:
                 starts = np.flatnonzero(np.diff(level.parents, prepend=-1))
                 first = first[starts]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import norm as sparse_norm
 
+from verifier.limits import NEVER, Deadline
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
     AffineOperator,
@@ -30,9 +31,8 @@ from verifier.network.operators import (
     Sum,
 )
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.regions.budget import UNLIMITED, Budget
+from verifier.rounding import TINY, UNIT_ROUNDOFF
 
-UNIT = 2.0**-53
 MARGIN = 16.0
 
 
@@ -54,14 +54,14 @@ class Slack:
 
 
 def _rms(x: Array) -> float:
-    return float(np.sqrt(np.mean(x * x))) if x.size else 0.0
+    return float(row_norms(x.reshape(1, -1))[0] / np.sqrt(x.size)) if x.size else 0.0
 
 
-def slacks(network: Network, budget: Budget = UNLIMITED) -> dict[str, Slack]:
+def slacks(network: Network, deadline: Deadline = NEVER) -> dict[str, Slack]:
     """The tolerance factors of every node."""
     result: dict[str, Slack] = {}
     for node in network.nodes:
-        budget.take(0, 0, f"at node {node.name!r}")
+        deadline.check(f"at node {node.name!r}")
         if not node.inputs:
             result[node.name] = Slack(np.ones(node.size), np.zeros(node.size))
         else:
@@ -81,17 +81,17 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
     match operator:
         case Dense():
             sparse = operator.sparse_weight
-            norms = np.linalg.norm(operator.weight, axis=1) if sparse is None else sparse_norm(sparse, axis=1)
+            norms = row_norms(operator.weight) if sparse is None else sparse_norm(sparse, axis=1)
             norms = np.broadcast_to(norms, node.shape)
             bias = np.broadcast_to(np.abs(operator.bias), node.shape)
         case Conv():
-            norms = np.linalg.norm(operator.weight.reshape(len(operator.weight), -1), axis=1)
+            norms = row_norms(operator.weight.reshape(len(operator.weight), -1))
             norms = np.broadcast_to(norms[:, None, None], node.shape)
             bias = np.broadcast_to(np.abs(operator.bias)[:, None, None], node.shape)
         case Scale():
             factor = np.abs(operator.scale).reshape(-1)
             shift = np.abs(operator.shift).reshape(-1)
-            return Slack(first.weight * factor, first.offset * factor + MARGIN * UNIT * shift)
+            return Slack(first.weight * factor, first.offset * factor + MARGIN * UNIT_ROUNDOFF * shift)
         case Sum():
             return Slack(np.sum([s.weight for s in inputs], axis=0), np.sum([s.offset for s in inputs], axis=0))
         case Concat():
@@ -106,11 +106,11 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
             padding = index < 0
             return Slack(
                 np.where(padding, 0.0, first.weight[index]),
-                np.where(padding, MARGIN * UNIT * abs(operator.fill), first.offset[index]),
+                np.where(padding, MARGIN * UNIT_ROUNDOFF * abs(operator.fill), first.offset[index]),
             )
         case PiecewiseLinear():
             steepest = max(abs(s) for s in operator.slopes)
-            constant = MARGIN * UNIT * max(abs(s) for s in operator.intercepts)
+            constant = MARGIN * UNIT_ROUNDOFF * max(abs(s) for s in operator.intercepts)
             return Slack(first.weight * steepest, first.offset * steepest + constant)
         case MaxPool():
             windows = operator.windows(network[node.inputs[0]].shape)
@@ -127,14 +127,26 @@ def _slack(network: Network, node: Node, inputs: list[Slack]) -> Slack:
         case _:
             raise TypeError(f"no rounding model for {type(operator).__name__}")
     return Slack(
-        np.ascontiguousarray(norms, dtype=np.float64).reshape(-1), MARGIN * UNIT * np.asarray(bias).reshape(-1)
+        np.ascontiguousarray(norms, dtype=np.float64).reshape(-1), MARGIN * UNIT_ROUNDOFF * np.asarray(bias).reshape(-1)
     )
 
 
 def input_scale(x: Array) -> Array:
     """Tolerance scale ``(V,)`` of input points ``(V, n)``."""
-    result: Array = MARGIN * UNIT * np.abs(x).max(axis=1, initial=0.0)
+    result: Array = MARGIN * UNIT_ROUNDOFF * np.abs(x).max(axis=1, initial=0.0)
     return result
+
+
+def row_norms(x: Array) -> Array:
+    """Euclidean norms ``(V,)`` of rows ``(V, n)``, without overflow or underflow of the squares."""
+    squares = np.einsum("ij,ij->i", x, x)
+    norms: Array = np.sqrt(squares)
+    odd = np.flatnonzero(~((squares > TINY) & (squares < 1 / TINY)))
+    if len(odd):
+        largest = np.abs(x[odd]).max(axis=1, initial=0.0)
+        unit = x[odd] / np.where(largest > 0, largest, 1.0)[:, None]
+        norms[odd] = largest * np.sqrt(np.einsum("ij,ij->i", unit, unit))
+    return norms
 
 
 def output_scale(node: Node, inputs: list[Array], scales: list[Array], factors: list[Slack]) -> Array:
@@ -144,5 +156,5 @@ def output_scale(node: Node, inputs: list[Array], scales: list[Array], factors: 
     total = np.zeros(len(scales[0]))
     for x, scale, slack in zip(inputs, scales, factors):
         weight, offset = slack.mean
-        total += MARGIN * UNIT * np.sqrt(np.einsum("ij,ij->i", x, x)) + weight * scale + offset
+        total += MARGIN * UNIT_ROUNDOFF * row_norms(x) + weight * scale + offset
     return total

@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import UnsupportedOperatorError
 from verifier.events import Listener, Progress, ignore
+from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense
-from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
+from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions import kernels
-from verifier.regions.budget import UNLIMITED, Budget
-from verifier.regions.cells import Bits, Cells, Cut, Index
-from verifier.regions.rounding import Slack, input_scale, output_scale, slacks
+from verifier.regions.cells import Cells, Cut, Index, Segments, Settle, Settled
+from verifier.regions.look import Doubts, ExactLook
+from verifier.regions.plan import Level, is_piecewise, plan
+from verifier.regions.rounding import Slack, input_scale, output_scale
 
 CHUNK = 1 << 18
 """Entries that a convolution's windows may take at once."""
@@ -35,93 +35,44 @@ PRODUCT = 1 << 28
 """Multiplications of a dense layer between two looks at the clock, if there is a deadline."""
 
 
-@dataclass(frozen=True, eq=False)
-class Level:
-    """What one piecewise-linear node decides on every cell, right after the node has cut the cells.
-
-    Attributes:
-        node: the node's name.
-        parents: ``(P',)`` the cell before the cut that each cell is part of; not decreasing.
-        sides: elementwise nodes: ``(P', words)`` packed; bit ``k · n + j`` says that entry j is above break k.
-        winners: MaxPool: ``(P', outputs)`` position of the maximum in its window; -1 for the zero of a fused ReLU.
-    """
-
-    node: str
-    parents: Index
-    sides: Bits | None = None
-    winners: npt.NDArray[np.int16] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What the walk needs to know about a network, computed once.
-
-    Attributes:
-        slacks: each node's tolerance factors.
-        last_use: for each node the index of the last node that reads it.
-        fused: names of ReLU nodes that are computed by the MaxPool behind them.
-    """
-
-    slacks: dict[str, Slack]
-    last_use: dict[str, int]
-    fused: frozenset[str]
-
-
-_plans: weakref.WeakKeyDictionary[Network, Plan] = weakref.WeakKeyDictionary()
-
-
-def plan(network: Network, budget: Budget = UNLIMITED) -> Plan:
-    """The network's plan (kept as long as the network lives)."""
-    found = _plans.get(network)
-    if found is None:
-        for node in network.activations:
-            if not isinstance(node.operator, (PiecewiseLinear, MaxPool)):
-                raise UnsupportedOperatorError(
-                    f"{type(node.operator).__name__} cannot be restricted to a line or plane",
-                    place=f"node {node.name!r}",
-                )
-        last_use: dict[str, int] = {}
-        readers: dict[str, list[Node]] = {n.name: [] for n in network.nodes}
-        for k, node in enumerate(network.nodes):
-            for name in node.inputs:
-                last_use[name] = k
-                readers[name].append(node)
-        last_use[network.output] = len(network.nodes)
-        fused = frozenset(
-            n.name
-            for n in network.activations
-            if isinstance(n.operator, PiecewiseLinear)
-            and n.operator.is_relu
-            and n.name != network.output
-            and len(readers[n.name]) == 1
-            and isinstance(readers[n.name][0].operator, MaxPool)
-        )
-        found = _plans[network] = Plan(slacks(network, budget), last_use, fused)
-    return found
-
-
 class Carrier:
     """Values carried at the vertices of cells while the cells are cut.
 
     Attributes:
         cells: the cells.
-        budget: what cutting may use.
+        deadline, memory: what cutting may use.
+        levels: what each piecewise-linear node passed so far decides.
+        look: settles what floats cannot tell; None: the floats decide.
         values: by name, ``(V, n)`` values at the vertices, affine on every cell.
         scales: by name, ``(V,)`` their tolerance scales.
     """
 
-    def __init__(self, cells: Cells, budget: Budget = UNLIMITED) -> None:
-        self.cells, self.budget = cells, budget
+    def __init__(
+        self,
+        cells: Cells,
+        deadline: Deadline = NEVER,
+        memory: MemoryBudget | None = None,
+        look: ExactLook | None = None,
+    ) -> None:
+        self.cells, self.deadline, self.look = cells, deadline, look
+        self.memory = MemoryBudget.of(None) if memory is None else memory
+        self.levels: list[Level] = []
         self.values: dict[str, Array] = {}
         self.scales: dict[str, Array] = {}
 
-    def cut(self, functions: Array, scale: Array, slack: Slack, spared: str | None = None) -> Cut:
+    def cut(
+        self,
+        functions: Array,
+        scale: Array,
+        slack: Slack,
+        spared: str | None = None,
+        settle: Settle | None = None,
+    ) -> Cut:
         """Cut the cells and extend what is known at the vertices, except the node that the caller extends."""
         row = self._row(4 * functions.shape[1])
-        most = self.budget.rows(row)
-        self.budget.take(self.cells.vertices, row, self._so_far())
-        cut = self.cells.cut(functions, scale, slack, most)
-        self.budget.take(self.cells.vertices, row, self._so_far())
+        self._check(row)
+        cut = self.cells.cut(functions, scale, slack, self.memory.rows(row), settle)
+        self._check(row)
         if len(cut.start):
             extended: dict[int, Array] = {}
             for name in self.values:
@@ -138,8 +89,40 @@ class Carrier:
         held = {id(rows): rows.shape[1] for rows in self.values.values()}
         return 8 * (numbers + 2 * sum(held.values()))
 
+    def _check(self, row: int) -> None:
+        """Stop if the time is over, or if rows of so many bytes at all vertices do not fit."""
+        self.deadline.check(self._so_far())
+        self.memory.check(self.cells.vertices * row, self._so_far())
+
     def _so_far(self) -> str:
         return f"at {self.cells.vertices:,} vertices"
+
+    def _settle(
+        self, source: str, which: Index, functions: Index, cells: Index, ahead: Index, behind: Index, shift: Array
+    ) -> Settled:
+        """See `ExactLook.settle`."""
+        assert self.look is not None
+        assert isinstance(self.cells, Segments)
+        places = self.cells.place[self.cells.ends[which]]
+        doubts = Doubts(which, functions, cells, ahead, behind, shift, places)
+        return self.look.settle(self.levels, source, doubts)
+
+    def _settle_pool(
+        self,
+        source: str,
+        windows: Index,
+        k: int,
+        here: npt.NDArray[np.bool_],
+        origin: Index,
+        winners: npt.NDArray[np.int16],
+        which: Index,
+        functions: Index,
+    ) -> Settled:
+        """Settle by how much the k-th entries of the windows that have one exceed the winners so far."""
+        units = np.flatnonzero(here)[functions]
+        winner = winners[which, units]
+        behind = np.where(winner < 0, -1, windows[units, winner])
+        return self._settle(source, which, functions, origin[which], windows[units, k], behind, np.zeros(len(which)))
 
     def maximum(
         self, source: str, slack: Slack, windows: Index, zero: bool
@@ -173,7 +156,10 @@ class Carrier:
                 continue
             best = self.values[key]
             ahead = self.values[source][:, windows[here, k]] - best[:, here]
-            cut = self.cut(ahead, self.scales[source], Slack(pair.weight[here], pair.offset[here]))
+            settle = (
+                None if self.look is None else partial(self._settle_pool, source, windows, k, here, origin, winners)
+            )
+            cut = self.cut(ahead, self.scales[source], Slack(pair.weight[here], pair.offset[here]), settle=settle)
             best = self.values[key] if len(cut.start) else best.copy()
             best[:, here] += np.maximum(cut.values, 0.0)
             self.values[key] = best
@@ -206,14 +192,20 @@ class Subdivision(Carrier):
     Attributes:
         network: the network.
         done: number of nodes that have been passed.
-        levels: one for each piecewise-linear node passed.
     """
 
-    def __init__(self, network: Network, cells: Cells, inputs: Array, budget: Budget = UNLIMITED) -> None:
-        super().__init__(cells, budget)
+    def __init__(
+        self,
+        network: Network,
+        cells: Cells,
+        inputs: Array,
+        deadline: Deadline = NEVER,
+        memory: MemoryBudget | None = None,
+        look: ExactLook | None = None,
+    ) -> None:
+        super().__init__(cells, deadline, memory, look)
         self.network = network
-        self.plan = plan(network, budget)
-        self.levels: list[Level] = []
+        self.plan = plan(network, deadline)
         x = np.ascontiguousarray(inputs, dtype=np.float64).reshape(len(inputs), -1)
         self.values[network.input], self.scales[network.input] = x, input_scale(x)
         self.done = 1
@@ -269,8 +261,8 @@ class Subdivision(Carrier):
             self._pool(node, node.operator)
         else:
             inputs = [self.values[i] for i in node.inputs]
-            self.budget.take(self.cells.vertices, self._row(2 * node.size), self._so_far())
-            self.values[node.name] = forward(self.network, node, inputs, self.budget)
+            self._check(self._row(2 * node.size))
+            self.values[node.name] = forward(self.network, node, inputs, self.deadline)
             self.scales[node.name] = output_scale(
                 node, inputs, [self.scales[i] for i in node.inputs], [self.plan.slacks[i] for i in node.inputs]
             )
@@ -280,7 +272,12 @@ class Subdivision(Carrier):
         z, slack, breaks = self.values[source], self.plan.slacks[source], np.asarray(operator.breaks)
         shifted = z if operator.breaks == (0.0,) else (z[:, None, :] - breaks[:, None]).reshape(len(z), -1)
         slack = Slack(np.tile(slack.weight, len(breaks)), np.tile(slack.offset, len(breaks)))
-        cut = self.cut(shifted, self.scales[source], slack, spared=source)
+
+        def settle(which: Index, functions: Index) -> Settled:
+            entries, behind = functions % z.shape[1], np.full(len(which), -1)
+            return self._settle(source, which, functions, which, entries, behind, breaks[functions // z.shape[1]])
+
+        cut = self.cut(shifted, self.scales[source], slack, spared=source, settle=None if self.look is None else settle)
         z = cut.values[:, : z.shape[1]]
         if operator.breaks != (0.0,):
             z = z + breaks[0]
@@ -297,7 +294,7 @@ class Subdivision(Carrier):
         self.levels.append(Level(node.name, parents, winners=winners))
 
 
-def forward(network: Network, node: Node, inputs: list[Array], budget: Budget = UNLIMITED) -> Array:
+def forward(network: Network, node: Node, inputs: list[Array], deadline: Deadline = NEVER) -> Array:
     """An affine node at many points: flattened values in and out, in chunks of bounded memory."""
     count = len(inputs[0])
     shapes = [network[i].shape for i in node.inputs]
@@ -305,20 +302,15 @@ def forward(network: Network, node: Node, inputs: list[Array], budget: Budget = 
     if len(node.shape) == 3:
         window = int(np.prod(getattr(node.operator, "weight", np.ones(1)).shape[1:]))
         step = max(1, CHUNK // max(1, node.size // node.shape[0] * window))
-    elif budget.deadline is not None and isinstance(node.operator, Dense):
+    elif deadline.at is not None and isinstance(node.operator, Dense):
         step = max(1, PRODUCT // math.prod(node.operator.weight_shape))
     if count <= step:
         value = node.operator.forward(*(x.reshape(count, *s) for x, s in zip(inputs, shapes)))
         return np.ascontiguousarray(value).reshape(count, -1)
     result = np.empty((count, node.size))
     for i in range(0, count, step):
-        budget.take(0, 0, f"at node {node.name!r}")
+        deadline.check(f"at node {node.name!r}")
         parts = [x[i : i + step] for x in inputs]
         value = node.operator.forward(*(x.reshape(len(x), *s) for x, s in zip(parts, shapes)))
         result[i : i + step] = value.reshape(len(parts[0]), -1)
     return result
-
-
-def is_piecewise(node: Node) -> bool:
-    """Whether the node cuts cells."""
-    return isinstance(node.operator, PiecewiseOperator)

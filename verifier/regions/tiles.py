@@ -18,7 +18,8 @@ from verifier.errors import MemoryLimitError
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.regions.plane import PlaneRestriction, plane, plane_of
+from verifier.regions.plane import PlaneRestriction, plane
+from verifier.regions.polygons import plane_of
 
 T = TypeVar("T")
 SMALLEST = 2.0**-30

@@ -15,7 +15,7 @@ from verifier.bounds.interval import magnitude, rounding
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
-from verifier.regions.plane import areas_and_centroids, convex_polygon
+from verifier.regions.polygons import areas_and_centroids, convex_polygon
 from verifier.repair.exact import Demand, Effort, examine
 from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import (

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from verifier.errors import PropertyError
 from verifier.network.operators import Array
-from verifier.regions.classes import ClassMap, class_map
-from verifier.regions.plane import PlaneRestriction, areas_and_centroids, convex_polygon
+from verifier.regions.classes import ClassMap
+from verifier.regions.plane import PlaneRestriction
+from verifier.regions.polygons import areas_and_centroids, convex_polygon
 from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import PiecesRegion, PointRegion, Requirement, Specification, output_class
 
@@ -91,7 +92,7 @@ def specification_of_map(
     Raises:
         PropertyError: if a relabelling names a class that does not exist, or all of them change nothing.
     """
-    classes = class_map(restriction, best)
+    classes = restriction.classes(best=best)
     pieces = _Pieces(
         corners=classes.vertices[classes.indices],
         offsets=np.asarray(classes.offsets, dtype=np.int64),

@@ -108,7 +108,7 @@ class PolygonRegion:
 
     def check(self, name: str) -> None:
         """Raises PropertyError, naming the requirement, unless the polygon is convex, with an area, in a plane."""
-        from verifier.regions.plane import convex_polygon
+        from verifier.regions.polygons import convex_polygon
 
         try:
             convex_polygon(self.polygon)

@@ -18,7 +18,7 @@ from verifier.network.operators import Array
 if TYPE_CHECKING:
     from verifier.regions.classes import ClassBands, ClassMap
     from verifier.regions.line import LineRestriction
-    from verifier.regions.plane import Plane
+    from verifier.regions.polygons import Plane
 
 ACAS_XU = ("clear of conflict", "weak left", "weak right", "strong left", "strong right")
 """The advisories of ACAS Xu in the order of its outputs; the smallest output is the advisory."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from verifier.network.operators import Array
-from verifier.regions.classes import ClassMap, class_map
+from verifier.regions.classes import ClassMap
 from verifier.regions.plane import PlaneRestriction
 
 COLOURS = (
@@ -44,7 +44,7 @@ def before_and_after(
     each = [best] * len(rows) if isinstance(best, str) else best
     for line, (title, before, after), which in zip(axes, rows, each, strict=True):
         for ax, word, restriction in zip(line, ("before", "after"), (before, after), strict=True):
-            classes = class_map(restriction, which)
+            classes = restriction.classes(best=which)
             draw_classes(ax, classes, polar=polar)
             ax.set_title(f"{title}, {word}", fontsize=11)
             used |= set(np.unique(classes.labels).tolist())
