@@ -21,7 +21,7 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.properties.numbers import dot
+from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Conjunction, Query
 from verifier.search.replay import replay
 
@@ -58,12 +58,12 @@ class RegionAnswer:
     """What a region holds.
 
     Attributes:
-        point: a float64 input that the exact replay confirmed; None if none was found.
+        point: an input that the exact replay confirmed, a float64 one if possible; None if none was found.
         empty: proved in exact arithmetic that the region has no witness at all.
         core: if empty, units whose phases suffice for that proof; None: all may be needed.
     """
 
-    point: Array | None = None
+    point: Point | None = None
     empty: bool = False
     core: frozenset[tuple[str, int]] | None = None
 
@@ -154,7 +154,7 @@ class Region:
         return box.contains_exactly(g)
 
     def solve(self, timeout: float = float("inf")) -> RegionAnswer:
-        """Find a float64 witness in the region, or prove that there is none (in about ``timeout`` seconds)."""
+        """Find a witness in the region, a float64 one if possible, or prove that there is none (in about ``timeout`` seconds)."""
         query, (maps, rows) = self.query, self._maps
         if not self._similar:
             # all units have a part in the gradient; fewer suffice if the pattern has no region at all
@@ -173,8 +173,9 @@ class Region:
             answer, rational, found = self._exact_point(system, end - time.monotonic())
             if rational is not None:
                 rounded = np.array([float(v) for v in rational])
-                if replay(query, rounded, self.exact).exact:
-                    return RegionAnswer(rounded)
+                for proposed in (rounded, tuple(rational)):
+                    if replay(query, proposed, self.exact).exact:
+                        return RegionAnswer(proposed)
             empty = empty and answer == "unsat"
             core += found
         return RegionAnswer(empty=empty, core=self._with_ancestors(core) if empty else None)
@@ -213,7 +214,7 @@ class Region:
         kept = np.flatnonzero(size)
         scaled = np.hstack([matrix[kept] / size[kept, None], np.ones((len(kept), 1))])
         with np.errstate(over="ignore"):
-            bound = np.minimum(room[kept] / size[kept], 1e6)
+            bound = np.clip(room[kept] / size[kept], -1e6, 1e6)
         limits = np.append(np.where(radius > 0, 1.0, 0.0), 1.0)  # the last column is the slack of all rows
         cost = np.zeros(box.size + 1)
         cost[-1] = -1.0

@@ -16,8 +16,8 @@ from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import EngineError, InputError, OutputError
 from verifier.events import Listener, Note, StageStarted, ignore
 from verifier.limits import Deadline
-from verifier.network.operators import Array
 from verifier.options import Options
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.threads import one_thread_each
 from verifier.verdict import Status, Verdict, Witness
@@ -109,7 +109,7 @@ class _Run:
         self.notes.append(text)
         self.listener(Note(seconds=time.monotonic() - self.began, text=text))
 
-    def _replay(self, x: Array) -> Witness:
+    def _replay(self, x: Point) -> Witness:
         from verifier.network.exact import ExactNetwork
         from verifier.search.replay import confirm
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.graph import Network
-from verifier.network.operators import Array
 from verifier.options import Options
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
@@ -39,7 +39,7 @@ class EngineResult:
     """What an engine returns. A SAT answer is a proposal: only the replay makes it a violation.
 
     Attributes:
-        x: for SAT, the proposed point (flattened).
+        x: for SAT, the proposed point (flattened); rational only where no float64 point was found.
         certainty: for UNSAT, how strong the proof is.
         reason: in words, for UNKNOWN, TIMEOUT and ERROR.
         statistics: figures worth showing (boxes, splits, solver time …).
@@ -47,7 +47,7 @@ class EngineResult:
     """
 
     answer: Answer
-    x: Array | None = None
+    x: Point | None = None
     certainty: Certainty | None = None
     reason: str = ""
     statistics: Mapping[str, float | int | str] = field(default_factory=dict)

@@ -20,9 +20,9 @@ from verifier.engines.base import Answer, Availability, EngineResult
 from verifier.engines.subproblem import Subproblem
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
-from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.options import Options
+from verifier.properties.numbers import Point
 from verifier.properties.query import GradientBox, Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
@@ -142,7 +142,7 @@ def _decide_part(
         assert result.x is not None
         if replay(query, result.x).exact:
             return result
-        g = query.network.gradient(result.x, box.output).reshape(-1)
+        g = query.network.gradient(np.asarray(result.x, dtype=np.float64), box.output).reshape(-1)
         assert encoding.g is not None
         excess = np.where(encoding.g >= 0, -np.inf, np.maximum(box.lower - g, g - box.upper))
         worst = np.argsort(-excess)[:MORE]
@@ -232,14 +232,14 @@ def _exactly(
         if point is not None:
             return EngineResult(answer=Answer.SAT, x=point, statistics=figures)
         if strict:
-            # a true solution, but no float64 number: other regions may have one (never again UNSAT after this)
+            # the replay refutes it: other regions may have a witness (never again UNSAT after this)
             passed_over += 1
             others = encoding.other_regions(checker.pattern_at(reply.x))
             if others is None:
                 break
             encoding.model.disjunctions.append(others)
         strict = True
-    reason = "there is an exact rational solution, but no float64 point that the replay confirms was found"
+    reason = "there is a solution of the encoding, but no point that the replay confirms was found"
     return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
 
 
@@ -250,7 +250,7 @@ class Checker:
         self.query = query
         self.exact = ExactNetwork(query.network)
 
-    def confirmed(self, x: Array) -> bool:
+    def confirmed(self, x: Point) -> bool:
         """Whether the exact replay confirms a point."""
         return replay(self.query, x, self.exact).exact
 
@@ -258,12 +258,13 @@ class Checker:
         """Solve one linear region exactly."""
         return Region(self.query, pattern, self.exact).solve(deadline.left)
 
-    def near(self, x: list[Fraction], deadline: Deadline) -> Array | None:
-        """A confirmed float64 witness: the rational point rounded, or one in its linear region."""
+    def near(self, x: list[Fraction], deadline: Deadline) -> Point | None:
+        """A confirmed witness: the rational point rounded, one in its linear region, or the rational point itself."""
         rounded = np.array([float(v) for v in x])
         if self.confirmed(rounded):
             return rounded
-        return self.region(self.pattern_at(x), deadline).point
+        found = self.region(self.pattern_at(x), deadline).point
+        return tuple(x) if found is None and self.confirmed(tuple(x)) else found
 
     def pattern_at(self, x: list[Fraction]) -> Pattern:
         """The activation pattern at a rational point, by the gradient convention."""

@@ -24,7 +24,7 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.properties.numbers import dot
+from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Conjunction, Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
@@ -65,10 +65,10 @@ class RegionSearch:
         exact: the query's network in exact form, if it is at hand.
 
     Attributes:
-        witness: a float64 input that the exact replay confirmed.
+        witness: an input that the exact replay confirmed, a float64 one if one was found.
         finished: whether every region was looked at.
-        unsettled: why it cannot say that there is no witness, "" if it can: regions whose solutions are no float64
-            numbers, or on which the condition is not linear.
+        unsettled: why it cannot say that there is no witness, "" if it can: regions whose solutions the replay
+            refutes, or on which the condition is not linear.
         regions: linear regions seen.
         work: elementary steps so far (entries of maps and tableaux): what a budget of work counts.
     """
@@ -97,7 +97,7 @@ class RegionSearch:
         self.varying = np.array([k for k, (a, b) in enumerate(zip(low, high, strict=True)) if a < b], dtype=np.int64)
         self._low, self._high = [low[k] for k in self.varying], [high[k] for k in self.varying]
         self._base = low
-        self.witness: Array | None = None
+        self.witness: Point | None = None
         self.unsettled = ""
         self.regions = self.work = 0
         network, count = query.network, len(self.varying)
@@ -243,9 +243,13 @@ class RegionSearch:
                 if replay(query, x, self.exact).exact:
                     self.witness = x
                     return
-            self.unsettled = (
-                "a linear region has exact solutions, but no float64 point that the replay confirms was found"
-            )
+            exact, solution = list(self._base), full.point()
+            for k, j in enumerate(self.varying.tolist()):
+                exact[j] = solution[k]
+            if replay(query, tuple(exact), self.exact).exact:
+                self.witness = tuple(exact)
+                return
+            self.unsettled = "a linear region has solutions, but no point that the replay confirms was found"
 
     def _similar(self, g: list[Fraction] | None) -> list[Row] | None:
         """Rows over x that the map condition means on a region with this gradient (a superset); None: it fails."""

@@ -11,8 +11,8 @@ from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.process import ChildProcess, run
 from verifier.events import Listener, Progress, StageStarted, ignore
 from verifier.limits import Deadline
-from verifier.network.operators import Array
 from verifier.options import Options
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Witness
 
@@ -59,7 +59,7 @@ def solve_by(
     query: Query,
     options: Options,
     deadline: Deadline,
-    check: Callable[[Array], Witness],
+    check: Callable[[Point], Witness],
     listener: Listener = ignore,
 ) -> tuple[Outcome, ...]:
     """Ask engines, several of them all at once in child processes.

@@ -31,7 +31,9 @@ class LpStatus(enum.Enum):
     DOUBTFUL = "doubtful"
     """HiGHS says infeasible, and the certificate is too weak to prove it."""
     STOPPED = "stopped"
-    """A limit of time or iterations, no bounded optimum, or a numerical failure."""
+    """A limit of time or iterations."""
+    FAILED = "failed"
+    """No bounded optimum, or a numerical failure: nothing is known."""
 
 
 STATUSES = {
@@ -43,18 +45,18 @@ STATUSES = {
     "kSolutionLimit": LpStatus.STOPPED,
     "kObjectiveBound": LpStatus.STOPPED,
     "kObjectiveTarget": LpStatus.STOPPED,
-    "kUnboundedOrInfeasible": LpStatus.STOPPED,
-    "kUnbounded": LpStatus.STOPPED,
-    "kUnknown": LpStatus.STOPPED,
+    "kUnboundedOrInfeasible": LpStatus.FAILED,
+    "kUnbounded": LpStatus.FAILED,
+    "kUnknown": LpStatus.FAILED,
     "kInterrupt": LpStatus.STOPPED,
     "kHighsInterrupt": LpStatus.STOPPED,
-    "kMemoryLimit": LpStatus.STOPPED,
-    "kLoadError": LpStatus.STOPPED,
-    "kModelError": LpStatus.STOPPED,
-    "kPresolveError": LpStatus.STOPPED,
-    "kSolveError": LpStatus.STOPPED,
-    "kPostsolveError": LpStatus.STOPPED,
-    "kNotset": LpStatus.STOPPED,
+    "kMemoryLimit": LpStatus.FAILED,
+    "kLoadError": LpStatus.FAILED,
+    "kModelError": LpStatus.FAILED,
+    "kPresolveError": LpStatus.FAILED,
+    "kSolveError": LpStatus.FAILED,
+    "kPostsolveError": LpStatus.FAILED,
+    "kNotset": LpStatus.FAILED,
 }
 """What HiGHS's own words mean before any certificate; one that is not here raises."""
 
@@ -131,8 +133,8 @@ class LinearProgram:
         model.a_matrix_.value_ = self.matrix.data
         self._solver: highspy.Highs = new_highs()
         self._configure()
-        if self._solver.passModel(model) == highspy.HighsStatus.kError:
-            raise EngineError("HiGHS does not accept the linear program")
+        # HiGHS refuses coefficients beyond 1e15, say: then every solve fails
+        self._accepted = self._solver.passModel(model) != highspy.HighsStatus.kError
 
     def _configure(self) -> None:
         s = self.settings
@@ -209,6 +211,8 @@ class LinearProgram:
         """
         if deadline.passed:
             return LpAnswer(LpStatus.STOPPED)
+        if not self._accepted:
+            return LpAnswer(LpStatus.FAILED)
         # HiGHS counts its own run time across calls
         self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + deadline.left))
         status = self._run()
@@ -219,6 +223,8 @@ class LinearProgram:
 
     def trial(self, iterations: int) -> tuple[LpStatus, float]:
         """Solve with few iterations; the objective is a dual bound only by the solver's word."""
+        if not self._accepted:
+            return LpStatus.FAILED, -np.inf
         self._solver.setOptionValue("simplex_iteration_limit", iterations)
         status = self._run()
         self._solver.setOptionValue("simplex_iteration_limit", 2**31 - 1)

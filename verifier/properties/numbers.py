@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from math import gcd, lcm
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ import numpy.typing as npt
 from verifier.network.operators import Array
 from verifier.rounding import Number, float_around
 
-Real = int | float | Number
-"""A number that a caller may give; a float is the binary number that it is."""
+Point: TypeAlias = Array | tuple[Fraction, ...]
+"""An input: float64 numbers ``(n,)``, or a rational point where no float64 one will do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +148,13 @@ class Numbers:
     def __neg__(self) -> Numbers:
         given = {k: v.copy_negate() if isinstance(v, Decimal) else -v for k, v in self.given.items()}
         return Numbers(-self.above, -self.below, tuple(-t for t in self.terms), given)
+
+    def scaled(self, exponent: int) -> Numbers:
+        """Each times a power of two; infinite ones stay."""
+        factor, finite = Fraction(2) ** exponent, np.isfinite(self.below) & np.isfinite(self.above)
+        given = {k: self[k] * factor for k in np.flatnonzero(finite).tolist()}
+        held = Numbers.sparse(given, len(self), 0.0)
+        return Numbers(np.where(finite, held.below, self.below), np.where(finite, held.above, self.above), given=given)
 
     def minus(self, shift: Fraction) -> Numbers:
         """Each minus an exact number; finite ones only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -101,6 +102,10 @@ class Box:
         for k in np.flatnonzero(low.above > high.below).tolist():
             found[k] = (low[k] + high[k]) / 2
         return found
+
+    def contains_exactly(self, x: Sequence[Fraction]) -> bool:
+        """Whether a rational point is inside."""
+        return all(low <= v <= high for v, low, high in zip(x, *(e.fractions() for e in self.ends), strict=True))
 
     @property
     def size(self) -> int:

@@ -19,6 +19,7 @@ from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.runtime import RuntimeModel, rounded
+from verifier.properties.numbers import Point
 from verifier.properties.query import Conjunction, Query
 from verifier.properties.sets import Box
 from verifier.verdict import Witness
@@ -27,31 +28,28 @@ EXACT_TRIALS = 4
 """How many float32 points near a witness are replayed exactly, at most."""
 
 
-def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) -> Witness:
+def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) -> Witness:
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 
     Args:
-        x: flattened input, float64; it stands for the point of the box that `Box.point` says; one of a network whose
-            inputs are integers is rounded to such.
+        x: flattened input. A float64 one stands for the point of the box that `Box.point` says, and one of a network
+            whose inputs are integers is rounded to such; a rational one is taken as it is.
         exact_network: the query's network in exact form, if it is at hand.
 
     Returns:
         a `Witness` whose ``exact`` says whether the point refutes the property.
     """
-    point = query.box.clip(np.asarray(x, dtype=np.float64).reshape(-1))
-    whole = True
-    if query.network.integer_inputs:
-        point = nearest(point, query.box, np.dtype(np.int64))
-        whole = bool((point == np.rint(point)).all())
-    xs = query.box.point(point)
+    xs = list(x) if isinstance(x, tuple) else _exact_point(query, x)
+    point = np.array([float(v) for v in xs])
+    whole = not query.network.integer_inputs or all(v.denominator == 1 for v in xs)
     exact_network = exact_network or ExactNetwork(query.network)
     values = exact_network.values(xs)
     y = values[query.network.output].fractions()
     g: list[Fraction] | None = None
-    inside = True
+    inside = query.box.contains_exactly(xs)
     if query.gradient is not None:
         g = exact_network.gradient(xs, query.gradient.output, values)
-        inside = query.gradient.contains_exactly(g)
+        inside = inside and query.gradient.contains_exactly(g)
     shown, saliency = y, None
     if query.condition is not None:
         # on the original network: the query's own may carry copies of it behind the original outputs
@@ -75,9 +73,17 @@ def replay(query: Query, x: Array, exact_network: ExactNetwork | None = None) ->
     )
 
 
+def _exact_point(query: Query, x: Array) -> list[Fraction]:
+    """The point of the box that a float64 point stands for."""
+    point = query.box.clip(np.asarray(x, dtype=np.float64).reshape(-1))
+    if query.network.integer_inputs:
+        point = nearest(point, query.box, np.dtype(np.int64))
+    return query.box.point(point)
+
+
 def confirm(
     query: Query,
-    x: Array,
+    x: Point,
     exact_network: ExactNetwork | None = None,
     runtime: RuntimeModel | None = None,
     seconds: float = 10.0,

@@ -22,6 +22,7 @@ from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
 from verifier.options import Options
+from verifier.properties.balanced import balanced
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
@@ -69,6 +70,7 @@ class MapsEngine(Engine):
         return Availability(True, "built in")
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
+        query = balanced(query)
         witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness)

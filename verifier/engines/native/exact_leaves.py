@@ -16,6 +16,7 @@ from verifier.engines.native.settings import ExactSettings
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 
 
@@ -50,7 +51,7 @@ class ExactLeaves:
             return None
         return self.whole.result()
 
-    def settle(self, block: Block, deadline: Deadline) -> Array | None:
+    def settle(self, block: Block, deadline: Deadline) -> Point | None:
         """Close the boxes of a block that can be settled; a witness if there is one.
 
         Args:

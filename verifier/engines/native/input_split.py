@@ -17,6 +17,7 @@ from verifier.engines.native.probe import HIT, TRIES, Probe
 from verifier.events import Listener, Progress
 from verifier.limits import Deadline
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
@@ -163,7 +164,7 @@ class InputSplit:
             return parts[0]
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
-    def _step(self, block: Block, deadline: Deadline) -> Array | None:
+    def _step(self, block: Block, deadline: Deadline) -> Point | None:
         """Examine one batch and push the children; a point that meets the condition, if one is seen."""
         self.boxes += len(block["low"])
         found = self._examine(block)
@@ -175,9 +176,9 @@ class InputSplit:
             if witness is not None:
                 return witness
         if self.leaves is not None:
-            witness = self.leaves.settle(block, deadline)
-            if witness is not None:
-                return witness
+            settled = self.leaves.settle(block, deadline)
+            if settled is not None:
+                return settled
         keep = np.flatnonzero(block["open"].any(axis=1))
         if not len(keep):
             return None

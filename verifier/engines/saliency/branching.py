@@ -18,6 +18,7 @@ from verifier.engines.saliency.witness import WitnessFinder
 from verifier.limits import Deadline
 from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 FEW = 12
 """Unknown phases of a small network up to which they are searched on one linear program."""
@@ -85,7 +86,7 @@ class Search:
             self.statistics.first_unknown = [int((p == 0).sum()) for p in root.phase]
         return not self.stack
 
-    def run(self, steps: float = float("inf")) -> Array | None:
+    def run(self, steps: float = float("inf")) -> Point | None:
         """Search the tree below the root until a witness, the end, the deadline, or for so many steps."""
         while self.stack and steps > 0:
             steps -= 1
@@ -97,7 +98,7 @@ class Search:
                 return found
         return None
 
-    def step(self) -> Array | None:
+    def step(self) -> Point | None:
         """Close the last subproblem on the stack, or put its parts in its place; a witness if one is met."""
         state, start = self.stack.pop()
         if start is not None and not self._propagate(state, start):
@@ -118,7 +119,7 @@ class Search:
             return False
         return True
 
-    def _expand(self, state: State) -> tuple[Array | None, list[Child]]:
+    def _expand(self, state: State) -> tuple[Point | None, list[Child]]:
         """Solve the LP of every case; a witness, or the subproblems that are left (none: closed).
 
         Below the root of a large network one case that stays open is enough: the others wait for their leaves.
@@ -133,7 +134,7 @@ class Search:
             if answer.status is LpStatus.INFEASIBLE:
                 continue
             left.append(case)
-            if answer.status is LpStatus.DOUBTFUL:
+            if answer.status in (LpStatus.DOUBTFUL, LpStatus.FAILED):
                 self.statistics.doubtful += 1
                 continue
             point = answer.point
@@ -158,9 +159,9 @@ class Search:
             return self._dive(state, relaxation)
         branch = choose_branch(relaxation, point)
         if branch is None:
-            found, closed = settle_leaf(self.problem, state, self.deadline)
-            self.statistics.open_leaves += found is None and not closed
-            return found, []
+            settled, closed = settle_leaf(self.problem, state, self.deadline)
+            self.statistics.open_leaves += settled is None and not closed
+            return settled, []
         return None, self._children(state, *branch)
 
     def _can_dive(self, state: State) -> bool:
@@ -171,7 +172,7 @@ class Search:
             return True
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
-    def _dive(self, state: State, relaxation: Relaxation | None = None) -> tuple[Array | None, list[Child]]:
+    def _dive(self, state: State, relaxation: Relaxation | None = None) -> tuple[Point | None, list[Child]]:
         """Search below a state for its cases; a witness, or the leaves that are to be settled on their own."""
         left: list[Child] = []
         for case, start in self._starts(state):

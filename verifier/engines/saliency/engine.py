@@ -8,6 +8,8 @@ from functools import cache
 from importlib import metadata
 from typing import ClassVar
 
+import numpy as np
+
 from verifier.engines.base import (
     PIECEWISE_LINEAR,
     Answer,
@@ -24,8 +26,9 @@ from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
-from verifier.network.operators import Array
 from verifier.options import Options
+from verifier.properties.balanced import balanced
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
@@ -92,6 +95,7 @@ class SaliencyEngine(Engine):
         return True
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
+        query = balanced(query)
         search = Search(Problem.of(query), deadline)
         large = query.network.neurons > self.settings.large
         label = self._without_gradient(query, search, options, deadline, listener) if large else None
@@ -121,14 +125,14 @@ class SaliencyEngine(Engine):
         certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
 
-    def _search(self, query: Query, search: Search, threads: int) -> Array | None:
+    def _search(self, query: Query, search: Search, threads: int) -> Point | None:
         if threads == 1 or query.network.neurons <= self.settings.small:
             return search.run()
         from verifier.engines.saliency.shared_tree import SharedTree  # imported here: few need it
 
         return SharedTree(search, threads).run()
 
-    def _beside(self, query: Query, search: Search, deadline: Deadline) -> tuple[Array | None, EngineResult | None]:
+    def _beside(self, query: Query, search: Search, deadline: Deadline) -> tuple[Point | None, EngineResult | None]:
         """A tiny network: the tree, and all linear regions in exact arithmetic beside it; what ends first decides."""
         steps, work = self.settings.tree_steps, float(self.settings.exact.at_once)
         exact = RegionSearch(query)
@@ -168,7 +172,7 @@ class SaliencyEngine(Engine):
                 result = NativeEngine(self.settings.native).solve(plain, options, Deadline.after(share * deadline.left))
                 if result.answer is Answer.UNSAT:
                     return result
-                met = result.x
+                met = None if result.x is None else np.asarray(result.x, dtype=np.float64)
         most, found = thorough_seconds(query.network), None
         if met is not None:
             patience = PATIENCE if query.network.neurons > self.settings.large else IMPATIENCE

@@ -14,7 +14,7 @@ from verifier.encodings.region import Region
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.limits import Deadline
-from verifier.network.operators import Array
+from verifier.properties.numbers import Numbers, Point
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
 
@@ -37,7 +37,7 @@ LEAF_WORK = 1_000_000
 """Steps of exact arithmetic (`RegionSearch.work`) that a leaf may take."""
 
 
-def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
+def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Point | None, bool]:
     """Decide exactly a state in which all phases are known: rounding, or a map that depends on the input, left it open.
 
     Returns:
@@ -56,7 +56,7 @@ def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Arr
     return search.witness, search.finished and search.witness is None and not search.unsettled
 
 
-def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Array | None, bool]:
+def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Point | None, bool]:
     """The same for a map that depends on the input beyond the gradient.
 
     There the gradient is a constant vector, so a map ``(x - baseline) ⊙ gradient`` near its reference is a box of
@@ -76,6 +76,8 @@ def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Arr
         return None, True
     if condition.excludes(low, high, *around):
         return None, True
-    smaller: Query = replace(query, box=Box(low, high))
+    lower, upper = query.box.ends
+    cut = Box.exactly(lower.at_least(Numbers.of(low)), upper.at_most(Numbers.of(high)))
+    smaller: Query = replace(query, box=cut)
     found = Region(smaller, pattern, region.exact).solve(deadline.left)
     return found.point, found.empty

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from verifier.engines.saliency.branching import Child, Search
 from verifier.limits import Deadline
-from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class SharedTree:
         self._waiting: deque[Child] = deque(search.stack)
         self._changed = threading.Condition()
         self._busy = 0
-        self._witness: Array | None = None
+        self._witness: Point | None = None
 
-    def run(self) -> Array | None:
+    def run(self) -> Point | None:
         """A witness, or None; what the threads did and left open is then the search's."""
         with ThreadPoolExecutor(len(self.workers)) as pool:
             try:
