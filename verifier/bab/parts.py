@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from verifier.limits import Deadline
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 
 class Batch(Protocol):
@@ -110,7 +111,7 @@ class Bounded(Generic[B]):
 
     batch: B
     lower: Array
-    witness: Array | None = None
+    witness: Point | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class LeafAnswer:
     """A leaf solver's answer, with a confirmed witness or the reason why it is open."""
 
     verdict: Verdict
-    witness: Array | None = None
+    witness: Point | None = None
     reason: str = ""
 
 

@@ -22,7 +22,7 @@ from verifier.bab.store import Store
 from verifier.errors import EngineError, MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Progress, ignore
 from verifier.limits import NEVER, Deadline
-from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 
 class Ending(enum.Enum):
@@ -50,7 +50,7 @@ class SearchResult:
     """
 
     ending: Ending = Ending.OPEN
-    witness: Array | None = None
+    witness: Point | None = None
     reason: str = ""
     late: bool = False
     done: int = 0
@@ -88,7 +88,7 @@ class _Worked(Generic[B]):
 
     count: int
     children: Open[B] | None = None
-    witness: Array | None = None
+    witness: Point | None = None
     closed: float = 0.0
     stuck: list[tuple[float, str]] = field(default_factory=list)
 
@@ -113,7 +113,7 @@ class BranchAndBound(Generic[B]):
     _closed: float = 0.0
     _stuck: list[tuple[float, str]] = field(default_factory=list)
     _taken: list[Open[B]] = field(default_factory=list)
-    _witness: Array | None = None
+    _witness: Point | None = None
     _ended: str = ""
 
     def run(self, roots: B, deadline: Deadline = NEVER, listener: Listener = ignore) -> SearchResult:

@@ -55,7 +55,7 @@ class HighsEngine(Engine):
         "kLoadError": Answer.ERROR,
         "kModelError": Answer.ERROR,
         "kPresolveError": Answer.ERROR,
-        "kSolveError": Answer.ERROR,
+        "kSolveError": Answer.UNKNOWN,
         "kPostsolveError": Answer.ERROR,
         "kNotset": Answer.ERROR,
     }
@@ -80,6 +80,9 @@ class HighsEngine(Engine):
         twin = {id(own): new for own, new in zip(encoding.model.disjunctions, scaled.model.disjunctions, strict=True)}
         checker = Checker(query)
         solver = self._solver(program, options)
+        if solver is None:
+            reason = "HiGHS does not accept the program: coefficients beyond 1e15 or limits beyond 1e20"
+            return EngineResult(answer=Answer.UNKNOWN, reason=reason)
         figures: dict[str, float | int | str] = {
             "free units": encoding.free_units,
             "columns": program.model.size,
@@ -130,6 +133,7 @@ class HighsEngine(Engine):
 
     @staticmethod
     def _solver(program: MixedInteger, options: Options) -> Any:
+        """HiGHS with the program; None if it refuses it."""
         import highspy
 
         solver = new_highs()
@@ -140,9 +144,8 @@ class HighsEngine(Engine):
             ("primal_feasibility_tolerance", 1e-9),
         ):
             solver.setOptionValue(option, value)
-        if solver.passModel(highs_program(program.model)) == highspy.HighsStatus.kError:
-            raise EngineError("HiGHS does not accept the program")
-        return solver
+        accepted = solver.passModel(highs_program(program.model)) != highspy.HighsStatus.kError
+        return solver if accepted else None
 
     @staticmethod
     def _exclude(solver: Any, cut: Atom) -> None:

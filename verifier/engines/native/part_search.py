@@ -34,6 +34,7 @@ from verifier.engines.native.settings import PartSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed
@@ -53,7 +54,7 @@ class Outcome:
     """
 
     left: list[int] = field(default_factory=list)
-    witness: Array | None = None
+    witness: Point | None = None
     failure: str = ""
     leaves: list[Nodes] = field(default_factory=list)
 
