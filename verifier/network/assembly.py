@@ -9,7 +9,7 @@ split, expand ...) is found by letting the framework's own operator move an arra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -111,7 +111,7 @@ class Assembler:
         self.input = Value(input_name, shape)
         self._views: dict[tuple[str, Shape], str] = {}
         self._names = {input_name}
-        self._curves: dict[str, tuple[str, Curve]] = {}
+        self._made_from: dict[str, tuple[str, Curve]] = {}
 
     def finish(self, value: Value, name: str) -> Network:
         """The network whose output is this value, without its batch axis."""
@@ -194,7 +194,7 @@ class Assembler:
         if isinstance(value, Jump):
             return self._settled(value.root, value.shape, curves.of_operator(operator).after(value.curve), name)
         made = Value(self.add(operator, value.name, name=name), value.shape)
-        self._follow(made, value, curves.of_operator(operator))
+        self._made_from[made.name] = value.name, curves.of_operator(operator)
         return made
 
     @overload
@@ -217,12 +217,12 @@ class Assembler:
         spread = [np.ascontiguousarray(np.broadcast_to(a, full)).reshape(held) for a in (scale, shift)]
         made = Value(self.add(Scale(spread[0], spread[1]), value.name, name=name), full)
         if line is not None:
-            self._follow(made, value, curves.affine(*line))
+            self._made_from[made.name] = value.name, curves.affine(*line)
         return made
 
     def through(self, outer: Curve, value: Value | Jump, name: str) -> Value | Jump:
         """A function of every entry, with jumps or without."""
-        root, inner = self._curve(value)
+        root, inner = next(self._functions(value))
         return self._settled(root, value.shape, outer.after(inner), name)
 
     def combined(
@@ -233,9 +233,16 @@ class Assembler:
         None where they are not all functions of the entries of one node, or constants with one number, or the function
         has no value.
         """
-        shapes = {o.shape for o in operands if not isinstance(o, np.ndarray)}
+        full = np.broadcast_shapes(*(o.shape for o in operands))
+        computed = [o for o in operands if not isinstance(o, np.ndarray)]
+        if not computed or any(o.shape != full for o in computed):
+            return None
+        known = [dict(self._functions(o)) for o in computed]
+        root = next((r for r in known[0] if all(r in k for k in known[1:])), None)
+        if root is None:
+            return None
         parts: list[Curve] = []
-        roots = set()
+        functions = iter(known)
         for o in operands:
             if isinstance(o, np.ndarray):
                 line = _uniform(np.zeros(()), o.astype(np.float64))
@@ -243,25 +250,21 @@ class Assembler:
                     return None
                 parts.append(curves.affine(*line))
             else:
-                root, curve = self._curve(o)
-                roots.add(root)
-                parts.append(curve)
-        full = np.broadcast_shapes(*(o.shape for o in operands))
-        if len(roots) != 1 or shapes != {full}:
-            return None
+                parts.append(next(functions)[root])
         found = curves.combined(function, *parts)
-        return None if found is None else self._settled(roots.pop(), full, found, name)
+        return None if found is None else self._settled(root, full, found, name)
 
-    def _follow(self, made: Value, value: Value, outer: Curve) -> None:
-        """Remember of what entries a new node is a function, while that is short."""
-        root, inner = self._curve(value)
-        if len(inner.breaks) + len(outer.breaks) <= 8:
-            self._curves[made.name] = root, outer.after(inner)
-
-    def _curve(self, value: Value | Jump) -> tuple[str, Curve]:
-        if isinstance(value, Jump):
-            return value.root, value.curve
-        return self._curves.get(value.name, (value.name, curves.IDENTITY))
+    def _functions(self, value: Value | Jump) -> Iterator[tuple[str, Curve]]:
+        """Of which nodes' entries a tensor is a function, the nearest first, while that is short."""
+        root, curve = (value.root, value.curve) if isinstance(value, Jump) else (value.name, curves.IDENTITY)
+        while True:
+            yield root, curve
+            if root not in self._made_from:
+                return
+            root, inner = self._made_from[root]
+            if len(curve.breaks) * (len(inner.breaks) + 1) > curves.MOST_BREAKS:
+                return
+            curve = curve.after(inner)
 
     def _settled(self, root: str, shape: Shape, curve: Curve, name: str) -> Value | Jump:
         """A function of a node's entries as a value, if it is continuous."""
