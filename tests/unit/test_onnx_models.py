@@ -267,3 +267,20 @@ def test_inspect_says_the_input_ranges_of_nnet_files(tmp_path, capsys):
     assert "[-3, 4], [0.5, 7.5]" in capsys.readouterr().out
     lower, upper = loading.load(path).domain
     assert (lower.tolist(), upper.tolist()) == ([-3.0, 0.5], [4.0, 7.5])
+
+
+def test_the_input_ranges_of_nnet_files_are_the_default_domain(tmp_path):
+    path = tmp_path / "net.nnet"
+    path.write_text("1,2,2,2,\n2,2,\n0,\n-3.0,0.5,\n4.0,7.5,\n0,0,0,\n1,1,1,\n1,0,\n0,1,\n0,\n0,\n")
+    network = loading.load(path)
+    query = verifier.robustness(network, [3.5, 1.0], epsilon=2.0)
+    assert (query.box.lower.tolist(), query.box.upper.tolist()) == ([1.5, 0.5], [4.0, 3.0])
+    whole = verifier.robustness(network, [3.5, 1.0], epsilon=2.0, domain=None)
+    assert whole.box.lower.tolist() == [1.5, -1.0]
+    with pytest.raises(PropertyError, match="outside the domain"):
+        verifier.robustness(network, [5.0, 1.0], epsilon=2.0)
+    with pytest.raises(PropertyError, match="no domain"):
+        verifier.robustness(network, [3.5, 1.0], epsilon=2.0, domain="images")
+    images = verifier.robustness(loading.load(model([node("Relu", "x")])), np.full(4, 0.5), epsilon=2.0)
+    assert (images.box.lower == 0).all()
+    assert (images.box.upper == 1).all()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.properties.builders import Domain
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,9 +36,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own at x̂)")
     parser.add_argument(
         "--domain",
-        default="0,1",
+        default="network",
         metavar="LOW,HIGH",
-        help="inputs are cut to this interval (default 0,1: images); 'none' for no cut; write --domain=-1,1",
+        help="inputs are cut to this interval; 'network' (default): a .nnet file's own ranges, else 0,1 as for images; "
+        "'none': no cut; write --domain=-1,1",
     )
     _add_map_arguments(parser)
     add_solving_arguments(parser)
@@ -94,14 +98,16 @@ def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
     return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k or 0}
 
 
-def domain_of(text: str) -> tuple[float, float] | None:
-    """The interval that ``LOW,HIGH`` says; None for "none".
+def domain_of(text: str) -> Domain:
+    """The interval that ``LOW,HIGH`` says; None for "none"; "network" for itself.
 
     Raises:
         InputError: anything else, or LOW > HIGH.
     """
     from verifier.errors import InputError
 
+    if text.lower() == "network":
+        return "network"
     if text.lower() == "none":
         return None
     try:

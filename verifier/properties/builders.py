@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,10 +11,20 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.query import GradientBox, Query, larger_output_cases
-from verifier.properties.sets import Box
+from verifier.properties.sets import Box, Ends
 from verifier.properties.similarity import MapCondition
 
-Domain = tuple[float, float] | None
+Domain = Ends | None | Literal["network"]
+"""The lower and the upper ends that inputs are cut to; None: no cut; "network": `network_domain`."""
+
+
+def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
+    """The domain that is meant: the network's own for "network", and for one that has none (0, 1), as for images."""
+    if not isinstance(domain, str):
+        return domain
+    if domain != "network":
+        raise PropertyError(f"there is no domain {domain!r}", fix='"network", None, or (lower, upper)')
+    return (0.0, 1.0) if network.domain is None else network.domain
 
 
 def robustness(
@@ -21,7 +33,7 @@ def robustness(
     epsilon: float,
     *,
     label: int | None = None,
-    domain: Domain = (0.0, 1.0),
+    domain: Domain = "network",
 ) -> Query:
     """Local robustness: every input within ``epsilon`` (L∞) of ``x`` has label ``label``.
 
@@ -31,12 +43,14 @@ def robustness(
         x: the input, of the network's input shape or flat.
         epsilon: radius in input units, >= 0.
         label: the label to keep; the network's own label at ``x`` by default.
-        domain: inputs are cut to this interval, ``(0, 1)`` (images) by default; None for no cut.
+        domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
+            images; None for no cut.
 
     Raises:
         PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain (by more than float32 rounding),
             no such label.
     """
+    domain = network_domain(network, domain)
     point, moved = _point(network, x, domain)
     label = _label(network, point, label)
     return Query(
@@ -55,7 +69,7 @@ def saliency_robustness(
     delta: float,
     label: int | None = None,
     *,
-    domain: Domain = (0.0, 1.0),
+    domain: Domain = "network",
     map: str | SaliencyMap = "gradient",
     similarity: str = "linf",
     top_k: int = 0,
@@ -71,7 +85,8 @@ def saliency_robustness(
         epsilon: radius in input units, >= 0.
         delta: largest distance of the maps, >= 0, see `verifier.properties.similarity.MapCondition`.
         label: the label; the network's own label at ``x`` by default.
-        domain: inputs are cut to this interval, ``(0, 1)`` (images) by default; None for no cut.
+        domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
+            images; None for no cut.
         map: a name of `verifier.properties.maps.NAMES`, or a map made by that module's functions.
         similarity: "linf", "l1", "l2" or "top-k".
         top_k: for "top-k", how many pixels.
@@ -80,6 +95,7 @@ def saliency_robustness(
         PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
             map or similarity.
     """
+    domain = network_domain(network, domain)
     point, moved = _point(network, x, domain)
     label = _label(network, point, label)
     condition = condition_at(network, point, delta, label, map=map, similarity=similarity, top_k=top_k)
@@ -136,7 +152,7 @@ ROUNDED = 1e-6
 """Share of the domain's width by which an input may lie outside it and is moved to its end: float32 pixels are rounded."""
 
 
-def _point(network: Network, x: npt.ArrayLike, domain: Domain) -> tuple[npt.NDArray[np.float64], str]:
+def _point(network: Network, x: npt.ArrayLike, domain: Ends | None) -> tuple[npt.NDArray[np.float64], str]:
     """The input, flat; one that float32 rounding has put outside the domain is moved into it, and the text says so."""
     point = np.asarray(x, dtype=np.float64).reshape(-1)
     if point.size != network.input_size:
@@ -150,7 +166,7 @@ def _point(network: Network, x: npt.ArrayLike, domain: Domain) -> tuple[npt.NDAr
     low, high = domain
     inside = np.clip(point, low, high)
     moved = np.abs(inside - point)
-    if not moved.any() or moved.max() > ROUNDED * (high - low):
+    if not moved.any() or (moved > ROUNDED * (np.asarray(high) - np.asarray(low))).any():
         return point, ""
     entry = int(moved.argmax())
     return inside, f"; entry {entry} of the input was {moved[entry]:.1g} outside the domain and was moved to its end"
@@ -164,5 +180,10 @@ def _label(network: Network, point: npt.NDArray[np.float64], label: int | None) 
     return int(label)
 
 
-def _domain_text(domain: Domain) -> str:
-    return "" if domain is None else f", inputs in [{domain[0]:g}, {domain[1]:g}]"
+def _domain_text(domain: Ends | None) -> str:
+    if domain is None:
+        return ""
+    low, high = domain
+    if isinstance(low, np.ndarray) or isinstance(high, np.ndarray):
+        return ", inputs in the network's own ranges"
+    return f", inputs in [{low:g}, {high:g}]"

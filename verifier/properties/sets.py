@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ import numpy.typing as npt
 from verifier.errors import PropertyError
 from verifier.network.operators import Array
 from verifier.properties.numbers import Numbers
+
+Ends: TypeAlias = tuple[float | Array, float | Array]
+"""Lower and upper ends: a number for all inputs, or one for each ``(n,)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +64,7 @@ class Box:
         return Box(lower.below, upper.above, lower, upper)
 
     @staticmethod
-    def around(center: npt.ArrayLike, epsilon: float, domain: tuple[float, float] | None = (0.0, 1.0)) -> Box:
+    def around(center: npt.ArrayLike, epsilon: float, domain: Ends | None = (0.0, 1.0)) -> Box:
         """The L∞ ball of radius ``epsilon`` around ``center``, cut to ``domain`` (None: not cut); without rounding."""
         x = np.asarray(center, dtype=np.float64).reshape(-1)
         if not np.isfinite(x).all():
@@ -69,14 +73,15 @@ class Box:
             raise PropertyError(f"epsilon must be a finite number >= 0, got {epsilon}")
         lower, upper = Numbers.sum(x, -epsilon), Numbers.sum(x, epsilon)
         if domain is not None:
-            low, high = domain
+            low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), x.shape) for end in domain)
             outside = np.flatnonzero((x < low) | (x > high))
             if outside.size:
+                k = outside[0]
                 raise PropertyError(
-                    f"the center is outside the domain [{low}, {high}]: entry {outside[0]} is {x[outside[0]]}",
+                    f"the center is outside the domain [{low[k]}, {high[k]}]: entry {k} is {x[k]}",
                     fix="scale the input, or pass domain=None (no clipping) or the right domain",
                 )
-            ends = (Numbers.of(np.full(x.shape, end)) for end in (low, high))
+            ends = (Numbers.of(end.copy()) for end in (low, high))
             lower, upper = lower.at_least(next(ends)), upper.at_most(next(ends))
         return Box.exactly(lower, upper)
 
