@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -349,6 +348,14 @@ def test_bounds_of_another_region_are_refused() -> None:
         check_proof(replace(proof, bounds_base=base), query)
 
 
+def judgement(proof: Proof, query: Query) -> str:
+    """What the checker says of a proof."""
+    try:
+        return "right" if check_proof(proof, query).leaves else "empty"
+    except ProofError:
+        return "refused"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_no_altered_number_makes_a_wrong_proof_or_another_error(data) -> None:
@@ -365,8 +372,8 @@ def test_no_altered_number_makes_a_wrong_proof_or_another_error(data) -> None:
     else:
         array.flat[k] += data.draw(st.sampled_from([-100, -1, 1, 100]))
     altered = replace(proof, **{name: array})
-    with contextlib.suppress(ProofError), np.errstate(all="ignore"):
-        check_proof(altered, query)
+    with np.errstate(all="ignore"):
+        assert judgement(altered, query) in ("right", "refused")
 
 
 @settings(max_examples=25, deadline=None)

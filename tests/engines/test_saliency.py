@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from verifier.engines.base import Answer
@@ -76,7 +76,7 @@ def test_the_relu_form_is_the_network(make) -> None:  # type: ignore[no-untyped-
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 10_000), st.floats(0.05, 0.6), st.floats(0.01, 2.0))
+@given(st.integers(0, 10_000), st.floats(0.3, 1.5), st.floats(0.3, 3.0))
 def test_propagation_and_relaxation_lose_no_witness(seed: int, epsilon: float, delta: float) -> None:
     """Every sampled witness has its preactivations, its h and its phases inside what propagation keeps."""
     network = dense_network(seed)
@@ -84,8 +84,7 @@ def test_propagation_and_relaxation_lose_no_witness(seed: int, epsilon: float, d
     query = saliency_robustness(network, x, epsilon, delta, domain=None)
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
     points = points[query.holds(points)][:50]
-    if not len(points):
-        return
+    assume(len(points))
     problem = Problem.of(query)
     state = State.root(problem)
     propagate(problem, state)
@@ -175,14 +174,14 @@ def test_impossible_gradients_are_refuted_by_propagation() -> None:
         propagate(problem, State.root(problem))
 
 
-def _agrees_with_z3(query, engine: SaliencyEngine | None = None) -> bool:  # type: ignore[no-untyped-def]
-    """Z3's word; True where it knows none."""
+def check_against_z3(query, engine: SaliencyEngine | None = None) -> None:  # type: ignore[no-untyped-def]
+    """The engine decides, and as Z3 does, which decides too: a question without an answer would test nothing."""
     from verifier.engines.z3_engine import Z3Engine
 
     expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
     found = (engine or SaliencyEngine(TREE)).solve(query, Options(), Deadline.after(20))
     assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
-    return expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
+    assert found.answer is expected
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -193,7 +192,7 @@ def test_dives_agree_with_exact_arithmetic(seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
     query = saliency_robustness(network, x, 1.0, (0.02, 0.1, 0.4)[seed % 3] * size, domain=None)
-    assert _agrees_with_z3(query)
+    check_against_z3(query)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -208,7 +207,7 @@ def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int) 
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
     query = saliency_robustness(network, x, (0.02, 0.3, 1.0)[seed % 3], 0.5 * size, domain=None)
-    assert _agrees_with_z3(query, engine)
+    check_against_z3(query, engine)
 
 
 def test_added_constants_that_round_are_not_called_exact() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from verifier.engines.base import Answer
@@ -95,9 +95,9 @@ def some_leaf() -> Leaf:
 @given(st.integers(0, 10_000), st.booleans())
 def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, residual: bool) -> None:
     network = residual_network(seed) if residual else dense_network(seed, (3, 4, 9, 3))
-    found = leaf_with_witness(query_of(network, seed, 0.7, 0.5), seed)
-    if found is None:
-        return
+    found = leaf_with_witness(query_of(network, seed, 1.5, 1.0), seed)
+    assume(found is not None)
+    assert found is not None
     leaf, d, y, _ = found
     z = leaf.slope_matrix @ y + leaf.offset
     assert (z >= leaf.low - 1e-9).all()
@@ -233,10 +233,12 @@ def test_the_search_agrees_with_exact_arithmetic(seed: int, monkeypatch: pytest.
 
     monkeypatch.setattr("verifier.engines.saliency.branching.SMALL", 0)
     monkeypatch.setattr("verifier.engines.saliency.leaf_search.FEW", 1 + 3 * (seed % 2))
-    network = residual_network(seed) if seed % 5 == 4 else dense_network(seed, (3, 3, 14, 3))
-    query = query_of(network, seed, (0.3, 1.0)[seed % 2], (0.02, 0.1, 0.4)[seed % 3])
+    residual = seed % 5 == 4
+    network = residual_network(seed) if residual else dense_network(seed, (3, 3, 14, 3))
+    epsilon = 0.3 if residual else (0.3, 1.0)[seed % 2]  # larger ones Z3 does not decide
+    query = query_of(network, seed, epsilon, (0.02, 0.1, 0.4)[seed % 3])
     expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
     found = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
-    assert expected not in (Answer.SAT, Answer.UNSAT) or found.answer is expected
+    assert found.answer is expected
     assert found.x is None or replay(query, found.x).exact

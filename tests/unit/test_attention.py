@@ -185,8 +185,8 @@ def test_regions_are_those_of_the_plane_restriction(case: int) -> None:
         # a maximum written with ReLUs also tells the losers apart: our regions are pieces of theirs
         assert len(ours) >= len(theirs)
         assert ours.sum() == pytest.approx(theirs.sum(), rel=1e-9)
-        return
-    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+    else:
+        np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
 def test_one_parameter_is_the_line_restriction() -> None:

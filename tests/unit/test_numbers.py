@@ -206,6 +206,7 @@ def test_an_input_is_similar_to_itself(name: str, similarity: str) -> None:
             network, x, 0.5, 0.0, domain=None, map=named_map(name, 3, steps=3, samples=3), similarity=similarity,
             top_k=1 if similarity == "top-k" else 0,
         )  # fmt: skip
+        assert query.condition is not None or query.gradient is not None
         if query.condition is not None:
             assert query.condition.admits(query.condition.exact_map([Fraction(v) for v in x.tolist()]))
             assert query.condition.margin(x[None])[0] >= 0

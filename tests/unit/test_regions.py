@@ -111,9 +111,11 @@ def test_pattern_is_that_of_the_midpoint(seed):
     found = line(network, *rng.uniform(-1, 1, (2, network.input_size)))
     wide = np.flatnonzero(found.lengths > 1e-9)
     expected = network.pattern(found.midpoints[wide])
-    for name, piece in found.pattern(wide).items():
-        if isinstance(network[name].operator, PiecewiseLinear):
-            assert (piece == expected[name]).all()
+    pattern = found.pattern(wide)
+    names = [name for name in pattern if isinstance(network[name].operator, PiecewiseLinear)]
+    assert names
+    assert len(wide)
+    assert all((pattern[name] == expected[name]).all() for name in names)
 
 
 def test_zero_bias_through_the_origin_has_two_pieces():
