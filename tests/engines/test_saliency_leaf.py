@@ -21,6 +21,7 @@ from verifier.engines.saliency.leaf_search import LeafSearch
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation
+from verifier.engines.saliency.tree import TreeSettings
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
@@ -116,7 +117,7 @@ def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, resid
         own = np.where(d[:, None] > 0, proof.on, proof.off)
         assert (proof.bounds + own <= targets + 1e-9).all()
         assert np.minimum(own, opposite)[leaf.phases == 0] == pytest.approx(0.0)
-    search = LeafSearch(leaf)
+    search = LeafSearch(leaf, lambda case, phases: None)
     part = search._root(np.arange(1))
     assert search._tighten(part, Deadline.after(20)) is not None
     assert (z >= part.low - 1e-9).all()
@@ -162,7 +163,7 @@ def test_a_dive_leaves_the_program_as_it_was() -> None:
     relaxation = Relaxation(problem, state)
     before = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
     for phase in (1, -1):
-        dive = Dive(relaxation, state.cases[0], PseudoCosts(), lambda point: None)
+        dive = Dive(relaxation, state.cases[0], PseudoCosts(), lambda point, deadline: None)
         dive.run(Deadline.after(20), (((1, int(free[0])), phase),))
         assert (relaxation.lp.lower == before[0]).all()
         assert (relaxation.lp.upper == before[1]).all()
@@ -226,19 +227,18 @@ def test_ascents_improve() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_search_agrees_with_exact_arithmetic(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_agrees_with_exact_arithmetic(seed: int) -> None:
     """Small networks, treated as large ones: dense ones and one whose last layer reads the input."""
     pytest.importorskip("z3")
     from verifier.engines.z3_engine import Z3Engine
 
-    monkeypatch.setattr("verifier.engines.saliency.branching.SMALL", 0)
-    monkeypatch.setattr("verifier.engines.saliency.leaf_search.FEW", 1 + 3 * (seed % 2))
+    tree = replace(TREE, tree=TreeSettings(small=0, leaf_few=1 + 3 * (seed % 2)))
     residual = seed % 5 == 4
     network = residual_network(seed) if residual else dense_network(seed, (3, 3, 14, 3))
     epsilon = 0.3 if residual else (0.3, 1.0)[seed % 2]  # larger ones Z3 does not decide
     query = query_of(network, seed, epsilon, (0.02, 0.1, 0.4)[seed % 3])
     expected = Z3Engine().solve(query, Options(), Deadline.after(20)).answer
-    found = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
+    found = SaliencyEngine(tree).solve(query, Options(), Deadline.after(20))
     assert found.answer in (Answer.SAT, Answer.UNSAT), found.reason
     assert found.answer is expected
     assert found.x is None or replay(query, found.x).exact

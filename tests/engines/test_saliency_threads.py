@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import verifier
-from verifier.engines.saliency.branching import Search
+from verifier.bab import Ending
 from verifier.engines.saliency.problem import Problem
-from verifier.engines.saliency.shared_tree import SharedTree
+from verifier.engines.saliency.tree import Tree
 from verifier.limits import Deadline
 from verifier.properties.query import Query
 from verifier.search.replay import replay
@@ -34,35 +34,48 @@ def test_two_threads_decide_as_one(seed: int, share: float) -> None:
     query = query_of(seed, share)
     found = []
     for threads in (1, 2):
-        search = Search(Problem.of(query), Deadline.after(60))
-        witness = None
-        if not search.refuted_at_root():
-            witness = search.run() if threads == 1 else SharedTree(search, threads).run()
-        assert witness is not None or search.complete
+        tree, deadline = Tree(Problem.of(query)), Deadline.after(60)
+        witness = None if tree.refuted_at_root(deadline) else tree.run(deadline, threads)
+        assert tree.result.ending is (Ending.PROVED if witness is None else Ending.WITNESS)
         assert witness is None or replay(query, witness).confirmed
         found.append(witness is None)
     assert found[0] == found[1]
 
 
-def test_what_is_left_at_the_deadline_is_no_proof() -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_search_that_pauses_goes_on_where_it_was(threads: int) -> None:
     query = query_of(0, 0.1)
-    search = Search(Problem.of(query), Deadline.after(60))
-    assert not search.refuted_at_root()
-    search.deadline = Deadline.after(0)
-    assert SharedTree(search, 2).run() is None
-    assert search.timed_out
-    assert not search.complete
+    whole, deadline = Tree(Problem.of(query)), Deadline.after(60)
+    assert not whole.refuted_at_root(deadline)
+    whole.run(deadline)
+    tree = Tree(Problem.of(query))
+    assert not tree.refuted_at_root(deadline)
+    pauses = 0
+    while tree.result.ending is Ending.OPEN:
+        tree.run(deadline, threads, most=1)
+        pauses += 1
+    assert tree.result.ending is whole.result.ending
+    assert pauses > 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_left_at_the_deadline_is_no_proof(threads: int) -> None:
+    tree = Tree(Problem.of(query_of(0, 0.1)))
+    assert not tree.refuted_at_root(Deadline.after(60))
+    assert tree.run(Deadline.after(0), threads) is None
+    assert (tree.result.ending, tree.result.late) == (Ending.OPEN, True)
+    assert tree.result.left > 0
 
 
 def test_an_error_in_a_thread_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    search = Search(Problem.of(query_of(0, 0.1)), Deadline.after(60))
-    assert not search.refuted_at_root()
+    tree = Tree(Problem.of(query_of(0, 0.1)))
+    assert not tree.refuted_at_root(Deadline.after(60))
 
-    def fail(self: Search) -> None:
+    def fail(self: Tree, *rest: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Search, "step", fail)
+    monkeypatch.setattr(Tree, "bound", fail)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="broken"):
-        SharedTree(search, 2).run()
+        tree.run(Deadline.after(60), 2)
     assert threading.active_count() == before

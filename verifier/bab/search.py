@@ -122,10 +122,17 @@ class BranchAndBound(Generic[B]):
         Raises:
             EngineError: if a bounder loses subproblems.
         """
-        told = _Told(time.monotonic(), listener, self.settings)
         try:
             if len(roots):
                 self.store.push(Open(roots, np.full(len(roots), -np.inf), np.ones(len(roots))))
+        except MemoryLimitError as error:
+            return self._so_far(reason=str(error))
+        return self.resume(deadline, listener)
+
+    def resume(self, deadline: Deadline = NEVER, listener: Listener = ignore) -> SearchResult:
+        """Go on with what a run left open because `stop` said so, or for want of time before it began a subproblem."""
+        told, self._ended = _Told(time.monotonic(), listener, self.settings), ""
+        try:
             drive = self._freely if self.settings.free and self.settings.threads > 1 else self._together
             with ThreadPoolExecutor(self.settings.threads) as pool:
                 drive(pool, deadline, told)

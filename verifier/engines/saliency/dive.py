@@ -9,14 +9,27 @@ started by trials (reliability branching: Achterberg, Koch, Martin, 2005) and ke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bab import (
+    Bounded,
+    BranchAndBound,
+    Children,
+    DepthStore,
+    Ending,
+    Items,
+    LeafAnswer,
+    Settings,
+    Verdict,
+)
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import branch_trial
-from verifier.limits import Deadline
+from verifier.errors import MemoryLimitError, TimeLimitError
+from verifier.limits import Deadline, MemoryBudget
 from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 
@@ -50,34 +63,35 @@ class PseudoCosts:
         self._known[unit, phase] = (total + min(gain, MOST_GAIN), count + 1)
 
 
-@dataclass
-class DiveResult:
-    """What a dive found.
+@dataclass(eq=False)
+class _Fixed:
+    """A subproblem: some neurons' phases.
 
     Attributes:
-        witness: a confirmed witness, or None.
-        nodes, programs: how many nodes were visited.
-        depth: most phases fixed by branching.
-        unsettled: fixings of all phases that neither the LP nor a witness settled.
-        timed_out: whether the deadline stopped it.
+        basis: its parent's last one.
+        point, objective: the optimum of its program, once it was solved; None if there is none.
     """
 
-    witness: Array | None = None
-    nodes: int = 0
-    depth: int = 0
-    unsettled: list[Fixing] = field(default_factory=list)
-    timed_out: bool = False
+    fixing: Fixing
+    basis: Any = None
+    point: Array | None = None
+    objective: float = 0.0
 
 
 class Dive:
-    """The search below one state over all its unknown phases, for one case."""
+    """The search below one state over all its unknown phases, for one case: the parts of its branch and bound.
+
+    Attributes:
+        nodes, depth: how many nodes were visited, and the most phases fixed by branching.
+        unsettled: fixings of all phases that neither the LP nor a witness settled.
+    """
 
     def __init__(
         self,
         relaxation: Relaxation,
         case: int,
         costs: PseudoCosts,
-        find: Callable[[Array], Array | None],
+        find: Callable[[Array, Deadline], Array | None],
         candidates: int = CANDIDATES,
     ) -> None:
         """
@@ -87,6 +101,8 @@ class Dive:
         """
         self.relaxation, self.case, self.costs, self.find = relaxation, case, costs, find
         self.candidates = candidates
+        self.nodes = self.depth = 0
+        self.unsettled: list[Fixing] = []
         state = relaxation.state
         self.free: list[Unit] = [
             (r, k) for r, phase in enumerate(state.phase) for k in np.flatnonzero(phase == 0).tolist()
@@ -101,45 +117,65 @@ class Dive:
                 self.influence[i] = max(abs(state.h_lower[r][k]), abs(state.h_upper[r][k]))
             self.width[i] = state.z_upper[r][k] - state.z_lower[r][k]
 
-    def run(self, deadline: Deadline, start: Fixing = ()) -> DiveResult:
-        """Search below a fixing to the end, a witness or the deadline; the LP's bounds are then what they were."""
+    def run(self, deadline: Deadline, start: Fixing = ()) -> Array | None:
+        """Search below a fixing; a witness, or None: then all but `unsettled` is refuted.
+
+        The program's bounds are then what they were.
+
+        Raises:
+            TimeLimitError, MemoryLimitError: a limit was reached before.
+        """
+        search = BranchAndBound(
+            store=DepthStore[Items[_Fixed]](MemoryBudget.of(None)),
+            bounder=self,
+            brancher=self,
+            leaf=self,
+            settings=Settings(batch=1, piece=1),
+        )
         try:
-            return self._run(deadline, start)
+            found = search.run(Items((_Fixed(start),)), deadline)
         finally:
             self._apply(())
+        if found.ending is Ending.OPEN:
+            raise (TimeLimitError if found.late else MemoryLimitError)(found.reason)
+        return found.witness
 
-    def _run(self, deadline: Deadline, start: Fixing) -> DiveResult:
-        result = DiveResult()
-        stack: list[tuple[Fixing, Any]] = [(start, None)]
-        lp = self.relaxation.lp
-        while stack:
-            if deadline.passed:
-                result.timed_out = True
-                return result
-            fixing, basis = stack.pop()
-            result.nodes += 1
-            result.depth = max(result.depth, len(fixing))
-            self._apply(fixing)
-            if basis is not None:
-                lp.restore_basis(basis)
-            answer = self.relaxation.solve(self.case, deadline)
-            if answer.status is LpStatus.INFEASIBLE:
-                continue
-            if answer.status is LpStatus.STOPPED:
-                result.timed_out = True
-                return result
-            if answer.point is not None:
-                result.witness = self.find(answer.point)
-                if result.witness is not None:
-                    return result
-            basis = lp.keep_basis()
-            branch = self._branch(fixing, answer.point, answer.objective, basis)
-            if branch is None:
-                result.unsettled.append(fixing)
-                continue
-            unit, first = branch
-            stack += [((*fixing, (unit, phase)), basis) for phase in (-first, first)]
-        return result
+    # -- the parts of the branch and bound ---------------------------------------------------------------
+    def bound(self, batch: Items[_Fixed], deadline: Deadline) -> Bounded[Items[_Fixed]]:
+        """See `verifier.bab.Bounder.bound`."""
+        (node,), lp = batch.items, self.relaxation.lp
+        self.nodes += 1
+        self.depth = max(self.depth, len(node.fixing))
+        self._apply(node.fixing)
+        if node.basis is not None:
+            lp.restore_basis(node.basis)
+        answer = self.relaxation.solve(self.case, deadline)
+        if answer.status is LpStatus.INFEASIBLE:
+            return Bounded(batch, np.ones(1))
+        if answer.status is LpStatus.STOPPED:
+            deadline.check("while a linear program was solved")
+        witness = None if answer.point is None else self.find(answer.point, deadline)
+        node.basis, node.point, node.objective = lp.keep_basis(), answer.point, answer.objective
+        return Bounded(batch, np.full(1, -1.0), witness)
+
+    def split(self, batch: Items[_Fixed], lower: Array) -> Children[Items[_Fixed]]:
+        """See `verifier.bab.Brancher.split`: the phase that is searched first is the last one."""
+        (node,) = batch.items
+        branch = self._branch(node.fixing, node.point, node.objective, node.basis)
+        if branch is None:
+            return Children(Items(()), np.zeros(0, dtype=np.intp))
+        unit, first = branch
+        children = tuple(_Fixed((*node.fixing, (unit, phase)), node.basis) for phase in (-first, first))
+        return Children(Items(children), np.zeros(2, dtype=np.intp))
+
+    def takes(self, batch: Items[_Fixed], lower: Array) -> npt.NDArray[np.bool_]:
+        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
+        return np.zeros(len(batch), dtype=bool)
+
+    def solve(self, leaf: Items[_Fixed], deadline: Deadline) -> LeafAnswer:
+        """See `verifier.bab.LeafSolver.solve`: it is done with here, and left to others."""
+        self.unsettled.append(leaf.items[0].fixing)
+        return LeafAnswer(Verdict.REFUTED)
 
     def _apply(self, fixing: Fixing) -> None:
         """Bounds of the columns under a fixing."""

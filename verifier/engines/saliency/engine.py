@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from verifier.bab import Ending
 from verifier.engines.base import (
     PIECEWISE_LINEAR,
     Answer,
@@ -22,8 +23,8 @@ from verifier.engines.base import (
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
-from verifier.engines.saliency.branching import Search
 from verifier.engines.saliency.problem import Problem
+from verifier.engines.saliency.tree import Tree, TreeSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
@@ -49,7 +50,8 @@ class SaliencySettings:
             comes after it closes only what has few unknown phases, soon or not at all.
         native: how the query without its gradient is decided.
         exact: networks that are searched in exact arithmetic beside the tree, and how long at first.
-        tree_steps: steps of the tree before that.
+        tree_steps: subproblems of the tree before that.
+        tree: how the tree is searched.
     """
 
     exact_up_to: int = 300
@@ -61,6 +63,7 @@ class SaliencySettings:
     native: NativeSettings = NativeSettings()
     exact: ExactSettings = ExactSettings()
     tree_steps: int = 20
+    tree: TreeSettings = TreeSettings()
 
 
 @cache
@@ -96,61 +99,54 @@ class SaliencyEngine(Engine):
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         query = balanced(query)
-        search = Search(Problem.of(query), deadline)
+        tree = Tree(Problem.of(query), options.memory, self.settings.tree)
         large = query.network.neurons > self.settings.large
-        label = self._without_gradient(query, search, options, deadline, listener) if large else None
-        refuted = label is None and search.refuted_at_root()
+        label = self._without_gradient(query, tree, options, deadline, listener) if large else None
+        refuted = label is None and tree.refuted_at_root(deadline)
         if not (large or refuted):
-            label = self._without_gradient(query, search, options, deadline, listener)
+            label = self._without_gradient(query, tree, options, deadline, listener)
         if label is not None:
-            return replace(label, statistics={**search.statistics.as_dict(), **label.statistics})
+            return replace(label, statistics={**tree.statistics.as_dict(), **label.statistics})
         witness, exact = None, None
         if not refuted and query.network.neurons <= self.settings.exact.neurons:
-            witness, exact = self._beside(query, search, deadline)
+            witness, exact = self._beside(query, tree, deadline)
         elif not refuted:
-            witness = self._search(query, search, options.threads)
-        statistics = search.statistics.as_dict()
+            witness = tree.run(deadline, options.threads if query.network.neurons > self.settings.small else 1)
+        statistics = tree.statistics.as_dict()
         if exact is not None:
             return replace(exact, statistics={**statistics, **exact.statistics})
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
-        if search.timed_out:
+        if tree.result.late:
             return EngineResult(answer=Answer.TIMEOUT, reason="the deadline passed", statistics=statistics)
-        if not search.complete:
+        if tree.result.ending is not Ending.PROVED:
             exact = self._exactly(query, options, deadline)
             if exact is not None:
-                return replace(exact, statistics={**statistics, "open leaves": search.statistics.open_leaves})
-            reason = f"{search.statistics.open_leaves} linear regions stayed undecided within rounding errors"
+                return replace(exact, statistics={**statistics, "open leaves": tree.result.stuck})
+            reason = f"{tree.result.stuck} {tree.result.reason}" if tree.result.stuck else tree.result.reason
             return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
-        certainty = Certainty.RIGOROUS if search.problem.form.exact else Certainty.NUMERICAL
+        certainty = Certainty.RIGOROUS if tree.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
 
-    def _search(self, query: Query, search: Search, threads: int) -> Point | None:
-        if threads == 1 or query.network.neurons <= self.settings.small:
-            return search.run()
-        from verifier.engines.saliency.shared_tree import SharedTree  # imported here: few need it
-
-        return SharedTree(search, threads).run()
-
-    def _beside(self, query: Query, search: Search, deadline: Deadline) -> tuple[Point | None, EngineResult | None]:
+    def _beside(self, query: Query, tree: Tree, deadline: Deadline) -> tuple[Point | None, EngineResult | None]:
         """A tiny network: the tree, and all linear regions in exact arithmetic beside it; what ends first decides."""
         steps, work = self.settings.tree_steps, float(self.settings.exact.at_once)
         exact = RegionSearch(query)
         while True:
-            witness = search.run(steps)
-            if witness is not None or search.timed_out or search.complete:
+            witness = tree.run(deadline, most=steps)
+            if tree.result.ending is not Ending.OPEN or tree.result.late:
                 return witness, None
-            if not search.stack:  # what the tree left is for exact arithmetic to say
+            if tree.result.left == tree.result.stuck:  # what the tree left is for exact arithmetic to say
                 work = float("inf")
             if exact.run(work, deadline):
                 return None, exact.result()
             if deadline.passed:
-                search.timed_out = True
+                tree.result = replace(tree.result, late=True)
                 return None, None
             steps, work = 2 * steps, 2 * work
 
     def _without_gradient(
-        self, query: Query, search: Search, options: Options, deadline: Deadline, listener: Listener
+        self, query: Query, tree: Tree, options: Options, deadline: Deadline, listener: Listener
     ) -> EngineResult | None:
         """Where the outputs' conditions cannot be met at all, nothing about the gradient is needed.
 
@@ -177,7 +173,7 @@ class SaliencyEngine(Engine):
         if met is not None:
             patience = PATIENCE if query.network.neurons > self.settings.large else IMPATIENCE
             within = Deadline.after(min(most, deadline.left))
-            found = MapAttack(search.problem, options.seed).run(met[None], within, patience)
+            found = MapAttack(tree.problem, options.seed).run(met[None], within, patience)
         if found is None and options.prepass and (met is None or query.condition is not None):
             found = find_witness(query, deadline, options.seed + 1, listener, most)
         return None if found is None else EngineResult(answer=Answer.SAT, x=found)

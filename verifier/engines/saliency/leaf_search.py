@@ -8,15 +8,28 @@ stays open is branched on the phase that raises the bound of its worst case most
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bab import (
+    Bounded,
+    BranchAndBound,
+    Children,
+    DepthStore,
+    Ending,
+    Items,
+    LeafAnswer,
+    Settings,
+    Verdict,
+)
 from verifier.engines.saliency.leaf import Leaf
 from verifier.engines.saliency.leaf_lagrangian import Columns, Lagrangian, Proof, Single
 from verifier.engines.saliency.problem import Phases
-from verifier.limits import Deadline
+from verifier.errors import MemoryLimitError, TimeLimitError
+from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 
 BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97
@@ -27,8 +40,6 @@ TIGHTEN, LATER, BRANCHING = (0.2, 0.99), (0.1, 0.993), (0.05, 0.95)
 """Length of the first step, and factor from each to the next: in a leaf, in its parts, in a branching on trial."""
 CANDIDATES = 4
 """Branchings tried at a subproblem."""
-FEW = 6
-"""Subproblems with at most so many free phases are left to linear programs."""
 
 
 @dataclass(eq=False)
@@ -38,6 +49,8 @@ class _Part:
     Attributes:
         cases: ``(c,)`` places in the leaf's cases; of_cases: ``(m + K, c)``; of_neurons: ``(m + K, 2 m)``.
         worst: the place of the case with the least bound.
+        score: what branching on each neuron promises, once the part is tightened.
+        closed: whether a branching closes both its halves.
     """
 
     low: Array
@@ -48,38 +61,82 @@ class _Part:
     of_neurons: Single
     depth: int
     worst: int = 0
+    score: Array | None = None
+    closed: bool = False
 
 
 class LeafSearch:
-    """The tree below one leaf; `run` yields the parts that it leaves to others."""
+    """The tree below one leaf: the parts of its branch and bound.
 
-    def __init__(self, leaf: Leaf) -> None:
-        self.leaf, self.lagrangian = leaf, Lagrangian(leaf)
+    Attributes:
+        nodes, depth: how many parts were visited, and the most phases fixed by branching.
+    """
+
+    def __init__(self, leaf: Leaf, settle: Callable[[int, Phases], Array | None], few: int = 6) -> None:
+        """
+        Args:
+            settle: takes over a case of a part, ``(m,)`` phases, that is neither closed nor worth another branching
+                here; gives a witness if it finds one.
+            few: parts with at most so many free phases are left to it.
+        """
+        self.leaf, self.lagrangian, self.settle, self.few = leaf, Lagrangian(leaf), settle, few
         self.nodes, self.depth = 0, 0
-        self.timed_out = False
         self._allowed = (self.lagrangian.cases > 0).astype(np.float32)
 
-    def run(self, deadline: Deadline) -> Iterator[tuple[int, Phases]]:
-        """Cases and phases ``(m,)`` of subproblems that are neither closed nor worth another branching here."""
+    def run(self, deadline: Deadline) -> Array | None:
+        """A witness, or None: then all that `settle` was not given is refuted.
+
+        Raises:
+            TimeLimitError, MemoryLimitError: a limit was reached before.
+        """
         leaf = self.leaf
         for k in np.flatnonzero(~leaf.case_rows.any(axis=1)):  # these speak of the input or the gradient alone
-            yield leaf.cases[k], leaf.phases
+            witness = self.settle(leaf.cases[k], leaf.phases)
+            if witness is not None:
+                return witness
         cases = np.flatnonzero(leaf.case_rows.any(axis=1))
-        parts = [self._root(cases)] if len(cases) else []
-        while parts:
-            if deadline.passed:
-                self.timed_out = True
-                return
-            part = parts.pop()
-            self.depth = max(self.depth, part.depth)
-            self.nodes += 1
-            score = self._tighten(part, deadline)
-            if score is None:
-                continue
-            if (part.phases == 0).sum() <= FEW:
-                yield from ((leaf.cases[k], part.phases) for k in part.cases)
-            else:
-                parts += self._branch(part, score)
+        roots = (self._root(cases),) if len(cases) else ()
+        search = BranchAndBound(
+            store=DepthStore[Items[_Part]](MemoryBudget.of(None)),
+            bounder=self,
+            brancher=self,
+            leaf=self,
+            settings=Settings(batch=1, piece=1),
+        )
+        found = search.run(Items(roots), deadline)
+        if found.ending is Ending.OPEN:
+            raise (TimeLimitError if found.late else MemoryLimitError)(found.reason)
+        return found.witness
+
+    # -- the parts of the branch and bound ---------------------------------------------------------------
+    def bound(self, batch: Items[_Part], deadline: Deadline) -> Bounded[Items[_Part]]:
+        """See `verifier.bab.Bounder.bound`."""
+        (part,) = batch.items
+        self.depth = max(self.depth, part.depth)
+        self.nodes += 1
+        part.score = self._tighten(part, deadline)
+        return Bounded(batch, np.full(1, 1.0 if part.score is None else -1.0))
+
+    def split(self, batch: Items[_Part], lower: Array) -> Children[Items[_Part]]:
+        """See `verifier.bab.Brancher.split`."""
+        (part,) = batch.items
+        assert part.score is not None
+        children = self._branch(part, part.score)
+        part.closed = not children
+        return Children(Items(tuple(children)), np.zeros(len(children), dtype=np.intp))
+
+    def takes(self, batch: Items[_Part], lower: Array) -> npt.NDArray[np.bool_]:
+        """See `verifier.bab.LeafSolver.takes`."""
+        return np.array([(part.phases == 0).sum() <= self.few for part in batch.items])
+
+    def solve(self, leaf: Items[_Part], deadline: Deadline) -> LeafAnswer:
+        """See `verifier.bab.LeafSolver.solve`: others take over what is open, and this search is done with it."""
+        (part,) = leaf.items
+        for k in () if part.closed else part.cases:
+            witness = self.settle(self.leaf.cases[k], part.phases)
+            if witness is not None:
+                return LeafAnswer(Verdict.WITNESS, witness)
+        return LeafAnswer(Verdict.REFUTED)
 
     def _root(self, cases: Array) -> _Part:
         """All of the leaf; its ascents start at CROWN's slopes."""

@@ -218,6 +218,21 @@ class State:
         return State(*arguments)
 
     @property
+    def nbytes(self) -> float:
+        """Bytes that it holds, about."""
+        arrays = (
+            self.phase,
+            self.forced,
+            self.z_lower,
+            self.z_upper,
+            self.h_lower,
+            self.h_upper,
+            self.v_lower,
+            self.v_upper,
+        )
+        return float(sum(a.nbytes for lists in arrays for a in lists) + 2 * self.g_lower.nbytes)
+
+    @property
     def unknown(self) -> int:
         """Number of neurons whose phase is not known."""
         return sum(int((p == 0).sum()) for p in self.phase)
