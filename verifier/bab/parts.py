@@ -58,7 +58,11 @@ class Items(Generic[T]):
 
     def take(self, which: Any) -> Items[T]:
         """See `Batch.take`."""
-        return Items(tuple(self.items[k] for k in np.arange(len(self.items))[which]), self.size)
+        if isinstance(which, slice):
+            return Items(self.items[which], self.size)
+        if which.dtype == bool:
+            which = np.flatnonzero(which)
+        return Items(tuple(self.items[k] for k in which.tolist()), self.size)
 
     @classmethod
     def join(cls, parts: Sequence[Items[T]]) -> Items[T]:

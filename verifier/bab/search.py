@@ -100,7 +100,7 @@ class BranchAndBound(Generic[B]):
     Attributes:
         store: where open subproblems wait; empty at first.
         bounder, brancher, leaf: the parts.
-        stop: asked between batches with the search so far: a reason to give up, or "".
+        stop: asked between batches with the search so far: a reason to give up, or ""; None: never.
     """
 
     store: Store[B]
@@ -108,7 +108,7 @@ class BranchAndBound(Generic[B]):
     brancher: Brancher[B]
     leaf: LeafSolver[B] = field(default_factory=NoLeafSolver)
     settings: Settings = Settings()
-    stop: Callable[[SearchResult], str] = lambda so_far: ""
+    stop: Callable[[SearchResult], str] | None = None
     _done: int = 0
     _closed: float = 0.0
     _stuck: list[tuple[float, str]] = field(default_factory=list)
@@ -152,7 +152,8 @@ class BranchAndBound(Generic[B]):
         size, threads = self.settings.piece, self.settings.threads
         while len(self.store) and self._goes_on(deadline, told):
             some = self.store.pop(self.settings.batch)
-            pieces = [some.take(np.arange(k, min(k + size, len(some)))) for k in range(0, len(some), size)]
+            starts = range(0, len(some), size) if len(some) > size else ()
+            pieces = [some.take(np.arange(k, min(k + size, len(some)))) for k in starts] or [some]
             self._taken = pieces
             if threads == 1 or len(pieces) == 1:
                 results = [self._work(piece, deadline) for piece in pieces]
@@ -205,10 +206,11 @@ class BranchAndBound(Generic[B]):
         """Whether more is to be done; raises if the time is over."""
         if self._witness is not None or self._ended:
             return False
-        so_far = self._so_far()
-        told.tell(so_far)
+        if told.due:
+            told.tell(self._so_far())
         deadline.check("before the next subproblem")
-        self._ended = self.stop(so_far)
+        if self.stop is not None:
+            self._ended = self.stop(self._so_far())
         return not self._ended
 
     def _collect(self, worked: _Worked[B]) -> None:
@@ -230,24 +232,29 @@ class BranchAndBound(Generic[B]):
         if found.witness is not None:
             return worked
         closed = found.lower > 0  # NaN proves nothing
-        left = Open(found.batch, np.fmax(found.lower, piece.lower), piece.share).take(~closed)
-        worked.closed = float(piece.share[closed].sum())
+        left = Open(found.batch, np.fmax(found.lower, piece.lower), piece.share)
+        if closed.any():
+            worked.closed = float(piece.share[closed].sum())
+            left = left.take(np.flatnonzero(~closed))
         if not len(left):
             return worked
-        keep, asked = np.ones(len(left), dtype=bool), self.leaf.takes(left.batch, left.lower)
-        for k in np.flatnonzero(asked).tolist():
-            answer = self._ask(worked, left, k, deadline)
-            keep[k] = answer.verdict is Verdict.OPEN
-        left = left.take(keep)
+        asked = np.flatnonzero(self.leaf.takes(left.batch, left.lower))
+        if len(asked):
+            keep = np.ones(len(left), dtype=bool)
+            for k in asked.tolist():
+                keep[k] = self._ask(worked, left, k, deadline).verdict is Verdict.OPEN
+            if not keep.all():
+                left = left.take(np.flatnonzero(keep))
         if worked.witness is not None or not len(left):
             return worked
         children = self.brancher.split(left.batch, left.lower)
-        for k in np.setdiff1d(np.arange(len(left)), children.parent).tolist():
+        count = np.bincount(children.parent, minlength=len(left))
+        for k in np.flatnonzero(count == 0).tolist():
             answer = self._ask(worked, left, k, deadline)
             if answer.verdict is Verdict.OPEN:
                 worked.stuck.append((float(left.lower[k]), answer.reason))
-        share = left.share / np.maximum(np.bincount(children.parent, minlength=len(left)), 1)
         if len(children.parent):
+            share = left.share / np.maximum(count, 1)
             worked.children = Open(children.batch, left.lower[children.parent], share[children.parent])
         return worked
 
@@ -299,12 +306,15 @@ class _Told:
     settings: Settings
     last: float = 0.0
 
+    @property
+    def due(self) -> bool:
+        """Whether the last time was long enough ago."""
+        return time.monotonic() - self.began - self.last >= self.settings.pause
+
     def tell(self, now: SearchResult) -> None:
-        """Tell it unless that was done just before."""
-        seconds = time.monotonic() - self.began
-        if seconds - self.last >= self.settings.pause:
-            self.last = seconds
-            unit = self.settings.unit
-            self.listener(
-                Progress(seconds=seconds, stage="solve", done=now.done, unit=unit, left=now.left, bound=now.worst)
-            )
+        """How far the search has come."""
+        self.last = seconds = time.monotonic() - self.began
+        unit = self.settings.unit
+        self.listener(
+            Progress(seconds=seconds, stage="solve", done=now.done, unit=unit, left=now.left, bound=now.worst)
+        )

@@ -103,7 +103,8 @@ class DepthStore(Generic[B]):
     def push(self, some: Open[B]) -> None:
         """See `Store.push`."""
         if len(some):
-            self._stack.append(some.take(np.argsort(some.lower, kind="stable")))
+            sorted_already = len(some) == 1 or bool((some.lower[1:] >= some.lower[:-1]).all())
+            self._stack.append(some if sorted_already else some.take(np.argsort(some.lower, kind="stable")))
             self._count += len(some)
             self._held += self._stack[-1].batch.nbytes
         _check(self._held, self._memory)
@@ -123,4 +124,4 @@ class DepthStore(Generic[B]):
             parts.append(some)
             most -= len(some)
             self._count -= len(some)
-        return Open.join(parts)
+        return parts[0] if len(parts) == 1 else Open.join(parts)
