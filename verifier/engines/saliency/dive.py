@@ -32,6 +32,7 @@ from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.limits import Deadline, MemoryBudget
 from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 CANDIDATES = 8
 """Neurons among which a node of a large network chooses its branching."""
@@ -91,7 +92,7 @@ class Dive:
         relaxation: Relaxation,
         case: int,
         costs: PseudoCosts,
-        find: Callable[[Array, Deadline], Array | None],
+        find: Callable[[Array, Deadline], Point | None],
         candidates: int = CANDIDATES,
     ) -> None:
         """
@@ -117,7 +118,7 @@ class Dive:
                 self.influence[i] = max(abs(state.h_lower[r][k]), abs(state.h_upper[r][k]))
             self.width[i] = state.z_upper[r][k] - state.z_lower[r][k]
 
-    def run(self, deadline: Deadline, start: Fixing = ()) -> Array | None:
+    def run(self, deadline: Deadline, start: Fixing = ()) -> Point | None:
         """Search below a fixing; a witness, or None: then all but `unsettled` is refuted.
 
         The program's bounds are then what they were.

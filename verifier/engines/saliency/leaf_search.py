@@ -31,6 +31,7 @@ from verifier.engines.saliency.problem import Phases
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
+from verifier.properties.numbers import Point
 
 BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97
 """Steps between proofs in tightening, most and fewest of them, and the factor on the mean width that does not pay."""
@@ -72,7 +73,7 @@ class LeafSearch:
         nodes, depth: how many parts were visited, and the most phases fixed by branching.
     """
 
-    def __init__(self, leaf: Leaf, settle: Callable[[int, Phases], Array | None], few: int = 6) -> None:
+    def __init__(self, leaf: Leaf, settle: Callable[[int, Phases], Point | None], few: int = 6) -> None:
         """
         Args:
             settle: takes over a case of a part, ``(m,)`` phases, that is neither closed nor worth another branching
@@ -83,7 +84,7 @@ class LeafSearch:
         self.nodes, self.depth = 0, 0
         self._allowed = (self.lagrangian.cases > 0).astype(np.float32)
 
-    def run(self, deadline: Deadline) -> Array | None:
+    def run(self, deadline: Deadline) -> Point | None:
         """A witness, or None: then all that `settle` was not given is refuted.
 
         Raises:
