@@ -1,15 +1,15 @@
-"""The attention paper's experiment: 360 exhaustive maps, journalled, and its Table 2 beside ours.
+"""The attention paper's experiment (Munakata et al., NFM 2023): its 360 problems by each algorithm, beside its Table 2.
 
-    python benchmarks/attention.py                  all sizes (goes on from the journal)
-    python benchmarks/attention.py fnn-100 cnn-s    some sizes
-    python benchmarks/attention.py --beyond         three parameters, MaxPool, CIFAR-10 convSmall
-    python benchmarks/attention.py --train          train the networks that are missing
-    python benchmarks/attention.py --report         write the tables from the journal, run nothing
-    python benchmarks/attention.py --again cnn-s    run problems again that are in the journal
-    python benchmarks/attention.py --sweep          only the share of Θ that is AR at other deltas (times not kept)
+    python benchmarks/attention.py areas                       all sizes by one algorithm (goes on from the journal)
+    python benchmarks/attention.py gbs-CR fnn-100 fnn-200      some sizes
+    python benchmarks/attention.py bfs --limit 20              seconds a problem
+    python benchmarks/attention.py variants                    what the gradient is taken of, on a grid
+    python benchmarks/attention.py beyond                      three to five parameters, other maps, large networks
+    python benchmarks/attention.py --report                    write tables and figures from the journal, run nothing
 
-Each problem runs in a child process of its own; one line of JSON per finished problem goes to the journal,
-so that an interrupted run loses at most one problem.
+Algorithms: ``bfs`` every linear region, ``gbs-CR``, ``gbs-AR``, ``gbs-CRAR`` the boundary around θ = 0 (w^δ = 0.2),
+``areas`` the verdict by tiles with rigorous bounds. Each problem runs in a child process of at most 8 GiB; one line of
+JSON per finished problem goes to the journal, so that an interrupted run loses at most one problem.
 """
 
 from __future__ import annotations
@@ -18,98 +18,141 @@ import argparse
 import json
 import os
 import resource
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from attention_networks import ARCHITECTURES, DATASETS, FOLDER, PAPER, images, load, train
-from common import RESULTS, data_folder, machine, table
+from attention_networks import DATASETS, PAPER, images, load
+from attention_tables import JOURNAL, journal, write_report
+from common import RESULTS, data_folder
 
-from verifier.attention import attention_map
-from verifier.encodings.perturbations import Brightness, Patch, Perturbation, Translation
-from verifier.network.graph import Network
+from verifier.attention import AreaMap, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
+from verifier.encodings.perturbations import Brightness, Contrast, Patch, Perturbation, Translation, perturbed
+from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.piecewise import MaxPool, relu
 
-JOURNAL = RESULTS / "attention_journal.jsonl"
 COMBINATIONS = ("BP", "TP", "TB")
-DELTA, WIDTH = 3.0, 0.2
-SWEEP = (0.1, 0.3, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0)
-"""Other deltas, for the share of Θ on which the inconsistency stays within them (from the same map)."""
-TIMEOUT = 900.0
-SOURCES = ("../../verifier", "../../encodings")
-
-KNOWN = {
-    "fnn-100": "exhaustive: 25 of 60 timed out",
-    "cnn-s": "gbs-AR: 33 of 60 timed out",
-    "cnn-m": "56 of 60 failed (memory)",
-}
-"""What is known here of the paper's Table 2 (4 threads, 2 hours and up to 30 GiB a problem)."""
+DELTA, BAND, WIDTH = 3.0, 0.2, 1.0
+"""The paper's δ and w^δ; and the upper end of every parameter, for which it gives no number (see the report)."""
+GIBIBYTES = 8
+ALGORITHMS = ("areas", "bfs", "gbs-CR", "gbs-AR", "gbs-CRAR")
+FOLLOWS = {"gbs-CR": "label", "gbs-AR": "attention", "gbs-CRAR": "both"}
 
 
-def perturbation(letter: str) -> Perturbation:
-    """The paper's perturbations, each over [0, w]: +θ on all pixels, +θ on a 3 × 3 patch, θ pixels to the right."""
-    if letter == "B":
-        return Brightness(low=0.0, high=WIDTH)
-    if letter == "P":
-        return Patch(low=0.0, high=WIDTH, top=4, left=4, height=3, width=3)
-    return Translation(low=0.0, high=WIDTH, right=1)
+def perturbation(letter: str, width: float = WIDTH) -> Perturbation:
+    """Over [0, w]: +θ on all pixels, +θ on a 3 × 3 patch, θ pixels to the right; beyond the paper down, and contrast."""
+    kinds: dict[str, Callable[[], Perturbation]] = {
+        "B": lambda: Brightness(low=0.0, high=width),
+        "P": lambda: Patch(low=0.0, high=width, top=4, left=4, height=3, width=3),
+        "T": lambda: Translation(low=0.0, high=width, right=1),
+        "D": lambda: Translation(low=0.0, high=width, down=1, right=0),
+        "C": lambda: Contrast(low=0.0, high=width),
+    }
+    return kinds[letter]()
 
 
-def measure(
-    network: Network, image: np.ndarray, letters: str, timeout: float = TIMEOUT, **options: Any
-) -> dict[str, Any]:
-    """One map, as a record for the journal."""
+def measure(algorithm: str, network: Network, image: np.ndarray, letters: str, limit: float) -> dict[str, Any]:
+    """One problem by one algorithm, as a record for the journal."""
     began, cpu = time.perf_counter(), time.process_time()
-    m = attention_map(network, image, [perturbation(c) for c in letters], DELTA, timeout=timeout, **options)
-    record: dict[str, Any] = {
-        "status": "done" if m.complete else "timeout",
-        "reason": m.reason,
+    kinds = [perturbation(c) for c in letters]
+    m: AreaMap | RegionMap
+    if algorithm == "areas":
+        m = attention_areas(
+            network, image, kinds, DELTA, how=AreaSettings(answers_only=True, smallest=1e-8), timeout=limit
+        )
+        record: dict[str, Any] = {"tiles": m.bounded, "reason": m.reason}
+    else:
+        options: dict[str, Any] = (
+            {"method": "gbs", "aspect": FOLLOWS[algorithm], "band": BAND if algorithm != "gbs-CR" else 0.0}
+            if algorithm in FOLLOWS
+            else {}
+        )
+        m = attention_map(network, image, kinds, DELTA, timeout=limit, **options)
+        s = m.summary
+        record = {
+            "reason": m.reason,
+            "method": m.method,
+            "units": m.perturbed.network.neurons,
+            "regions": s.regions,
+            "covered": s.covered,
+            "label_share": s.label_share,
+            "volumes": {k: float(f"{v:.9g}") for k, v in s.volumes.items()},
+            "near": s.near_delta + s.tied,
+        }
+        for aspect in ("label", "attention"):
+            if m.table is not None and m.complete and (m.method == "exhaustive" or aspect in m.boundary):
+                far = m.farthest(aspect)  # type: ignore[arg-type]
+                record[f"{aspect}_farthest"] = None if far is None else round(far[1], 6)
+                record[f"{aspect}_outermost"] = int(m.outermost(aspect).sum())  # type: ignore[arg-type]
+                record[f"{aspect}_outside"] = int(m.outside(aspect).sum())  # type: ignore[arg-type]
+    return {
+        "answers": {a: found.answer.value for a, found in m.answers.items()},
+        **record,
         "seconds": round(time.perf_counter() - began, 3),
         "cpu": round(time.process_time() - cpu, 3),
         "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "neurons": m.perturbed.network.neurons,
-        "regions": m.summary.regions,
-        "counts": dict(m.summary.counts),
-        "volumes": {k: float(f"{v:.9g}") for k, v in m.summary.volumes.items()},
-        "covered_minus_1": m.summary.covered - 1.0,
-        "label_share": m.summary.label_share,
-        "largest": m.summary.largest,
-        "near_delta": m.summary.near_delta,
-        "robust": dict(m.robust),
     }
-    record["revision"] = revision()
-    if m.table is not None:
-        shares = m.table.volumes / m.table.volumes.sum()
-        record["sweep"] = {str(d): float(f"{shares[m.table.high <= d].sum():.9g}") for d in SWEEP}
-        for aspect in ("label", "attention"):
-            far = m.farthest(aspect)  # type: ignore[arg-type]
-            record[f"{aspect}_farthest"] = None if far is None else round(far[1], 6)
-            record[f"{aspect}_outermost"] = int(m.outermost(aspect).sum())  # type: ignore[arg-type]
-            record[f"{aspect}_enclaves"] = m.enclaves(aspect)  # type: ignore[arg-type]
-    return record
 
 
-def revision() -> str:
-    """The commit of the sources, "+" if they are changed."""
-    say = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=RESULTS).stdout.strip()  # noqa: E731
-    return say("git", "rev-parse", "--short", "HEAD") + (
-        "+" if say("git", "status", "--porcelain", "-uno", "--", *SOURCES) else ""
-    )
+def variants(network: Network, image: np.ndarray, letters: str) -> dict[str, Any]:
+    """The largest inconsistency on a 21 × 21 grid, if the gradient is taken of outputs, of a softmax or of a ReLU."""
+    layer = perturbed(network, image, [perturbation(c) for c in letters])
+    axes = [np.linspace(0.0, WIDTH, 21)] * 2
+    theta = np.stack([g.reshape(-1) for g in np.meshgrid(*axes)], axis=1)
+    settings, label = Inconsistency(), 0
+    classes = range(network.output_size)
+
+    def jacobians(x: np.ndarray) -> np.ndarray:
+        return np.stack([network.gradient(x, j) for j in classes], axis=1)
+
+    def moved(maps: np.ndarray) -> np.ndarray:
+        total = np.repeat(maps[None], len(theta), axis=0)
+        for i, p in enumerate(layer.perturbations):
+            path = p.map_path(maps)
+            if path is not None:
+                total = total + path(theta[:, i])
+        return total
+
+    def largest(heads: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+        ends = []
+        start = heads(layer.image.reshape(1, -1), jacobians(layer.image.reshape(1, -1)))[0]
+        start = start.reshape(-1, *layer.image.shape)
+        x = layer.images(theta).reshape(len(theta), -1)
+        maps = heads(x, jacobians(x)).reshape(len(theta), *start.shape)
+        gap = (maps - moved(start)).reshape(len(theta), len(start), -1)
+        ends.append(np.sqrt((gap**2).sum(axis=2)).sum(axis=1).max())
+        return float(max(ends))
+
+    def softmax(x: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        outputs = network.forward(x).reshape(len(x), -1)
+        p = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return np.asarray(p[:, :, None] * (jacobian - (p[:, :, None] * jacobian).sum(axis=1, keepdims=True)))
+
+    def positive(x: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+        return np.asarray(jacobian * (network.forward(x).reshape(len(x), -1) > 0)[:, :, None])
+
+    del settings, label
+    return {
+        "outputs": largest(lambda x, jacobian: jacobian),
+        "softmax": largest(softmax),
+        "relu": largest(positive),
+    }
 
 
-def in_child(work: Any) -> dict[str, Any]:
-    """Run ``work()`` in a forked child (so that its peak memory is its own) and return its record."""
+def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run ``work()`` in a forked child (its peak memory is its own, and bounded) and return its record."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30, GIBIBYTES << 30))
         try:
             record = work()
-        except Exception as error:
-            record = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        except (Exception, MemoryError) as error:
+            record = {"answers": {}, "reason": f"{type(error).__name__}: {error}"}
         with os.fdopen(writer, "w") as stream:
             stream.write(json.dumps(record))
         os._exit(0)
@@ -117,23 +160,7 @@ def in_child(work: Any) -> dict[str, Any]:
     with os.fdopen(reader) as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
-    return json.loads(text) if text else {"status": "failed", "reason": f"the child ended with status {status}"}
-
-
-def journal() -> dict[str, dict[str, Any]]:
-    """All finished problems by name; a torn last line is dropped."""
-    records = {}
-    if JOURNAL.exists():
-        text = JOURNAL.read_text()
-        if text and not text.endswith("\n"):
-            JOURNAL.write_text(text + "\n")  # so that the next record gets a line of its own
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            records[record["problem"]] = record
-    return records
+    return json.loads(text) if text else {"answers": {}, "reason": f"the child ended with status {status}"}
 
 
 def note(name: str, record: dict[str, Any]) -> None:
@@ -141,7 +168,7 @@ def note(name: str, record: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     with JOURNAL.open("a") as stream:
         stream.write(json.dumps({"problem": name, **record}) + "\n")
-    print(name, record["status"], record.get("regions"), f"{record.get('seconds')} s", flush=True)
+    print(name, record.get("answers"), f"{record.get('seconds')} s", record.get("reason", ""), flush=True)
 
 
 def problems(size: str) -> Iterator[tuple[str, str, int, str]]:
@@ -152,202 +179,123 @@ def problems(size: str) -> Iterator[tuple[str, str, int, str]]:
                 yield f"{size}/{dataset}/{k}/{letters}", dataset, k, letters
 
 
-def sweep(sizes: list[str], limit: float | None, every: int) -> None:
-    """The AR share of Θ at the deltas of SWEEP, for some problems of each size."""
+def run(algorithm: str, sizes: list[str], limit: float, until: float | None) -> None:
+    """Run what the journal lacks; no further problem is begun after ``until`` seconds."""
     began, done = time.monotonic(), journal()
-    for size in sizes:
-        for name, dataset, k, letters in list(problems(size))[::every]:
-            if f"sweep/{name}" in done:
-                continue
-            if limit is not None and time.monotonic() - began > limit:
-                return
-            record = measure(load(size, dataset), images(dataset, "test")[0][-10:][k], letters)
-            note(f"sweep/{name}", {n: record[n] for n in ("status", "regions", "revision", "sweep")})
-
-
-def warm_up() -> None:
-    """Load or compile the kernels once, so that no problem's time holds it."""
-    x, _ = images("mnist", "test")
-    measure(load("fnn-100", "mnist"), x[-1], "TP")
-
-
-def run(sizes: list[str], limit: float | None, again: bool, every: int) -> bool:
-    """Run what the journal lacks (``again``: lacks of this revision); False if the time limit ended it."""
-    began, now = time.monotonic(), revision()
-    done = {n: r for n, r in journal().items() if not again or r.get("revision") == now}
-    warm_up()
+    pictures = {d: images(d, "test")[0][-10:] for d in DATASETS}
+    if algorithm in ("bfs", *FOLLOWS):  # load or compile the kernels once, so that no problem's time holds it
+        measure(algorithm, load("fnn-100", "mnist"), pictures["mnist"][0], "TP", 60.0)
     for size in sizes:
         nets = {d: load(size, d) for d in DATASETS}
-        pictures = {d: images(d, "test")[0][-10:] for d in DATASETS}
-        for name, dataset, k, letters in list(problems(size))[::every]:
-            if name in done:
+        for name, dataset, k, letters in problems(size):
+            if f"{algorithm}/{name}" in done:
                 continue
-            if limit is not None and time.monotonic() - began > limit:
-                return False
+            if until is not None and time.monotonic() - began > until:
+                return
             net, image = nets[dataset], pictures[dataset][k]
-            note(name, in_child(lambda net=net, image=image, letters=letters: measure(net, image, letters)))
-    return True
+            if algorithm == "variants":
+                record = variants(net, image, letters)
+            else:
+                record = in_child(lambda n=net, x=image, c=letters: measure(algorithm, n, x, c, limit))  # type: ignore[misc]
+            note(f"{algorithm}/{name}", {**record, "limit": limit})
 
 
-def beyond() -> None:
-    """Three parameters at 100 neurons, a MaxPool network, and ERAN's CIFAR-10 convSmall."""
+def vgg(seed: int = 0) -> Network:
+    """A network of VGG-16's shape for 32 × 32 images, with random weights: 276,544 ReLUs, 15 million weights."""
+    rng = np.random.default_rng(seed)
+    builder = NetworkBuilder((3, 32, 32))
+    channels = 3
+    for layer in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+        if not layer:
+            builder.add(MaxPool((2, 2), (2, 2)))
+            continue
+        weight = rng.normal(size=(layer, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
+        builder.add(Conv(weight, np.zeros(layer), padding=(1, 1, 1, 1)))
+        builder.add(relu())
+        channels = layer
+    builder.add(Reshape((512,)))
+    builder.add(Dense(rng.normal(size=(512, 512)) / 16, np.zeros(512)))
+    builder.add(relu())
+    builder.add(Dense(rng.normal(size=(10, 512)) / 16, np.zeros(10)))
+    return builder.build()
+
+
+def beyond(limit: float) -> None:
+    """Shares proved, refuted and open: more parameters, other maps, CIFAR-10 networks, by tiles."""
     import verifier
 
     done = journal()
-    warm_up()
-    for dataset in DATASETS:
-        x = images(dataset, "test")[0][-10:]
-        name = f"beyond/fnn-100-{dataset}/BPT"
-        if name not in done:
-            note(name, in_child(lambda d=dataset, x=x: measure(load("fnn-100", d), x[0], "BPT", timeout=1800)))
-        for letters in COMBINATIONS:
-            name = f"beyond/cnn-pool-{dataset}/{letters}"
-            if name not in done:
-                work = lambda d=dataset, x=x, c=letters: measure(load("cnn-pool", d), x[0], c)  # noqa: E731
-                note(name, in_child(work))
-    path = data_folder() / "eran_nets" / "cifar10_convSmallRELU__Point.onnx"
+    mnist = images("mnist", "test")[0][-10:]
     with np.load(data_folder() / "cifar10" / "cifar10.npz") as data:
-        image = data["x_test"][0].astype(np.float64) / 255.0
-    network = verifier.load(path)
-    for letters in COMBINATIONS:
-        name = f"beyond/cifar10-convSmall/{letters}"
-        if name not in done:
-            note(name, in_child(lambda c=letters: measure(network, image, c)))
-
-
-def report() -> None:
-    """Write ``results/attention.md`` from the journal."""
-    records = journal()
-    training = json.loads((FOLDER / "training.json").read_text())
-    rows = []
-    for size in PAPER:
-        found = [records[name] for name, *_ in problems(size) if name in records]
-        done = [r for r in found if r["status"] == "done"]
-        count = {s: sum(r["status"] == s for r in found) for s in ("done", "timeout", "failed")}
-
-        def verdicts(aspect: str, done: list[dict[str, Any]] = done) -> str:
-            yes = sum(r["robust"][aspect] is True for r in done)
-            return f"{yes} / {len(done) - yes}"
-
-        if not done:
-            rows.append([size, f"{len(found)} of 60", *["–"] * 9, KNOWN.get(size, ""), ""])
-            continue
-        spent, regions = [r["seconds"] for r in done], [r["regions"] for r in done]
-        rows.append(
-            [
-                size,
-                f"{len(found)} of 60",
-                verdicts("label"),
-                verdicts("attention"),
-                count["timeout"],
-                count["failed"],
-                f"{statistics.median(regions):,.0f} / {max(regions):,}",
-                f"{statistics.median(spent):.2f} / {max(spent):.1f}",
-                f"{statistics.median(r['cpu'] for r in done):.2f} / {max(r['cpu'] for r in done):.1f}",
-                f"{statistics.median(r['megabytes'] for r in done):.0f} / {max(r['megabytes'] for r in done)}",
-                f"{max(abs(r['covered_minus_1']) for r in done):.0e}",
-                KNOWN.get(size, "not at hand"),
-                ", ".join(sorted({r.get("revision", "66f4093 or before") for r in found})),
-            ]
-        )
-    head = ["network", "problems run", "CR: Robust / NotRobust", "AR: Robust / NotRobust", "Timeout", "Failed"]
-    head += ["regions median / worst", "seconds median / worst", "CPU seconds median / worst", "MB median / worst"]
-    head += ["worst |area − 1|", "the paper (4 threads, 2 h)", "revisions"]
-    swept = []
-    for size in PAPER:
-        found = [
-            r["sweep"] for n, r in records.items() if n.removeprefix("sweep/").startswith(f"{size}/") and "sweep" in r
-        ]
-        if found:
-            shares = [[f[str(d)] for f in found] for d in SWEEP]
-            texts = [f"{statistics.median(s):.3g} ({sum(v > 1 - 1e-9 for v in s)})" for s in shares]
-            swept.append([size, len(found), *texts])
-    trained = [
-        [r["network"], r["dataset"], r["neurons"], r["epochs"], r["seconds"], r["accuracy"], r["right_of_last_ten"]]
-        for r in training.values()
-    ]
-    extra = [
-        [n.removeprefix("beyond/"), r["status"], r.get("neurons"), r.get("regions"), r.get("seconds"),
-         r.get("megabytes"), *(f"{r['volumes'][k]:.4g}" if "volumes" in r else "" for k in ("CR", "AR", "IR", "AB")),
-         r.get("reason", "")]
-        for n, r in records.items() if n.startswith("beyond/")
+        cifar = data["x_test"][0].astype(np.float64) / 255.0
+    small = verifier.load(data_folder() / "eran_nets" / "cifar10_convSmallRELU__Point.onnx")
+    questions: list[tuple[str, Network, np.ndarray, str, float, float, Inconsistency]] = [
+        ("fnn-100, 3 parameters", load("fnn-100", "mnist"), mnist[0], "BPT", 0.2, 30.0, Inconsistency()),
+        ("fnn-100, 5 parameters", load("fnn-100", "mnist"), mnist[0], "BPTDC", 0.1, 30.0, Inconsistency()),
+        ("fnn-100, Integrated Gradients", load("fnn-100", "mnist"), mnist[0], "BP", 0.2, 10.0,
+         Inconsistency(map="integrated")),
+        ("fnn-100, SmoothGrad", load("fnn-100", "mnist"), mnist[0], "BP", 0.2, 30.0, Inconsistency(map="smooth")),
+        ("cnn-m", load("cnn-m", "mnist"), mnist[0], "BP", 1.0, 60.0, Inconsistency()),
+        ("cnn-pool (MaxPool)", load("cnn-pool", "mnist"), mnist[0], "TP", 1.0, 60.0, Inconsistency()),
+        ("CIFAR-10 convSmall", small, cifar, "BP", 0.05, 30.0, Inconsistency(classes="label")),
     ]  # fmt: skip
-    text = f"""# Attention robustness: the paper's experiment
-
-{machine()}; one thread a problem, other work on the machine at the same time (so wall-clock times are upper
-bounds; CPU seconds stand beside them).
-
-Settings: δ = {DELTA}, identity filter, L2, all ten classes; every parameter over [0, {WIDTH}] (B: added intensity,
-P: intensity added to a 3 × 3 patch at row 4, column 4, T: pixels to the right), clipped to [0, 1]; the last ten
-test images of MNIST and Fashion-MNIST, combinations BP, TP, TB. Every map is exhaustive: all linear regions,
-for the label (CR) and for attention (AR) at once. "Robust" means: *all* of Θ is CR (or AR). A problem is done
-only if the areas of its regions add up to that of Θ within 1e-9.
-
-What differs from the paper: the weights are ours (same neuron counts and layer kinds, see below); the patch's
-place and size, the unit of the translation and the reading of w as the upper end of every parameter are our choice,
-as the paper's own were not at hand. Clipping adds 2 × 784 units to every network, which the maps count too. No map is
-AR-Robust at δ = 3: the saliency maps of these networks have norms that sum to 25–115 over the ten classes, so that a
-few switched units exceed 3; the share of Θ that is AR is in the journal, problem by problem. It is not the
-definition that makes it so: the inconsistency of every region is checked against torch's autograd in the tests.
+    for title, network, image, letters, width, delta, settings in questions:
+        if f"beyond/{title}" in done:
+            continue
+        kinds = [perturbation(c, width) for c in letters]
+        note(f"beyond/{title}", in_child(lambda a=(network, image, kinds, delta), s=settings: shares(*a, s, limit)))  # type: ignore[misc]
+    if "beyond/VGG-16's shape (label)" not in done:
+        kinds = [perturbation("B", 0.002), perturbation("P", 0.002)]
+        how = AreaSettings(aspects=("label",), batch=1, grid=3)
+        note(
+            "beyond/VGG-16's shape (label)",
+            in_child(lambda: shares(vgg(), cifar, kinds, 3.0, Inconsistency(), limit, how)),
+        )
 
 
-## Table 2
-
-{table(head, rows)}
-Of the paper's Table 2 only the figures quoted in the column before the last were at hand. The last column says under
-which commits the problems were measured; "66f4093 or before" was on 2026-11-23, and the date above is that of this page.
-
-## Other deltas
-
-Share of Θ in regions whose inconsistency stays within δ: median over the problems (and how many of them are
-AR-Robust: all of Θ). Taken with `--sweep --every 6`, whose problems are all of combination BP, until a time limit;
-the sizes that it did not reach are left out.
-
-{table(["network", "problems", *(f"δ = {d:g}" for d in SWEEP)], swept)}
-## Beyond the paper
-
-{table(["problem", "status", "units", "regions", "seconds", "MB", "CR", "AR", "IR", "AB", "remark"], extra)}
-BPT is mapped by linear programs (HiGHS); the MaxPool network by writing each maximum with ReLUs, so that one
-linear region can come in several pieces.
-
-## Networks (Table 1)
-
-{table(["network", "data set", "neurons", "epochs", "training s", "test accuracy", "right of the last ten"], trained)}
-Architectures: {"; ".join(f"{n}: {a}" for n, a in ARCHITECTURES.items())} (an integer is a dense layer, a triple
-channels, kernel, stride of a convolution).
-"""
-    path = RESULTS / "attention.md"
-    path.write_text(text)
-    print(f"written: {path}")
+def shares(
+    network: Network,
+    image: np.ndarray,
+    kinds: list[Perturbation],
+    delta: float,
+    settings: Inconsistency,
+    limit: float,
+    how: AreaSettings | None = None,
+) -> dict[str, Any]:
+    """One question by tiles, with the share of each answer."""
+    began = time.perf_counter()
+    m = attention_areas(network, image, kinds, delta, settings=settings, how=how, timeout=limit)
+    return {
+        "answers": {a: found.answer.value for a, found in m.answers.items()},
+        "shares": {a: list(s) for a, s in m.shares.items()},
+        "parameters": {n: [p.low, p.high] for n, p in zip(m.perturbed.labels, kinds, strict=True)},
+        "delta": delta,
+        "units": m.perturbed.network.neurons,
+        "tiles": m.bounded,
+        "reason": m.reason,
+        "seconds": round(time.perf_counter() - began, 1),
+        "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("algorithm", nargs="?", choices=(*ALGORITHMS, "variants", "beyond"))
     parser.add_argument("sizes", nargs="*", help=f"some of {', '.join(PAPER)} (all)")
-    parser.add_argument("--train", action="store_true")
-    parser.add_argument("--beyond", action="store_true")
+    parser.add_argument("--limit", type=float, default=7200.0, help="seconds a problem (the paper's 7200)")
+    parser.add_argument("--until", type=float, help="seconds after which no further problem is begun")
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--sweep", action="store_true")
-    parser.add_argument("--again", action="store_true", help="also problems that the journal has of other revisions")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th problem of a size")
-    parser.add_argument("--limit", type=float, help="seconds after which no further problem is begun")
     args = parser.parse_args()
-    unknown = set(args.sizes) - set(ARCHITECTURES)
+    unknown = set(args.sizes) - set(PAPER)
     if unknown:
-        sys.exit(f"unknown network {', '.join(unknown)}: one of {', '.join(ARCHITECTURES)}")
-    if args.train:
-        for name in args.sizes or ARCHITECTURES:
-            for dataset in DATASETS:
-                if not Path(FOLDER / f"{name}-{dataset}.npz").exists():
-                    print(train(name, dataset), flush=True)
-    elif args.beyond:
-        beyond()
-    elif args.sweep:
-        sweep(args.sizes or list(PAPER), args.limit, args.every)
-    elif not args.report:
-        run(args.sizes or list(PAPER), args.limit, args.again, args.every)
-    report()
+        sys.exit(f"unknown network {', '.join(unknown)}: one of {', '.join(PAPER)}")
+    if args.algorithm == "beyond":
+        beyond(min(args.limit, 600.0))
+    elif args.algorithm is not None:
+        run(args.algorithm, args.sizes or list(PAPER), args.limit, args.until)
+    if args.report or args.algorithm is None:
+        write_report()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from edge_kinds.kind import Kind, Outcome, Trial
 
-from verifier.attention import Answer, Inconsistency, RegionMap, attention_map
+from verifier.attention import Answer, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
+from verifier.attention.answer import ASPECTS
+from verifier.attention.areas import PROVED
+from verifier.attention.replay import Replay
 from verifier.encodings.perturbations import (
     Blend,
     Blur,
@@ -407,6 +410,39 @@ def boundary(seed: int) -> Iterable[Trial]:
         yield _judged(f"gbs {aspect}", wrong, answers[:1], began, "")
 
 
+def areas(seed: int) -> Iterable[Trial]:
+    """Tiles of one to four parameters: at random points of random tiles what they say is true, exactly."""
+    rng = np.random.default_rng(seed + 1)
+    asked = question(seed, (1, 2, 3, 4), still=seed % 2 == 0)
+    kind = ("gradient", "gradient", "integrated", "smooth")[rng.integers(4)]
+    settings = replace(asked.settings, map=kind, samples=2)
+    began = time.perf_counter()
+    m = attention_areas(
+        asked.network, asked.image, asked.perturbations, asked.delta, settings=settings, clip=asked.clip,
+        how=AreaSettings(smallest=1 / 40, grid=3),
+    )  # fmt: skip
+    sides = ((m.tiles.high - m.tiles.low) / m.perturbed.box.width).prod(axis=1)
+    wrong = "" if abs(sides.sum() - 1.0) < 1e-12 else f"the tiles cover {sides.sum()} of Θ"
+    replay = Replay(m.perturbed, settings, m.label)
+    for k in rng.integers(len(m.tiles), size=4):
+        share = rng.integers(0, 5, size=m.perturbed.dimension) / 4
+        point = m.tiles.low[k] + share * (m.tiles.high[k] - m.tiles.low[k])
+        above = replay.exceeds(point, m.delta)
+        said = m.tiles.kinds[k]
+        holds = replay.margin(point) > 0
+        if said[0] and holds != (said[0] == PROVED):
+            wrong = f"label at {point}: {holds}, the tile says {said[0]}"
+        if said[1] and above is not None and above == (said[1] == PROVED):
+            wrong = f"attention at {point}: above {above}, the tile says {said[1]}"
+    for aspect in ASPECTS:
+        answer = m.answers[aspect]
+        if answer.theta is not None and not (
+            replay.margin(answer.theta) <= 0 if aspect == "label" else replay.exceeds(answer.theta, m.delta)
+        ):
+            wrong = f"{aspect}: holds at the witness {answer.theta}"
+    yield _judged("tiles", wrong, [m.answers[a].answer for a in ASPECTS], began, "")
+
+
 KINDS = [
     Kind(
         name="attention maps",
@@ -420,5 +456,12 @@ KINDS = [
         what="outermost boundary and farthest point by guided search, against the exhaustive map of the same question.",
         run=boundary,
         cost=0.05,
+    ),
+    Kind(
+        name="attention areas",
+        what="tiles of one to four parameters that are proved or refuted, gradient, Integrated Gradients and SmoothGrad "
+        "maps, against exact evaluation at points of the tiles, corners included.",
+        run=areas,
+        cost=0.1,
     ),
 ]

@@ -279,7 +279,7 @@ def island_network(radius: float) -> Network:
 
 
 def test_an_island_with_everything_known() -> None:
-    """An enclave inside the robust part, built by hand; it stands in for the paper's own example (Lemma 1, I.7)."""
+    """An enclave inside the robust part, built by hand, with every area in closed form."""
     radius = 0.1
     unit = [Linear(direction=[1.0, 0], low=0.0, high=1.0), Linear(direction=[0, 1.0], low=0.0, high=1.0)]
     image = np.zeros((1, 1, 2))
@@ -414,3 +414,49 @@ def test_bad_arguments_are_named() -> None:
         Inconsistency(classes="some")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="followed the boundary of attention only"):
         attention_map(network, image, [BRIGHT], method="gbs").outermost("label")
+
+
+def test_lemma_1_by_its_example() -> None:
+    """Appendix I.7: the gradient by the pixels is constant on a region of θ. x₀ = (1, 0.5, 0.1), θ in [0, 1]."""
+    builder = NetworkBuilder((1, 1, 3))
+    flat = builder.add(Reshape((3,)))
+    builder.add(Dense(np.array([[1.0, 1, 0], [1, 0, 1]]), np.zeros(2)), flat)
+    builder.add(relu())
+    darker = Linear(direction=[-1.0, -1.0, -1.0], low=0.0, high=1.0, name="darker")
+    m = attention_map(builder.build(), np.array([[[1.0, 0.5, 0.1]]]), [darker], 0.0, label=0)
+    t = m.table
+    assert t is not None
+    ends = np.unique(np.round([t.polygon(i)[:, 0] for i in range(len(t))], 12))
+    np.testing.assert_allclose(ends, [0.0, 0.1, 0.5, 1.0], atol=1e-12)  # where a pixel reaches 0
+    last = int(np.argmax(t.centers[:, 0]))
+    np.testing.assert_allclose(t.polygon(last)[:, 0], [0.5, 1.0], atol=1e-12)
+    rng = np.random.default_rng(0)
+    for region in range(len(t)):
+        low, high = t.polygon(region)[:, 0]
+        thetas = low + (high - low) * rng.uniform(0.01, 0.99, size=(20, 1))
+        maps = m.settings.maps(m.perturbed, thetas, 0)
+        assert (maps == maps[0]).all()
+    np.testing.assert_array_equal(m.settings.maps(m.perturbed, [[0.6]], 0)[0, :, 0, 0], [[1, 1, 0], [1, 0, 1]])
+
+
+def test_the_paper_s_band_opens_more_and_finds_the_same_boundary() -> None:
+    rng = np.random.default_rng(17)
+    network = dense(rng)
+    image = image_of(rng, network)
+    whole = attention_map(network, image, [BRIGHT, PATCH], 2.0)
+    assert whole.table is not None
+    for aspect in ("attention", "label", "both"):
+        plain, wide = (
+            attention_map(network, image, [BRIGHT, PATCH], 2.0, method="gbs", aspect=aspect, band=band)  # type: ignore[arg-type]
+            for band in (0.0, 0.5)
+        )
+        assert plain.table is not None
+        assert wide.table is not None
+        assert plain.summary.regions <= wide.summary.regions <= whole.summary.regions
+        expected = {tuple(p) for p in np.round(whole.table.centers[whole.outside(aspect)], 7)}  # type: ignore[arg-type]
+        for found in (plain, wide):
+            assert found.table is not None
+            assert {tuple(p) for p in np.round(found.table.centers[found.outside(aspect)], 7)} == expected  # type: ignore[arg-type]
+        assert wide.answers[aspect].answer is whole.answers[aspect].answer  # type: ignore[index]
+    with pytest.raises(InputError, match="band"):
+        attention_map(network, image, [BRIGHT], method="gbs", band=-0.1)

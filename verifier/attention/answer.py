@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,19 @@ class AspectAnswer:
     answer: Answer
     reason: str
     theta: Array | None = None
+
+
+ASPECTS: tuple[Aspect, ...] = ("label", "attention")
+"""What is asked region by region; "both" follows."""
+
+
+def with_both(answers: Mapping[Aspect, AspectAnswer]) -> dict[Aspect, AspectAnswer]:
+    """The answers and that to "both": the worse of the two, if both are asked."""
+    result = dict(answers)
+    if all(a in answers for a in ASPECTS):
+        order = (Answer.NOT_ROBUST, Answer.TIMEOUT, Answer.UNDECIDED, Answer.ROBUST)
+        result["both"] = min((answers[a] for a in ASPECTS), key=lambda found: order.index(found.answer))
+    return result
 
 
 def failing(replay: Replay, aspect: Aspect, delta: float, points: Iterable[Array]) -> Array | None:

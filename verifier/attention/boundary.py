@@ -11,6 +11,12 @@ After Munakata et al. (NFM 2023, Algorithms 1–3), in our words:
    The way goes on behind it; what counts in the end is the last place where it leaves the robust part for
    good (at the border of Θ at the latest): that boundary is the outermost one.
 
+The paper's w^δ (``band``) makes it also follow regions whose inconsistency is within w^δ of δ: since the inconsistency
+jumps between regions, its own search needs the band to find a neighbour on the boundary at all, loses the boundary where
+a jump passes the band over, and stops among regions near δ that lie on no boundary. Here the boundary is followed across
+jumps, so that a band of 0 is enough, and one above 0 only opens more. And its "Robust" means that no region that is not
+was met; here it means that every region was visited.
+
 Regions far from the boundary and from the way are never opened. The result's table holds what was opened.
 """
 
@@ -28,7 +34,7 @@ from verifier.attention.maps_lp import cell_table, count_cells, explorer, lp_map
 from verifier.attention.maps_plane import plane_map
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
-from verifier.attention.table import SAME, Aspect, Totals
+from verifier.attention.table import ROBUST, SAME, Aspect, Totals, joint_kind
 from verifier.network.operators import Array
 from verifier.regions.traversal_cells import Cell, exit_point
 
@@ -84,7 +90,14 @@ class _Search:
         return found - {key}
 
     def robust(self, key: int) -> bool:
-        return bool(getattr(self.cells[key], self.aspect) == 0)
+        cell = self.cells[key]
+        kinds = [np.array(k, dtype=np.int8) for k in (cell.label, cell.attention)]
+        return bool(joint_kind(kinds[0], kinds[1], self.aspect) == ROBUST)
+
+    def near(self, key: int) -> bool:
+        """Whether a region is near the boundary of attention: an end of its range is within w^δ of δ (Algorithm 2)."""
+        band, cell, delta = self.run.band, self.cells[key], self.run.delta
+        return band > 0 and self.aspect != "label" and min(abs(cell.low - delta), abs(cell.high - delta)) <= band
 
     def opened_neighbours(self, key: int) -> Iterable[int]:
         for face in self.cells[key].faces:
@@ -135,7 +148,9 @@ class _Search:
         return seen
 
     def _beside(self, key: int) -> bool:
-        """Whether a region meets an opened one of the other kind, or is robust and meets the border of Θ."""
+        """Whether a region is near the boundary, meets one of the other kind, or is robust and meets the border of Θ."""
+        if self.near(key):
+            return True
         kind = self.robust(key)
         if kind:
             vertices = self.cells[key].vertices

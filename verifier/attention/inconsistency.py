@@ -25,6 +25,7 @@ from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 FILTERS = ("identity", "absolute", "mean3")
+MAPS = ("gradient", "integrated", "smooth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,24 @@ class Inconsistency:
         filter: "identity", "absolute" (|·| of every entry) or "mean3" (mean over 3 × 3 pixels, 0 outside).
         norm: 2 (Euclidean) or 1 (sum of absolute differences), over all pixels and channels of one map.
         classes: "all" (the paper's sum over all classes) or "label" (the label's map only).
+        map: "gradient" (the paper's: of the network's outputs, before any softmax), "integrated" (Integrated Gradients:
+            (x − baseline) times the mean gradient at the middles of equal steps from the baseline to x), or "smooth"
+            (SmoothGrad: the mean gradient at noisy copies of x, the noise drawn once). Maps that are not gradients are
+            bounded on tiles (``method="areas"``); the walk from region to region knows gradients only.
+        samples: steps or noisy copies.
+        noise: standard deviation of the noise.
+        seed: of the noise.
+        baseline: intensity of the baseline image.
     """
 
     filter: Literal["identity", "absolute", "mean3"] = "identity"
     norm: Literal[1, 2] = 2
     classes: Literal["all", "label"] = "all"
+    map: Literal["gradient", "integrated", "smooth"] = "gradient"
+    samples: int = 8
+    noise: float = 0.1
+    seed: int = 0
+    baseline: float = 0.0
 
     def __post_init__(self) -> None:
         if self.filter not in FILTERS:
@@ -48,6 +62,20 @@ class Inconsistency:
             raise InputError(f"the norm must be 1 or 2, got {self.norm}")
         if self.classes not in ("all", "label"):
             raise InputError(f"classes must be 'all' or 'label', got {self.classes!r}")
+        if self.map not in MAPS:
+            raise InputError(f"unknown map {self.map!r}", fix=f"one of {', '.join(MAPS)}")
+        if self.samples < 1 or not np.isfinite(self.noise) or self.noise < 0 or not np.isfinite(self.baseline):
+            raise InputError("samples must be at least 1, noise at least 0, noise and baseline finite")
+
+    def copies(self, image: Array) -> list[tuple[float, Array]]:
+        """The affine copies ``scale · x + shift`` of an image x at which gradients are taken; the map is their mean."""
+        if self.map == "integrated":
+            steps = (np.arange(self.samples) + 0.5) / self.samples
+            return [(float(a), np.full(image.shape, (1.0 - float(a)) * self.baseline)) for a in steps]
+        if self.map == "smooth":
+            draws = np.random.default_rng(self.seed).normal(scale=self.noise, size=(self.samples, *image.shape))
+            return [(1.0, draw) for draw in draws]
+        return [(1.0, np.zeros(image.shape))]
 
     def outputs(self, perturbed: Perturbed, label: int) -> tuple[int, ...]:
         """The classes whose maps count."""
@@ -71,11 +99,24 @@ class Inconsistency:
     def maps(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
         """The filtered saliency maps at parameters ``(batch, d)``: ``(batch, classes, channels, H, W)``."""
         points = np.atleast_2d(np.asarray(theta, dtype=np.float64))
-        maps = [
-            perturbed.network.gradient(points, j, wrt=perturbed.pixels).reshape(-1, *perturbed.image.shape)
-            for j in self.outputs(perturbed, label)
-        ]
-        return self.filtered(np.stack(maps, axis=1))
+        if self.map == "gradient":
+            maps = [
+                perturbed.network.gradient(points, j, wrt=perturbed.pixels).reshape(-1, *perturbed.image.shape)
+                for j in self.outputs(perturbed, label)
+            ]
+            return self.filtered(np.stack(maps, axis=1))
+        return self.filtered(self._mean(perturbed, perturbed.images(points), label))
+
+    def _mean(self, perturbed: Perturbed, images: Array, label: int) -> Array:
+        """The unfiltered maps of some images ``(batch, channels, H, W)``."""
+        network, outputs = perturbed.original, self.outputs(perturbed, label)
+        total = np.zeros((len(images), len(outputs), *perturbed.image.shape))
+        copies = self.copies(perturbed.image)
+        for scale, shift in copies:
+            x = (scale * images + shift).reshape(len(images), -1)
+            for k, j in enumerate(outputs):
+                total[:, k] += network.gradient(x, j).reshape(images.shape) / len(copies)
+        return total * (images - self.baseline)[:, None] if self.map == "integrated" else total
 
     def expected(self, perturbed: Perturbed, theta: npt.ArrayLike, label: int) -> Array:
         """The expected maps at parameters ``(batch, d)``: ``(batch, classes, channels, H, W)``."""
@@ -93,6 +134,8 @@ class Inconsistency:
 
         An image on a kink, as far as floats tell, has its gradient computed exactly: the side matters.
         """
+        if self.map != "gradient":
+            return self.filtered(self._mean(perturbed, perturbed.image[None], label)[0])
         network, x = perturbed.original, perturbed.image.reshape(1, -1)
         outputs = self.outputs(perturbed, label)
         if _on_a_kink(network, x):

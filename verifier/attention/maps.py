@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from verifier.attention.areas import AreaMap, AreaSettings, area_map
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
-from verifier.attention.table import NAMES, Aspect
-from verifier.encodings.perturbations import Perturbation, perturbed
+from verifier.attention.table import Aspect
+from verifier.encodings.perturbations import Perturbation, Perturbed, perturbed
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
+from verifier.limits import Deadline
 from verifier.network.graph import Network
 
 
@@ -30,6 +32,7 @@ def attention_map(
     clip: bool = True,
     method: str = "exhaustive",
     aspect: Aspect = "attention",
+    band: float = 0.0,
     keep: int = 3_000_000,
     stream: str | Path | None = None,
     timeout: float | None = None,
@@ -48,7 +51,8 @@ def attention_map(
         label: the label that should hold; the network's own at the image by default.
         clip: clip pixels to [0, 1].
         method: "exhaustive", or "gbs": only what is needed to find the boundary around θ = 0.
-        aspect: whose boundary "gbs" follows: "attention" or "label".
+        aspect: whose boundary "gbs" follows: "attention", "label" or "both" (the paper's gbs-AR, gbs-CR, gbs-CRAR).
+        band: the paper's w^δ: "gbs" also follows regions whose inconsistency is within this of delta.
         keep: most regions in memory at a time. An exhaustive map with more keeps totals and a picture only
             (two parameters), unless ``stream`` is given. About 0.5 kB a region.
         stream: a folder. Θ is mapped in tiles of at most ``keep`` regions, and each finished tile is written
@@ -59,24 +63,21 @@ def attention_map(
     Raises:
         InputError: what is wrong with image, perturbations or arguments.
     """
-    settings = settings or Inconsistency()
-    if not np.isfinite(delta) or delta < 0:
-        raise InputError(f"delta must be a finite number >= 0, got {delta}")
     if method not in ("exhaustive", "gbs"):
-        raise InputError(f"unknown method {method!r}", fix="'exhaustive' or 'gbs'")
-    if aspect not in NAMES:
-        raise InputError(f"unknown aspect {aspect!r}", fix="'attention' or 'label'")
+        raise InputError(f"unknown method {method!r}", fix="'exhaustive' or 'gbs' (tiles: attention_areas)")
+    if aspect not in ("attention", "label", "both"):
+        raise InputError(f"unknown aspect {aspect!r}", fix="'attention', 'label' or 'both'")
+    if not np.isfinite(band) or band < 0:
+        raise InputError(f"band must be a finite number >= 0, got {band}")
     if keep < 1:
         raise InputError(f"keep must be at least 1, got {keep}")
     if stream is not None and method != "exhaustive":
         raise InputError("only exhaustive maps can be streamed", fix="leave out stream=, or method='gbs'")
-    layer = perturbed(network, image, perturbations, clip=clip)
-    if label is None:
-        label = int(np.argmax(network.forward(layer.image.reshape(1, -1))[0]))
-    if not 0 <= label < network.output_size:
-        raise InputError(f"label {label} does not exist", fix=f"labels are 0 to {network.output_size - 1}")
+    layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
+    if settings.map != "gradient":
+        raise InputError(f"the map {settings.map!r} is not constant on regions", fix="use attention_areas")
     began = time.monotonic()
-    run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener)
+    run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener, band=band)
     if method == "gbs":
         from verifier.attention.boundary import boundary_map
 
@@ -88,3 +89,55 @@ def attention_map(
     from verifier.attention.boundary import whole_map
 
     return whole_map(run)
+
+
+def attention_areas(
+    network: Network,
+    image: npt.ArrayLike,
+    perturbations: Sequence[Perturbation],
+    delta: float = 3.0,
+    *,
+    settings: Inconsistency | None = None,
+    label: int | None = None,
+    clip: bool = True,
+    how: AreaSettings | None = None,
+    timeout: float | None = None,
+    listener: Listener = ignore,
+) -> AreaMap:
+    """For which share of the parameters label and attention are proved to hold, refuted, and open: for large networks.
+
+    Takes what `attention_map` takes, any number of parameters, and the saliency maps of Integrated Gradients and
+    SmoothGrad (`Inconsistency.map`). "Robust" is proved here with a bound on every rounding.
+
+    Args:
+        how: how Θ is cut into tiles.
+        timeout: seconds after which what is left stays open.
+
+    Raises:
+        InputError: what is wrong with image, perturbations or arguments.
+    """
+    layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
+    deadline = Deadline.after(timeout)
+    return area_map(layer, settings, float(delta), label, how=how, deadline=deadline, listener=listener)
+
+
+def _question(
+    network: Network,
+    image: npt.ArrayLike,
+    perturbations: Sequence[Perturbation],
+    delta: float,
+    settings: Inconsistency | None,
+    label: int | None,
+    clip: bool,
+) -> tuple[Perturbed, Inconsistency, int]:
+    """The arguments that both kinds of maps share, checked."""
+    if not np.isfinite(delta) or delta < 0:
+        raise InputError(f"delta must be a finite number >= 0, got {delta}")
+    layer = perturbed(network, image, perturbations, clip=clip)
+    if network.output_size < 2:
+        raise InputError("a network with one output has no label to keep", place=network.source)
+    if label is None:
+        label = int(np.argmax(network.forward(layer.image.reshape(1, -1))[0]))
+    if not 0 <= label < network.output_size:
+        raise InputError(f"label {label} does not exist", fix=f"labels are 0 to {network.output_size - 1}")
+    return layer, settings or Inconsistency(), label

@@ -42,7 +42,7 @@ class RegionMap:
             once per tile in the summary.
         boundary: for "gbs", by aspect: the opened regions of the robust part around θ = 0, and those just outside
             it (`outside`), as masks over the table.
-        answers: the paper's verdict for "label" and for "attention": Robust, NotRobust (with a parameter that was
+        answers: the paper's verdict for "label", "attention" and "both" (its CR, AR and CRAR): Robust, NotRobust (with a parameter that was
             replayed exactly), Timeout or Undecided.
         worst: vertices of a region to look at first: "attention" that with the largest inconsistency, "label" that
             where the label fails on the largest volume.
@@ -91,7 +91,7 @@ class RegionMap:
         t = self._kept()
         if self.method == "gbs":
             return self._followed(aspect)[0]
-        good = getattr(t, aspect) == ROBUST
+        good = t.kinds(aspect) == ROBUST
         return self._reached(good, self.origin)
 
     def outside(self, aspect: Aspect) -> npt.NDArray[np.bool_]:
@@ -114,7 +114,7 @@ class RegionMap:
         where it is within delta all over to one where it is nowhere, the boundary is that face and no region: these
         faces belong to the regions of `outside` that are not here.
         """
-        return np.asarray(self.outside(aspect) & (getattr(self._kept(), aspect) == MIXED))
+        return np.asarray(self.outside(aspect) & (self._kept().kinds(aspect) == MIXED))
 
     def _followed(self, aspect: Aspect) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         if aspect not in self.boundary:

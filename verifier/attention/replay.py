@@ -58,7 +58,7 @@ class Replay:
         everything is exact.
         """
         exact = self._static and self.settings.filter != "mean3"
-        maps = [np.array(m, dtype=object) for m in self._maps(self.pixels(theta))]
+        maps = self._maps(self.pixels(theta))
         if not exact:
             floats = self.settings.filtered(np.array(maps, dtype=np.float64).reshape(-1, *self.perturbed.image.shape))
             point = np.array([[float(v) for v in theta]])
@@ -98,12 +98,27 @@ class Replay:
     @cached_property
     def _reference(self) -> list[Array]:
         image = Rationals.of(self.perturbed.image.reshape(1, *self.perturbed.original.input_shape))
-        maps = [np.array(m, dtype=object) for m in self._maps(image)]
+        maps = self._maps(image)
         return [abs(m) for m in maps] if self.settings.filter == "absolute" else maps
 
-    def _maps(self, pixels: Rationals) -> list[list[Fraction]]:
-        values = self._network.values(pixels)
-        return [self._network.gradient((), j, values) for j in self.settings.outputs(self.perturbed, self.label)]
+    def _maps(self, pixels: Rationals) -> list[Array]:
+        """The unfiltered maps of an image, one object array of rationals for each class."""
+        outputs = self.settings.outputs(self.perturbed, self.label)
+        total: list[Array] = [np.full(self.perturbed.image.size, Fraction(0), dtype=object) for _ in outputs]
+        copies = self.settings.copies(self.perturbed.image)
+        for scale, shift in copies:
+            share = Fraction(scale)
+            scaled = Rationals(pixels.numerators * share.numerator, pixels.denominator * share.denominator)
+            moved = Rationals.of(np.asarray(shift, dtype=np.float64).reshape(pixels.numerators.shape))
+            values = self._network.values(scaled + moved)
+            for k, j in enumerate(outputs):
+                total[k] = total[k] + np.array(self._network.gradient((), j, values), dtype=object)
+        if len(copies) > 1:
+            total = [t / len(copies) for t in total]
+        if self.settings.map == "integrated":
+            away = np.array(pixels.fractions(), dtype=object) - Fraction(self.settings.baseline)
+            total = [t * away for t in total]
+        return total
 
 
 def roots_exceed(squares: Sequence[Fraction], bound: Fraction) -> bool | None:

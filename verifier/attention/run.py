@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from verifier.attention.answer import Answer, AspectAnswer, candidates, failing
+from verifier.attention.answer import ASPECTS, Answer, AspectAnswer, candidates, failing, with_both
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
 from verifier.attention.replay import Replay
@@ -21,7 +21,6 @@ EXACT = 1000
 """Most regions of one map that are decided exactly."""
 COVERED = 1e-6
 """How far the regions' volumes may be from that of Θ (linear programs leave out slivers below their tolerance)."""
-ASPECTS: tuple[Aspect, ...] = ("label", "attention")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +35,7 @@ class MapRun:
     began: float
     timeout: float | None
     listener: Listener
+    band: float = 0.0
     regions_before: int = 0
     share_before: float = 0.0
     share: float = 1.0
@@ -100,7 +100,7 @@ class MapRun:
             reason=reason,
             summary=totals.summary(),
             table=table,
-            answers={aspect: self.answer(aspect, totals, method, reason) for aspect in ASPECTS},
+            answers=with_both({a: self.answer(a, totals, method, reason) for a in ASPECTS}),
             worst={q: np.array(vertices) for q, (_, vertices) in totals.worst.items()},
             seconds=time.monotonic() - self.began,
             **more,  # type: ignore[arg-type]

@@ -17,9 +17,19 @@ SAME = 1e-9
 """Vertices closer than this, in widths of Θ, are one."""
 SPECK = 1e-12
 """A region with less volume than this share is not looked at as the worst: its points may lie outside it."""
-Aspect = Literal["attention", "label"]
+Aspect = Literal["attention", "label", "both"]
+"""What should hold: the map moves as expected (AR), the label stays (CR), or both (the paper's CRAR)."""
+Kind = npt.NDArray[np.int8]
 NAMES: Mapping[str, tuple[str, str, str]] = {"label": ("CR", "MR", "CB"), "attention": ("AR", "IR", "AB")}
 """Munakata et al.'s region kinds: robust, never, boundary (holds in a part of the region)."""
+
+
+def joint_kind(label: Kind, attention: Kind, aspect: Aspect) -> Kind:
+    """The kind in one aspect of regions whose kinds in both are given; "both" is mixed unless one says otherwise."""
+    if aspect != "both":
+        return label if aspect == "label" else attention
+    worst = np.maximum(label, attention)
+    return np.where((label == NEVER) | (attention == NEVER), NEVER, worst).astype(np.int8)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,6 +69,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.volumes)
+
+    def kinds(self, aspect: Aspect) -> npt.NDArray[np.int8]:
+        """The regions' kinds in one aspect, see `joint_kind`."""
+        return joint_kind(self.label, self.attention, aspect)
 
     def polygon(self, region: int) -> Array:
         """The vertices of one region, ``(k, d)``; InputError for maps that were joined from tiles."""

@@ -14,6 +14,7 @@ than ``γ (Σ |c_w| S_w + |d|)``; so much is subtracted from (added to) the cons
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,11 @@ class Forward:
 
     def bounds(self, low: Array, high: Array) -> tuple[Forms, Boxes]:
         """Forms of the output on boxes ``(B, n)``; infinite and NaN coefficients (overflow) are possible."""
+        found, boxes = self.values(low, high, (self.network.output,))
+        return found[self.network.output], boxes
+
+    def values(self, low: Array, high: Array, names: Collection[str]) -> tuple[dict[str, Forms], Boxes]:
+        """Forms of the named nodes' values on boxes ``(B, n)``; as for `bounds`."""
         middle = low + (high - low) / 2
         radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT_ROUNDOFF)
         magnitude = np.maximum(np.abs(low), np.abs(high))
@@ -119,9 +125,14 @@ class Forward:
             for k, node in enumerate(self.network.nodes[1:], start=1):
                 found[node.name] = self._step(node, [found[i] for i in node.inputs], boxes)
                 for name in set(node.inputs):
-                    if self._last_use[name] == k and name != self.network.output:
+                    if self._last_use[name] == k and name not in names:
                         del found[name]
-        return found[self.network.output], boxes
+        return {name: found[name] for name in names}, boxes
+
+    def ranges(self, forms: Forms, boxes: Boxes) -> tuple[Array, Array]:
+        """The least and greatest values of some forms on their boxes, ``(B, N)`` each."""
+        slack = self.gamma * forms.size
+        return boxes.least(forms.lower, slack).T, boxes.greatest(forms.upper, slack).T
 
     def _step(self, node: Node, inputs: list[Forms], boxes: Boxes) -> Forms:
         operator = node.operator

@@ -122,7 +122,7 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
         axes.imshow(shares, origin="lower", extent=extent, aspect="auto", cmap="Greens", vmin=0, vmax=1)
         axes.set_facecolor("#f4cccc")  # where no region was seen
         return
-    kinds = getattr(t, aspect)
+    kinds = t.kinds(aspect)
     outer = m.outside(aspect) if m.method == "exhaustive" or aspect in m.boundary else np.zeros(len(t), dtype=bool)
     if t.vertices is None or m.perturbed.dimension > 2:
         axes.scatter(t.centers[:, 0], t.centers[:, 1], s=4, c=[COLORS[k] for k in kinds])

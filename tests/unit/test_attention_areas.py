@@ -1,0 +1,139 @@
+"""Tiles of Θ: shares that are known in closed form, maps that are no gradients, threads, and bad input."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from verifier.attention import Answer, AreaSettings, Inconsistency, attention_areas, attention_map
+from verifier.attention.areas import OPEN, PROVED, REFUTED
+from verifier.encodings.perturbations import Brightness, Linear, Patch, Perturbation, Translation
+from verifier.errors import InputError
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Dense, Reshape
+from verifier.network.piecewise import relu
+
+PLANE: list[Perturbation] = [
+    Linear(direction=[1.0, 0.0], low=0.0, high=1.0), Linear(direction=[0.0, 1.0], low=0.0, high=1.0)
+]  # fmt: skip
+DOT = np.zeros((1, 1, 2))
+
+
+def half_plane() -> Network:
+    """Label 0 loses to 1 where x + y > 1; its map is (-1, -1) everywhere."""
+    builder = NetworkBuilder((1, 1, 2))
+    builder.add(Reshape((2,)))
+    builder.add(Dense(np.array([[1.0, 1.0], [1.0, 0.0]]), np.array([1.0, -0.5])))
+    builder.add(relu())
+    builder.add(Dense(np.array([[-1.0, 0.0], [0.0, 0.0]]), np.array([2.0, 0.0])))
+    return builder.build()
+
+
+def dense(seed: int, size: int = 6) -> tuple[Network, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    widths = (size * size, 10, 8, 3)
+    weights = [rng.normal(size=(b, a)) * np.sqrt(2 / a) for a, b in itertools.pairwise(widths)]
+    return feedforward(weights, [rng.normal(size=b) * 0.3 for b in widths[1:]]), np.round(
+        rng.random((size, size)) * 4
+    ) / 4
+
+
+def test_shares_enclose_the_truth() -> None:
+    m = attention_areas(half_plane(), DOT, PLANE, 1.0, clip=False, how=AreaSettings(smallest=1e-4))
+    proved, refuted, left = m.shares["label"]
+    assert proved + refuted + left == pytest.approx(1.0, abs=1e-12)
+    assert 0.48 < proved <= 0.5
+    assert 0.48 < refuted <= 0.5
+    assert m.answers["label"].answer is Answer.NOT_ROBUST
+    assert m.answers["attention"].answer is Answer.ROBUST
+
+
+def test_tiles_fill_theta_and_agree_with_the_regions() -> None:
+    network, image = dense(0)
+    pair: list[Perturbation] = [Brightness(low=-0.2, high=0.3), Patch(top=1, left=2, high=0.5)]
+    whole = attention_map(network, image, pair, 2.0)
+    m = attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-3))
+    sides = ((m.tiles.high - m.tiles.low) / m.perturbed.box.width).prod(axis=1)
+    assert sides.sum() == pytest.approx(1.0, abs=1e-12)
+    proved, refuted, _ = m.shares["label"]
+    assert proved - 1e-9 <= whole.summary.label_share <= 1 - refuted + 1e-9
+    proved, refuted, _ = m.shares["attention"]
+    assert proved - 1e-9 <= whole.summary.volumes["AR"]
+    assert refuted - 1e-9 <= whole.summary.volumes["IR"]
+    assert proved + refuted > 0.5
+    for k, aspect in enumerate(("label", "attention")):
+        settled = np.flatnonzero(m.tiles.kinds[:, k] != OPEN)[:50]
+        assert len(settled)
+        points = (m.tiles.low[settled] + m.tiles.high[settled]) / 2
+        outputs = network.forward(m.perturbed.images(points).reshape(len(points), -1))
+        holds = {
+            "label": outputs[:, m.label] > np.delete(outputs, m.label, axis=1).max(axis=1),
+            "attention": m.settings(m.perturbed, points, m.label) <= 2.0,
+        }[aspect]
+        assert (m.tiles.kinds[settled, k] == np.where(holds, PROVED, REFUTED)).all()
+
+
+def test_threads_do_not_change_the_result() -> None:
+    network, image = dense(1)
+    pair: list[Perturbation] = [Translation(high=0.5), Brightness(high=0.4)]
+    a, b = (
+        attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-2, batch=12, threads=n)) for n in (1, 3)
+    )
+    assert a.shares == b.shares
+    assert a.bounded == b.bounded
+    np.testing.assert_array_equal(a.tiles.low, b.tiles.low)
+    np.testing.assert_array_equal(a.tiles.kinds, b.tiles.kinds)
+
+
+@pytest.mark.parametrize("kind", ["integrated", "smooth"])
+def test_maps_that_are_no_gradients(kind: str) -> None:
+    network, image = dense(2)
+    settings = Inconsistency(map=kind, samples=4, classes="label")  # type: ignore[arg-type]
+    pair: list[Perturbation] = [Brightness(high=0.1), Patch(top=1, left=2, high=0.3)]
+    probe = attention_areas(network, image, pair, 1e3, settings=settings, how=AreaSettings(smallest=0.3))
+    assert probe.answers["attention"].answer is Answer.ROBUST
+    points = probe.perturbed.box.sample(200, np.random.default_rng(0))
+    values = settings(probe.perturbed, points, probe.label)
+    start = settings(probe.perturbed, np.zeros((1, 2)), probe.label)
+    assert start[0] == pytest.approx(0.0, abs=1e-12)
+    m = attention_areas(
+        network, image, pair, float(values.max()) / 2, settings=settings, how=AreaSettings(smallest=1e-2)
+    )
+    assert m.answers["attention"].answer is Answer.NOT_ROBUST
+    for k in np.flatnonzero(m.tiles.kinds[:, 1] != OPEN)[:30]:
+        center = (m.tiles.low[k] + m.tiles.high[k])[None] / 2
+        assert (settings(m.perturbed, center, m.label)[0] <= m.delta) == (m.tiles.kinds[k, 1] == PROVED)
+    with pytest.raises(InputError, match="attention_areas"):
+        attention_map(network, image, pair, settings=settings)
+
+
+def test_five_parameters_and_a_limit() -> None:
+    network, image = dense(3)
+    five = [Brightness(high=0.05), Patch(top=0, left=0, high=0.05), Patch(top=3, left=3, high=0.05),
+            Translation(high=0.05), Translation(down=1, right=0, high=0.05)]  # fmt: skip
+    m = attention_areas(network, image, five, 2.0, how=AreaSettings(aspects=("label",)), timeout=20)
+    assert sum(m.shares["label"]) == pytest.approx(1.0, abs=1e-9)
+    assert "attention" not in m.answers
+    none = attention_areas(network, image, five, 1e-9, timeout=1e-9)
+    assert none.answers["label"].answer in (Answer.TIMEOUT, Answer.NOT_ROBUST)
+    assert none.shares["label"][2] == 1.0
+
+
+def test_bad_input_is_one_line() -> None:
+    network, image = dense(4)
+    for wrong, message in (
+        ({"delta": -1.0}, "delta"),
+        ({"label": 9}, "label 9"),
+        ({"image": image * 300}, "divide by 255"),
+        ({"image": image[:3]}, "18 entries for a network with 36"),
+        ({"perturbations": []}, "no perturbation"),
+    ):
+        arguments = {"image": image, "perturbations": [Brightness()], **wrong}
+        with pytest.raises(InputError, match=message):
+            attention_areas(network, **arguments)
+    with pytest.raises(InputError, match="samples"):
+        Inconsistency(map="smooth", samples=0)
+    with pytest.raises(InputError, match="unknown map"):
+        Inconsistency(map="grad")  # type: ignore[arg-type]

@@ -1,0 +1,284 @@
+"""For which share of Θ do label and attention hold, provably: tiles of Θ by branch and bound, for networks of any size.
+
+A tile is *proved* where bounds show that the label (the map) holds on all of it, *refuted* where they show that it
+holds nowhere on it, and else split until it is too small or the time is over; what is left is *open*. All bounds are
+rigorous: forward linear bounds on the outputs (`verifier.bounds.forward`), bounds on the saliency maps by linear
+propagation of the Jacobian over the phases that are possible on the tile (`verifier.bounds.jacobian`). Neither needs
+a region of its own for pixels that are clipped or for neurons that do not matter, so that a tile may hold thousands
+of linear regions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.attention.answer import ASPECTS, Answer, AspectAnswer, failing, with_both
+from verifier.attention.inconsistency import Inconsistency
+from verifier.attention.map_bounds import MapBounder
+from verifier.attention.replay import Replay
+from verifier.attention.table import Aspect
+from verifier.bab.parts import Bounded, Children
+from verifier.bab.search import BranchAndBound
+from verifier.bab.search import Settings as SearchSettings
+from verifier.bab.store import PriorityStore
+from verifier.bounds.forward import Forward
+from verifier.encodings.perturbations import Perturbed
+from verifier.events import Listener, ignore
+from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.network.graph import Network, Node
+from verifier.network.operators import Array, Dense, Reshape
+
+OPEN, PROVED, REFUTED = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AreaSettings:
+    """How Θ is cut.
+
+    Attributes:
+        smallest: a tile with less than this share of Θ is not split.
+        batch: tiles bounded at once.
+        threads: that bound tiles side by side; the result does not depend on them.
+        grid: points along each of at most two parameters at which a failure is looked for first.
+        answers_only: stop as soon as every aspect is Robust or NotRobust, with the shares that are known by then.
+        aspects: what is asked.
+    """
+
+    smallest: float = 1e-5
+    batch: int = 32
+    threads: int = 1
+    grid: int = 9
+    answers_only: bool = False
+    aspects: tuple[Aspect, ...] = ASPECTS
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of Θ: ``low, high (N, d)``, and ``kinds (N, 2)`` of label and attention (OPEN, PROVED, REFUTED)."""
+
+    low: Array
+    high: Array
+    kinds: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def take(self, which: Any) -> Tiles:
+        """See `verifier.bab.parts.Batch`."""
+        return Tiles(self.low[which], self.high[which], self.kinds[which])
+
+    @classmethod
+    def join(cls, parts: Sequence[Tiles]) -> Tiles:
+        """See `verifier.bab.parts.Batch`."""
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("low", "high", "kinds")))
+
+    @property
+    def nbytes(self) -> float:
+        """See `verifier.bab.parts.Batch`."""
+        return float(self.low.nbytes + self.high.nbytes + self.kinds.nbytes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AreaMap:
+    """How much of Θ is proved, refuted and open.
+
+    Attributes:
+        perturbed, settings, delta, label: the question, as in `verifier.attention.RegionMap`.
+        tiles: all tiles; together they are Θ.
+        shares: by aspect the shares of Θ that are proved, refuted, open; not of an aspect that ``answers_only`` did
+            not have to bound.
+        answers: Robust is proved here with a bound on every rounding; NotRobust has an exact witness.
+        reason: why tiles are open, if any are.
+        worst: by aspect the worst of the points that were looked at.
+        bounded: tiles that were bounded, split ones included.
+        seconds: wall-clock time.
+    """
+
+    perturbed: Perturbed
+    settings: Inconsistency
+    delta: float
+    label: int
+    tiles: Tiles
+    shares: Mapping[Aspect, tuple[float, float, float]]
+    answers: Mapping[Aspect, AspectAnswer]
+    reason: str
+    worst: Mapping[str, Array]
+    bounded: int
+    seconds: float
+
+
+class AreaBounder:
+    """Bounds label and inconsistency over tiles."""
+
+    def __init__(
+        self, perturbed: Perturbed, settings: Inconsistency, delta: float, label: int, aspects: Sequence[Aspect]
+    ) -> None:
+        self.delta, self.aspects = delta, aspects
+        self._margins = Forward(margin_network(perturbed.network, label), np.arange(perturbed.dimension))
+        self._maps = MapBounder(perturbed, settings, label) if "attention" in self.aspects else None
+        self._lock, self.finished = threading.Lock(), list[Tiles]()
+
+    def bound(self, batch: Tiles, deadline: Deadline) -> Bounded[Tiles]:
+        """See `verifier.bab.parts.Bounder`; finished tiles are put aside."""
+        kinds = batch.kinds.copy()
+        todo = np.flatnonzero(kinds[:, 0] == OPEN)
+        if len(todo):
+            forms, boxes = self._margins.bounds(batch.low[todo], batch.high[todo])
+            low, high = self._margins.ranges(forms, boxes)
+            kinds[todo[(low > 0).all(axis=1)], 0] = PROVED
+            kinds[todo[(high <= 0).any(axis=1)], 0] = REFUTED
+        if self._maps is not None:
+            for k in np.flatnonzero(kinds[:, 1] == OPEN):
+                if deadline.passed:  # what is left stays open; the search ends before its next batch
+                    break
+                least, greatest = self._maps.inconsistency(batch.low[k], batch.high[k])
+                kinds[k, 1] = PROVED if greatest <= self.delta else (REFUTED if least > self.delta else OPEN)
+        bounded = Tiles(batch.low, batch.high, kinds)
+        done = (kinds != OPEN).all(axis=1)
+        with self._lock:
+            self.finished.append(bounded.take(done))
+        return Bounded(bounded, np.where(done, 1.0, -1.0))
+
+
+class Halves:
+    """Cuts a tile in two across its longest side, in widths of Θ."""
+
+    def __init__(self, width: Array, smallest: float) -> None:
+        self.width, self.smallest = width, smallest
+        self.kept: list[Tiles] = []
+
+    def split(self, batch: Tiles, lower: Array) -> Children[Tiles]:
+        """See `verifier.bab.parts.Brancher`; tiles that are too small have no children."""
+        sides = (batch.high - batch.low) / self.width
+        large = np.flatnonzero(sides.prod(axis=1) > self.smallest)
+        self.kept.append(batch.take(np.setdiff1d(np.arange(len(batch)), large)))
+        some, axis = batch.take(large), sides[large].argmax(axis=1)
+        rows = np.arange(len(large))
+        middle = (some.low[rows, axis] + some.high[rows, axis]) / 2
+        left, right = some.high.copy(), some.low.copy()
+        left[rows, axis] = right[rows, axis] = middle
+        children = Tiles.join([Tiles(some.low, left, some.kinds), Tiles(right, some.high, some.kinds)])
+        return Children(children, np.concatenate([large, large]))
+
+
+def margin_network(network: Network, label: int) -> Network:
+    """The same network with the label's output less each other one as outputs."""
+    others = [j for j in range(network.output_size) if j != label]
+    rows = np.zeros((len(others), network.output_size))
+    rows[:, label] = 1.0
+    rows[np.arange(len(others)), others] = -1.0
+    nodes, last = list(network.nodes), network.output
+    if len(network.output_shape) != 1:
+        flat = (network.output_size,)
+        nodes.append(Node("margins/flat", Reshape(flat), (last,), flat))
+        last = "margins/flat"
+    nodes.append(Node("margins", Dense(rows, np.zeros(len(others))), (last,), (len(others),)))
+    return Network(tuple(nodes), "margins", network.source)
+
+
+def area_map(
+    perturbed: Perturbed,
+    settings: Inconsistency,
+    delta: float,
+    label: int,
+    *,
+    how: AreaSettings | None = None,
+    deadline: Deadline = NEVER,
+    listener: Listener = ignore,
+) -> AreaMap:
+    """Cut Θ into tiles until every one is proved or refuted, too small, or the time is over.
+
+    Raises:
+        UnsupportedOperatorError: an operator without bounds.
+    """
+    how, began = how or AreaSettings(), time.monotonic()
+    box, replay = perturbed.box, Replay(perturbed, settings, label)
+    worst = _look(perturbed, settings, label, how)
+    witness: dict[Aspect, Array | None] = {
+        a: failing(replay, a, delta, [worst[a]]) if a in how.aspects else None for a in ASPECTS
+    }
+    kinds = np.array([[OPEN if a in how.aspects else PROVED for a in ASPECTS]], dtype=np.int8)
+    if how.answers_only:
+        kinds[0, [k for k, a in enumerate(ASPECTS) if witness[a] is not None]] = REFUTED
+    start = Tiles(box.lower[None].copy(), box.upper[None].copy(), kinds)
+    reason, bounded, found = "", 0, start
+    if (kinds == OPEN).any():
+        asked = tuple(a for k, a in enumerate(ASPECTS) if kinds[0, k] == OPEN)
+        bounder, brancher = AreaBounder(perturbed, settings, delta, label, asked), Halves(box.width, how.smallest)
+        store = PriorityStore[Tiles](MemoryBudget.of(None), key=lambda some: -some.share)
+        search = BranchAndBound(
+            store, bounder, brancher, settings=SearchSettings(
+                batch=how.batch, piece=max(1, how.batch // how.threads), threads=how.threads, unit="tiles"
+            )
+        )  # fmt: skip
+        result = search.run(start, deadline, listener)
+        bounded, reason = result.done, result.reason if result.late else ""
+        rest = [*brancher.kept, *([store.pop(len(store)).batch] if len(store) else [])]
+        found = Tiles.join([start.take([]), *bounder.finished, *rest])
+        if result.left and not reason:
+            reason = f"{result.left} tiles smaller than {how.smallest:g} of Θ were not split"
+    order = np.lexsort(found.low.T[::-1])
+    found = found.take(order)
+    volume = ((found.high - found.low) / box.width).prod(axis=1)
+    shares: dict[Aspect, tuple[float, float, float]] = {}
+    answers: dict[Aspect, AspectAnswer] = {}
+    for k, aspect in enumerate(ASPECTS):
+        if aspect not in how.aspects:
+            continue
+        if how.answers_only and witness[aspect] is not None:
+            answers[aspect] = _answer(witness[aspect], False, deadline, reason)
+            continue
+        parts = [float(volume[found.kinds[:, k] == kind].sum()) for kind in (PROVED, REFUTED, OPEN)]
+        shares[aspect] = (parts[0], parts[1], parts[2])
+        centers = (found.low + found.high)[(found.kinds[:, k] == REFUTED)][:1] / 2
+        theta = witness[aspect] if witness[aspect] is not None else failing(replay, aspect, delta, centers)
+        answers[aspect] = _answer(theta, bool((found.kinds[:, k] == PROVED).all()), deadline, reason)
+    return AreaMap(
+        perturbed=perturbed,
+        settings=settings,
+        delta=delta,
+        label=label,
+        tiles=found,
+        shares=shares,
+        answers=with_both(answers),
+        reason=reason,
+        worst={a: v[None] for a, v in worst.items()},
+        bounded=bounded,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _answer(theta: Array | None, proved: bool, deadline: Deadline, reason: str) -> AspectAnswer:
+    if theta is not None:
+        return AspectAnswer(answer=Answer.NOT_ROBUST, reason="fails at a parameter, exactly", theta=theta)
+    if proved:
+        return AspectAnswer(answer=Answer.ROBUST, reason="proved on tiles that fill Θ, rounding included")
+    kind = Answer.TIMEOUT if deadline.passed else Answer.UNDECIDED
+    return AspectAnswer(answer=kind, reason=reason or "some tiles are open")
+
+
+def _look(perturbed: Perturbed, settings: Inconsistency, label: int, how: AreaSettings) -> dict[Aspect, Array]:
+    """The worst of some points for each aspect: a grid over at most two parameters, and corners."""
+    box, d = perturbed.box, perturbed.dimension
+    if d <= 2:
+        axes = [np.linspace(a, b, how.grid) for a, b in zip(box.lower, box.upper, strict=True)]
+        points = np.stack([g.reshape(-1) for g in np.meshgrid(*axes, indexing="ij")], axis=1)
+    else:
+        corners = np.stack([g.reshape(-1) for g in np.meshgrid(*[[0.0, 1.0]] * d, indexing="ij")], axis=1)
+        inside = np.random.default_rng(0).random((how.grid**2, d))
+        points = box.lower + np.concatenate([corners, inside]) * box.width
+    outputs = perturbed.network.forward(points).reshape(len(points), -1)
+    margin = outputs[:, label] - np.delete(outputs, label, axis=1).max(axis=1)
+    result: dict[Aspect, Array] = {"label": points[int(margin.argmin())], "attention": points[0]}
+    if "attention" in how.aspects:
+        step = max(1, (1 << 24) // (perturbed.image.size * perturbed.network.output_size * 8))
+        values = [settings(perturbed, points[k : k + step], label) for k in range(0, len(points), step)]
+        result["attention"] = points[int(np.concatenate(values).argmax())]
+    return result
