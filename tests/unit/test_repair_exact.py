@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from verifier.errors import InputError, PropertyError
+from verifier.network.exact import ExactNetwork, dyadic
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
+from verifier.regions import plane
 from verifier.repair import (
     FrozenNetwork,
     LineRegion,
@@ -31,10 +33,13 @@ from verifier.repair import (
     specification_from_dict,
     specification_from_json,
 )
-from verifier.repair.exact import Effort
+from verifier.repair.effort import Effort
+from verifier.repair.filtered import exact_patterns, exact_slacks, pattern_at, slack_of
 from verifier.repair.keypoints import key_points
 from verifier.repair.schema import schema
 from verifier.repair.search import EFFORT, Outcome
+
+CORNERS = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]
 
 
 def dense(seed: int, sizes: tuple[int, ...]) -> Network:
@@ -309,3 +314,47 @@ def test_the_exact_check_is_right_on_a_kink_of_thirds() -> None:
     found = check_exactly(broken, specification)
     assert not found.proved
     assert found.failures[0].point.fractions() == [Fraction(1, 3)]
+
+
+def test_many_points_are_judged_exactly_though_mostly_in_extended_precision() -> None:
+    """Inputs on kinks up to rounding: the pattern and the verdict of each are those of rational arithmetic."""
+    network = dense(3, (2, 6, 5, 2))
+    kinks = plane(network, np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), 2.0 * np.array(CORNERS))
+    points = kinks.embed(kinks.vertices)
+    patterns = exact_patterns(network, points)
+    exact = ExactNetwork(network)
+    layer = repairable_layers(network)[0]
+    frozen = FrozenNetwork(network).patched(layer, 0.1 * np.ones(18))
+    y = frozen.forward(points, patterns)
+    tie = OutputPolytope(np.array([[1.0, -1.0]]), np.array([float(np.median(y[:, 0] - y[:, 1]))]), "tie")
+    slacks = exact_slacks(frozen, points, patterns, tie)
+    value = ExactNetwork(frozen.value_network)
+    for k, x in enumerate(points):
+        own = pattern_at(exact, dyadic(x[None]))
+        assert all(np.array_equal(own[n][0], patterns[n][k]) for n in own)
+        true = slack_of(tie, value.values(x, own)[network.output]).fractions()[0]
+        assert slacks.met[k] == (true >= 0)
+    assert 0 < slacks.met.sum() < len(points)
+
+
+def test_opposite_rows_with_room_between_them_are_no_tie() -> None:
+    """0.74 <= y <= 1.2 at one place: a repair by margins, as small as the least."""
+    network = feedforward([[[1.0], [-0.3]], [[0.4, 0.7]]], [[0.1, 0.0], [0.0]])
+    below = OutputPolytope(np.array([[1.0]]), np.array([1.2]), "below")
+    line = LineRegion([0.0], [1.0])
+    specification = Specification((Requirement(line, below), Requirement(line, at_least(0.74))))
+    result = repair(network, specification)
+    assert result.status is RepairStatus.REPAIRED
+    (attempt,) = result.attempts.values()
+    assert attempt.norm <= attempt.least * (1 + 1e-6)
+
+
+def test_the_layers_own_norm_is_within_reach() -> None:
+    """The least change takes all weights to zero: as large as the layer itself, which rounding must not deny."""
+    weights = np.array([[0.1, 0.2], [0.3, -0.7]])
+    network = feedforward([weights], [np.array([0.1, -0.1])])
+    zero = OutputPolytope(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), np.zeros(4), "zero")
+    points = PointRegion(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    result = repair(network, Specification((Requirement(points, zero),)))
+    assert result.status is RepairStatus.REPAIRED
+    assert result.norms["weights"] == 6

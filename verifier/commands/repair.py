@@ -40,8 +40,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json")
     parser.add_argument("--example", action="store_true", help="print an example of a specification and stop")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of specifications and stop")
-    parser.add_argument("--method", choices=("lp", "greedy"), default="lp", help="lp (default) or greedy")
-    parser.add_argument("--layer", action="append", metavar="NAME", help="layer that may change (repeat; the last)")
+    parser.add_argument(
+        "--method",
+        choices=("lp", "greedy", "maxsmt", "layers"),
+        default="lp",
+        help="lp: smallest change of one layer (default); greedy: single weights; maxsmt: one small layer by Z3; "
+        "layers: several together",
+    )
+    parser.add_argument(
+        "--layer", action="append", metavar="NAME", help="layer that may change (repeat; the last, or all)"
+    )
     parser.add_argument("--steps", type=count, metavar="N", help="greedy: most weights that may change (5)")
     parser.add_argument("--norm", choices=("l1", "linf", "mixed"), help="lp: what is kept small (l1)")
     parser.add_argument("--soft", type=positive, metavar="PRICE", help="lp: price of one unit of violation")
@@ -95,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     refuse(
         args,
         f"on --method {args.method}",
-        *(("norm", "soft", "reach") if args.method == "greedy" else ("steps",)),
+        *(() if args.method in ("lp", "layers") else ("norm", "soft", "reach")),
+        *(() if args.method == "greedy" else ("steps",)),
     )
     network = verifier.load(args.model)
     specification = read_specification(args.specification, network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from verifier.network.operators import Array
 from verifier.repair.frozen import FrozenNetwork, parameter_label, parameters, repairable_layers
 from verifier.repair.greedy import Step, greedy
 from verifier.repair.keypoints import KeyPoints, key_points
+from verifier.repair.program import TOLERANCE
 from verifier.repair.recheck import Check, check, check_exactly
+from verifier.repair.rows import layer_rows
 from verifier.repair.search import LayerRepair, Outcome, Settings, positive_or_none, repair_layer
 from verifier.repair.specification import Specification
+from verifier.repair.together import Alternation
 
-METHODS = ("greedy", "lp")
+METHODS = ("greedy", "lp", "maxsmt", "layers")
 
 
 class RepairStatus(enum.StrEnum):
@@ -47,12 +50,12 @@ class RepairResult:
     Attributes:
         status: see `RepairStatus`.
         frozen: the repaired network (the original's own value channel where nothing was changed).
-        method: "greedy" or "lp".
-        layer: the layer that was changed ("" if none; greedy names it in each step).
+        method: one of `METHODS`.
+        layer: the layer that was changed ("" if none, or several).
         changes: ``{"layer weight[i, j]": δ}``, all changed weights.
         met_before, met_after, total: key points met, and all, in float64.
         steps: for greedy, its steps.
-        attempts: for lp, what was found for each layer that was tried.
+        attempts: for lp, what was found for each layer that was tried; for layers, the last step of each changed layer.
         conflicts: for infeasible, names of the requirements that cannot hold together, by layer.
         check: the check of the result: in rational arithmetic if it was made, else in float64.
         seconds: wall-clock time.
@@ -111,14 +114,17 @@ def repair(
 
     Args:
         network: the network, or a frozen network that was patched before.
-        method: "greedy": the best single weight, several times (the paper's method); "lp": the smallest change
-            of one layer, by linear programming.
-        layers: names of the layers that may change (lp: each is tried, the cheapest repair is taken);
-            the last Dense or Conv layer by default.
+        method: "greedy": the best single weight, several times (the paper's method, Section 5.1); "lp": the smallest
+            change of one layer, by linear programming; "maxsmt": the change of one small layer that meets the most key
+            points, by Z3 (Appendix B); "layers": several layers together, by alternating linear steps (Appendix B).
+        layers: names of the layers that may change (lp, maxsmt: each is tried, the best repair is taken);
+            the last Dense or Conv layer by default, for method "layers" all.
         steps: for greedy, the most weights that may change.
-        norm: for lp, "l1" (few weights), "linf" (small changes) or "mixed".
-        soft: for lp, None, or the price of one unit of violation: then an answer always exists.
-        reach: for lp, the largest norm of a change; by default that of the layer's own parameters (with ``soft``, none).
+        norm: for lp and layers, "l1" (few weights), "linf" (small changes) or "mixed".
+        soft: for lp, None, or the price of one unit of violation: then an answer always exists. For layers, the price
+            while violations are left.
+        reach: for lp and layers, the largest norm of a layer's change; by default that of the layer's own parameters
+            (with ``soft``, none).
         timeout: seconds, for everything together.
         exact: whether a large result may be checked in rational arithmetic however long it takes (within ``timeout``);
             otherwise it is called repaired up to rounding.
@@ -133,14 +139,13 @@ def repair(
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known", fix=f"methods: {', '.join(METHODS)}")
     frozen = network if isinstance(network, FrozenNetwork) else FrozenNetwork(network)
-    chosen = _layers(frozen.network, layers)
+    chosen = _layers(frozen.network, layers, every=method == "layers")
     deadline = Deadline.after(timeout)
     points = key_points(frozen.network, specification)
     before = points.slack(frozen)
     text = f"{len(points)} key points on {len(points.middles)} linear pieces, {int(points.met(before).sum())} met"
     listener(Note(seconds=time.perf_counter() - start, text=text))
-    find = _greedy if method == "greedy" else _linear
-    found = find(frozen, points, chosen, settings, deadline, listener)
+    found = _FINDERS[method](frozen, points, chosen, settings, deadline, listener)
     met_before, met_after = int(points.met(before).sum()), int(points.met(points.slack(found.frozen)).sum())
     return RepairResult(
         status=found.status,
@@ -164,13 +169,13 @@ def repair(
     )
 
 
-def _layers(network: Network, layers: Sequence[str] | None) -> list[str]:
+def _layers(network: Network, layers: Sequence[str] | None, *, every: bool) -> list[str]:
     known = repairable_layers(network)
     if not known:
         raise InputError("the network has no layer with weights", place=network.source, fix="Dense or Conv layers")
     if isinstance(layers, str):
         raise InputError(f"layers must be a sequence of names, got {layers!r}", fix=f"[{layers!r}]")
-    chosen = list(layers) if layers else [known[-1]]
+    chosen = list(layers) if layers else list(known if every else known[-1:])
     for layer in chosen:
         if layer not in known:
             raise InputError(f"layer {layer!r} cannot be repaired", fix=f"layers with weights: {', '.join(known)}")
@@ -257,26 +262,117 @@ def _greedy(
         if not new:
             break
         known = known.with_demands(new)
-    met = int(points.met(points.slack(patched)).sum())
-    if checked is not None and checked.proved:
-        status = RepairStatus.REPAIRED
-    elif known.met(known.slack(patched)).all() and check(patched, points.specification).proved:
-        status = RepairStatus.ROUNDED
-        reason = reason or f"in rational arithmetic it is off by {-checked.worst if checked else 0:.2g}"
-    elif met > first:
-        status = RepairStatus.IMPROVED
-    else:
-        status = RepairStatus.UNCHANGED
-        reason = reason or "no single weight meets more key points"
+    status, said = _judged(points, known, first, patched, checked, reason)
+    if status is RepairStatus.UNCHANGED:
+        said = reason or "no single weight meets more key points"
     if deadline.passed and status is not RepairStatus.REPAIRED:
-        reason = "time limit"
+        said = "time limit"
+    return _Found(status=status, frozen=patched, reason=said, check=checked, steps=tuple(taken))
+
+
+def _judged(
+    points: KeyPoints, known: KeyPoints, first: int, patched: FrozenNetwork, checked: Check | None, reason: str
+) -> tuple[RepairStatus, str]:
+    """What to call a network of which ``known`` key points are to be met, and of which ``first`` were met before."""
+    if checked is not None and checked.proved:
+        return RepairStatus.REPAIRED, ""
+    if known.met(known.slack(patched)).all() and check(patched, points.specification).proved:
+        return (
+            RepairStatus.ROUNDED,
+            reason or f"in rational arithmetic it is off by {-checked.worst if checked else 0:.2g}",
+        )
+    met = int(points.met(points.slack(patched)).sum())
+    status = RepairStatus.IMPROVED if met > first else RepairStatus.UNCHANGED
+    return status, reason or _violations(status, points, patched)
+
+
+def _max_smt(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    settings: Settings,
+    deadline: Deadline,
+    listener: Listener,
+) -> _Found:
+    """The most key points that one layer can meet, by Z3; demands that they do not know join them."""
+    first = int(points.met(points.slack(frozen)).sum())
+    known, margin = points, 0.0
+    while True:
+        best, layer = _best_by_smt(frozen, known, layers, margin, deadline, listener)
+        checked, reason = None, ""
+        if not known.met(known.slack(best)).all():
+            break
+        try:
+            checked = check_exactly(best, points.specification, settings.effort(deadline))
+        except TimeLimitError as error:
+            reason = error.problem
+            break
+        new = known.unknown(checked.failures)
+        if checked.proved or (margin and not new):
+            break
+        if new:
+            known = known.with_demands(new)
+        else:  # only rounding is in the way
+            margin = 2 * TOLERANCE
+    status, said = _judged(points, known, first, best, checked, reason)
+    return _Found(status=status, frozen=best, reason=said, layer=layer, check=checked)
+
+
+def _best_by_smt(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    margin: float,
+    deadline: Deadline,
+    listener: Listener,
+) -> tuple[FrozenNetwork, str]:
+    """The layer with which the most key points can be met, changed; the network as it is if none meets more."""
+    from verifier.repair.smt import solve_max_smt
+
+    before = int(points.met(points.slack(frozen)).sum())
+    best, layer = frozen, ""
+    for name in layers:
+        own, weight = points.distinct(frozen, name)
+        rows = layer_rows(frozen, own, name)
+        rows = replace(rows, slack=rows.slack - margin * rows.scale)
+        delta, _ = solve_max_smt(rows, own.row_start, weight=weight, deadline=deadline)
+        patched = frozen.patched(name, delta)
+        met = int(points.met(points.slack(patched)).sum())
+        if met > before:
+            best, layer, before = patched, name, met
+        listener(Note(seconds=0.0, text=f"layer {name!r}: {met} of {len(points)} met"))
+    return best, layer
+
+
+def _together(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    settings: Settings,
+    deadline: Deadline,
+    listener: Listener,
+) -> _Found:
+    """Several layers, by alternating steps."""
+    runs = []
+    for order in (layers, layers[::-1]):  # what one order of turns cannot mend, or only dearly, the other may
+        steps = Alternation(frozen, points, order, settings, deadline=deadline, listener=listener)
+        steps.run()
+        runs.append(steps)
+    good = (Outcome.REPAIRED, Outcome.ROUNDED, Outcome.PARTIAL)
+    steps = min(runs, key=lambda r: (good.index(r.outcome), points.violation(r.frozen), r.norm))
+    if steps.outcome is Outcome.PARTIAL:
+        less = points.violation(steps.frozen) < points.violation(frozen)
+        status = RepairStatus.IMPROVED if less else RepairStatus.UNCHANGED
+    else:
+        status = RepairStatus.REPAIRED if steps.outcome is Outcome.REPAIRED else RepairStatus.ROUNDED
+    found = steps.frozen if status is not RepairStatus.UNCHANGED else frozen
+    checks = [step.check for step in steps.last.values() if step.frozen is found]
     return _Found(
-        status=status,
-        frozen=patched,
-        reason=reason or _violations(status, points, patched),
-        check=checked,
-        steps=tuple(taken),
+        status=status, frozen=found, reason=steps.reason, attempts=steps.last, check=checks[0] if checks else None
     )
+
+
+_FINDERS = {"greedy": _greedy, "lp": _linear, "maxsmt": _max_smt, "layers": _together}
 
 
 def _violations(status: RepairStatus, points: KeyPoints, frozen: FrozenNetwork) -> str:

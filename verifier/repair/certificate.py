@@ -22,7 +22,8 @@ import numpy.typing as npt
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.repair.exact import Demand, Frame, Pieces, frames, homogeneous, pattern_at, slack_of
+from verifier.repair.exact import Demand, Pieces, homogeneous, part_of
+from verifier.repair.filtered import pattern_at, slack_of
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.keypoints import KeyPoints
 from verifier.repair.program import norm_weights
@@ -87,21 +88,20 @@ class Confirmer:
         requirement = int(points.requirement[k])
         region = points.specification.requirements[requirement].region
         pattern = {n: p[points.piece[k]][None] for n, p in points.patterns.items()}
-        if isinstance(region, PointRegion):
+        if isinstance(region, (PointRegion, PiecesRegion)):
+            # polygons have their pattern by definition, or that of their middle
             x = dyadic(points.points[k][None])
-            return Demand(requirement, x, pattern) if self._has(x, pattern) else None
-        frame, corners = (
-            frames(region)[0]
-            if not isinstance(region, PiecesRegion)
-            else (Frame.of(region.origin, region.u, region.v), np.zeros((0, 3), dtype=object))
-        )
-        size = 1 if isinstance(region, LineRegion) else 2
+            if isinstance(region, PointRegion):
+                own = x
+            elif region.patterns is None:
+                own = dyadic(region.embed(points.middles[points.piece[k]])[None])
+            else:
+                return Demand(requirement, x, pattern)
+            return Demand(requirement, x, pattern) if self._has(own, pattern) else None
+        frame, corners = part_of(region)
+        size = frame.dimensions
         place = [Fraction(float(c)) for c in points.places[k][:size]]
         middle = [Fraction(float(c)) for c in points.middles[points.piece[k]][:size]]
-        if isinstance(region, PiecesRegion):  # its polygons have their pattern by definition
-            if region.patterns is None and not self._has(frame.at(homogeneous(*middle)), pattern):
-                return None
-            return Demand(requirement, frame.at(homogeneous(*place)), pattern)
         inner = homogeneous(*middle)
         if not (_inside(corners, inner, region) and self._has(frame.at(inner), pattern)):
             return None

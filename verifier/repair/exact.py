@@ -11,25 +11,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import gcd, lcm, prod
+from math import gcd, lcm
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import TimeLimitError
-from verifier.limits import NEVER, Deadline
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.repair.effort import Effort, multiplications
+from verifier.repair.filtered import exact_patterns, exact_slacks, slack_of
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.specification import (
     LineRegion,
     OutputPolytope,
     PiecesRegion,
     PointRegion,
-    Region,
+    PolygonRegion,
     Specification,
 )
 
@@ -77,19 +78,12 @@ def homogeneous(*coordinates: float | Fraction) -> Array:
     return np.array([common, *(f.numerator * (common // f.denominator) for f in fractions)], dtype=object)
 
 
-def frames(region: Region) -> list[tuple[Frame, Array]]:
-    """A region's parts: a frame, and the vertices in order as homogeneous coordinates ``(k, 1 + dimensions)``."""
-    if isinstance(region, PointRegion):
-        return [(Frame.of(point), np.array([[1]], dtype=object)) for point in region.points]
+def part_of(region: LineRegion | PolygonRegion) -> tuple[Frame, Array]:
+    """A region's frame, and its vertices in order as homogeneous coordinates ``(k, 1 + dimensions)``."""
     if isinstance(region, LineRegion):
-        ends = dyadic(np.stack([region.start, region.end]))
-        return [(Frame(ends), np.array([[1, 0], [1, 1]], dtype=object))]
-    frame = Frame.of(region.origin, region.u, region.v)
-    if isinstance(region, PiecesRegion):
-        parts = [region.vertices[a:b] for a, b in zip(region.offsets[:-1], region.offsets[1:], strict=True)]
-    else:
-        parts = [region.polygon]
-    return [(frame, np.stack([homogeneous(float(s), float(t)) for s, t in part])) for part in parts]
+        return Frame(dyadic(np.stack([region.start, region.end]))), np.array([[1, 0], [1, 1]], dtype=object)
+    corners = np.stack([homogeneous(float(s), float(t)) for s, t in region.polygon])
+    return Frame.of(region.origin, region.u, region.v), corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +101,6 @@ class Demand:
     pattern: Pieces
 
 
-class Effort:
-    """How much an exact computation may still do: multiplications of integers, and a deadline."""
-
-    def __init__(self, limit: float = float("inf"), deadline: Deadline = NEVER) -> None:
-        self.left, self.deadline = limit, deadline
-
-    def spend(self, multiplications: float) -> None:
-        """Take some.
-
-        Raises:
-            TimeLimitError: no more is left, or the deadline has passed.
-        """
-        self.left -= multiplications
-        if self.left < 0:
-            raise TimeLimitError("too large for the exact check")
-        self.deadline.check("in the exact check")
-
-
 @dataclass(frozen=True, eq=False)
 class Face:
     """A face of a subdivision: its vertices ``(k, 1 + dimensions)`` and the pattern on its relative interior."""
@@ -139,7 +115,7 @@ class Subdivision:
     def __init__(self, network: Network, effort: Effort) -> None:
         self.network, self.effort = network, effort
         self.exact = ExactNetwork(network)
-        self.cost, self.active = weights(network), network.activations
+        self.cost, self.active = multiplications(network), network.activations
 
     def faces(self, frame: Frame, polygon: Array) -> Iterator[Face]:
         """Every piece, and of its edges and vertices those that have another pattern than the piece."""
@@ -167,17 +143,6 @@ class Subdivision:
             pattern = {n.name: _pieces(n, values[n.inputs[0]], part) for n in self.active}
             if any(not np.array_equal(pattern[name], whole[name]) for name in pattern):
                 yield Face(part, pattern)
-
-
-def weights(network: Network) -> int:
-    """About how many multiplications one evaluation takes."""
-    total = 0
-    for node in network.nodes[1:]:
-        coefficients = getattr(node.operator, "weight", None)
-        if coefficients is not None:
-            total += coefficients.size * (prod(node.shape[1:]) if coefficients.ndim == 4 else 1)
-        total += node.size
-    return total
 
 
 def _cuts(node: Node, values: Rationals) -> Array:
@@ -252,13 +217,13 @@ class ExactCheck:
 
     Attributes:
         met, total: demands that are met, and all.
-        worst: the smallest slack of any row; negative where violated.
-        failures: the demands that are not met.
+        worst: the smallest slack of any row, in float64; negative where violated.
+        failures: the demands that are not met (at most `FAILURES`).
     """
 
     met: int
     total: int
-    worst: Fraction
+    worst: float
     failures: tuple[Demand, ...]
 
     @property
@@ -267,11 +232,15 @@ class ExactCheck:
         return sorted({demand.requirement for demand in self.failures})
 
 
-def examine(frozen: FrozenNetwork, specification: Specification, effort: Effort | None = None) -> ExactCheck:
-    """Every demand of a specification, in rational arithmetic.
+FAILURES = 1000
+"""Most demands that are not met that are named."""
 
-    A `PiecesRegion` is what it says: each polygon on the one pattern that it names (or its centroid has); the borders
-    that its polygons share belong to both.
+
+def examine(frozen: FrozenNetwork, specification: Specification, effort: Effort | None = None) -> ExactCheck:
+    """Every demand of a specification, exactly.
+
+    Points, and the polygons of a `PiecesRegion`, are what they say: each point on its own pattern, each polygon's corners
+    (the float64 inputs that `PiecesRegion.embed` gives) on the one pattern that it names or its middle has.
 
     Args:
         effort: how much may be done; without limit by default.
@@ -282,53 +251,51 @@ def examine(frozen: FrozenNetwork, specification: Specification, effort: Effort 
     effort = Effort() if effort is None else effort
     judge = _Judge(frozen, effort)
     subdivision = Subdivision(frozen.network, effort)
-    met = total = 0
-    worst: Fraction | None = None
-    failures = []
+    met, total, worst = 0, 0, np.inf
+    failures: list[Demand] = []
     for k, requirement in enumerate(specification.requirements):
-        for part, (frame, polygon) in enumerate(frames(requirement.region)):
-            seen: set[tuple[Any, ...]] = set()
-            given = _given(requirement.region, part)
-            faces = (
-                subdivision.faces(frame, polygon) if given is None else _one_piece(subdivision, frame, polygon, given)
-            )
-            for face in faces:
-                key = _key(face.pattern)
-                slacks = judge.slacks(frame, face, requirement.output, key)
-                for vertex, slack in zip(face.vertices, slacks, strict=True):
-                    place = (*vertex, key)
-                    if place in seen:
-                        continue
-                    seen.add(place)
-                    total += 1
-                    met += slack >= 0
-                    worst = slack if worst is None else min(worst, slack)
-                    if slack < 0:
-                        failures.append(Demand(k, frame.at(vertex), face.pattern))
-            judge.forget()
-    return ExactCheck(met=met, total=total, worst=worst or Fraction(0), failures=tuple(failures))
+        region, polytope = requirement.region, requirement.output
+        if isinstance(region, (PointRegion, PiecesRegion)):
+            points, pattern = given(frozen.network, region, effort)
+            found = exact_slacks(frozen, points, pattern, polytope, effort)
+            met, total, worst = met + int(found.met.sum()), total + len(points), min(worst, found.worst)
+            for i in np.flatnonzero(~found.met)[: FAILURES - len(failures)]:
+                own = {name: p[i : i + 1] for name, p in pattern.items()}
+                failures.append(Demand(k, dyadic(points[i][None]), own))
+            continue
+        frame, polygon = part_of(region)
+        seen: set[tuple[Any, ...]] = set()
+        for face in subdivision.faces(frame, polygon):
+            key = _key(face.pattern)
+            for vertex, slack in zip(face.vertices, judge.slacks(frame, face, polytope, key), strict=True):
+                place = (*vertex, key)
+                if place in seen:
+                    continue
+                seen.add(place)
+                total += 1
+                met += slack >= 0
+                worst = min(worst, float(slack))
+                if slack < 0 and len(failures) < FAILURES:
+                    failures.append(Demand(k, frame.at(vertex), face.pattern))
+        judge.forget()
+    return ExactCheck(met=met, total=total, worst=worst, failures=tuple(failures))
 
 
-def _given(region: Region, part: int) -> Pieces | None:
-    """The pattern that a `PiecesRegion` declares for a polygon: {} where it is that of the centroid; else None."""
-    if not isinstance(region, PiecesRegion):
-        return None
-    return {} if region.patterns is None else {name: p[part : part + 1] for name, p in region.patterns.items()}
+_patterns: WeakKeyDictionary[PointRegion, WeakKeyDictionary[Network, Pieces]] = WeakKeyDictionary()
 
 
-def _one_piece(subdivision: Subdivision, frame: Frame, polygon: Array, pattern: Pieces) -> Iterator[Face]:
-    if not pattern:
-        corners = [[Fraction(int(c), int(v[0])) for c in v[1:]] for v in polygon]
-        middle = homogeneous(*(sum(column, Fraction(0)) / len(corners) for column in zip(*corners, strict=True)))
-        pattern = pattern_at(subdivision.exact, frame.at(middle))
-    yield Face(polygon, pattern)
-
-
-def pattern_at(exact: ExactNetwork, point: Rationals) -> Pieces:
-    """The activation pattern at one input, exactly."""
-    values = exact.values(point)
-    here = np.array([[1]], dtype=object)
-    return {n.name: _pieces(n, values[n.inputs[0]], here) for n in exact.network.activations}
+def given(network: Network, region: PointRegion | PiecesRegion, effort: Effort) -> tuple[Array, Pieces]:
+    """The inputs ``(k, n)`` that a region names, and the pattern of each (remembered for points)."""
+    if isinstance(region, PointRegion):
+        known = _patterns.setdefault(region, WeakKeyDictionary())
+        if network not in known:
+            known[network] = exact_patterns(network, region.points, effort)
+        return region.points, known[network]
+    owner = np.repeat(np.arange(len(region.counts)), region.counts)
+    own = region.patterns
+    if own is None:
+        own = exact_patterns(network, region.embed(region.centroids), effort)
+    return region.embed(region.vertices), {name: p[owner] for name, p in own.items()}
 
 
 def _key(pattern: Pieces) -> bytes:
@@ -340,7 +307,7 @@ class _Judge:
 
     def __init__(self, frozen: FrozenNetwork, effort: Effort) -> None:
         self.exact, self.output = ExactNetwork(frozen.value_network), frozen.network.output
-        self.effort, self.cost = effort, weights(frozen.network)
+        self.effort, self.cost = effort, multiplications(frozen.network)
         self._forms: dict[bytes, tuple[Array, int]] = {}
 
     def slacks(self, frame: Frame, face: Face, polytope: OutputPolytope, key: bytes) -> list[Fraction]:
@@ -357,11 +324,3 @@ class _Judge:
     def forget(self) -> None:
         """Before another frame or polytope."""
         self._forms.clear()
-
-
-def slack_of(polytope: OutputPolytope, outputs: Rationals) -> Rationals:
-    """``bound - rows @ y`` exactly, for outputs ``(batch, …)``: ``(batch, rows)``."""
-    rows, bound = dyadic(polytope.rows), dyadic(polytope.bound)
-    y = outputs.numerators.reshape(len(outputs.numerators), -1)
-    used = Rationals(-(y @ rows.numerators.T), outputs.denominator * rows.denominator)
-    return used + Rationals(np.broadcast_to(bound.numerators, used.numerators.shape), bound.denominator)

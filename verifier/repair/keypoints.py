@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.repair.exact import Demand
+from verifier.repair.effort import Effort
+from verifier.repair.exact import Demand, given
 from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import LineRegion, PointRegion, PolygonRegion, Region, Specification
 
@@ -92,6 +93,10 @@ class KeyPoints:
     def met(self, slack: Array) -> npt.NDArray[np.bool_]:
         """Which key points have all their rows met, ``(K,)``."""
         return np.logical_and.reduceat(slack >= 0, self.row_start[:-1])
+
+    def violation(self, frozen: FrozenNetwork) -> float:
+        """The sum of what all rows are violated by."""
+        return float(-np.minimum(self.slack(frozen), 0.0).sum())
 
     def distinct(self, frozen: FrozenNetwork, layer: str) -> tuple[KeyPoints, npt.NDArray[np.int64]]:
         """The key points that differ for a change of one layer, and how many key points each stands for.
@@ -267,7 +272,8 @@ def _pieces(network: Network, region: Region) -> _Found:
     if isinstance(region, PointRegion):
         count = len(region.points)
         nowhere = np.full((count, 2), np.nan)
-        return _Found(region.points, np.arange(count), nowhere, nowhere, _full(network, {}, region.points))
+        points, at_points = given(network, region, Effort())
+        return _Found(points, np.arange(count), nowhere, nowhere, at_points)
     if isinstance(region, LineRegion):
         found = line(network, region.start, region.end)
         t = np.stack([found.breakpoints[:-1], found.breakpoints[1:]], axis=1).reshape(-1)

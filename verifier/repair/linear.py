@@ -11,6 +11,7 @@ What comes out here is right up to the solver's tolerance; `verifier.repair.sear
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -184,8 +185,12 @@ def solve_layer(
 
 
 def default_reach(rows: LayerRows, norm: str, soft: float | None = None) -> float:
-    """The norm of the layer's own parameters; no limit for a soft repair."""
-    return measure(parameters(rows.operator), *norm_weights(norm, rows.size)) if soft is None else np.inf
+    """The norm of the layer's own parameters, not rounded down; no limit for a soft repair."""
+    if soft is not None:
+        return np.inf
+    sizes, (l1, linf) = np.abs(parameters(rows.operator)), norm_weights(norm, rows.size)
+    whole = l1 * math.fsum(sizes) + linf * float(sizes.max(initial=0.0))
+    return math.nextafter(whole * (1 + SPACING), math.inf)
 
 
 def _most_violated(rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array) -> npt.NDArray[np.int64]:

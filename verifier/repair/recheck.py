@@ -16,7 +16,8 @@ from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 from verifier.regions.polygons import areas_and_centroids, convex_polygon
-from verifier.repair.exact import Demand, Effort, examine
+from verifier.repair.effort import Effort
+from verifier.repair.exact import Demand, examine, given
 from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import (
     ROUNDING,
@@ -83,7 +84,7 @@ def check_exactly(frozen: FrozenNetwork, specification: Specification, effort: E
     return Check(
         met=found.met,
         total=found.total,
-        worst=float(found.worst),
+        worst=found.worst,
         violated=tuple(specification.label(k) for k in found.violated),
         exact=True,
         failures=found.failures,
@@ -98,12 +99,14 @@ class _Vertices:
         points: ``(V, n)``, those of one piece one after the other.
         piece: ``(V,)``, from 0.
         middles: ``(pieces, n)`` an inner point of each.
+        patterns: of each piece, where it is known exactly (points); None: that of its middle.
         uncovered: share of the region's area that the pieces miss or count twice.
     """
 
     points: Array
     piece: npt.NDArray[np.int64]
     middles: Array
+    patterns: dict[str, npt.NDArray[np.int16]] | None = None
     uncovered: float = 0.0
 
 
@@ -111,7 +114,8 @@ def _vertices(network: Network, region: Region) -> _Vertices:
     from verifier.regions import line, plane
 
     if isinstance(region, PointRegion):
-        return _Vertices(region.points, np.arange(len(region.points)), region.points)
+        points, patterns = given(network, region, Effort())
+        return _Vertices(points, np.arange(len(points)), points, patterns)
     if isinstance(region, LineRegion):
         found = line(network, region.start, region.end)
         ends = np.stack([found.points[:-1], found.points[1:]], axis=1).reshape(-1, network.input_size)
@@ -127,7 +131,7 @@ def _vertices(network: Network, region: Region) -> _Vertices:
     corners = convex_polygon(region.polygon)
     whole = float(areas_and_centroids(corners, np.array([0, len(corners)]), np.arange(len(corners)))[0][0])
     uncovered = abs(float(areas.sum()) - whole) / whole
-    return _Vertices(cut.embed(places), np.repeat(np.arange(len(counts)), counts), cut.embed(middles), uncovered)
+    return _Vertices(cut.embed(places), np.repeat(np.arange(len(counts)), counts), cut.embed(middles), None, uncovered)
 
 
 def check(frozen: FrozenNetwork, specification: Specification) -> Check:
@@ -183,8 +187,11 @@ def _chunks(network: Network, region: _Vertices) -> list[tuple[Array, dict[str, 
     found = []
     for start in range(0, len(region.points), CHUNK):
         piece = region.piece[start : start + CHUNK]
-        patterns = network.pattern(region.middles[piece[0] : piece[-1] + 1])
-        own = {name: p[piece - piece[0]] for name, p in patterns.items()}
+        if region.patterns is None:
+            patterns = network.pattern(region.middles[piece[0] : piece[-1] + 1])
+            own = {name: p[piece - piece[0]] for name, p in patterns.items()}
+        else:
+            own = {name: p[piece] for name, p in region.patterns.items()}
         found.append((region.points[start : start + CHUNK], own))
     return found
 

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from verifier.errors import InputError, TimeLimitError
 from verifier.events import Listener, ignore
 from verifier.limits import NEVER, Deadline
 from verifier.network.operators import Array
 from verifier.repair.certificate import Confirmer, ExactRow, lower_bound, solve_exactly
-from verifier.repair.exact import Demand, Effort
+from verifier.repair.effort import Effort
+from verifier.repair.exact import Demand
 from verifier.repair.frozen import FrozenNetwork, parameters
 from verifier.repair.keypoints import KeyPoints
 from verifier.repair.linear import Answer, LinearRepair, default_reach, solve_layer
@@ -43,6 +45,9 @@ ROUNDS = 60
 
 VERTEX = 60
 """Rows with which a vertex of the program may be solved in rationals."""
+
+NEAR = 1e-6
+"""How far, as a share of the largest change, that vertex may lie from the program's own."""
 
 ACTIVE = 1e-7
 """Share of a row's scale within which it counts as held with equality."""
@@ -179,7 +184,7 @@ class _Attempt:
         self.frozen, self.points, self.layer, self.settings = frozen, points, layer, settings
         self.deadline, self.listener = deadline, listener
         self.rows: LayerRows = layer_rows(frozen, points, layer)
-        self.opposites = points.opposites(frozen, layer)
+        self.opposites = self._ties(points.opposites(frozen, layer))
         self.before = parameters(frozen.operator(frozen.network[layer]))
         self.weights = norm_weights(settings.norm, self.rows.size)
         self.reach = settings.reach or default_reach(self.rows, settings.norm, settings.soft)
@@ -215,6 +220,11 @@ class _Attempt:
         new, found = self._decide(found, first, exact, confirmer)
         return [], new, found
 
+    def _ties(self, opposites: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those opposites that leave their rows no room: the two can only hold by a tie."""
+        room = np.abs(self.rows.slack + self.rows.slack[opposites])
+        return np.where((opposites >= 0) & (room <= 2 * self.rows.error), opposites, -1)
+
     def _solve(self, margins: Array | float, unit: float = 1.0) -> LinearRepair:
         return solve_layer(
             self.rows,
@@ -241,6 +251,7 @@ class _Attempt:
     ) -> tuple[list[Demand], LayerRepair]:
         """The first candidate that is exactly right; else demands that were not known, or the best that there is."""
         nearly: LayerRepair | None = None
+        too_large = ""
         for delta in self._candidates(first, exact, confirmer):
             norm = measure(delta, *self.weights)
             if norm > self.reach * (1 + 1e-12):
@@ -249,12 +260,10 @@ class _Attempt:
             here = replace(found, frozen=patched, norm=norm)
             if self.settings.soft is not None and not self._all_met(patched):
                 return [], replace(here, outcome=Outcome.PARTIAL)
-            try:
-                checked = check_exactly(patched, self.points.specification, self.settings.effort(self.deadline))
-            except TimeLimitError as error:
-                return [], self._rounded(replace(here, reason=error.problem))
+            checked, too_large = self._check(patched, too_large)
             if checked.proved:
-                return [], replace(here, outcome=Outcome.REPAIRED, check=checked, reason="")
+                outcome = Outcome.REPAIRED if checked.exact else Outcome.ROUNDED
+                return [], replace(here, outcome=outcome, check=checked, reason=too_large)
             new = self.points.unknown(checked.failures)
             if new:
                 return new, replace(here, reason="too many rounds")
@@ -262,9 +271,21 @@ class _Attempt:
                 nearly = replace(here, check=checked)
         if nearly is None:
             return [], replace(found, reason="no change within the reach was found to meet the rows with a margin")
+        if too_large:
+            return [], replace(nearly, frozen=None, reason=too_large)
         worst = nearly.check.worst if nearly.check else 0.0
         reason = f"the rows seem to hold by ties only, which no float64 weights were found to meet: off by {-worst:.2g}"
         return [], self._rounded(replace(nearly, reason=reason))
+
+    def _check(self, patched: FrozenNetwork, too_large: str) -> tuple[Check, str]:
+        """The exact check, or why it is too large and the check in float64 instead."""
+        specification = self.points.specification
+        if not too_large:
+            try:
+                return check_exactly(patched, specification, self.settings.effort(self.deadline)), ""
+            except TimeLimitError as error:
+                too_large = error.problem
+        return check(patched, specification), too_large
 
     def _rounded(self, found: LayerRepair) -> LayerRepair:
         assert found.frozen is not None
@@ -288,7 +309,8 @@ class _Attempt:
             yield delta
         for rows in (self._active(delta, unit, confirmer), exact):
             candidate = solve_exactly(rows, delta) if len(rows) <= VERTEX else None
-            if candidate is not None and self._meets(candidate, exact):
+            near = candidate is not None and np.abs(candidate - delta).max() <= NEAR * largest
+            if candidate is not None and near and self._meets(candidate, exact):
                 yield candidate
         if self.settings.soft is None:
             for size in MARGINS:
