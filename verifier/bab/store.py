@@ -86,10 +86,16 @@ class PriorityStore(Generic[B]):
 
 
 class DepthStore(Generic[B]):
-    """The last ones first; of those that were pushed together, the highest bound first: few are open at any time."""
+    """The last ones first; of those that were pushed together, the highest bound first: few are open at any time.
 
-    def __init__(self, memory: MemoryBudget) -> None:
+    Args:
+        memory: what the open subproblems may hold.
+        hardest_first: of those that were pushed together, the lowest bound first: witnesses are likelier there.
+    """
+
+    def __init__(self, memory: MemoryBudget, *, hardest_first: bool = False) -> None:
         self._memory, self._held, self._count = memory, 0.0, 0
+        self._sign = -1.0 if hardest_first else 1.0
         self._stack: list[Open[B]] = []
 
     def __len__(self) -> int:
@@ -103,8 +109,9 @@ class DepthStore(Generic[B]):
     def push(self, some: Open[B]) -> None:
         """See `Store.push`."""
         if len(some):
-            sorted_already = len(some) == 1 or bool((some.lower[1:] >= some.lower[:-1]).all())
-            self._stack.append(some if sorted_already else some.take(np.argsort(some.lower, kind="stable")))
+            rank = self._sign * some.lower
+            sorted_already = len(some) == 1 or bool((rank[1:] >= rank[:-1]).all())
+            self._stack.append(some if sorted_already else some.take(np.argsort(rank, kind="stable")))
             self._count += len(some)
             self._held += self._stack[-1].batch.nbytes
         _check(self._held, self._memory)

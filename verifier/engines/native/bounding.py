@@ -7,7 +7,6 @@ handed on to the box's children.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,7 +28,7 @@ from verifier.rounding import LARGEST
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
 units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
-``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; ``bound (B,)``; and for a proof
+``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; and for a proof
 ``node (B,)``, the box's number, and ``region (B,)``, what is known of its parent."""
 
 
@@ -268,25 +267,22 @@ class GraphBounds:
 
 
 class StagedBounds:
-    """Dense chains, in numpy first: many questions end before the compiled code would be loaded."""
+    """Dense chains, in numpy for the first boxes: many questions end before the compiled code would be loaded."""
 
-    START_SECONDS = 0.1
-    """Seconds in numpy; loading the compiled code takes about 0.4."""
-
-    def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
+    def __init__(
+        self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int, boxes: int
+    ) -> None:
         self._bounds: BoxBounds = GraphBounds(crown, conditions, threads)
         self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
-        self._spent = 0.0
+        self._left = boxes
         self.root, self.relu_numbers, self.columns = self._bounds.root, self._bounds.relu_numbers, self._bounds.columns
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`."""
-        if isinstance(self._bounds, GraphBounds) and self._spent > self.START_SECONDS:
+        if isinstance(self._bounds, GraphBounds) and self._left <= 0:
             self._bounds = self._compiled()
-        began = time.monotonic()
-        results = self._bounds.examine(block, free, widths)
-        self._spent += time.monotonic() - began
-        return results
+        self._left -= len(block["low"])
+        return self._bounds.examine(block, free, widths)
 
 
 class ForwardBounds:

@@ -91,21 +91,25 @@ class NativeEngine(Engine):
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
-        probe = Probe(query, conditions, options.seed)
+        probe, boxes = Probe(query, conditions, options.seed), self.settings.boxes
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier
 
-            bounds = _bounds(query, conditions, options.threads, staged=False)
+            bounds = _bounds(query, conditions, options.threads, staged=0)
             low, high = np.tile(query.box.lower, (conditions.cases, 1)), np.tile(query.box.upper, (conditions.cases, 1))
-            return InputSplit(query, bounds, low, high, probe, BoxCertifier(query)).run(deadline, listener)
+            return InputSplit(
+                query, bounds, low, high, probe, BoxCertifier(query), memory=options.memory, settings=boxes
+            ).run(deadline, listener)
         rest, low, high = conditions.boxed(query.box)
-        bounds = _bounds(query, rest, options.threads, staged=True)
+        bounds = _bounds(query, rest, options.threads, staged=boxes.numpy_boxes)
         leaves = ExactLeaves(query, bounds, limits, exact)
-        return InputSplit(query, bounds, low, high, probe, leaves=leaves).run(deadline, listener)
+        return InputSplit(query, bounds, low, high, probe, leaves=leaves, memory=options.memory, settings=boxes).run(
+            deadline, listener
+        )
 
 
-def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) -> BoxBounds:
-    """The bounds that fit a network of few inputs; ``staged`` if they may be of different kinds in one search."""
+def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> BoxBounds:
+    """The bounds that fit a network of few inputs; ``staged``: boxes in numpy first, where both can."""
     reduced = recognise_maxima(query.network).network
     if reduced is not query.network:  # bounds of maxima are tight without going back
         return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
@@ -115,5 +119,5 @@ def _bounds(query: Query, conditions: Conditions, threads: int, staged: bool) ->
         return GraphBounds(crown, conditions, threads)
     loaded = "verifier.engines.native.decide" in sys.modules
     if staged and not loaded and all(relu for _, relu in layers[:-1]):
-        return StagedBounds(crown, conditions, layers, threads)
+        return StagedBounds(crown, conditions, layers, threads, staged)
     return ChainBounds(crown, conditions, layers, threads)

@@ -7,15 +7,30 @@ are open, on the ReLU that costs the bound most when few are.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bab import (
+    Bounded,
+    BranchAndBound,
+    Children,
+    DepthStore,
+    Ending,
+    LeafAnswer,
+    SearchResult,
+    Settings,
+    Verdict,
+)
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import Block, BoxBounds
 from verifier.engines.native.probe import HIT, TRIES, Probe
-from verifier.events import Listener, Progress
-from verifier.limits import Deadline
+from verifier.engines.native.settings import BoxSettings
+from verifier.events import Listener
+from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
@@ -27,18 +42,43 @@ if TYPE_CHECKING:
     from verifier.engines.native.exact_leaves import ExactLeaves
     from verifier.engines.native.rows import Results
 
-BATCH, STEP_SECONDS = 512, 0.5
-"""Boxes examined at once at most, and seconds that this should take: deadlines are looked at in between."""
-FEW_OPEN = 12
-"""With at most this many open ReLUs a box is split on a ReLU."""
-PROBE_AFTER, PROBE_SHARE = 1.0, 0.3
-"""After so many seconds the search for counterexamples begins, and takes this share of the time."""
-SPACES = 12
-"""How many half-spaces a box can carry."""
+DECIDED_BESIDE = "decided beside"
+NARROW = "boxes too small to be split in float64 stay undecided"
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """A batch of boxes (`verifier.bab.Batch`).
+
+    Attributes:
+        block: their columns.
+        found: what was found on them, once they are examined; else None.
+    """
+
+    block: Block
+    found: Results | None = None
+
+    def __len__(self) -> int:
+        return len(self.block["low"])
+
+    def take(self, which: Any) -> Boxes:
+        """Some of them: a copy."""
+        block = {name: value[which].copy() for name, value in self.block.items()}
+        return Boxes(block, None if self.found is None else type(self.found)(*(v[which] for v in self.found)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Boxes]) -> Boxes:
+        """All of them, as they were before they were examined."""
+        return Boxes({name: np.concatenate([p.block[name] for p in parts]) for name in parts[0].block})
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes that they hold."""
+        return float(sum(value.nbytes for value in self.block.values()))
 
 
 class InputSplit:
-    """One search.
+    """One search: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
         low, high: ``(cases, n)`` the box of each case, in the query's.
@@ -56,141 +96,113 @@ class InputSplit:
         probe: Probe,
         certifier: BoxCertifier | None = None,
         leaves: ExactLeaves | None = None,
+        *,
+        memory: float | None = None,
+        settings: BoxSettings = BoxSettings(),
     ) -> None:
         self.query, self.bounds, self.probe, self.certifier = query, bounds, probe, certifier
-        self.leaves = leaves
+        self.leaves, self.memory, self.settings = leaves, memory, settings
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
-        self.boxes = 0
-        self.batch = 64
+        self._slice, self._asked = 64, 0
+        self._beside: EngineResult | None = None
+        self._probed: Point | None = None
         ends, owners = np.unique(np.hstack([low, high]), axis=0, return_inverse=True)
-        count, n = len(ends), query.box.size
+        count, n, spaces = len(ends), query.box.size, settings.spaces
         root: Block = {
             "low": ends[:, :n].copy(),
             "high": ends[:, n:].copy(),
             "pre_low": np.repeat(bounds.root[0], count, axis=0),
             "pre_high": np.repeat(bounds.root[1], count, axis=0),
             "open": owners.reshape(-1) == np.arange(count)[:, None],
-            "spaces": np.zeros((count, SPACES, n + 1)),
-            "units": np.full((count, SPACES), -1, dtype=np.int64),
-            "phases": np.zeros((count, SPACES), dtype=np.int8),
+            "spaces": np.zeros((count, spaces, n + 1)),
+            "units": np.full((count, spaces), -1, dtype=np.int64),
+            "phases": np.zeros((count, spaces), dtype=np.int8),
             "space_count": np.zeros(count, dtype=np.int64),
             "node": np.zeros(count, dtype=np.int64),
             "region": np.full(count, None),
-            "bound": np.full(count, -np.inf),
-            "share": np.full(count, 1 / count),
         }
-        possible = (root["low"] <= root["high"]).all(axis=1)
-        self.stack: list[Block] = []
-        if possible.any():
-            self.stack.append({name: value[possible] for name, value in root.items()})
+        self.root = Boxes(root).take((root["low"] <= root["high"]).all(axis=1))
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
         """Search until no box is left, a witness is found, or the deadline passes."""
-        begin = last = time.monotonic()
-        stuck = 0
-        while self.stack:
-            if deadline.passed:
-                return self._result(
-                    Answer.TIMEOUT,
-                    reason=f"{self._left()} boxes left after {self.boxes}; {1 - self._open_share():.1%} done",
-                )
-            block, began = self._take(), time.monotonic()
-            witness = self._step(block, deadline)
-            if time.monotonic() - began < STEP_SECONDS:
-                self.batch = min(2 * self.batch, BATCH)
-            else:
-                self.batch = max(1, self.batch // 2)
-            if witness is not None:
-                return self._result(Answer.SAT, x=witness)
-            if self.leaves is not None:
-                result = self.leaves.beside(len(block["low"]), deadline)
-                if result is not None:
-                    return result
-            spent = time.monotonic() - begin
-            if spent > PROBE_AFTER and self.probe.seconds < PROBE_SHARE * spent:
-                witness = self.probe.step()
-                if witness is not None:
-                    return self._result(Answer.SAT, x=witness)
-            stuck += int((self._narrow(block)).sum())
-            if stuck > 10_000:
-                return self._result(Answer.UNKNOWN, reason="boxes too small to be split in float64 stay undecided")
-            now = time.monotonic()
-            if now - last > 0.5:
-                last = now
-                worst = min((float(b["bound"].min()) for b in self.stack), default=0.0)
-                listener(
-                    Progress(
-                        seconds=now - begin,
-                        stage="solve",
-                        done=self.boxes,
-                        unit="boxes",
-                        left=self._left(),
-                        bound=worst,
-                    )
-                )
+        self._deadline = deadline
+        search = BranchAndBound(
+            store=DepthStore[Boxes](MemoryBudget.of(self.memory), hardest_first=True),
+            bounder=self,
+            brancher=self,
+            leaf=self,
+            settings=Settings(batch=self.settings.batch, piece=self.settings.batch, unit="boxes"),
+            stop=self._meanwhile,
+        )
+        found = search.run(self.root, deadline, listener)
+        if self._beside is not None:
+            return self._beside
+        witness = found.witness if self._probed is None else self._probed
+        if witness is not None:
+            return self._result(found, Answer.SAT, x=witness)
+        if found.ending is Ending.OPEN:
+            if not found.late:
+                return self._result(found, Answer.UNKNOWN, reason=found.reason)
+            share = found.closed / max(len(self.root), 1)
+            reason = f"{found.left} boxes left after {found.done}; {share:.1%} done"
+            return self._result(found, Answer.TIMEOUT, reason=reason)
         if self.leaves is not None and self.leaves.unsettled:
-            return self._result(Answer.UNKNOWN, reason=self.leaves.unsettled)
+            return self._result(found, Answer.UNKNOWN, reason=self.leaves.unsettled)
         proof = None if self.certifier is None else self.certifier.builder.proof(self.query, "input splitting")
-        return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
+        return self._result(found, Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
 
-    def _left(self) -> int:
-        return sum(len(b["low"]) for b in self.stack)
+    @staticmethod
+    def _result(found: SearchResult, answer: Answer, **details: Any) -> EngineResult:
+        return EngineResult(answer=answer, statistics={"boxes": found.done, "method": "input splitting"}, **details)
 
-    def _open_share(self) -> float:
-        """What is left, where each child counts half of its parent."""
-        return float(sum(b["share"].sum() for b in self.stack))
+    def _meanwhile(self, so_far: SearchResult) -> str:
+        """Between batches: the search region by region, and the one for counterexamples, by the boxes that were done."""
+        boxes, self._asked = so_far.done - self._asked, so_far.done
+        if self.leaves is not None and boxes:
+            self._beside = self.leaves.beside(boxes, self._deadline)
+            if self._beside is not None:
+                return DECIDED_BESIDE
+        s = self.settings
+        if so_far.done > s.probe_after and self.probe.evaluated < s.probe_per_box * so_far.done:
+            self._probed = self.probe.step()
+            if self._probed is not None:
+                return DECIDED_BESIDE
+        return NARROW if so_far.stuck > s.stuck else ""
 
-    def _result(self, answer: Answer, **details: Any) -> EngineResult:
-        return EngineResult(answer=answer, statistics={"boxes": self.boxes, "method": "input splitting"}, **details)
+    # -- the parts of the branch and bound ---------------------------------------------------------------
+    def bound(self, batch: Boxes, deadline: Deadline) -> Bounded[Boxes]:
+        """See `verifier.bab.Bounder.bound`: boxes are examined in slices, between which the deadline is looked at."""
+        parts, first, witness = [], 0, None
+        while first < len(batch) and witness is None:
+            deadline.check("while boxes were examined")
+            began = time.monotonic()
+            part = batch.take(slice(first, first + self._slice))
+            first += self._slice
+            found = self._examine(part.block)
+            witness = self._look(found)
+            if witness is None and self.leaves is not None:
+                witness = self.leaves.settle(part.block, deadline)
+            parts.append((part.block, found))
+            quick = time.monotonic() - began < self.settings.step_seconds
+            self._slice = min(2 * self._slice, self.settings.batch) if quick else max(1, self._slice // 2)
+        if witness is not None:
+            return Bounded(batch, np.full(len(batch), -1.0), witness)
+        block = {name: np.concatenate([b[name] for b, _ in parts]) for name in batch.block}
+        results = type(parts[0][1])(*(np.concatenate(columns) for columns in zip(*(f for _, f in parts), strict=True)))
+        still = block["open"].any(axis=1)
+        return Bounded(Boxes(block, results), np.where(still, np.minimum(results.bound, 0.0), 1.0))
 
-    def _narrow(self, block: Block) -> Any:
-        """Boxes no wider than a few units in the last place: splitting them further leads nowhere."""
-        low, high = block["low"][:, self.free], block["high"][:, self.free]
-        size = np.maximum(np.abs(low), np.abs(high))
-        return (high - low <= 1e-14 * size).all(axis=1) & (block["space_count"] >= SPACES)
-
-    def _take(self) -> Block:
-        """The boxes on top of the stack, as one block."""
-        parts, count = [], 0
-        while self.stack and count < self.batch:
-            block, need = self.stack.pop(), self.batch - count
-            if len(block["low"]) > need:
-                self.stack.append({name: value[:-need].copy() for name, value in block.items()})
-                block = {name: value[-need:].copy() for name, value in block.items()}
-            parts.append(block)
-            count += len(block["low"])
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-    def _step(self, block: Block, deadline: Deadline) -> Point | None:
-        """Examine one batch and push the children; a point that meets the condition, if one is seen."""
-        self.boxes += len(block["low"])
-        found = self._examine(block)
-        block["bound"] = found.bound
+    def _look(self, found: Results) -> Point | None:
+        """A point that meets the condition, if one is seen."""
         hits = np.flatnonzero(found.margin <= HIT)
-        if len(hits):
-            best = hits[np.argsort(found.margin[hits])][:TRIES]
-            witness = first_confirmed(self.query, self.query.box.clip(found.point[best]))
-            if witness is not None:
-                return witness
-        if self.leaves is not None:
-            settled = self.leaves.settle(block, deadline)
-            if settled is not None:
-                return settled
-        keep = np.flatnonzero(block["open"].any(axis=1))
-        if not len(keep):
+        if not len(hits):
             return None
-        order = keep[np.argsort(-block["bound"][keep])]
-        undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
-        on_unit = (found.unit >= 0) & (undecided <= FEW_OPEN) & (block["space_count"] < SPACES)
-        block = {name: value[order] for name, value in block.items()}
-        self._push(block, on_unit[order], found.unit[order], found.axis[order])
-        return None
+        best = hits[np.argsort(found.margin[hits])][:TRIES]
+        return first_confirmed(self.query, self.query.box.clip(found.point[best]))
 
     def _examine(self, block: Block) -> Results:
-        """Examine one batch; with a certifier, only what it certifies is refuted."""
+        """Examine boxes; with a certifier, only what it certifies is refuted."""
         if self.certifier is None:
             return self.bounds.examine(block, self.free, self.widths)
         before = {name: block[name].copy() for name in ("low", "high", "open")}
@@ -217,10 +229,35 @@ class InputSplit:
                 found.axis[k] = ((high - low)[self.free] / self.widths).argmax()
         return found
 
-    def _push(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> None:
-        """Two children per box, on a ReLU or along an input."""
+    def takes(self, batch: Boxes, lower: Array) -> npt.NDArray[np.bool_]:
+        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
+        return np.zeros(len(batch), dtype=bool)
+
+    def solve(self, leaf: Boxes, deadline: Deadline) -> LeafAnswer:
+        """See `verifier.bab.LeafSolver.solve`."""
+        return LeafAnswer(Verdict.OPEN, reason=NARROW)
+
+    def split(self, batch: Boxes, lower: Array) -> Children[Boxes]:
+        """See `verifier.bab.Brancher.split`: two children per box, on a ReLU or along an input."""
+        assert batch.found is not None
+        parent = np.flatnonzero(~self._narrow(batch.block))
+        some = batch.take(parent)
+        block, found = some.block, some.found
+        assert found is not None
+        undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
+        s = self.settings
+        on_unit = (found.unit >= 0) & (undecided <= s.few_unstable) & (block["space_count"] < s.spaces)
+        return Children(Boxes(self._pairs(block, on_unit, found.unit, found.axis)), np.repeat(parent, 2))
+
+    def _narrow(self, block: Block) -> Any:
+        """Boxes no wider than a few units in the last place: splitting them further leads nowhere."""
+        low, high = block["low"][:, self.free], block["high"][:, self.free]
+        size = np.maximum(np.abs(low), np.abs(high))
+        return (high - low <= 1e-14 * size).all(axis=1) & (block["space_count"] >= self.settings.spaces)
+
+    def _pairs(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> Block:
+        """The children, those of a box side by side."""
         pair = {name: np.repeat(value, 2, axis=0) for name, value in block.items()}
-        pair["share"] /= 2
         along = np.flatnonzero(~on_unit)
         column = self.free[axis[along]]
         middle = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
@@ -245,6 +282,4 @@ class InputSplit:
                     j = int(self.free[axis[k]])
                     children = builder.divide_input(node, j, float(pair["high"][2 * k, j]))
                 pair["node"][2 * k], pair["node"][2 * k + 1] = children
-        size = 128
-        for first in range(0, len(pair["low"]), size):
-            self.stack.append({name: value[first : first + size].copy() for name, value in pair.items()})
+        return pair

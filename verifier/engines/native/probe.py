@@ -7,8 +7,6 @@ steps that shrink from round to round (a (1, λ) evolution strategy for each poi
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from verifier.network.operators import Array
@@ -36,13 +34,12 @@ class Probe:
         self.rng = np.random.default_rng(seed)
         self.count = min(CLIMBERS, batch_size(query.network))
         self.round = 0
-        self.seconds = 0.0
-        """Time spent so far."""
+        self.evaluated = 0
+        """Points evaluated so far."""
         self.points, self.margins = np.zeros((0, query.box.size)), np.zeros(0)
 
     def step(self) -> Array | None:
         """One round; a confirmed witness if it met one."""
-        began = time.monotonic()
         box = self.query.box
         if self.round == 0:
             points = box.sample(FRESH * self.count, self.rng)
@@ -62,11 +59,11 @@ class Probe:
         order = np.argsort(self.margins)[:TRIES]
         hits = self.points[order[self.margins[order] <= HIT]]
         witness = first_confirmed(self.query, hits) if len(hits) else None
-        self.seconds += time.monotonic() - began
         return witness
 
     def _margins(self, points: Array) -> Array:
         size = max(1, self.count)
+        self.evaluated += len(points)
         parts = [points[k : k + size] for k in range(0, len(points), size)]
         forward = self.query.network.forward
         return np.concatenate([self.conditions.margins(p, forward(p).reshape(len(p), -1)) for p in parts])

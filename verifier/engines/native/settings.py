@@ -104,11 +104,37 @@ class ExactSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoxSettings:
+    """How boxes of the input are split.
+
+    Attributes:
+        batch: boxes that are examined together.
+        step_seconds: time that a slice of them should take: deadlines are looked at in between.
+        few_unstable: with at most this many unstable ReLUs a box is split on a ReLU.
+        probe_after, probe_per_box: after so many boxes the search for counterexamples begins, and evaluates so many
+            points for each box.
+        spaces: how many half-spaces a box can carry.
+        stuck: more boxes than this that are too small to be split end the search.
+        numpy_boxes: boxes that are examined in numpy before compiled code is loaded, where both can.
+    """
+
+    batch: int = 512
+    step_seconds: float = 0.5
+    few_unstable: int = 12
+    probe_after: int = 5000
+    probe_per_box: int = 10
+    spaces: int = 12
+    stuck: int = 10_000
+    numpy_boxes: int = 100
+
+
+@dataclass(frozen=True, kw_only=True)
 class NativeSettings:
     """How the native engine works.
 
     Attributes:
         low_dimension: up to this many inputs that vary, boxes are split; above, ReLUs.
+        boxes: how boxes are split.
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
@@ -118,5 +144,6 @@ class NativeSettings:
     low_dimension: int = LOW_DIMENSION
     condensed_from: int = 5000
     windows_from: int = 30_000
+    boxes: BoxSettings = BoxSettings()
     relu: ReluSettings = ReluSettings()
     exact: ExactSettings = ExactSettings()
