@@ -8,9 +8,11 @@ is one of these distances. What is proved at one δ or ε holds at every smaller
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +25,7 @@ from verifier.options import Options
 from verifier.properties.builders import Domain, condition_at, robustness, saliency_robustness
 from verifier.properties.maps import SaliencyMap
 from verifier.properties.query import Query
-from verifier.search.replay import replay
+from verifier.rounding import float_above
 from verifier.verdict import Status, Verdict, Witness
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def largest_delta(
             network, x, epsilon, delta, label, domain=domain, map=map, similarity=similarity, top_k=top_k
         )
 
-    condition = condition_at(network, x, label=label, map=map, similarity=similarity, top_k=top_k)
+    condition = condition_at(network, x, label=label, domain=domain, map=map, similarity=similarity, top_k=top_k)
     size = float(np.abs(condition.reference).max()) or 1.0
     # any input with another label: a first upper end, or the proof that there is none
     free = run.ask(robustness(network, x, epsilon, label=label, domain=domain), Options(), "δ = ∞")
@@ -103,14 +105,14 @@ def largest_delta(
         return Threshold(lower=np.inf, upper=np.inf, proved=free, questions=run.questions)
 
     def distance(witness: Witness) -> float:
-        """The smallest δ, up to rounding, that the witness refutes."""
-        values = condition.map.values(network, condition.output, witness.input[None])
-        found = max(float(condition.distance(values)[0]), 0.0)
-        for step in (0.0, 1e-15, 1e-12, 1e-9):
-            delta = float(np.nextafter(found + step * size, np.inf)) if step or found else 0.0
-            if replay(query(delta), witness.input).exact:
-                return delta
-        return float("inf")
+        """The smallest float64 δ that the witness refutes."""
+        found = condition.exact_distance(condition.exact_map(witness.point))
+        if similarity != "l2":
+            return max(float_above(found), 0.0)
+        delta = math.sqrt(float_above(found))
+        while Fraction(delta) ** 2 < found:
+            delta = math.nextafter(delta, math.inf)
+        return delta
 
     start = distance(free.witness) if free.witness is not None else np.inf
     return run.bisect(query, distance, start, free.witness, size, size * tolerance, "δ")
@@ -149,7 +151,6 @@ def largest_epsilon(
     if not most > 0:
         raise InputError(f"the largest radius must be positive, got {most}")
     run = _Run(tolerance, timeout, options, listener)
-    center = np.asarray(x, dtype=np.float64).reshape(-1)
 
     def query(epsilon: float) -> Query:
         return saliency_robustness(
@@ -157,8 +158,9 @@ def largest_epsilon(
         )
 
     def distance(witness: Witness) -> float:
-        found = float(np.abs(witness.input - center).max())
-        return float(np.nextafter(found, np.inf)) if found else 0.0
+        anchor = query(first).anchor
+        assert anchor is not None
+        return float_above(max(abs(v - Fraction(c)) for v, c in zip(witness.point, anchor.tolist(), strict=True)))
 
     first = max(most / 64, 2 * tolerance)
     return run.bisect(query, distance, np.inf, None, first, tolerance, "ε", most)

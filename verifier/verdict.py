@@ -76,6 +76,11 @@ class Witness:
     remarks: tuple[str, ...] = ()
 
     @property
+    def point(self) -> tuple[Fraction, ...]:
+        """The input that was checked, exactly."""
+        return self.exact_input or tuple(Fraction(v) for v in self.input.tolist())
+
+    @property
     def confirmed(self) -> bool:
         """Whether the exact replay confirmed it."""
         return self.exact

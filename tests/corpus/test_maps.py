@@ -16,6 +16,7 @@ from verifier.engines.base import Answer
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import feedforward
+from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.properties.maps import NAMES, SaliencyMap, named_map
@@ -32,12 +33,20 @@ KINDS = [
 
 
 def make(seed: int, name: str, similarity: str, *, hidden: tuple[int, ...] = (4, 3), n: int = 2) -> Query:
-    """A query with dyadic numbers, so that kinks and ties occur, at several sizes of delta."""
+    """A query at several sizes of delta, 0 among them.
+
+    Most have dyadic numbers, so that kinks and ties occur; every third has all digits, so that no sum or map is a float64
+    number.
+    """
     rng = np.random.default_rng([seed, NAMES.index(name)])
     sizes = (n, *hidden, 3)
-    weights = [np.round(rng.normal(size=(b, a)) * 4) / 4 for a, b in itertools.pairwise(sizes)]
-    network = feedforward(weights, [np.round(rng.normal(size=len(w)) * 2) / 4 for w in weights])
-    x = np.round(rng.normal(size=n) * 4) / 4
+
+    def rounded(values: Array, digits: int) -> Array:
+        return values if seed % 3 == 2 else np.round(values * digits) / digits
+
+    weights = [rounded(rng.normal(size=(b, a)), 4) for a, b in itertools.pairwise(sizes)]
+    network = feedforward(weights, [rounded(rng.normal(size=len(w)) / 2, 4) for w in weights])
+    x = rounded(rng.normal(size=n), 4)
     chosen: SaliencyMap = named_map(name, n, steps=2, samples=2, sigma=0.25, seed=seed)
     label = int(np.argmax(network.forward(x)))
     output = chosen.output(ExactNetwork(network), [Fraction(v) for v in x.tolist()], label)

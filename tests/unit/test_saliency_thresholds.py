@@ -53,3 +53,27 @@ def test_the_picture_is_drawn(network: verifier.Network, tmp_path: Path) -> None
     path = tmp_path / "map.png"
     picture(condition_at(network, np.zeros(2)), np.zeros(2), np.ones(2), path)
     assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("similarity", ["linf", "l1", "l2"])
+def test_the_threshold_is_the_exact_distance_of_the_witness(network: verifier.Network, similarity: str) -> None:
+    x = np.array([0.2, -0.1])
+    found = largest_delta(network, x, 1.0, domain=None, similarity=similarity, tolerance=0.05, timeout=60)
+    assert found.witness is not None
+    assert found.upper > 0
+    point = found.witness.point
+
+    def confirmed(delta: float) -> bool:
+        query = verifier.saliency_robustness(network, x, 1.0, delta, domain=None, similarity=similarity)
+        return verifier.replay(query, point).exact
+
+    assert confirmed(found.upper)
+    assert not confirmed(float(np.nextafter(found.upper, 0)))
+
+
+def test_a_constant_gradient_is_refuted_at_zero() -> None:
+    weights = [np.array([[0.1], [0.2]]), np.array([[0.3, 0.3], [0.0, 0.0]])]
+    network = verifier.feedforward(weights, [np.zeros(2), np.array([0.0, 0.045])])
+    found = largest_delta(network, np.array([0.6]), 0.3, timeout=30)
+    assert found.upper == 0.0
+    assert found.witness is not None

@@ -185,8 +185,10 @@ def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -
     elif found.lower == float("inf"):
         print(f"holds for every {args.find}: no input in range has another label")
     else:
-        refuted = f"refuted from {found.upper:.9g} on" if isfinite(found.upper) else "not refuted at any value asked"
-        print(f"{args.find}: holds up to {found.lower:.9g}, {refuted}")
+        # all digits: a shorter number would be another one
+        refuted = f"refuted from {found.upper!r} on" if isfinite(found.upper) else "not refuted at any value asked"
+        proved = "nothing is proved" if found.proved is None else f"holds up to {found.lower!r}"
+        print(f"{args.find}: {proved}, {refuted}")
         print(f"{found.questions} questions, {found.undecided} undecided")
     return 3 if found.undecided else 0
 

@@ -63,14 +63,23 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         and (query.common is None or query.common.holds_exactly(xs, y, g))
         and any(case.holds_exactly(xs, y, g) for case in query.cases)
     )
+    rational = [k for k, v in enumerate(xs) if Fraction(float(point[k])) != v]
     return Witness(
         input=point,
-        exact_input=None if all(Fraction(v) == e for v, e in zip(point.tolist(), xs, strict=True)) else tuple(xs),
+        exact_input=tuple(xs) if rational else None,
+        remarks=() if not rational else (_rational_remark(rational, xs),),
         output=np.array([float(v) for v in shown]),
         gradient=None if g is None else np.array([float(v) for v in g]),
         map=saliency,
         exact=confirmed,
     )
+
+
+def _rational_remark(rational: list[int], xs: list[Fraction]) -> str:
+    value = str(xs[rational[0]])
+    shown = f"input {rational[0]} is exactly {value}" if len(value) <= 40 else f"input {rational[0]} is a rational"
+    others = f", {len(rational) - 1} more are rationals too" if len(rational) > 1 else ""
+    return f"{shown}{others}; the nearest float64 numbers are shown"
 
 
 def _exact_point(query: Query, x: Array) -> list[Fraction]:
@@ -106,7 +115,7 @@ def confirm(
     try:
         runtime = runtime or RuntimeModel(query.network if query.condition is None else query.condition.network)
     except (NetworkError, ImportError) as error:
-        return replace(witness, remarks=(f"not replayed in onnxruntime: {error}",))
+        return replace(witness, remarks=(*witness.remarks, f"not replayed in onnxruntime: {error}"))
     trials = 0
     for point in _neighbours(query, witness.input, runtime.dtype):
         if not holds_in_runtime(query, point, runtime):
@@ -117,7 +126,7 @@ def confirm(
         found = witness if same else replay(query, point, exact_network)
         if found.exact:
             moved = () if same else _moved(witness.input, point, runtime.dtype)
-            return replace(found, onnxruntime=True, runtime_output=runtime.run(point), remarks=moved)
+            return replace(found, onnxruntime=True, runtime_output=runtime.run(point), remarks=(*found.remarks, *moved))
         trials += 1
         if trials >= EXACT_TRIALS or deadline.passed:
             break
@@ -125,7 +134,7 @@ def confirm(
         witness,
         onnxruntime=holds_in_runtime(query, witness.input, runtime),
         runtime_output=runtime.run(witness.input),
-        remarks=_difference(query, witness, runtime),
+        remarks=(*witness.remarks, *_difference(query, witness, runtime)),
     )
 
 
