@@ -143,7 +143,7 @@ def condition_at(
     """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
     if network.integer_inputs:
         raise PropertyError("the network takes integers, on which no gradient is defined", place=network.source)
-    point, _ = _point(network, x, domain)
+    point, _ = _point(network, x, network_domain(network, domain))
     label = _label(network, point, label)
     chosen = named_map(map, network.input_size) if isinstance(map, str) else map
     return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)
