@@ -12,6 +12,7 @@ from typing import Any
 from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Answer, Engine
+from verifier.engines.disjunctions import GROUP
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import EngineError, InputError, OutputError
 from verifier.events import Listener, Note, StageStarted, ignore
@@ -20,10 +21,12 @@ from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.threads import one_thread_each
-from verifier.verdict import Status, Verdict, Witness
+from verifier.verdict import Certainty, Status, Verdict, Witness
 
 MOST_REPLAY = 10.0
 """Seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too."""
+LEAST_REPLAY = 0.3
+"""Seconds of that even where the time is over."""
 SHORT_SEARCH, LONG_SEARCH = 0.3, 6.0
 """Seconds of the counterexample search before bounds and before engines."""
 FIRST_LOOK = 0.15
@@ -83,6 +86,9 @@ class _Run:
         for remark in asked.remarks:
             self._note(remark)
         engines = self._engines()
+        if self.query.vacuous:
+            self._note(f"no input meets the condition, whatever the network computes: {self.query.vacuous}")
+            return self._answer(Status.HOLDS, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT)
         self._compile(engines)
         neurons = self.query.network.neurons
         # longer for larger networks, whose proofs take longer too
@@ -115,7 +121,7 @@ class _Run:
 
         with self._stage("replay"):
             self._exact = self._exact or ExactNetwork(self.query.network)
-            seconds = min(MOST_REPLAY, max(1.0, self.deadline.left / 2))
+            seconds = min(MOST_REPLAY, max(LEAST_REPLAY, self.deadline.left / 2))
             return confirm(self.query, x, self._exact, seconds=seconds)
 
     def _answer(self, status: Status, **fields: Any) -> Verdict:
@@ -132,6 +138,11 @@ class _Run:
                 raise InputError("there are no proofs of conditions on the gradient", fix="leave the proof out")
             if names not in (["auto"], ["native"]):
                 raise InputError("proofs are kept by the native engine only", fix="engine 'auto' or 'native'")
+            if self.query.clauses:
+                raise InputError(
+                    f"there are no proofs of conditions with {1 + len(self.query.clauses)} disjunctions side by side",
+                    fix="multiply them out in the property file, or leave the proof out",
+                )
         engines: list[Engine] = []
         for name in dict.fromkeys(names):
             if name == "auto":
@@ -164,7 +175,8 @@ class _Run:
 
         with self._stage("search"):
             try:
-                x = find_witness(self.query, self.deadline, seed, self.listener, most)
+                some = replace(self.query, cases=self.query.cases[:GROUP])
+                x = find_witness(some, self.deadline, seed, self.listener, most)
             except MemoryError:
                 self._note("the counterexample search ran out of memory and was left out")
                 return None

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,7 @@ from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense
 from verifier.network.piecewise import leaky_relu, relu
 from verifier.options import Options
+from verifier.properties.formula import And, Atom, Formula, Or, to_query
 from verifier.properties.query import Conjunction, GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
@@ -148,22 +150,30 @@ def random_box(rng: random.Random) -> tuple[list[Point], Box]:
     return list(dict.fromkeys([(a, b), (c, b), (c, d), (a, d)])), Box(np.array(low, float), np.array(high, float))
 
 
-def ask(query: Query, truth: bool, seed: int) -> Iterator[Trial]:
-    """Put a query with a known truth to the engines: ``auto``, those of our own, and one solver in turn."""
+def trial(name: str, truth: bool, answer: Callable[[], tuple[Answer, str]]) -> Trial:
+    """Time an answer and grade it."""
+    began = time.monotonic()
+    said, why = answer()
+    seconds = time.monotonic() - began
+    right = Answer.SAT if truth else Answer.UNSAT
+    decided = said in (Answer.SAT, Answer.UNSAT)
+    outcome = Outcome.RIGHT if said is right else Outcome.WRONG if decided else Outcome.UNDECIDED
+    return Trial(engine=name, outcome=outcome, seconds=seconds, detail=f"{said.value} {why}")
 
-    def trial(name: str, answer: Callable[[], tuple[Answer, str]]) -> Trial:
-        began = time.monotonic()
-        said, why = answer()
-        seconds = time.monotonic() - began
-        right = Answer.SAT if truth else Answer.UNSAT
-        decided = said in (Answer.SAT, Answer.UNSAT)
-        outcome = Outcome.RIGHT if said is right else Outcome.WRONG if decided else Outcome.UNDECIDED
-        return Trial(engine=name, outcome=outcome, seconds=seconds, detail=f"{said.value} {why}")
 
-    def auto() -> tuple[Answer, str]:
-        verdict = verify(query, timeout=SECONDS)
+def verified(query: Query, truth: bool, engine: str) -> Trial:
+    """The answer of `verify`."""
+
+    def answer() -> tuple[Answer, str]:
+        verdict = verify(query, engine=engine, timeout=SECONDS)
         words = {Status.HOLDS: Answer.UNSAT, Status.VIOLATED: Answer.SAT, Status.TIMEOUT: Answer.TIMEOUT}
         return words.get(verdict.status, Answer.UNKNOWN), verdict.reason
+
+    return trial(engine, truth, answer)
+
+
+def ask(query: Query, truth: bool, seed: int) -> Iterator[Trial]:
+    """Put a query with a known truth to the engines: ``auto``, those of our own, and one solver in turn."""
 
     def direct(name: str) -> tuple[Answer, str]:
         result = get(name).solve(query, Options(timeout=SECONDS), Deadline.after(SECONDS))
@@ -171,10 +181,10 @@ def ask(query: Query, truth: bool, seed: int) -> Iterator[Trial]:
             return Answer.UNKNOWN, "proposes a point that the replay does not confirm"
         return result.answer, result.reason
 
-    yield trial("auto", auto)
+    yield verified(query, truth, "auto")
     for name in ("native", "saliency", SOLVERS[seed % len(SOLVERS)]):
         if get(name).availability().installed and not get(name).rejects(query.network, query):
-            yield trial(name, lambda name=name: direct(name))  # type: ignore[misc]
+            yield trial(name, truth, partial(direct, name))
 
 
 def conjunction(y: Sequence[Fraction], x: Sequence[Fraction], bound: float, strict: bool) -> Conjunction:
@@ -259,6 +269,58 @@ def saliency(seed: int) -> Iterator[Trial]:
     return ask(Query(network=small.network(), box=box, cases=cases, gradient=gradient), truth, seed)
 
 
+def as_atom(row: list[int], bound: float, strict: bool) -> Atom:
+    """``row · (y, x) <= bound`` as a formula."""
+    y, x = ({k: Fraction(v) for k, v in enumerate(part) if v} for part in (row[:2], row[2:]))
+    return Atom(x, y, Fraction(bound), strict)
+
+
+def disjunctions(seed: int) -> Iterator[Trial]:
+    """Eight to ten disjunctions side by side, over outputs and inputs: more than are multiplied out."""
+    rng = random.Random(seed)
+    small = random_small(rng, 2)
+    corners, box = random_box(rng)
+    found = pieces(small, corners)
+    values = [at(f, p) for piece in found for f in piece.outputs for p in piece.corners]
+    marks = [float(rng.choice(values)) + rng.choice([0.0, 0.0, 1 / 256, -1 / 256]) for _ in range(12)]
+
+    def atom() -> tuple[list[int], float, bool]:
+        """``row · (y, x) <= bound``: one output, or two, or an output and an input."""
+        row = [0, 0, 0, 0]
+        row[rng.randrange(2)] = rng.choice([-1, 1])
+        if rng.random() < 0.5:
+            row[rng.randrange(4)] = rng.choice([-1, 1])
+        return row, rng.choice([-1, 1]) * rng.choice(marks), rng.random() < 0.5
+
+    clauses = [[[atom() for _ in range(rng.choice([1, 1, 2]))] for _ in range(2)] for _ in range(rng.randint(8, 10))]
+
+    def solution(piece: Piece, left: list[Point], strict: list[Affine], depth: int) -> bool:
+        if not left or not all(any(at(f, p) < 0 for p in left) for f in strict):
+            return False
+        if depth == len(clauses):
+            return True
+        for part in clauses[depth]:
+            clipped, more = left, list(strict)
+            for row, bound, is_strict in part:
+                f = mix([Fraction(v) for v in row], [*piece.outputs, *INPUTS], -Fraction(bound))
+                clipped = clip(clipped, f)
+                more += [f] if is_strict else []
+            if solution(piece, clipped, more, depth + 1):
+                return True
+        return False
+
+    truth = any(solution(piece, piece.corners, [], 0) for piece in found)
+    parts: list[Atom] = []
+    ends = zip(box.lower.tolist(), box.upper.tolist(), strict=True)
+    for k, (low, high) in enumerate(ends):
+        parts += [Atom({k: Fraction(1)}, {}, Fraction(high)), Atom({k: Fraction(-1)}, {}, Fraction(-low))]
+    formulas: list[Formula] = [*parts, *(Or([And([as_atom(*a) for a in part]) for part in c]) for c in clauses)]
+    query = to_query(small.network(), formulas)
+    yield verified(query, truth, "auto")
+    if seed % 10 == 0:
+        yield verified(query, truth, "z3")
+
+
 KINDS = [
     Kind(
         name="tight thresholds",
@@ -279,5 +341,12 @@ KINDS = [
         " gradient bounds, by the gradient convention; truth likewise",
         run=saliency,
         cost=0.1,
+    ),
+    Kind(
+        name="several disjunctions",
+        what="eight to ten disjunctions side by side, more than are multiplied out, with thresholds at corners of linear"
+        " pieces; truth likewise, clause by clause",
+        run=disjunctions,
+        cost=0.2,
     ),
 ]

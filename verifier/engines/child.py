@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.engines.base import Answer, Engine, EngineResult
+from verifier.engines.disjunctions import solve
 from verifier.engines.process import HEADER, Request
 from verifier.limits import Deadline
 
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
         limit_memory(request.memory)
         engine = load_engine(request.engine)
         deadline = Deadline.after(request.seconds)
-        result: Any = engine.solve(request.query, request.options, deadline, send)
+        result: Any = solve(engine, request.query, request.options, deadline, send)
     except MemoryError:
         result = EngineResult(answer=Answer.ERROR, reason="out of memory")
     except BaseException as error:

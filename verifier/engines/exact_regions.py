@@ -86,7 +86,8 @@ class RegionSearch:
         exact: ExactNetwork | None = None,
     ) -> None:
         self.closed = closed
-        self.cases = query.cases if cases is None else [query.cases[k] for k in cases]
+        chosen = query.cases if cases is None else tuple(query.cases[k] for k in cases)
+        self.choices = (chosen, *query.clauses)
         self.query, self.exact = query, exact or ExactNetwork(query.network)
         self.assumed, self.known = assumed or {}, known or {}
         low, high = (ends.fractions() for ends in query.box.ends)
@@ -227,29 +228,34 @@ class RegionSearch:
         if query.common is not None:
             for row in self._rows(query.common, maps, g):
                 shared.add(row)
-        for case in self.cases:
-            full = shared.copy()
-            for row in self._rows(case, maps, g):
-                full.add(row)
-            before = full.work
-            empty = full.solve() is not None
-            self.work += full.work - before + len(self._low) * len(full.rows)
-            if empty:
-                continue
-            found = full.float_point()
-            if found is not None:
-                x = np.array([float(v) for v in self._base])
-                x[self.varying] = found
-                if replay(query, x, self.exact).exact:
-                    self.witness = x
+        choices = [[self._rows(case, maps, g) for case in choice] for choice in self.choices]
+        self._choose(shared, sorted(choices, key=len))
+
+    def _choose(self, system: ExactSystem, choices: list[list[list[Row]]]) -> None:
+        """Look for a solution that meets one conjunction of each choice, one choice after the other."""
+        before = system.work
+        empty = system.solve() is not None
+        self.work += system.work - before + len(self._low) * len(system.rows)
+        if empty:
+            return
+        if choices:
+            for rows in choices[0]:
+                below = system.copy()
+                for row in rows:
+                    below.add(row)
+                self._choose(below, choices[1:])
+                if self.witness is not None:
                     return
-            exact, solution = list(self._base), full.point()
+            return
+        rounded, solution = system.float_point(), system.point()
+        for values in (solution,) if rounded is None else ([Fraction(v) for v in rounded.tolist()], solution):
+            exact = list(self._base)
             for k, j in enumerate(self.varying.tolist()):
-                exact[j] = solution[k]
-            if replay(query, tuple(exact), self.exact).exact:
+                exact[j] = values[k]
+            if replay(self.query, tuple(exact), self.exact).exact:
                 self.witness = tuple(exact)
                 return
-            self.unsettled = "a linear region has solutions, but no point that the replay confirms was found"
+        self.unsettled = "a linear region has solutions, but no point that the replay confirms was found"
 
     def _similar(self, g: list[Fraction] | None) -> list[Row] | None:
         """Rows over x that the map condition means on a region with this gradient (a superset); None: it fails."""

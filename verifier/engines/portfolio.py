@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from verifier.engines.base import Answer, Engine, EngineResult
+from verifier.engines.disjunctions import solve
 from verifier.engines.process import ChildProcess, run
 from verifier.events import Listener, Progress, StageStarted, ignore
 from verifier.limits import Deadline
@@ -113,7 +114,7 @@ def _in_process(engine: Engine, query: Query, options: Options, deadline: Deadli
     from verifier.engines.process import checked
 
     try:
-        return checked(engine.solve(query, options, deadline, listener), query)
+        return checked(solve(engine, query, options, deadline, listener), query)
     except MemoryError:
         return EngineResult(answer=Answer.ERROR, reason="out of memory")
     except Exception as error:

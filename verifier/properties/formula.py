@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -23,6 +24,8 @@ from verifier.properties.query import Conjunction, Query, enclosed
 from verifier.properties.sets import Box
 from verifier.rounding import Number
 
+MULTIPLIED = 64
+"""Disjunctions are multiplied out up to so many cases."""
 MAX_CASES = 65_536
 """More cases than this in the disjunctive normal form are an error rather than a memory problem."""
 
@@ -102,28 +105,26 @@ def normal_form(formula: Formula) -> list[list[Atom]]:
     parts = [normal_form(part) for part in formula.parts]
     if isinstance(formula, Or):
         return [case for part in parts for case in part]
-    return _all_of(parts)
-
-
-def _all_of(parts: Sequence[list[list[Atom]]]) -> list[list[Atom]]:
     count = math.prod(len(part) for part in parts)
     if count > MAX_CASES:
         raise PropertyError(
             f"the condition has {count} cases in disjunctive normal form, more than {MAX_CASES}",
-            fix="split the property into several files",
+            fix="write disjunctions in assertions of their own: these are not multiplied out",
         )
     return [[atom for part in choice for atom in part] for choice in product(*parts)]
 
 
 def to_query(network: Network, assertions: Iterable[Formula], *, place: str = "", description: str = "") -> Query:
-    """The query that a conjunction of formulas means: its box, what holds in common, and its cases.
+    """The query that a conjunction of formulas means: its box, what holds in common, its cases and further clauses.
 
     The box is the intersection of the bounds on single inputs that hold in every case; where inputs are bounded
     only inside the cases of a disjunction, it is the hull of the cases' boxes, and each case keeps its own box as
-    rows over x. Cases whose box is empty are left out.
+    rows over x. Cases whose box is empty are left out. Several disjunctions are multiplied out while that makes no more
+    than `MULTIPLIED` cases; the others become the query's clauses. Where no input can meet the condition as it stands,
+    the query says so (`Query.vacuous`).
 
     Raises:
-        PropertyError: an input without finite bounds, an empty input set, too many cases.
+        PropertyError: an input without finite bounds, too many cases within one disjunction.
     """
     common: list[Atom] = []
     disjunctions: list[list[list[Atom]]] = []
@@ -137,32 +138,65 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         else:
             disjunctions.append(normal_form(formula))
 
-    shared = _Side(network, common)
-    sides = [shared.and_also(_Side(network, case)) for case in _all_of(disjunctions)]
-    sides = [side for side in sides if not side.is_empty]
-    if not sides:
-        raise PropertyError("no input satisfies the property's own bounds: it holds trivially", place=place)
-    lower, upper = sides[0].lower, sides[0].upper
-    for side in sides[1:]:  # most share their ends
-        lower = lower if side.lower is lower else lower.at_most(side.lower)
-        upper = upper if side.upper is upper else upper.at_least(side.upper)
+    shared = _Side(network, common, common=True)
+    if shared.contradiction:
+        return _vacuous(network, shared.contradiction, description or place)
+    groups = []
+    for cases in disjunctions:
+        sides = [shared.and_also(_Side(network, case)) for case in cases]
+        left = [side for side in sides if not side.contradiction]
+        if not left:
+            why = sides[0].contradiction if sides else "a disjunction without parts is false"
+            return _vacuous(network, f"{why}, and so on in every case" if len(sides) > 1 else why, description or place)
+        groups.append(left)
+    groups.sort(key=len)
+    while len(groups) > 1 and len(groups[0]) * len(groups[1]) <= MULTIPLIED:
+        pairs = [one.and_also(other) for one, other in product(*groups[:2])]
+        both = [side for side in pairs if not side.contradiction]
+        if not both:
+            return _vacuous(network, f"{pairs[0].contradiction}, and so on in every case", description or place)
+        groups = sorted([both, *groups[2:]], key=len)
+
+    lower, upper = shared.lower, shared.upper
+    for sides in groups:
+        least, most = sides[0].lower, sides[0].upper
+        for side in sides[1:]:  # most share their ends
+            least = least if side.lower is least else least.at_most(side.lower)
+            most = most if side.upper is most else most.at_least(side.upper)
+        lower, upper = lower.at_least(least), upper.at_most(most)
+    if bool(upper.less(lower).any()):
+        return _vacuous(network, "the cases' bounds on an input exclude each other", description or place)
     try:
         box = Box.exactly(lower, upper)
     except PropertyError as error:
         raise PropertyError(error.problem, place=place, fix=error.fix) from None
 
     reach = _Reach(network, box)
-    if len(sides) == 1:
-        cases = (sides[0].conjunction(sides[0].rows, (lower, upper), reach),)
-        return Query(network=network, box=box, cases=cases, description=description or place)
-    inner = lower.at_least(shared.lower), upper.at_most(shared.upper)
+    choices = [tuple(side.conjunction(side.own_rows, (lower, upper), reach) for side in sides) for sides in groups]
+    rest = shared.conjunction(shared.rows, (lower, upper), reach)
+    if not choices or len(choices[0]) == len(choices) == 1:
+        sides = groups[0] if groups else [shared]
+        return Query(
+            network=network,
+            box=box,
+            cases=(sides[0].conjunction(sides[0].rows, (lower, upper), reach),),
+            description=description or place,
+        )
     return Query(
         network=network,
         box=box,
-        cases=tuple(side.conjunction(side.own_rows, inner, reach) for side in sides),
-        common=shared.conjunction(shared.rows, None, reach) if shared.rows else None,
+        cases=choices[0],
+        clauses=tuple(choices[1:]),
+        common=rest if shared.rows else None,
         description=description or place,
     )
+
+
+def _vacuous(network: Network, why: str, description: str) -> Query:
+    """A query that nothing meets: its only case is a false row, over a box of one point."""
+    nowhere = Conjunction(bound=np.array([-1.0]))
+    point = np.zeros(network.input_size)
+    return Query(network=network, box=Box(point, point), cases=(nowhere,), vacuous=why, description=description)
 
 
 class _Reach:
@@ -179,13 +213,17 @@ class _Reach:
 
 
 class _Side:
-    """A conjunction of atoms taken apart: bounds on single inputs, and all other rows."""
+    """A conjunction of atoms taken apart: bounds on single inputs, and all other rows.
 
-    def __init__(self, network: Network, atoms: Iterable[Atom]) -> None:
+    Args:
+        common: whether the atoms hold in every case: then they are no side's ``own_rows``.
+    """
+
+    def __init__(self, network: Network, atoms: Iterable[Atom], common: bool = False) -> None:
         self.network = network
         self.rows: list[Atom] = []
-        self.own_rows = self.rows
-        self.is_false = False
+        self.own_rows: list[Atom] = [] if common else self.rows
+        self._false = ""
         lower, upper = dict[int, Number](), dict[int, Number]()
         for atom in atoms:
             if len(atom.x) == 1 and not atom.y:
@@ -199,31 +237,43 @@ class _Side:
                     self.rows.append(atom)
             elif atom.x or atom.y:
                 self.rows.append(atom)
-            else:
-                self.is_false |= atom.bound < 0 or (atom.bound == 0 and atom.strict)
+            elif atom.bound < 0 or (atom.bound == 0 and atom.strict):
+                self._false = f"0 {'<' if atom.strict else '<='} {atom.bound} is false"
+        self._bounded = bool(lower or upper)
         self.lower = Numbers.sparse(lower, network.input_size, -np.inf)
         self.upper = Numbers.sparse(upper, network.input_size, np.inf)
 
-    @property
-    def is_empty(self) -> bool:
-        return self.is_false or bool(self.upper.less(self.lower).any())
+    @cached_property
+    def contradiction(self) -> str:
+        """Why no input meets it, as far as that is plain; "" if it is not."""
+        if self._false or not self._bounded:
+            return self._false
+        empty = np.flatnonzero(self.upper.less(self.lower))
+        if not empty.size:
+            return ""
+        k = int(empty[0])
+        return f"X_{k} would be at least {float(self.lower.number(k)):g} and at most {float(self.upper.number(k)):g}"
 
     def and_also(self, other: _Side) -> _Side:
-        """Both; ``own_rows`` are the other's only."""
-        both = _Side(self.network, ())
-        both.lower, both.upper = self.lower.at_least(other.lower), self.upper.at_most(other.upper)
-        both.rows, both.own_rows = self.rows + other.rows, other.rows
-        both.is_false = self.is_false or other.is_false
+        """Both, where this one is no contradiction."""
+        both = object.__new__(_Side)
+        both.network, both._false, both._bounded = self.network, self._false or other._false, other._bounded
+        both.lower, both.upper = self.lower, self.upper
+        if other._bounded:
+            both.lower, both.upper = self.lower.at_least(other.lower), self.upper.at_most(other.upper)
+        both.rows, both.own_rows = self.rows + other.own_rows, self.own_rows + other.own_rows
         return both
 
-    def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers] | None, reach: _Reach) -> Conjunction:
+    def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers], reach: _Reach) -> Conjunction:
         """The atoms, and the bounds on single inputs that are tighter than the ends."""
         rows = [ExactRow(_fractions(a.x), _fractions(a.y), {}, Fraction(a.bound)) for a in atoms]
         strict = [atom.strict for atom in atoms]
-        if ends is not None:
-            above, below = self.upper.less(ends[1]), ends[0].less(self.lower)
-            rows += [ExactRow({k: Fraction(1)}, {}, {}, self.upper[k]) for k in np.flatnonzero(above).tolist()]
-            rows += [ExactRow({k: Fraction(-1)}, {}, {}, -self.lower[k]) for k in np.flatnonzero(below).tolist()]
+        if self.upper is not ends[1]:
+            above = np.flatnonzero(self.upper.less(ends[1])).tolist()
+            rows += [ExactRow({k: Fraction(1)}, {}, {}, self.upper[k]) for k in above]
+        if self.lower is not ends[0]:
+            below = np.flatnonzero(ends[0].less(self.lower)).tolist()
+            rows += [ExactRow({k: Fraction(-1)}, {}, {}, -self.lower[k]) for k in below]
         strict += [False] * (len(rows) - len(strict))
         return enclosed(rows, strict, (self.network.input_size, self.network.output_size), reach)
 

@@ -34,6 +34,8 @@ LARGE = 1e300
 
 Matrix: TypeAlias = Any
 """A matrix of rows: a dense float64 array or a scipy CSR array."""
+LARGEST_DENSE = 2_000_000
+"""The rows of many conjunctions together are kept dense up to so many entries."""
 NOISE = 1e-11
 """Share of a gradient's largest entry by which float64 may miss it: a first test lets such points pass to the replay."""
 
@@ -176,6 +178,58 @@ def _matrix(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -
     return sp.csr_array(sp.coo_array((np.array(values), indices), shape=shape))
 
 
+class _Choice:
+    """A disjunction with the rows of all its conjunctions in one matrix."""
+
+    def __init__(self, cases: Sequence[Conjunction]) -> None:
+        self._true = any(not len(case) for case in cases)
+        self._starts = np.cumsum([0, *(len(case) for case in cases)])[:-1]
+        self._rows = cases[0] if len(cases) == 1 else stacked(cases)
+
+    def margins(self, x: Array, y: Array, g: Array | None) -> Array:
+        """The largest over the conjunctions of the smallest slack over their rows, ``(batch,)``."""
+        if self._true:
+            return np.full(len(x), np.inf)
+        slack = self._rows.slack(x, y, g)
+        return np.asarray(np.minimum.reduceat(slack, self._starts, axis=1).max(axis=1))
+
+    def holds(self, x: Array, y: Array, g: Array | None) -> npt.NDArray[np.bool_]:
+        """Whether one of them holds, in float64."""
+        if self._true:
+            return np.ones(len(x), dtype=bool)
+        slack = self._rows.slack(x, y, g)
+        rows = np.where(self._rows.strict, slack > 0, slack >= 0)
+        return np.asarray(np.logical_and.reduceat(rows, self._starts, axis=1).any(axis=1))
+
+
+def stacked(parts: Sequence[Conjunction]) -> Conjunction:
+    """All of some conjunctions' rows, as one conjunction."""
+    rows: dict[str, Matrix | None] = {}
+    for name in ("x_rows", "y_rows", "g_rows"):
+        given = [getattr(part, name) for part in parts]
+        width = next((m.shape[1] for m in given if m is not None), None)
+        if width is None:
+            rows[name] = None
+        elif width * sum(map(len, parts)) > LARGEST_DENSE or any(m is not None and sp.issparse(m) for m in given):
+            blocks = [
+                sp.csr_array((len(p), width)) if m is None else sp.csr_array(m)
+                for p, m in zip(parts, given, strict=True)
+            ]
+            rows[name] = sp.csr_array(sp.vstack(blocks))
+        else:
+            rows[name] = np.concatenate(
+                [np.zeros((len(p), width)) if m is None else m for p, m in zip(parts, given, strict=True)]
+            )
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    exact = {int(start) + k: row for start, part in zip(starts, parts, strict=False) for k, row in part.exact.items()}
+    return Conjunction(
+        bound=np.concatenate([part.bound for part in parts]),
+        strict=np.concatenate([part.strict for part in parts]),
+        exact=exact,
+        **rows,
+    )
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GradientBox:
     """``lower <= g <= upper`` where ``g = ∂(output · y)/∂x``, flattened; ends included.
@@ -245,6 +299,9 @@ class GradientBox:
 class Query:
     """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``cases``.
 
+    A condition with several disjunctions keeps some of them in ``clauses`` instead of multiplying them out: engines do
+    not see these (`verifier.engines.disjunctions` branches on them), and what is proved without them holds with them.
+
     Attributes:
         network: the network.
         box: bounds of every input.
@@ -254,6 +311,8 @@ class Query:
         condition: similarity of a saliency map, where a gradient box cannot say it all; every x that meets it
             has its gradient in the gradient box. None for none.
         anchor: a point of special interest in the box (x̂), where searches start; None: the box's center.
+        clauses: further disjunctions: at least one conjunction of each has to hold, too.
+        vacuous: why no input at all can meet the condition, where that is plain as it stands; "" if it is not.
         description: the property in words, for reports.
     """
 
@@ -261,6 +320,8 @@ class Query:
     box: Box
     cases: tuple[Conjunction, ...]
     common: Conjunction | None = None
+    clauses: tuple[tuple[Conjunction, ...], ...] = ()
+    vacuous: str = ""
     gradient: GradientBox | None = None
     condition: MapCondition | None = None
     anchor: Array | None = None
@@ -313,8 +374,9 @@ class Query:
 
     @property
     def parts(self) -> tuple[Conjunction, ...]:
-        """The common conjunction, if any, and the cases."""
-        return (() if self.common is None else (self.common,)) + self.cases
+        """The common conjunction, if any, the cases, and those of the clauses."""
+        common = () if self.common is None else (self.common,)
+        return common + self.cases + tuple(part for clause in self.clauses for part in clause)
 
     @property
     def start(self) -> Array:
@@ -339,11 +401,9 @@ class Query:
             worst = np.minimum(worst, self.common.slack(x, y, g).min(axis=1))
         if self.condition is not None:
             worst = np.minimum(worst, self.condition.margin(x))
-        best = np.full(len(x), -np.inf)
-        for case in self.cases:
-            slack = case.slack(x, y, g).min(axis=1) if len(case) else np.full(len(x), np.inf)
-            best = np.maximum(best, slack)
-        return np.minimum(worst, best)
+        for choice in self._choices:
+            worst = np.minimum(worst, choice.margins(x, y, g))
+        return worst
 
     def holds(self, x: Array) -> npt.NDArray[np.bool_]:
         """Whether each point of ``(batch, n)`` is a witness, in float64: a first test, not the replay."""
@@ -351,15 +411,27 @@ class Query:
         result = self.box.contains(x)
         if self.gradient is not None and g is not None:
             result &= self.gradient.contains(g)
-        if self.common is not None:
-            result &= self.common.holds(x, y, g)
-        any_case = np.zeros(len(x), dtype=bool)
-        for case in self.cases:
-            any_case |= case.holds(x, y, g)
-        result &= any_case
+        result &= self.met(x, y, g)
         if self.condition is not None and result.any():
             result[result] = self.condition.margin(x[result]) >= 0
         return np.asarray(result)
+
+    def met(self, x: Array, y: Array, g: Array | None) -> npt.NDArray[np.bool_]:
+        """Whether common rows, a case and one of each clause hold for a batch of inputs, outputs and gradients."""
+        result = np.ones(len(x), dtype=bool) if self.common is None else self.common.holds(x, y, g)
+        for choice in self._choices:
+            result &= choice.holds(x, y, g)
+        return result
+
+    def met_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
+        """The same for one point, in rational arithmetic."""
+        return (self.common is None or self.common.holds_exactly(x, y, g)) and all(
+            any(case.holds_exactly(x, y, g) for case in choice) for choice in (self.cases, *self.clauses)
+        )
+
+    @cached_property
+    def _choices(self) -> tuple[_Choice, ...]:
+        return tuple(_Choice(cases) for cases in (self.cases, *self.clauses))
 
     def _evaluate(self, x: Array) -> tuple[Array, Array | None]:
         y = self.network.forward(x).reshape(len(x), -1)

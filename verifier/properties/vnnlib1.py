@@ -235,11 +235,12 @@ def write(query: Query) -> str:
         lines += [f"(assert {_inequality('<=', {f'X_{k}': Fraction(1)}, high)})"]
     if query.common is not None:
         lines += [f"(assert {atom})" for atom in _atoms(query.common)]
-    cases = [list(_atoms(case)) for case in query.cases]
-    if len(cases) == 1:
-        lines += [f"(assert {atom})" for atom in cases[0]]
-    elif all(cases):
-        lines += ["(assert (or", *(f"  (and {' '.join(atoms)})" for atoms in cases), "))"]
+    for choice in (query.cases, *query.clauses):
+        cases = [list(_atoms(case)) for case in choice]
+        if len(cases) == 1:
+            lines += [f"(assert {atom})" for atom in cases[0]]
+        elif all(cases):
+            lines += ["(assert (or", *(f"  (and {' '.join(atoms)})" for atoms in cases), "))"]
     return "\n".join(lines) + "\n"
 
 

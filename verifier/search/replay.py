@@ -20,7 +20,7 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.runtime import RuntimeModel, rounded
 from verifier.properties.numbers import Point
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Witness
 
@@ -57,12 +57,7 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         found = query.condition.exact_map(xs)
         inside = inside and query.condition.admits(found)
         saliency = np.array([float(v) for v in found])
-    confirmed = (
-        inside
-        and whole
-        and (query.common is None or query.common.holds_exactly(xs, y, g))
-        and any(case.holds_exactly(xs, y, g) for case in query.cases)
-    )
+    confirmed = inside and whole and query.met_exactly(xs, y, g)
     rational = [k for k, v in enumerate(xs) if Fraction(float(point[k])) != v]
     return Witness(
         input=point,
@@ -158,11 +153,7 @@ def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
         g = query.network.gradient(seen, query.gradient.output).reshape(1, -1)
         if not query.gradient.contains(g)[0]:
             return False
-
-    def holds(part: Conjunction) -> bool:
-        return bool(part.holds(seen[None], y, g)[0])
-
-    return (query.common is None or holds(query.common)) and any(holds(case) for case in query.cases)
+    return bool(query.met(seen[None], y, g)[0])
 
 
 def nearest(x: Array, box: Box, dtype: np.dtype[Any]) -> Array:
