@@ -174,7 +174,7 @@ def test_a_margin_of_a_256th_on_six_pieces() -> None:
     assert verify(query(net, f"(assert (>= Y_0 {best - 1 / 256:.6f}))"), timeout=10).status is Status.VIOLATED
 
 
-def test_a_solution_that_is_no_float_is_unknown_and_said_so() -> None:
+def test_a_solution_that_is_no_float_is_found() -> None:
     net = network(([[3.0], [-3.0]], [-1.0, 1.0]), ([[-1.0, -1.0]], [0.0]))  # -|3x - 1|, which is 0 at 1/3 only
     asked = Query(
         network=net,
@@ -182,8 +182,9 @@ def test_a_solution_that_is_no_float_is_unknown_and_said_so() -> None:
         cases=(Conjunction(y_rows=np.array([[-1.0]]), bound=np.zeros(1)),),
     )
     verdict = verify(asked, timeout=10)
-    assert verdict.status is Status.UNKNOWN
-    assert "no float64 point" in verdict.reason
+    assert verdict.status is Status.VIOLATED
+    assert verdict.witness is not None
+    assert verdict.witness.exact_input == (Fraction(1, 3),)
 
 
 def test_a_search_goes_on_where_its_budget_ended() -> None:
