@@ -107,3 +107,23 @@ def test_arrays_from_files(model: list[str], tmp_path: Path, capsys: pytest.Capt
 def test_errors(model: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*model, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_areas_and_their_page(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / f"areas.{kind}" for kind in ("html", "csv", "json", "png")]
+    names = [w for path in files for w in ("--out", str(path))]
+    areas = ["--method", "areas", "--smallest", "0.05", "--delta", "0.5", "--map", "smooth"]
+    assert main([*model, *BOTH, *areas, *names]) in (0, 1, 3)
+    out = capsys.readouterr().out
+    assert "proved" in out
+    page = files[0].read_text()
+    for words in ("What was asked", "The worst case found", "What remains open", "How certain this is", "SmoothGrad"):
+        assert words in page
+    said = json.loads(files[2].read_text())
+    assert sum(said["shares"]["label"].values()) == pytest.approx(1.0)
+    with files[1].open() as stream:
+        assert len(list(csv.DictReader(stream))) == said["tiles"] == len(said["table"])
+    assert main([*model, *BOTH, "--method", "areas", "--stream", str(tmp_path / "tiles")]) == 2
+    assert "--stream" in capsys.readouterr().err
+    assert main([*model, *BOTH, "--map", "integrated"]) == 2
+    assert "attention_areas" in capsys.readouterr().err

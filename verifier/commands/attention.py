@@ -42,9 +42,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
     parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own)")
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
-    parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs"),
-                        help="all linear regions, or the boundary around the image alone (exhaustive)")  # fmt: skip
-    parser.add_argument("--aspect", choices=("attention", "label"), help="for --method gbs (attention)")
+    parser.add_argument("--map", default="gradient", choices=("gradient", "integrated", "smooth"),
+                        help="what a saliency map is; all but gradient need --method areas (gradient)")  # fmt: skip
+    parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs", "areas"),
+                        help="all linear regions; the boundary around the image alone; or shares that are proved, "
+                        "refuted and open, for networks of any size (exhaustive)")  # fmt: skip
+    parser.add_argument("--aspect", choices=("attention", "label", "both"), help="for --method gbs (attention)")
+    parser.add_argument("--band", type=nonnegative, metavar="W", help="for --method gbs: the paper's w^δ (0)")
+    parser.add_argument("--smallest", type=positive, metavar="SHARE",
+                        help="for --method areas: a tile with less than this share of Θ is not split (1e-5)")  # fmt: skip
+    parser.add_argument("--threads", type=count, metavar="N", help="for --method areas (1)")
     parser.add_argument("--keep", type=count, default=3_000_000, metavar="N",
                         help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip
     parser.add_argument("--stream", type=a_folder, metavar="DIR", help="map in tiles of at most --keep regions, each "
@@ -125,16 +132,28 @@ def run(args: argparse.Namespace) -> int:
 
     import verifier
     from verifier import compiled
-    from verifier.attention import Answer, Inconsistency, attention_map
+    from verifier.attention import (
+        Answer,
+        AreaMap,
+        AreaSettings,
+        Inconsistency,
+        RegionMap,
+        attention_areas,
+        attention_map,
+    )
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
     from verifier.commands.inputs import read_array
-    from verifier.report.attention import as_json, summary_rows, write
+    from verifier.report.attention import plain, rows_of, write
 
     if args.method != "gbs":
-        refuse(args, f"on --method {args.method}", "aspect")
+        refuse(args, f"on --method {args.method}", "aspect", "band")
+    if args.method != "areas":
+        refuse(args, f"on --method {args.method}", "smallest", "threads")
+    else:
+        refuse(args, "on --method areas", "stream")
     perturbations = [perturbation_of(text) for text in args.perturb]
-    settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes)
+    settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map)
     network = verifier.load(args.model)
     image = read_array(args.image)
     listener = progress_listener(args.quiet)
@@ -142,26 +161,35 @@ def run(args: argparse.Namespace) -> int:
     if image.ndim == 1 and len(network.input_shape) == 1:
         side = round(image.size**0.5)
         image = image.reshape(side, side) if side * side == image.size else image
-    m = attention_map(
-        network,
-        image,
-        perturbations,
-        args.delta,
-        settings=settings,
-        label=args.label,
-        clip=not args.no_clip,
-        method=args.method,
-        aspect=args.aspect or "attention",
-        keep=args.keep,
-        stream=args.stream,
-        timeout=args.timeout,
-        listener=listener,
-    )
+    shared: dict[str, Any] = {
+        "settings": settings,
+        "label": args.label,
+        "clip": not args.no_clip,
+        "timeout": args.timeout,
+        "listener": listener,
+    }
+    m: AreaMap | RegionMap
+    if args.method == "areas":
+        how = AreaSettings(smallest=args.smallest or AreaSettings.smallest, threads=args.threads or 1)
+        m = attention_areas(network, image, perturbations, args.delta, how=how, **shared)
+    else:
+        m = attention_map(
+            network,
+            image,
+            perturbations,
+            args.delta,
+            method=args.method,
+            aspect=args.aspect or "attention",
+            band=args.band or 0.0,
+            keep=args.keep,
+            stream=args.stream,
+            **shared,
+        )
     write(m, args.out)
     if args.json:
-        print(json.dumps(as_json(m), indent=1))
+        print(json.dumps(plain(m), indent=1))
     else:
-        rows = summary_rows(m)
+        rows = rows_of(m)
         width = max(len(name) for name, _ in rows)
         for name, text in rows:
             print(f"{name:<{width}}  {text}")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
-import io
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -14,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from verifier.attention.areas import AreaMap
 from verifier.attention.region_map import RegionMap
 from verifier.attention.table import NAMES, Aspect, Table
 from verifier.errors import InputError
 from verifier.files import check_target, whole_text, write_figure, write_text
 from verifier.network.operators import Array
+from verifier.report.attention_areas import area_json, area_rows, tiles_figure, write_tiles
+from verifier.report.attention_page import page
 
 COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
 """Of regions that hold everywhere, nowhere, in a part."""
@@ -150,42 +150,6 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
     axes.add_collection(PolyCollection(chosen, facecolors="none", edgecolors="#b2182b", linewidths=0.9))
 
 
-def image_figure(m: RegionMap, chosen: Array | None = None) -> Any:
-    """For each chosen θ: the perturbed image, the label's saliency map there, the expected map, their difference."""
-    from matplotlib.figure import Figure
-
-    chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
-    images = m.perturbed.images(chosen)
-    which = list(m.settings.outputs(m.perturbed, m.label)).index(m.label)
-    actual = m.settings.maps(m.perturbed, chosen, m.label)[:, which]
-    expected = m.settings.expected(m.perturbed, chosen, m.label)[:, which]
-    value = m.settings(m.perturbed, chosen, m.label)
-    winner = m.perturbed.network.forward(chosen).reshape(len(chosen), -1).argmax(axis=1)
-    figure = Figure(figsize=(9, 2.3 * len(chosen)), layout="constrained")
-    top = max(float(np.abs(actual).max()), float(np.abs(expected).max()), 1e-12)
-    for row in range(len(chosen)):
-        panels = (("image", images[row]), ("map", actual[row]), ("expected", expected[row]))
-        for column, (name, picture) in enumerate((*panels, ("difference", actual[row] - expected[row]))):
-            axes = figure.add_subplot(len(chosen), 4, 4 * row + column + 1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if name == "image":
-                shown = np.clip(np.moveaxis(picture, 0, -1), 0, 1)
-                axes.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
-                text = ", ".join(f"{n} {v:.3g}" for n, v in zip(m.perturbed.labels, chosen[row], strict=True))
-                axes.set_title(f"{row}: {text}", fontsize=8)
-                axes.set_ylabel(f"predicted class {winner[row]}", fontsize=8)
-            else:
-                axes.imshow(picture.sum(axis=0), cmap="seismic", vmin=-top, vmax=top)
-                texts = {
-                    "map": f"saliency map of class {m.label}",
-                    "expected": "expected map",
-                    "difference": f"difference; inconsistency {value[row]:.3g}",
-                }
-                axes.set_title(texts[name], fontsize=8)
-    return figure
-
-
 def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
     """What a map says, as pairs of words and figures."""
     s = m.summary
@@ -230,38 +194,6 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
     if not m.perturbed.clip:
         rows.append(("clipping", "none"))
     return rows
-
-
-def write_html(m: RegionMap, path: Path) -> None:
-    """One page with the figures and pictures of a map; it needs no other file."""
-    chosen = chosen_parameters(m)
-    pictures = [map_figure(m, chosen), image_figure(m, chosen)]
-    rows = "\n".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in summary_rows(m))
-    parts = "\n".join(f'<p><img alt="" src="data:image/png;base64,{_png(f)}"></p>' for f in pictures)
-    write_text(
-        path,
-        f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Attention robustness</title>
-<style>body{{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}
-th{{text-align:left;padding-right:1em;vertical-align:top;white-space:nowrap}}img{{max-width:100%}}</style></head>
-<body><h1>Attention robustness</h1>
-<table>{rows}</table>
-<h2>Regions of the parameters</h2>
-{parts}
-<p>Red outlines: the outermost boundary around θ = 0. Numbers: the parameters of the pictures. The saliency maps
-are those of the label. CR, MR, CB: the label holds everywhere, nowhere, in a part of the region; AR, IR, AB: the
-same for an inconsistency of at most delta.</p>
-</body></html>
-""",
-    )
-
-
-def _png(figure: Any) -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
-    return base64.b64encode(stream.getvalue()).decode()
 
 
 def write_csv(m: RegionMap, path: Path) -> None:
@@ -367,7 +299,7 @@ def check_ending(path: Path) -> Path:
     return check_target(path)
 
 
-def write(m: RegionMap, paths: Sequence[Path]) -> None:
+def write(m: RegionMap | AreaMap, paths: Sequence[Path]) -> None:
     """Write a map to files by their endings: .html, .csv, .json, or a picture (.png, .pdf, .svg).
 
     Raises:
@@ -378,10 +310,25 @@ def write(m: RegionMap, paths: Sequence[Path]) -> None:
     for path in paths:
         kind = path.suffix.lower()
         if kind == ".html":
-            write_html(m, path)
+            write_text(path, page(m, rows_of(m), figure_of(m)))
         elif kind == ".csv":
-            write_csv(m, path)
+            (write_tiles if isinstance(m, AreaMap) else write_csv)(m, path)  # type: ignore[arg-type]
         elif kind == ".json":
-            write_text(path, json.dumps(as_json(m, regions=True), indent=1) + "\n")
+            write_text(path, json.dumps(plain(m, everything=True), indent=1) + "\n")
         else:
-            write_figure(path, map_figure(m))
+            write_figure(path, figure_of(m))
+
+
+def figure_of(m: RegionMap | AreaMap) -> Any:
+    """The picture of a map."""
+    return tiles_figure(m) if isinstance(m, AreaMap) else map_figure(m)
+
+
+def rows_of(m: RegionMap | AreaMap) -> list[tuple[str, str]]:
+    """What a map says, as pairs of words and figures."""
+    return area_rows(m) if isinstance(m, AreaMap) else summary_rows(m)
+
+
+def plain(m: RegionMap | AreaMap, *, everything: bool = False) -> dict[str, Any]:
+    """The totals (and, if asked for, the regions or tiles) as plain data."""
+    return area_json(m, tiles=everything) if isinstance(m, AreaMap) else as_json(m, regions=everything)
