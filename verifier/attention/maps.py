@@ -75,7 +75,9 @@ def attention_map(
         raise InputError("only exhaustive maps can be streamed", fix="leave out stream=, or method='gbs'")
     layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
     if settings.map != "gradient":
-        raise InputError(f"the map {settings.map!r} is not constant on regions", fix="use attention_areas (--method areas)")
+        raise InputError(
+            f"the map {settings.map!r} is not constant on regions", fix="use attention_areas (--method areas)"
+        )
     began = time.monotonic()
     run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener, band=band)
     if method == "gbs":
