@@ -7,7 +7,7 @@ through the image itself at θ = 0 (`Path`). Several are superposed: with parame
 
 so `perturbed(network, image, perturbations)` is an ordinary `Network` with d inputs, which every engine
 of the framework takes, whose node ``"pixels"`` holds the perturbed image (Munakata et al., NFM 2023,
-Section 2 and Appendix I.5). The order of the perturbations is the order of the parameters only: what is
+Section 4.1 and Appendix I.5). The order of the perturbations is the order of the parameters only: what is
 superposed are displacements of the *original* image. Applying one after the other instead would add the
 products θᵢθⱼ, which no piecewise-linear network has; `Perturbed.interaction` bounds what they would add.
 

@@ -10,6 +10,7 @@ import pytest
 
 import verifier
 from verifier.cli import main
+from verifier.repair import FrozenNetwork, check_exactly, specification_from_json
 
 
 @pytest.fixture
@@ -45,6 +46,10 @@ def test_repair_writes_a_network_that_meets_the_specification(
     record = json.loads((out / "report.json").read_text())
     assert record["met after"] >= record["met before"]
     if status == 0:
+        assert record["check"]["arithmetic"] == "rational"
+        written = verifier.load(out / "repaired.onnx")  # the proof is of the very weights that are in the file
+        demanded = specification_from_json((tmp_path / "spec.json").read_text(), written)
+        assert check_exactly(FrozenNetwork(written), demanded).proved
         points = np.random.default_rng(1).dirichlet([1, 1, 1], 200)[:, :2]
         assert (verifier.load(out / "repaired.onnx").forward(points).argmax(axis=1) == label).all()
 
@@ -103,3 +108,25 @@ def test_a_misspelt_key_is_bad_input(model: Path, tmp_path: Path, capsys: pytest
     path.write_text(json.dumps({"requirements": [{"region": {"point": [0, 0]}, "class": 0, "margn": 1}]}))
     assert main(["repair", str(model), str(path)]) == 2
     assert f"{path}: requirement 0: the key 'margn' is not known (did you mean 'margin'?)" in capsys.readouterr().err
+
+
+def test_a_property_is_repaired_until_it_is_proved(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The least output at (0.3, 0.3) must be the largest around it: proved of the network that is written."""
+    network = verifier.load(model)
+    label = int(np.argsort(network.forward([0.3, 0.3]))[-2])
+    others = [k for k in range(3) if k != label]
+    lines = [f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0", "Y_1", "Y_2")]
+    lines += [f"(assert (>= X_{i} 0.29))\n(assert (<= X_{i} 0.31))" for i in range(2)]
+    lines.append("(assert (or " + " ".join(f"(and (>= Y_{k} Y_{label}))" for k in others) + "))")
+    path = tmp_path / "prop.vnnlib"
+    path.write_text("\n".join(lines))
+    out = tmp_path / "out"
+    assert main(["repair", str(model), str(path), "--out", str(out), "--quiet", "--timeout", "60"]) == 0
+    assert "REPAIRED" in capsys.readouterr().out
+    repaired = verifier.load(out / "repaired.onnx")
+    assert verifier.verify(verifier.read_vnnlib(path, network)).status.name == "VIOLATED"
+    assert verifier.verify(verifier.read_vnnlib(path, repaired)).status.name == "HOLDS"
+    assert json.loads((out / "report.json").read_text())["verdict"] == "HOLDS"
+    assert main(["repair", str(model), str(path), "--soft", "1"]) == 2

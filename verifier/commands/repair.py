@@ -34,10 +34,11 @@ def add_parser(subparsers: Any) -> None:
         '{"polygon"} or {"normals", "bounds"} or {"component": [s, t]}, "class": 2, "old": 4}]}. Where the smallest '
         'output is the class (ACAS Xu), say "smallest": true beside each "class", or beside "map". See also --schema.',
         epilog="exit status: 0 repaired and proved, 1 infeasible, 2 bad usage or input, 3 not all met (or only up to "
-        "rounding), 4 unfinished",
+        "rounding), 4 unfinished. A property (.vnnlib, .vnnlib.gz) instead of a specification is repaired by changes of the "
+        "last layer until it is proved of the changed network.",
     )
     add_model(parser, nargs="?")
-    parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json")
+    parser.add_argument("specification", type=Path, nargs="?", metavar="SPECIFICATION", help=".json, or a property")
     parser.add_argument("--example", action="store_true", help="print an example of a specification and stop")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of specifications and stop")
     parser.add_argument(
@@ -107,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
         *(() if args.method == "greedy" else ("steps",)),
     )
     network = verifier.load(args.model)
+    if args.specification.name.endswith((".vnnlib", ".vnnlib.gz")):
+        return run_property(args, network)
     specification = read_specification(args.specification, network)
     result = repair(
         network,
@@ -126,6 +129,55 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         write(result, specification, record, args.out)
     return STATUS[result.status]
+
+
+PROPERTY_STATUS = {"holds": 0, "repaired": 0, "infeasible": 1, "unfinished": 4}
+"""Exit status of a repair from a property."""
+
+
+def run_property(args: argparse.Namespace, network: Any) -> int:
+    """Change the last layer until a property is proved of the changed network."""
+    import verifier
+    from verifier.commands.arguments import refuse
+    from verifier.commands.console import progress_listener
+    from verifier.files import make_folder, write_text
+    from verifier.limits import Deadline
+    from verifier.repair import repair_property
+
+    refuse(args, "with a property", "layer", "soft", "steps", *(["exact"] if args.exact else []))
+    timeout = args.timeout or 60.0
+    deadline = Deadline.after(timeout)
+    result = repair_property(
+        verifier.read_vnnlib(args.specification, network),
+        lambda query: verifier.verify(query, timeout=max(deadline.left, 0.5)),
+        norm=args.norm or "l1",
+        reach=args.reach,
+        timeout=timeout,
+        listener=progress_listener(args.quiet),
+    )
+    record = {
+        "status": str(result.status),
+        "reason": result.reason,
+        "verdict": result.verdict.status.name,
+        "decided by": result.verdict.engine,
+        "counterexamples": result.counterexamples.tolist(),
+        "changes": result.changes,
+        "seconds": round(result.seconds, 3),
+    }
+    if args.json:
+        print(json.dumps(record, indent=2))
+    else:
+        print(f"{str(result.status).upper()}" + (f": {result.reason}" if result.reason else ""))
+        print(
+            f"  {len(result.changes)} weights of the last layer changed, for {len(result.counterexamples)} counterexamples"
+        )
+        largest = sorted(result.changes.items(), key=lambda item: -abs(item[1]))[:10]
+        print("".join(f"    {name}: {delta:+.6g}\n" for name, delta in largest) + f"  {result.seconds:.2f} s")
+    if args.out is not None:
+        make_folder(args.out)
+        write_text(args.out / "report.json", json.dumps(record, indent=2))
+        verifier.write_onnx(result.network, args.out / "repaired.onnx", precision="float64")
+    return PROPERTY_STATUS[result.status]
 
 
 def read_specification(path: Path, network: Any) -> Specification:
@@ -224,9 +276,10 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     make_folder(folder)
     write_text(folder / "report.json", json.dumps(record, indent=2))
     try:
-        verifier.write_onnx(result.frozen.fold(), folder / "repaired.onnx")
+        # in float64: what was proved is what is written, to the last bit
+        verifier.write_onnx(result.frozen.fold(), folder / "repaired.onnx", precision="float64")
     except NetworkError:  # a unit depends on the patched layer: both channels are written
-        write_frozen_onnx(result.frozen, folder / "repaired.onnx")
+        write_frozen_onnx(result.frozen, folder / "repaired.onnx", precision="float64")
     if result.steps:
         shares = [k / result.total for k in (result.met_before, *(s.met for s in result.steps))]
         write_figure(folder / "met.png", met_curves({result.method: shares}), dpi=120)

@@ -3,6 +3,7 @@
 from verifier.repair.api import RepairResult, RepairStatus, repair
 from verifier.repair.effect import Drawdown, drawdown
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
+from verifier.repair.property import PropertyRepair, PropertyRepairStatus, repair_property
 from verifier.repair.reading import specification_from_dict, specification_from_json
 from verifier.repair.recheck import Check, check, check_exactly
 from verifier.repair.specification import (
@@ -25,6 +26,8 @@ __all__ = [
     "PiecesRegion",
     "PointRegion",
     "PolygonRegion",
+    "PropertyRepair",
+    "PropertyRepairStatus",
     "RepairResult",
     "RepairStatus",
     "Requirement",
@@ -34,6 +37,7 @@ __all__ = [
     "drawdown",
     "output_class",
     "repair",
+    "repair_property",
     "repairable_layers",
     "specification_from_dict",
     "specification_from_json",

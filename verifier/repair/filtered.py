@@ -33,6 +33,9 @@ UNIT = float(np.finfo(np.longdouble).eps)
 CHUNK = 2048
 """Inputs that are evaluated at once."""
 
+EXTENDED = 20
+"""Multiplications in extended precision that cost as much as one of long integers."""
+
 EXACTLY = 64
 """Inputs that are evaluated at once in rationals."""
 
@@ -117,6 +120,7 @@ def exact_patterns(network: Network, points: Array, effort: Effort | None = None
     parts, exact, cost = [], ExactNetwork(network), multiplications(network)
     for start in range(0, len(points), CHUNK):
         x = points[start : start + CHUNK]
+        effort.spend(len(x) * cost / EXTENDED)
         run = _run(network, x, None)
         open_ones = np.flatnonzero(~run.sure)
         for k in range(0, len(open_ones), EXACTLY):
@@ -177,6 +181,7 @@ def exact_slacks(
     for start in range(0, len(points), CHUNK):
         part = slice(start, min(start + CHUNK, len(points)))
         own = {name: p[part] for name, p in pattern.items()}
+        effort.spend(len(points[part]) * cost / EXTENDED)
         run = _run(network, points[part], own)
         y, wrong = run.outputs.reshape(len(run.outputs), -1), run.errors.reshape(len(run.outputs), -1)
         slack = bound - y @ rows.T

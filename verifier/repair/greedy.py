@@ -30,6 +30,7 @@ class Step:
     Attributes:
         layer: the layer's name.
         parameter: the weight's name, e.g. "weight[3, 17]".
+        index: its place among the layer's parameters (`verifier.repair.frozen.parameters`).
         delta: what was added to it.
         met: key points met afterwards.
         seconds: wall-clock time of the step.
@@ -38,6 +39,7 @@ class Step:
 
     layer: str
     parameter: str
+    index: int
     delta: float
     met: int
     seconds: float
@@ -94,6 +96,7 @@ def greedy(
             Step(
                 layer=best.layer,
                 parameter=parameter_label(operator, best.parameter),
+                index=best.parameter,
                 delta=best.delta,
                 met=met,
                 seconds=time.perf_counter() - begin,

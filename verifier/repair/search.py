@@ -34,8 +34,8 @@ from verifier.repair.recheck import Check, check, check_exactly
 from verifier.repair.rows import LayerRows, layer_rows
 from verifier.rounding import float_below
 
-EFFORT = 3e8
-"""Multiplications of integers that one exact check may take unless more is asked for: about a minute."""
+EFFORT = 1e8
+"""Multiplications of integers that the exact checks of one program may take unless more is asked for: some 20 s."""
 
 NEGLIGIBLE = 1e-9
 """Changes smaller than this share of the largest are left out: they are the solver's rounding errors."""
@@ -183,6 +183,7 @@ class _Attempt:
     ) -> None:
         self.frozen, self.points, self.layer, self.settings = frozen, points, layer, settings
         self.deadline, self.listener = deadline, listener
+        self.effort = settings.effort(deadline)
         self.rows: LayerRows = layer_rows(frozen, points, layer)
         self.opposites = self._ties(points.opposites(frozen, layer))
         self.before = parameters(frozen.operator(frozen.network[layer]))
@@ -282,7 +283,7 @@ class _Attempt:
         specification = self.points.specification
         if not too_large:
             try:
-                return check_exactly(patched, specification, self.settings.effort(self.deadline)), ""
+                return check_exactly(patched, specification, self.effort), ""
             except TimeLimitError as error:
                 too_large = error.problem
         return check(patched, specification), too_large

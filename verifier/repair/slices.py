@@ -151,14 +151,8 @@ def specification_of_vertices(
     Raises:
         PropertyError: if a relabelling names a class that does not exist or a component.
     """
-    labels = restriction.values.argmax(axis=1) if best == "max" else restriction.values.argmin(axis=1)
+    labels = labels_of_vertices(restriction, relabels, best=best)
     outputs = restriction.network.output_size
-    for k, relabel in enumerate(relabels):
-        _check_class(relabel, outputs, f"relabelling {k}")
-        if isinstance(relabel.area, Component):
-            raise PropertyError("a component has no vertices of its own", place=f"relabelling {k}")
-        inside = (restriction.vertices @ relabel.area.normals.T < relabel.area.bounds).all(axis=1)
-        labels[inside if relabel.old is None else inside & (labels == relabel.old)] = relabel.new
     x = restriction.embed(restriction.vertices)
     requirements = [
         Requirement(
@@ -167,6 +161,21 @@ def specification_of_vertices(
         for label in np.unique(labels)
     ]
     return Specification(tuple(requirements))
+
+
+def labels_of_vertices(
+    restriction: PlaneRestriction, relabels: Sequence[Relabel], *, best: str = "max"
+) -> npt.NDArray[np.int64]:
+    """The class that each vertex of the linear regions should have, ``(V,)``; see `specification_of_vertices`."""
+    labels = restriction.values.argmax(axis=1) if best == "max" else restriction.values.argmin(axis=1)
+    outputs = restriction.network.output_size
+    for k, relabel in enumerate(relabels):
+        _check_class(relabel, outputs, f"relabelling {k}")
+        if isinstance(relabel.area, Component):
+            raise PropertyError("a component has no vertices of its own", place=f"relabelling {k}")
+        inside = (restriction.vertices @ relabel.area.normals.T < relabel.area.bounds).all(axis=1)
+        labels[inside if relabel.old is None else inside & (labels == relabel.old)] = relabel.new
+    return np.asarray(labels)
 
 
 @dataclass(eq=False)
