@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -148,9 +149,18 @@ def test_terms_are_linear(a: Fraction, b: Fraction, factor: Fraction) -> None:
         ("(assert (<= Y_0 Y_7))", "line 6: Y_7 is not declared"),
         ("(assert (<= Y_0 1)", "ends inside"),
         ("(assert (<= Y_0 1)))", "line 6: expected '\\('"),
-        ("(assert (<= Y_0 1 2))", "exactly two"),
+        ("(assert (<= Y_0))", "expected a number"),
+        ("(assert (/ Y_0 0))", "division by zero"),
+        ("(assert (<= 1 (/ 1 Y_0)))", "a division by a variable"),
+        ("(assert (=> (<= Y_0 1)))", "'=>' with 1"),
+        ("(assert (not (<= Y_0 1) (<= Y_1 1)))", "'not' with 2"),
+        ("(assert (+ Y_0 1))", "a number stands where a condition"),
+        ("(assert (<= (<= Y_0 1) 1))", "a condition stands where a number"),
+        ("(assert (let ((Y_0 1)) (<= Y_0 1)))", "'Y_0' cannot be a name"),
+        ("(assert (let ((a 1)) (<= b 1)))", "found 'b'"),
+        ("(assert (ite (<= Y_0 1) (<= Y_1 1) true))", "'ite' is not supported"),
+        ("(assert (<= |Y_0 1))", "unexpected character"),
         ("\n\n(assert (<= (* Y_0 Y_1) 1))", "line 8: a product of two variables"),
-        ("(assert (not (<= Y_0 1)))", "'not' is not supported"),
         ("(assert (<= Y_0 one))", "expected a number or a variable, found 'one'"),
         ("(assert (<= Y_0 1e))", "found '1e'"),
         ("(assert (<= Y_0 0x10))", "found '0x10'"),
@@ -180,6 +190,85 @@ def test_sizes_must_fit_the_network() -> None:
 def test_an_unbounded_input_is_an_error() -> None:
     with pytest.raises(PropertyError, match="input 1 is not bounded"):
         parse("", box="(assert (<= X_0 1)) (assert (>= X_0 0)) (assert (<= X_1 1))")
+
+
+def holds(query: Query, x: list[int], y: list[int]) -> bool:
+    """Whether a point meets everything that a query asks, exactly."""
+    xs, ys = [Fraction(v) for v in x], [Fraction(v) for v in y]
+    low, high = (ends.fractions() for ends in query.box.ends)
+    inside = all(a <= v <= b for a, v, b in zip(low, xs, high, strict=True))
+    common = query.common is None or query.common.holds_exactly(xs, ys, None)
+    clauses = (query.cases, *query.clauses)
+    return inside and common and all(any(case.holds_exactly(xs, ys, None) for case in cases) for cases in clauses)
+
+
+WILD = {
+    "not": ("(assert (not (or (<= Y_0 1) (> Y_1 2))))", lambda y: y[0] > 1 and y[1] <= 2),
+    "implication": ("(assert (=> (<= Y_0 1) (>= Y_1 2)))", lambda y: y[0] > 1 or y[1] >= 2),
+    "implications": ("(assert (=> (<= Y_0 1) (<= Y_1 1) (<= Y_1 0)))", lambda y: y[0] > 1 or y[1] > 1 or y[1] <= 0),
+    "xor": ("(assert (xor (<= Y_0 1) (<= Y_1 1)))", lambda y: (y[0] <= 1) != (y[1] <= 1)),
+    "true and false": ("(assert (and true (or false (<= Y_0 1))))", lambda y: y[0] <= 1),
+    "not false": ("(assert (not false)) (assert (<= Y_0 1))", lambda y: y[0] <= 1),
+    "let": ("(assert (let ((a (+ Y_0 Y_1)) (p (<= Y_0 1))) (and p (>= a 2))))", lambda y: y[0] <= 1 and sum(y) >= 2),
+    "let of outer names": ("(assert (let ((a Y_0)) (let ((a Y_1) (b a)) (< a b))))", lambda y: y[1] < y[0]),
+    "division": ("(assert (<= (/ Y_0 2) (/ 1 2) ))", lambda y: y[0] <= 1),
+    "chain": ("(assert (<= 0 Y_0 Y_1 2))", lambda y: 0 <= y[0] <= y[1] <= 2),
+    "strict chain": ("(assert (> 2 Y_0 Y_1))", lambda y: 2 > y[0] > y[1]),
+    "chain of equals": ("(assert (= Y_0 Y_1 1))", lambda y: y[0] == y[1] == 1),
+    "distinct": ("(assert (distinct Y_0 Y_1 1))", lambda y: y[0] != y[1] and y[0] != 1 and y[1] != 1),
+    "unequal": ("(assert (!= Y_0 1))", lambda y: y[0] != 1),
+    "named": ("(assert (! (<= Y_0 1) :named first))", lambda y: y[0] <= 1),
+    "capitals": ("(ASSERT (OR (<= y_0 1E0) (AND (<= Y_1 0))))", lambda y: y[0] <= 1 or y[1] <= 0),
+    "information": (
+        '(set-info :source |a (b\n; "c) d|) (set-option :x (y (z))) (assert (<= Y_0 1))',
+        lambda y: y[0] <= 1,
+    ),
+    "carriage returns": ("(assert ; one\r\n (<= Y_0\r\n 1))\r\n", lambda y: y[0] <= 1),
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_files_as_they_are_found(name: str) -> None:
+    body, truth = WILD[name]
+    query = parse(body)
+    points = [[a, b] for a in (-1, 0, 1, 2, 3) for b in (-1, 0, 1, 2, 3)]
+    assert [holds(query, [0, Fraction(1, 2)], y) for y in points] == [bool(truth(y)) for y in points]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "p.vnnlib"
+    file.write_bytes(b"\xef\xbb\xbf" + (declare(2, 2) + BOX + "(assert (<= Y_0 1))").encode())
+    assert read_vnnlib(file, net(2, 2)).box.size == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "lower", "upper"),
+    [
+        ("(assert (and (>= X_0 0) (>= X_1 0) (<= (+ X_0 X_1) 3)))", [0, 0], [3, 3]),
+        ("(assert (<= 0 X_0 1)) (assert (<= -1 (- X_1 X_0) 2))", [0, -1], [1, 3]),
+        ("(assert (<= -1 (+ X_0 X_1) 1)) (assert (<= -2 (- X_0 X_1) 3))", [-1.5, -2], [2, 1.5]),
+        ("(assert (= X_0 0.5)) (assert (= (+ X_0 (* 2 X_1)) 1))", [0.5, 0.25], [0.5, 0.25]),
+    ],
+)
+def test_bounds_that_follow_from_rows(rows: str, lower: list[float], upper: list[float]) -> None:
+    query = parse(rows + "(assert (<= Y_0 1))", box="")
+    assert (query.box.lower.tolist(), query.box.upper.tolist()) == (lower, upper)
+    assert sum(len(part) for part in (query.cases[0], *([query.common] if query.common else []))) >= 2
+
+
+def test_rows_that_bound_too_little_or_contradict_each_other() -> None:
+    with pytest.raises(PropertyError, match="not bounded"):
+        parse("(assert (<= (+ X_0 X_1) 3)) (assert (>= (+ X_0 X_1) 0))", box="")
+    query = parse("(assert (<= (+ X_0 X_1) 0)) (assert (>= (+ X_0 X_1) 1)) (assert (<= (- X_0 X_1) 1))", box="")
+    assert "exclude each other" in query.vacuous
+
+
+def test_inputs_without_bounds_take_the_networks_own_ranges() -> None:
+    own = replace(net(2, 2), domain=(np.array([-1.0, -2.0]), np.array([3.0, 4.0])))
+    text = declare(2, 2) + "(assert (<= 0 X_0 1)) (assert (<= Y_0 1))"
+    query = vnnlib1.parse(text, own, place="p.vnnlib")
+    assert (query.box.lower.tolist(), query.box.upper.tolist()) == ([0.0, -2.0], [1.0, 4.0])
+    assert "X_1: within the network's own input ranges" in query.description
 
 
 def test_too_many_cases_are_an_error() -> None:
@@ -254,6 +343,7 @@ class FakeNetwork:
 
     def __init__(self, inputs: int, outputs: int) -> None:
         self.input_size, self.output_size = inputs, outputs
+        self.domain = None
 
 
 def test_published_counterexamples_satisfy_what_is_read(shared_data: Path) -> None:

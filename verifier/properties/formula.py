@@ -19,6 +19,7 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.network.magnitude import largest_values
 from verifier.network.operators import Array
+from verifier.properties.implied import Row, implied_bounds
 from verifier.properties.numbers import ExactRow, Numbers
 from verifier.properties.query import Conjunction, Query, enclosed
 from verifier.properties.sets import Box
@@ -28,6 +29,9 @@ MULTIPLIED = 64
 """Disjunctions are multiplied out up to so many cases."""
 MAX_CASES = 65_536
 """More cases than this in the disjunctive normal form are an error rather than a memory problem."""
+
+
+NO_POINT = "the rows on inputs exclude each other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,15 @@ def less(left: Term, right: Term, strict: bool = False) -> Atom:
     return Atom(difference.x, difference.y, -difference.constant, strict)
 
 
+def negation(formula: Formula) -> Formula:
+    """The formula that holds where this one does not."""
+    if isinstance(formula, Atom):
+        x, y = ({k: -a for k, a in part.items()} for part in (formula.x, formula.y))
+        return Atom(x, y, -formula.bound, not formula.strict)
+    parts = [negation(part) for part in formula.parts]
+    return Or(parts) if isinstance(formula, And) else And(parts)
+
+
 def normal_form(formula: Formula) -> list[list[Atom]]:
     """The disjunctive normal form: a list of conjunctions of atoms.
 
@@ -157,6 +170,11 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
             return _vacuous(network, f"{pairs[0].contradiction}, and so on in every case", description or place)
         groups = sorted([both, *groups[2:]], key=len)
 
+    shared = shared.bounded()
+    groups = [[side.bounded() for side in sides] for sides in groups]
+    groups = [[side for side in sides if not side.contradiction] for sides in groups]
+    if shared.contradiction or not all(groups):
+        return _vacuous(network, shared.contradiction or NO_POINT, description or place)
     lower, upper = shared.lower, shared.upper
     for sides in groups:
         least, most = sides[0].lower, sides[0].upper
@@ -166,6 +184,8 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         lower, upper = lower.at_least(least), upper.at_most(most)
     if bool(upper.less(lower).any()):
         return _vacuous(network, "the cases' bounds on an input exclude each other", description or place)
+    lower, upper, said = _within_domain(network, lower, upper)
+    description = (description or place) + said
     try:
         box = Box.exactly(lower, upper)
     except PropertyError as error:
@@ -180,7 +200,7 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
             network=network,
             box=box,
             cases=(sides[0].conjunction(sides[0].rows, (lower, upper), reach),),
-            description=description or place,
+            description=description,
         )
     return Query(
         network=network,
@@ -188,7 +208,21 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         cases=choices[0],
         clauses=tuple(choices[1:]),
         common=rest if shared.rows else None,
-        description=description or place,
+        description=description,
+    )
+
+
+def _within_domain(network: Network, lower: Numbers, upper: Numbers) -> tuple[Numbers, Numbers, str]:
+    """The ends with the network's own where an input has none, and what there is to say of that."""
+    lacking = ~np.isfinite(lower.below) | ~np.isfinite(upper.above)
+    if network.domain is None or not lacking.any():
+        return lower, upper, ""
+    low, high = (np.where(lacking, end, sign * np.inf) for end, sign in zip(network.domain, (-1, 1), strict=True))
+    names = ", ".join(f"X_{k}" for k in np.flatnonzero(lacking).tolist())
+    return (
+        lower.at_least(Numbers.of(low)),
+        upper.at_most(Numbers.of(high)),
+        f"; {names}: within the network's own input ranges, since the file does not bound them",
     )
 
 
@@ -262,6 +296,25 @@ class _Side:
         if other._bounded:
             both.lower, both.upper = self.lower.at_least(other.lower), self.upper.at_most(other.upper)
         both.rows, both.own_rows = self.rows + other.own_rows, self.own_rows + other.own_rows
+        return both
+
+    def bounded(self) -> _Side:
+        """The same with the bounds that only its rows give to inputs."""
+        open_ends = np.flatnonzero(~np.isfinite(self.lower.below) | ~np.isfinite(self.upper.above)).tolist()
+        rows = [Row(_fractions(a.x), Fraction(a.bound)) for a in self.rows if a.x and not a.y] if open_ends else []
+        if not rows:
+            return self
+        held = [
+            {k: ends[k] for k in np.flatnonzero(np.isfinite(floats)).tolist()}
+            for ends, floats in ((self.lower, self.lower.below), (self.upper, self.upper.above))
+        ]
+        found = implied_bounds(rows, held[0], held[1], open_ends)
+        both = object.__new__(_Side)
+        both.network, both._false, both._bounded = self.network, "" if found else NO_POINT, True
+        both.rows, both.own_rows = self.rows, self.own_rows
+        lower, upper = found or held
+        both.lower = Numbers.sparse(lower, self.network.input_size, -np.inf)
+        both.upper = Numbers.sparse(upper, self.network.input_size, np.inf)
         return both
 
     def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers], reach: _Reach) -> Conjunction:

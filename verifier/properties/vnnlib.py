@@ -25,7 +25,7 @@ def read_text(path: str | PathLike[str]) -> str:
     file = Path(path)
     try:
         data = file.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
     except OSError as error:
         raise PropertyError(f"cannot be read: {error.strerror or error}", place=str(path)) from None
     except EOFError:

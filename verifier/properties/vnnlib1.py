@@ -1,29 +1,37 @@
-"""A small, strict reader of VNN-LIB 1.0, and a writer.
+"""A strict reader of VNN-LIB 1.0 as it is found, and a writer.
 
 VNN-LIB 1.0 (https://www.vnnlib.org, 2021) is a subset of SMT-LIB 2: constants ``X_i`` and ``Y_j``, and
-assertions of ``<= >= < > =`` between linear terms (``+ - *``), combined by ``and`` and ``or``.
+assertions of ``<= >= < > =`` between linear terms (``+ - *``), combined by ``and`` and ``or``. Files use more of SMT-LIB:
+``not``, ``=>``, ``xor``, ``true``, ``false``, ``distinct``, ``let``, ``(! … :named …)``, division by numbers, comparisons
+of more than two terms, ``|quoted|`` texts, and words in capitals. All of it is read for what SMT-LIB says it means.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-from itertools import count
+from itertools import combinations, count, pairwise
 from math import lcm
+from typing import TypeVar
 
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
-from verifier.properties.formula import And, Atom, Formula, Or, Term, less, to_query
+from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation, to_query
 from verifier.properties.query import Conjunction, Query
 
-_TOKEN = re.compile(r"[()]|\"[^\"]*\"|[^\s();\"]+")
+_TOKEN = re.compile(r"[()]|\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+")
 _SKIP = re.compile(r"(?:\s+|;[^\n]*)+")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,2000}\.?\d{0,2000}|\.\d{1,2000})(?:[eE][+-]?\d{1,4})?\Z", re.ASCII)
-_VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)\Z", re.ASCII)
+_VARIABLE = re.compile(r"([XYxy])_(0|[1-9]\d*)\Z", re.ASCII)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
+_COMPARISONS = ("<=", ">=", "<", ">", "=")
+_CONNECTIVES = ("and", "or", "not", "=>", "xor", "distinct", "!=")
 _ONE, _MINUS_ONE = Decimal(1), Decimal(-1)
+
+Expression = Formula | Term
+T = TypeVar("T")
 
 
 def parse(text: str, network: Network, *, place: str = "") -> Query:
@@ -61,6 +69,7 @@ class _Parser:
         self.tokens: list[str] = []
         self.offsets: list[int] = []
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
+        self.named: dict[str, Expression] = {}
         position, end = 0, len(text)
         while position < end:
             skip = _SKIP.match(text, position)
@@ -101,15 +110,16 @@ class _Parser:
         assertions: list[Formula] = []
         while self.next < len(self.tokens):
             self._expect("(")
-            command = self._take()
+            command = self._take().lower()
             if command in ("declare-const", "declare-fun"):
                 self._declare(command)
             elif command == "assert":
                 assertions.append(self._formula())
                 self._expect(")")
             elif command in _IGNORED:
-                while self._take() != ")":
-                    pass
+                depth = 1
+                while depth:
+                    depth += {"(": 1, ")": -1}.get(self._take(), 0)
             else:
                 raise self._error(
                     f"unknown command {command!r}", self.next - 1, "VNN-LIB 1.0 has declare-const and assert"
@@ -122,46 +132,123 @@ class _Parser:
             self._expect("(")
             self._expect(")")
         kind = self._take()
-        if kind != "Real":
+        if kind.lower() != "real":
             raise self._error(f"{name} is declared as {kind!r}; only Real is supported", self.next - 1)
         match = _VARIABLE.match(name)
         if not match:
             raise self._error(f"variable {name!r}: names are X_0, X_1, … and Y_0, Y_1, …", at)
-        declared, index = self.declared[match[1]], int(match[2])
+        declared, index = self.declared[match[1].upper()], int(match[2])
         if index in declared:
             raise self._error(f"{name} is declared twice", at)
         declared.add(index)
         self._expect(")")
 
     def _formula(self) -> Formula:
-        self._expect("(")
+        at = self.next
+        found = self._expression()
+        if isinstance(found, Term):
+            raise self._error("a number stands where a condition should", at)
+        return found
+
+    def _term(self) -> Term:
+        at = self.next
+        found = self._expression()
+        if not isinstance(found, Term):
+            raise self._error("a condition stands where a number should", at)
+        return found
+
+    def _expression(self) -> Expression:
+        token, at = self._take(), self.next - 1
+        if token != "(":
+            return self._leaf(token, at)
         head, at = self._take(), self.next - 1
-        if head in ("and", "or"):
-            parts: list[Formula] = []
-            while self.next < len(self.tokens) and self.tokens[self.next] != ")":
-                parts.append(self._formula())
-            self._expect(")")
-            if not parts:
-                raise self._error(f"{head!r} without arguments", at)
-            return And(parts) if head == "and" else Or(parts)
-        if head not in ("<=", ">=", "<", ">", "="):
-            raise self._error(f"{head!r} is not supported here", at, "expected and, or, <=, >=, <, > or =")
+        word = head.lower()
+        if word in _COMPARISONS:
+            return self._comparison(word, at)
+        if word in _CONNECTIVES:
+            return self._connective(word, at)
+        if word in ("+", "-", "*", "/"):
+            return self._arithmetic(word, at)
+        if word == "let":
+            return self._let()
+        if word == "!":  # an expression with remarks
+            found = self._expression()
+            while self._take() != ")":
+                pass
+            return found
+        raise self._error(
+            f"{head!r} is not supported here",
+            at,
+            "expected a comparison, and, or, not, =>, xor, distinct, let, or arithmetic by + - * /",
+        )
+
+    def _comparison(self, head: str, at: int) -> Formula:
         fast = self._single_input_bound(head)
         if fast is not None:
             return fast
-        left, right = self._term(), self._term()
-        if self.next < len(self.tokens) and self.tokens[self.next] != ")":
-            raise self._error(f"{head!r} takes exactly two arguments")
+        terms = [self._term(), self._term()]
+        terms += self._rest(self._term)
+        atoms: list[Formula] = []
+        for left, right in pairwise(terms):
+            if head == "=":
+                atoms += [less(left, right), less(right, left)]
+            elif head in ("<=", "<"):
+                atoms.append(less(left, right, head == "<"))
+            else:
+                atoms.append(less(right, left, head == ">"))
+        return atoms[0] if len(atoms) == 1 else And(atoms)
+
+    def _connective(self, head: str, at: int) -> Formula:
+        if head in ("distinct", "!="):
+            terms = self._rest(self._term)
+            if len(terms) < 2:
+                raise self._error(f"{head!r} needs two terms", at)
+            return And([Or([less(a, b, True), less(b, a, True)]) for a, b in combinations(terms, 2)])
+        parts = self._rest(self._formula)
+        if len(parts) != 1 if head == "not" else len(parts) < (1 if head in ("and", "or") else 2):
+            raise self._error(f"{head!r} without arguments" if not parts else f"{head!r} with {len(parts)} of them", at)
+        if head == "not":
+            return negation(parts[0])
+        if head == "=>":  # a => b => c is a => (b => c)
+            return Or([*(negation(p) for p in parts[:-1]), parts[-1]])
+        if head == "xor":
+            total = parts[0]
+            for part in parts[1:]:
+                total = Or([And([total, negation(part)]), And([negation(total), part])])
+            return total
+        return And(parts) if head == "and" else Or(parts)
+
+    def _rest(self, one: Callable[[], T]) -> list[T]:
+        """What stands before the closing parenthesis, which is taken too."""
+        found: list[T] = []
+        while self.next < len(self.tokens) and self.tokens[self.next] != ")":
+            found.append(one())
         self._expect(")")
-        if head == "=":
-            return And((less(left, right), less(right, left)))
-        strict = head in ("<", ">")
-        return less(left, right, strict) if head in ("<=", "<") else less(right, left, strict)
+        return found
+
+    def _let(self) -> Expression:
+        """``(let ((name expression) …) expression)``: the names are not known to each other's expressions."""
+        self._expect("(")
+        names: dict[str, Expression] = {}
+        while self._take() == "(":
+            name, at = self._take(), self.next - 1
+            if name in "()" or _VARIABLE.match(name) or _NUMBER.match(name):
+                raise self._error(f"{name!r} cannot be a name here", at)
+            names[name] = self._expression()
+            self._expect(")")
+        if self.tokens[self.next - 1] != ")":
+            raise self._error(f"expected ')', found {self.tokens[self.next - 1]!r}", self.next - 1)
+        outer = self.named
+        self.named = {**outer, **names}
+        found = self._expression()
+        self._expect(")")
+        self.named = outer
+        return found
 
     def _single_input_bound(self, head: str) -> Atom | None:
         """``<= X_i number)`` and ``>= X_i number)``, nearly all of a file, without rational arithmetic."""
         window = self.tokens[self.next : self.next + 3]
-        if len(window) < 3 or window[2] != ")" or head == "=" or not window[0].startswith("X_"):
+        if len(window) < 3 or window[2] != ")" or head == "=" or window[0][:2] not in ("X_", "x_"):
             return None
         index = int(window[0][2:]) if window[0][2:].isdecimal() else -1
         if index not in self.declared["X"] or not _NUMBER.match(window[1]):
@@ -172,23 +259,16 @@ class _Parser:
             return Atom({index: _ONE}, {}, value, strict)
         return Atom({index: _MINUS_ONE}, {}, value.copy_negate(), strict)
 
-    def _term(self) -> Term:
-        token, at = self._take(), self.next - 1
-        if token != "(":
-            return self._leaf(token, at)
-        head, at = self._take(), self.next - 1
-        if head not in ("+", "-", "*"):
-            raise self._error(f"{head!r} is not supported in a term", at, "expected +, - or *")
-        parts: list[Term] = []
-        while self.next < len(self.tokens) and self.tokens[self.next] != ")":
-            parts.append(self._term())
-        self._expect(")")
+    def _arithmetic(self, head: str, at: int) -> Term:
+        parts = self._rest(self._term)
         if not parts:
             raise self._error(f"{head!r} without arguments", at)
         if head == "-":
             return parts[0].times(Fraction(-1)) if len(parts) == 1 else _sum(parts, Fraction(-1))
         if head == "+":
             return _sum(parts, Fraction(1))
+        if head == "/":
+            return self._quotient(parts, at)
         factors = [p.constant for p in parts if p.is_constant]
         terms = [p for p in parts if not p.is_constant]
         if len(terms) > 1:
@@ -198,13 +278,29 @@ class _Parser:
             total = total.times(factor)
         return total
 
-    def _leaf(self, token: str, at: int) -> Term:
+    def _quotient(self, parts: list[Term], at: int) -> Term:
+        total = parts[0]
+        if len(parts) < 2:
+            raise self._error("'/' needs two terms", at)
+        for part in parts[1:]:
+            if not part.is_constant:
+                raise self._error("a division by a variable is not linear", at)
+            if part.constant == 0:
+                raise self._error("a division by zero", at)
+            total = total.times(1 / part.constant)
+        return total
+
+    def _leaf(self, token: str, at: int) -> Expression:
         if _NUMBER.match(token):
             return Term(constant=Fraction(token))
+        if token in self.named:
+            return self.named[token]
+        if token.lower() in ("true", "false"):
+            return And(()) if token.lower() == "true" else Or(())
         match = _VARIABLE.match(token)
         if not match:
             raise self._error(f"expected a number or a variable, found {token!r}", at)
-        letter, index = match[1], int(match[2])
+        letter, index = match[1].upper(), int(match[2])
         if index not in self.declared[letter]:
             raise self._error(f"{token} is not declared", at)
         unit = {index: Fraction(1)}
