@@ -228,9 +228,9 @@ def test_rows_on_inputs_alone_refute() -> None:
 
 
 def test_where_no_proofs_are_kept(bandit_query) -> None:
-    with pytest.raises(verifier.InputError, match="no proofs of conditions on the gradient"):
+    with pytest.raises(verifier.InputError, match="writes no proof of such a query"):
         verifier.verify(bandit_query, proof=True)
-    with pytest.raises(verifier.InputError, match="native engine only"):
+    with pytest.raises(verifier.InputError, match="engine 'z3' writes no proof"):
         verifier.verify(queries("relu", seed=1)[0], engine="z3", proof=True)
 
 

@@ -113,6 +113,14 @@ class Engine(ABC):
         """Whether it finds counterexamples of this query itself, alongside its proof: the search before it is short."""
         return False
 
+    def proves(self, query: Query) -> bool:
+        """Whether it can write a proof of this query (`Options.proof`)."""
+        return False
+
+    def kernels(self, query: Query) -> tuple[str, ...]:
+        """The parts of `verifier.compiled` that it needs for this query."""
+        return ()
+
     def rejects(self, network: Network, query: Query | None = None) -> str:
         """Why this engine cannot take the network (and query); "" if it can."""
         can = self.capabilities

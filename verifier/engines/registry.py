@@ -98,11 +98,6 @@ def get(name: str) -> Engine:
     return engine
 
 
-def all_engines() -> tuple[Engine, ...]:
-    """One instance of every engine, installed or not."""
-    return tuple(get(name) for name in ENGINES)
-
-
 def require(name: str, query: Query) -> Engine:
     """The engine of this name, able to take the query.
 
@@ -117,6 +112,12 @@ def require(name: str, query: Query) -> Engine:
     if problem:
         raise EngineError(f"engine {name!r} cannot take this query: {problem}", fix="try engine='auto'")
     return engine
+
+
+def provers(query: Query) -> str:
+    """The names of the engines that can take a query and write a proof of it."""
+    found = (get(name) for name in ENGINES)
+    return ", ".join(e.name for e in found if e.proves(query) and not e.rejects(query.network, query))
 
 
 def choose(query: Query, options: Options) -> Choice:

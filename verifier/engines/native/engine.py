@@ -52,6 +52,12 @@ class NativeEngine(Engine):
     def availability(self) -> Availability:
         return Availability(True, "built in")
 
+    def proves(self, query: Query) -> bool:
+        return not query.clauses  # the format knows one disjunction
+
+    def kernels(self, query: Query) -> tuple[str, ...]:
+        return ("the native engine",)
+
     def searches(self, query: Query) -> bool:
         # the centres of split boxes are tried as they come; ReLU splitting searches when its first bounds fail
         return True

@@ -92,6 +92,9 @@ class SaliencyEngine(Engine):
             return Availability(False, "install highspy")
         return Availability(True, f"highspy {_highspy_version()}")
 
+    def kernels(self, query: Query) -> tuple[str, ...]:
+        return ("the saliency engine",) if query.network.neurons > self.settings.small else ()
+
     def searches(self, query: Query) -> bool:
         # after the query without its gradient; not at all where programs are tiny, for their solutions lead to a witness
         # sooner than a search at random

@@ -1,0 +1,315 @@
+"""A query's way to its verdict, as data: the stages that it goes through, each with the question and what is known so far.
+
+`stages` makes the list; the first stage that decides ends it. No stage turns a failure or a limit into HOLDS, and every
+counterexample, whoever proposes it, goes through `Question.confirm`: the exact replay on the original network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from verifier.engines.base import Answer, Engine
+from verifier.engines.disjunctions import GROUP
+from verifier.engines.portfolio import Outcome, contradiction, solve_by
+from verifier.errors import InputError, OutputError
+from verifier.events import Listener, Note, StageStarted
+from verifier.limits import Deadline
+from verifier.options import Options
+from verifier.properties.numbers import Point
+from verifier.properties.query import Query
+from verifier.verdict import Certainty, Status, Verdict, Witness
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """How long the stages before the engines take.
+
+    Attributes:
+        short_search, long_search: seconds of the counterexample search before bounds and before engines, at most.
+        first_look: seconds of the only search before engines that search themselves.
+        few_inputs, few_neurons: with at most so many inputs that vary and neurons, bounds on a few parts of the box are
+            tried first.
+        least_replay, most_replay: seconds in which the replay looks for a point near a witness that onnxruntime confirms
+            too, at least (even where the time is over) and at most.
+    """
+
+    short_search: float = 0.3
+    long_search: float = 6.0
+    first_look: float = 0.15
+    few_inputs: int = 16
+    few_neurons: int = 1000
+    least_replay: float = 0.3
+    most_replay: float = 10.0
+
+
+class Question:
+    """One query on its way: options, limits, and what stages noted.
+
+    Attributes:
+        engines: those that will be asked.
+        times: seconds by stage.
+        notes: remarks for the verdict.
+    """
+
+    def __init__(
+        self, query: Query, options: Options, engines: Sequence[Engine], listener: Listener, settings: PipelineSettings
+    ) -> None:
+        self.query, self.options, self.engines, self.listener = query, options, tuple(engines), listener
+        self.began = time.monotonic()
+        self.deadline = Deadline.after(options.timeout)
+        self.times: dict[str, float] = {}
+        self.notes: list[str] = []
+        self._settings = settings
+        self._exact: Any = None
+
+    @contextmanager
+    def stage(self, name: str, engine: str = "") -> Iterator[None]:
+        """Tell that a stage has begun, and count its time."""
+        start = time.monotonic()
+        self.listener(StageStarted(seconds=start - self.began, stage=name, engine=engine))
+        try:
+            yield
+        finally:
+            self.times[name] = self.times.get(name, 0.0) + time.monotonic() - start
+
+    def note(self, text: str) -> None:
+        """A remark for the listener and the verdict."""
+        self.notes.append(text)
+        self.listener(Note(seconds=time.monotonic() - self.began, text=text))
+
+    def confirm(self, x: Point) -> Witness:
+        """The exact replay of a proposed counterexample on the original network."""
+        from verifier.network.exact import ExactNetwork
+        from verifier.search.replay import confirm
+
+        with self.stage("replay"):
+            self._exact = self._exact or ExactNetwork(self.query.network)
+            seconds = min(self._settings.most_replay, max(self._settings.least_replay, self.deadline.left / 2))
+            return confirm(self.query, x, self._exact, seconds=seconds)
+
+    def answer(self, status: Status, **fields: Any) -> Verdict:
+        """A verdict with the times and notes so far."""
+        times = {**self.times, "total": time.monotonic() - self.began}
+        return Verdict(status=status, times=times, notes=tuple(self.notes), **fields)
+
+    def keep(self, engine: str, reason: str) -> Path | None:
+        """The file with the query of a failed solver call, if such files are to be kept."""
+        folder = self.options.reproducers
+        if folder is None:
+            return None
+        from verifier.engines.reproducer import save
+
+        try:
+            return save(Path(folder), engine, self.query, self.options, reason)
+        except OutputError as error:
+            self.note(f"no reproducer was kept: {error}")
+            return None
+
+
+class Stage(Protocol):
+    """One step; None where it does not decide."""
+
+    def run(self, question: Question) -> Verdict | None:
+        """Try to decide the question."""
+
+
+@dataclass(frozen=True)
+class LookAtTheCondition:
+    """A condition that nothing can meet needs no look at the network."""
+
+    def run(self, question: Question) -> Verdict | None:
+        """See `Stage.run`."""
+        why = question.query.vacuous
+        if not why:
+            return None
+        question.note(f"no input meets the condition, whatever the network computes: {why}")
+        return question.answer(
+            Status.HOLDS, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT
+        )
+
+
+@dataclass(frozen=True)
+class Falsify:
+    """A look for counterexamples.
+
+    Attributes:
+        seconds: at most.
+        turn: which look this is; another one takes other random numbers.
+    """
+
+    seconds: float
+    turn: int = 0
+
+    def run(self, question: Question) -> Verdict | None:
+        """See `Stage.run`."""
+        if not question.options.prepass or question.deadline.passed:
+            return None
+        from verifier.search.prepass import find_witness
+
+        seed = question.options.seed + self.turn
+        some = replace(question.query, cases=question.query.cases[:GROUP])
+        with question.stage("search"):
+            try:
+                x = find_witness(some, question.deadline, seed, question.listener, self.seconds)
+            except MemoryError:
+                question.note("the counterexample search ran out of memory and was left out")
+                return None
+        if x is None:
+            return None
+        witness = question.confirm(x)
+        if witness.confirmed:
+            return question.answer(Status.VIOLATED, witness=witness, stage="search", engine="search")
+        question.note("the search proposed a counterexample that the exact replay did not confirm")
+        return None
+
+
+@dataclass(frozen=True)
+class RefuteByBounds:
+    """Bounds alone: on the whole box, or ``in_parts`` on a dozen.
+
+    Engines of our own begin with bounds themselves; where a dozen boxes take less time than loading their compiled code,
+    that is done here all the same.
+    """
+
+    in_parts: bool
+
+    def run(self, question: Question) -> Verdict | None:
+        """See `Stage.run`."""
+        if question.deadline.passed:
+            return None
+        from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
+
+        query, method, certifier = question.query, question.options.bounds, None
+        with question.stage("bounds"):
+            try:
+                if question.options.proof and self.in_parts:
+                    from verifier.engines.native.certify import BoxCertifier
+
+                    certifier = BoxCertifier(query)
+                    refutation = refuted_in_parts(query, method, certifier=certifier)
+                else:
+                    refutation = (refuted_in_parts if self.in_parts else refuted_by_bounds)(query, method)
+            except InputError as error:  # overflow, say: other methods may still decide the query
+                question.note(f"no bounds: {error}")
+                return None
+        if refutation is None:
+            return None
+        return question.answer(
+            Status.HOLDS,
+            stage="bounds",
+            engine=refutation.method,
+            bounds=refutation.method,
+            certainty=refutation.certainty,
+            proof=None if certifier is None else certifier.builder.proof(query, "boxes halved"),
+        )
+
+
+@dataclass(frozen=True)
+class AskEngines:
+    """The engines, side by side if there are several; always decides, if only that nobody knows."""
+
+    def run(self, question: Question) -> Verdict:
+        """See `Stage.run`."""
+        if question.deadline.passed:
+            reason = "the time was over before an engine was asked"
+            return question.answer(Status.TIMEOUT, stage="search", reason=reason)
+        replayed = question.times.get("replay", 0.0)
+        names = ", ".join(engine.name for engine in question.engines)
+        with question.stage("solve", names):
+            outcomes = solve_by(
+                question.engines,
+                question.query,
+                question.options,
+                question.deadline,
+                question.confirm,
+                question.listener,
+            )
+        question.times["solve"] -= question.times.get("replay", 0.0) - replayed
+        if len(outcomes) > 1:
+            for outcome in outcomes:
+                question.note(str(outcome))
+        clash = contradiction(outcomes)
+        if clash:
+            return self._clash(question, outcomes, clash)
+        decided = self._decided(question, outcomes)
+        return self._undecided(question, outcomes) if decided is None else decided
+
+    @staticmethod
+    def _clash(question: Question, outcomes: Sequence[Outcome], clash: str) -> Verdict:
+        question.note(clash)
+        return question.answer(
+            Status.ERROR,
+            stage="solve",
+            engine=", ".join(o.engine for o in outcomes if o.decided),
+            reason=clash,
+            unconfirmed=next(o.witness for o in outcomes if o.refutes),
+            reproducer=question.keep("disagreement", clash),
+        )
+
+    @staticmethod
+    def _decided(question: Question, outcomes: Sequence[Outcome]) -> Verdict | None:
+        for outcome in outcomes:
+            result = outcome.result
+            common: dict[str, Any] = {"stage": "solve", "engine": outcome.engine, "bounds": question.options.bounds}
+            if outcome.refutes:
+                return question.answer(Status.VIOLATED, witness=outcome.witness, **common)
+            if outcome.proves:
+                unsure = [o for o in outcomes if o.witness is not None]
+                if unsure:
+                    question.note(f"{unsure[0].engine} proposed a counterexample that the exact replay did not confirm")
+                if "decided by" in result.statistics:
+                    question.note(f"{outcome.engine} was not asked: {result.statistics['decided by']} decided")
+                return question.answer(Status.HOLDS, certainty=result.certainty, proof=result.proof, **common)
+        return None
+
+    def _undecided(self, question: Question, outcomes: Sequence[Outcome]) -> Verdict:
+        for outcome in outcomes:
+            if outcome.witness is not None:
+                reason = "the engine proposed a counterexample that the exact replay does not confirm"
+                return self._failure(question, Status.UNKNOWN, outcome, reason)
+        for answer, status in (
+            (Answer.ERROR, Status.ERROR),
+            (Answer.UNKNOWN, Status.UNKNOWN),
+            (Answer.TIMEOUT, Status.TIMEOUT),
+        ):
+            for outcome in outcomes:
+                if outcome.result.answer is answer:
+                    reason = outcome.result.reason or f"{answer.value}, no reason given"
+                    return self._failure(question, status, outcome, reason)
+        return question.answer(Status.ERROR, stage="solve", reason="no engine gave an answer")
+
+    @staticmethod
+    def _failure(question: Question, status: Status, outcome: Outcome, reason: str) -> Verdict:
+        return question.answer(
+            status,
+            stage="solve",
+            engine=outcome.engine,
+            reason=reason,
+            bounds=question.options.bounds,
+            unconfirmed=outcome.witness,
+            reproducer=question.keep(outcome.engine, reason),
+        )
+
+
+def stages(query: Query, options: Options, engines: Sequence[Engine], settings: PipelineSettings) -> list[Stage]:
+    """The stages of a question for these engines.
+
+    Searches are longer for larger networks, whose proofs take longer too, and short before engines that search
+    themselves. Bounds come first only where the choice of engine is left to us: a named engine is asked for its own
+    word.
+    """
+    neurons, s = query.network.neurons, settings
+    searching = all(engine.searches(query) for engine in engines)
+    first = min(s.first_look, 0.02 + neurons / 8000) if searching else min(s.short_search, 0.05 + neurons / 1000)
+    found: list[Stage] = [LookAtTheCondition(), Falsify(first)]
+    small = neurons <= s.few_neurons and query.box.varying <= s.few_inputs and not engines[0].searches(query)
+    if options.engine == "auto" and (small or engines[0].isolated):
+        found.append(RefuteByBounds(in_parts=small))
+    if not searching:
+        found.append(Falsify(min(s.long_search, 0.7 + neurons / 50), turn=1))
+    return [*found, AskEngines()]
