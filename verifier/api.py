@@ -83,12 +83,14 @@ def _engines(query: Query, options: Options) -> tuple[list[Engine], list[str]]:
             engines.append(registry.require(name, query))
     engines = list({engine.name: engine for engine in engines}.values())
     if options.proof:
-        silent = [engine.name for engine in engines if not engine.proves(query)]
-        if silent:
-            raise InputError(
-                f"engine {silent[0]!r} writes no proof of such a query",
-                fix="leave the proof out, or ask an engine that does: " + (registry.provers(query) or "there is none"),
-            )
+        for engine in engines:
+            reason = engine.withholds_proof(query)
+            if reason:
+                others = registry.provers(query) or "there is none"
+                raise InputError(
+                    f"engine {engine.name!r} writes no proof of such a query: {reason}",
+                    fix=f"leave the proof out, or ask an engine that does ({others})",
+                )
     return engines, notes
 
 

@@ -128,9 +128,7 @@ class LookAtTheCondition:
         if not why:
             return None
         question.note(f"no input meets the condition, whatever the network computes: {why}")
-        return question.answer(
-            Status.HOLDS, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT
-        )
+        return question.answer(Status.HOLDS, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT)
 
 
 @dataclass(frozen=True)

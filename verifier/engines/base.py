@@ -113,9 +113,9 @@ class Engine(ABC):
         """Whether it finds counterexamples of this query itself, alongside its proof: the search before it is short."""
         return False
 
-    def proves(self, query: Query) -> bool:
-        """Whether it can write a proof of this query (`Options.proof`)."""
-        return False
+    def withholds_proof(self, query: Query) -> str:
+        """Why it can write no proof of this query (`Options.proof`); "" if it can."""
+        return "it writes none"
 
     def kernels(self, query: Query) -> tuple[str, ...]:
         """The parts of `verifier.compiled` that it needs for this query."""

@@ -52,8 +52,10 @@ class NativeEngine(Engine):
     def availability(self) -> Availability:
         return Availability(True, "built in")
 
-    def proves(self, query: Query) -> bool:
-        return not query.clauses  # the format knows one disjunction
+    def withholds_proof(self, query: Query) -> str:
+        if not query.clauses:
+            return ""
+        return f"the format has no place for {1 + len(query.clauses)} disjunctions side by side: multiply them out"
 
     def kernels(self, query: Query) -> tuple[str, ...]:
         return ("the native engine",)
