@@ -14,7 +14,7 @@ from verifier.attention.inconsistency import Inconsistency
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_gradients, multiply
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.phases import Pair, phases
+from verifier.bounds.phases import Pair, Slopes, Winners, phases
 from verifier.encodings.perturbations import Perturbed, box_mean
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Scale
@@ -75,8 +75,9 @@ class MapBounder:
             possible = phases(self._network, pairs)  # type: ignore[arg-type]
             open_phases = not all(bool(p.fixed.all()) for p in possible.values())
             bounding = jacobian if open_phases else interval_gradients
-            found = [bounding(self._network, w[None], possible)[self._network.input] for w in self._weights]
-            here = tuple(np.concatenate([f[k] for f in found]).reshape(classes, *self._shape) for k in (0, 1))
+            each = {name: _repeated(phase, classes) for name, phase in possible.items()}
+            found = bounding(self._network, self._weights, each)[self._network.input]
+            here = tuple(end.reshape(classes, *self._shape) for end in found)
             total = here if total is None else (total[0] + here[0], total[1] + here[1])  # type: ignore[assignment]
         assert total is not None
         count = len(self._copies)
@@ -112,6 +113,13 @@ class MapBounder:
             moved = path(points)
             below, above = below + moved.min(axis=0), above + moved.max(axis=0)
         return below, above
+
+
+def _repeated(phase: Slopes | Winners, count: int) -> Slopes | Winners:
+    """The phases of one box, once for each class."""
+    if isinstance(phase, Winners):
+        return Winners(phase.windows, np.repeat(phase.possible, count, axis=0))
+    return Slopes(np.repeat(phase.smallest, count, axis=0), np.repeat(phase.largest, count, axis=0))
 
 
 def _copied(perturbed: Perturbed, scale: float, shift: Array) -> Network:
