@@ -26,7 +26,7 @@ from verifier.errors import OutputError
 from verifier.events import Listener, Note, ignore
 from verifier.files import make_folder, write_text
 
-COMPILED = ("bounds", "regions", "engines/native", "engines/saliency")
+COMPILED = ("attention", "attention/traversal", "bounds", "regions", "engines/native", "engines/saliency")
 """Folders with the kernels of `SAMPLES`."""
 SEARCH = 0.3
 """Seconds of a sample's look for counterexamples."""

@@ -13,6 +13,7 @@ from verifier.attention import Answer, Inconsistency, RegionMap, attention_map
 from verifier.attention.maps_lp import lp_map
 from verifier.attention.problem import problem
 from verifier.attention.run import MapRun
+from verifier.attention.traversal.cells import PolygonExplorer, exit_point
 from verifier.encodings.perturbations import (
     Brightness,
     Linear,
@@ -28,7 +29,6 @@ from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
 from verifier.regions import line, plane
-from verifier.regions.traversal_cells import PolygonExplorer, exit_point
 
 SIZE = 6
 BRIGHT, PATCH = Brightness(low=-0.5, high=0.5), Patch(top=1, left=2, height=3, width=2, low=-0.6, high=1.0)

@@ -35,8 +35,8 @@ from verifier.attention.maps_plane import plane_map
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
 from verifier.attention.table import ROBUST, SAME, Aspect, Totals, joint_kind
+from verifier.attention.traversal.cells import Cell, exit_point
 from verifier.network.operators import Array
-from verifier.regions.traversal_cells import Cell, exit_point
 
 
 class TimeUp(Exception):

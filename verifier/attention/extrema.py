@@ -6,9 +6,9 @@ import numpy as np
 
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.problem import problem
+from verifier.attention.traversal.programs import LPExplorer, convex_minimum
 from verifier.encodings.perturbations import Perturbed
 from verifier.network.operators import Array
-from verifier.regions.traversal_lp import LPExplorer, convex_minimum
 
 
 def minimum(perturbed: Perturbed, settings: Inconsistency, label: int, inside: Array) -> tuple[Array, float]:

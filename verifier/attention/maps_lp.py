@@ -12,10 +12,10 @@ from verifier.attention.problem import Problem, problem
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
 from verifier.attention.table import Graded, Table, Totals
+from verifier.attention.traversal.cells import Cell, PolygonExplorer
+from verifier.attention.traversal.programs import TOLERANCE, LPExplorer
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
-from verifier.regions.traversal_cells import Cell, PolygonExplorer
-from verifier.regions.traversal_lp import TOLERANCE, LPExplorer
 
 
 def explorer(run: MapRun) -> tuple[LPExplorer | PolygonExplorer, Problem]:

@@ -12,9 +12,9 @@ from verifier.attention.raster import Raster
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
 from verifier.attention.table import Graded, Table, Totals
+from verifier.attention.traversal.walk import RegionChunk, Regions, joined
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
-from verifier.regions.traversal import RegionChunk, Regions, joined
 
 
 def plane_map(run: MapRun) -> RegionMap:

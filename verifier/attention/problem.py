@@ -8,12 +8,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from verifier.attention.inconsistency import ExpectedMap, Inconsistency, expected_map
+from verifier.attention.traversal.kernels import Expected
+from verifier.attention.traversal.net import TraversalNet, traversal_net
+from verifier.attention.traversal.relu_form import ReluForm, relu_form
 from verifier.encodings.perturbations import Perturbed
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
-from verifier.regions.relu_form import ReluForm, relu_form
-from verifier.regions.traversal_kernels import Expected
-from verifier.regions.traversal_net import TraversalNet, traversal_net
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,8 +114,8 @@ class Graded:
 
     Attributes:
         near: whether the kind of attention hangs on rounding.
-        doubtful: whether the saliency map itself does (see `verifier.regions.traversal.RegionChunk`); the other fields are those of `Table` and of
-            `verifier.regions.traversal.RegionChunk`.
+        doubtful: whether the saliency map itself does (see `verifier.attention.traversal.walk.RegionChunk`); the other fields are those of `Table` and of
+            `verifier.attention.traversal.walk.RegionChunk`.
         polygon: the vertices of one region in the parameters' own units, by its number.
     """
 

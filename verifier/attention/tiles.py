@@ -28,9 +28,9 @@ from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
 from verifier.attention.table import Table, Totals
 from verifier.attention.tile_store import Cell, TileStore
+from verifier.attention.traversal.walk import Regions
 from verifier.network.graph import Network
 from verifier.properties.sets import Box
-from verifier.regions.traversal import Regions
 
 OFF = 0.0437
 """Cuts are moved by this share of a tile's width."""

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from verifier.attention.traversal.kernels import Expected, Net, State
+from verifier.attention.traversal.relu_form import ReluForm
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
-from verifier.regions.relu_form import ReluForm
-from verifier.regions.traversal_kernels import Expected, Net, State
 
 
 @dataclass(frozen=True, eq=False)

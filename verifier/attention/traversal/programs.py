@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from verifier.attention.traversal.cells import Cell, Face
+from verifier.attention.traversal.kernels import Expected, inconsistency, start_region
+from verifier.attention.traversal.net import TraversalNet, new_state
+from verifier.attention.traversal.plane import truly_zero
+from verifier.attention.traversal.polygon import TIED, ZERO
 from verifier.errors import EngineError
 from verifier.highs import new_highs
 from verifier.network.operators import Array
-from verifier.regions.traversal_cells import Cell, Face
-from verifier.regions.traversal_kernels import Expected, inconsistency, start_region
-from verifier.regions.traversal_net import TraversalNet, new_state
-from verifier.regions.traversal_plane import truly_zero
-from verifier.regions.traversal_polygon import TIED, ZERO
 
 TOLERANCE = 1e-9
 """Feasibility tolerance of the programs: slivers thinner than this (the box has width 1) are left out."""
@@ -169,7 +169,7 @@ class LPExplorer:
         self._zeros = self._units[:0]
 
     def open(self, at: Array, into: Array, known: Any = frozenset()) -> Cell | int | None:
-        """See `verifier.regions.traversal_cells.Explorer`."""
+        """See `verifier.attention.traversal.cells.Explorer`."""
         start_region(self.tnet.net, self.expected, self.state, at, into, False)
         key = int(self.state.key[0])
         if key in known:

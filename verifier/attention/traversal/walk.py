@@ -1,7 +1,7 @@
 """Traversal of the linear regions of a network over a box of one or two parameters, region by region.
 
-`Regions` walks by `verifier.regions.traversal_plane` and hands the regions out in chunks, so that a map of
-any size needs the memory of its seen-set and one chunk. (More parameters: `verifier.regions.traversal_lp`.)
+`Regions` walks by `verifier.attention.traversal.plane` and hands the regions out in chunks, so that a map of
+any size needs the memory of its seen-set and one chunk. (More parameters: `verifier.attention.traversal.programs`.)
 A box of one parameter is walked as a square with an idle second parameter.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verifier.attention.traversal import plane, polygon
+from verifier.attention.traversal.kernels import Expected
+from verifier.attention.traversal.net import TraversalNet, new_state
 from verifier.network.operators import Array
-from verifier.regions import traversal_plane, traversal_polygon
-from verifier.regions.traversal_kernels import Expected
-from verifier.regions.traversal_net import TraversalNet, new_state
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,7 +98,7 @@ class Regions:
         units = tnet.units
         self.counters = np.zeros(16, dtype=np.int64)
         self.aliases: dict[int, int] = {}
-        self.walk = traversal_polygon.Walk(
+        self.walk = polygon.Walk(
             counters=self.counters,
             frames=np.zeros((4096, 4), dtype=np.int64),
             edges=np.zeros((16384, 4)),
@@ -111,46 +111,46 @@ class Regions:
             pending_flag=np.zeros(units, dtype=np.uint8),
             seen=np.zeros(1 << 16, dtype=np.uint64),
             aliases=np.zeros((1024, 2), dtype=np.uint64),
-            polygon=np.zeros((traversal_polygon.MOST_VERTICES, 2)),
-            labels=np.zeros(traversal_polygon.MOST_VERTICES, dtype=np.int64),
-            scratch=np.zeros((traversal_polygon.MOST_VERTICES, 2)),
-            scratch_labels=np.zeros(traversal_polygon.MOST_VERTICES, dtype=np.int64),
-            near=np.zeros(units + traversal_polygon.MOST_VERTICES, dtype=np.int64),
+            polygon=np.zeros((polygon.MOST_VERTICES, 2)),
+            labels=np.zeros(polygon.MOST_VERTICES, dtype=np.int64),
+            scratch=np.zeros((polygon.MOST_VERTICES, 2)),
+            scratch_labels=np.zeros(polygon.MOST_VERTICES, dtype=np.int64),
+            near=np.zeros(units + polygon.MOST_VERTICES, dtype=np.int64),
             toggles=np.zeros(2 * units, dtype=np.int64),
             scan=tnet.scan,
             zero=np.zeros(units, dtype=np.uint8),
             zeros=np.zeros(units, dtype=np.int64),
             box=np.zeros(6),
-            candidates=np.zeros(traversal_polygon.BLOCK, dtype=np.int64),
+            candidates=np.zeros(polygon.BLOCK, dtype=np.int64),
         )
         self.walk.jumps[0] = [*start, *into]
         self.walk.jump_keys[0] = np.uint64(1)
-        self.counters[traversal_polygon.JUMPS] = 1
+        self.counters[polygon.JUMPS] = 1
 
     def __iter__(self) -> Iterator[RegionChunk]:
         """The remaining regions, chunk by chunk."""
         cells = self.room()
         while True:
-            status = traversal_plane.walk_plane(
+            status = plane.walk_plane(
                 self.tnet.net, self.expected, self.state, self.walk, cells, self.delta, self.label
             )
-            if status == traversal_polygon.GROW:
+            if status == polygon.GROW:
                 self._grow()
-            elif status == traversal_polygon.REHASH:
+            elif status == polygon.REHASH:
                 old = self.walk.seen
                 self.walk = self.walk._replace(seen=np.zeros(4 * len(old), dtype=np.uint64))
-                traversal_polygon.rehash(self.walk, old)
+                polygon.rehash(self.walk, old)
             else:
                 if cells.counts[0]:
                     yield self._taken(cells)
-                if status == traversal_polygon.DONE:
+                if status == polygon.DONE:
                     return
                 cells = self.room()
 
-    def room(self) -> traversal_polygon.Cells:
+    def room(self) -> polygon.Cells:
         """Empty output for one chunk."""
-        m, v = self.chunk, 6 * self.chunk + 2 * traversal_polygon.MOST_VERTICES
-        return traversal_polygon.Cells(
+        m, v = self.chunk, 6 * self.chunk + 2 * polygon.MOST_VERTICES
+        return polygon.Cells(
             counts=np.zeros(2, dtype=np.int64),
             keys=np.zeros(m, dtype=np.uint64),
             offsets=np.zeros(m + 1, dtype=np.int64),
@@ -167,12 +167,12 @@ class Regions:
             doubtful=np.zeros(m, dtype=np.int8),
         )
 
-    def _taken(self, cells: traversal_polygon.Cells) -> RegionChunk:
+    def _taken(self, cells: polygon.Cells) -> RegionChunk:
         p, v = (int(c) for c in cells.counts)
         walk = self.walk
-        count = int(self.counters[traversal_polygon.ALIASES])
+        count = int(self.counters[polygon.ALIASES])
         self.aliases.update(zip(walk.aliases[:count, 0].tolist(), walk.aliases[:count, 1].tolist(), strict=True))
-        self.counters[traversal_polygon.ALIASES] = 0
+        self.counters[polygon.ALIASES] = 0
         return RegionChunk(
             keys=cells.keys[:p].copy(),
             offsets=cells.offsets[: p + 1].copy(),
@@ -192,16 +192,16 @@ class Regions:
     def _grow(self) -> None:
         """Double every stack that is more than a quarter full."""
         walk, used = self.walk, self.counters
-        slack = traversal_polygon.MOST_VERTICES
+        slack = polygon.MOST_VERTICES
         sizes = {
-            "frames": used[traversal_polygon.DEPTH] + 2,
-            "edges": used[traversal_polygon.EDGES] + slack,
-            "edge_keys": used[traversal_polygon.EDGES] + slack,
-            "edge_flips": used[traversal_polygon.EDGES] + slack,
-            "flips": used[traversal_polygon.FLIPS] + 4 * self.tnet.units,
-            "jumps": used[traversal_polygon.JUMPS] + slack,
-            "jump_keys": used[traversal_polygon.JUMPS] + slack,
-            "aliases": used[traversal_polygon.ALIASES] + 2,
+            "frames": used[polygon.DEPTH] + 2,
+            "edges": used[polygon.EDGES] + slack,
+            "edge_keys": used[polygon.EDGES] + slack,
+            "edge_flips": used[polygon.EDGES] + slack,
+            "flips": used[polygon.FLIPS] + 4 * self.tnet.units,
+            "jumps": used[polygon.JUMPS] + slack,
+            "jump_keys": used[polygon.JUMPS] + slack,
+            "aliases": used[polygon.ALIASES] + 2,
         }
         changes = {}
         for name, need in sizes.items():

@@ -2,7 +2,7 @@
 
 An `Explorer` opens the region at a point towards a direction and returns a `Cell`: its faces (each with a
 point inside the face, the direction out, and the neighbour's key), its vertices and its volume.
-`PolygonExplorer` cuts polygons and needs no linear program; `verifier.regions.traversal_lp` does any number
+`PolygonExplorer` cuts polygons and needs no linear program; `verifier.attention.traversal.programs` does any number
 of parameters by linear programs. Parameters are scaled to the unit cube.
 """
 
@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from verifier.attention.traversal import plane, polygon
+from verifier.attention.traversal.kernels import Expected, State, start_region
+from verifier.attention.traversal.net import TraversalNet
+from verifier.attention.traversal.walk import Regions
 from verifier.network.operators import Array
-from verifier.regions import traversal_plane, traversal_polygon
-from verifier.regions.traversal import Regions
-from verifier.regions.traversal_kernels import Expected, State, start_region
-from verifier.regions.traversal_net import TraversalNet
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Cell:
         attention, label: 0 holds everywhere, 1 nowhere, 2 in a part.
         label_volume: of the part where the label holds.
         winner: predicted class at the center.
-        tied, doubtful: see `verifier.regions.traversal.RegionChunk`.
+        tied, doubtful: see `verifier.attention.traversal.walk.RegionChunk`.
     """
 
     key: int
@@ -95,16 +95,16 @@ class PolygonExplorer:
         if key in known:
             return key
         regions, counters = self._regions, self._regions.counters
-        counters[: traversal_polygon.ZEROS] = 0
+        counters[: polygon.ZEROS] = 0
         cells = regions.room()
-        if not traversal_plane.visit(
+        if not plane.visit(
             self.tnet.net, self.expected, self.state, regions.walk, 0, regions.delta, regions.label, cells
         ):
             return None
         walk, faces = regions.walk, []
         for rows, keys, count in (
-            (walk.edges, walk.edge_keys, counters[traversal_polygon.EDGES]),
-            (walk.jumps, walk.jump_keys, counters[traversal_polygon.JUMPS]),
+            (walk.edges, walk.edge_keys, counters[polygon.EDGES]),
+            (walk.jumps, walk.jump_keys, counters[polygon.JUMPS]),
         ):
             faces += [Face(rows[k, :2].copy(), rows[k, 2:].copy(), int(keys[k])) for k in range(count)]
         n = int(cells.counts[1])

@@ -1,7 +1,7 @@
 """Compiled walk over all linear regions of a network with two parameters, each in [0, 1].
 
 `walk_plane` visits region after region by crossing edges, depth first, and keeps one `State`
-(`verifier.regions.traversal_kernels`) up to date. A crossing that would change too much (a unit high up in
+(`verifier.attention.traversal.kernels`) up to date. A crossing that would change too much (a unit high up in
 the network) is put aside and later begun afresh from the point where the edge was met. Regions are known
 by a 64-bit hash of their active units. No linear program is needed: a region is the polygon that its
 units' half-planes leave of the square.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from verifier.regions.traversal_kernels import inconsistency, start_region, step_region
-from verifier.regions.traversal_polygon import (
+from verifier.attention.traversal.kernels import inconsistency, start_region, step_region
+from verifier.attention.traversal.polygon import (
     ALIASES,
     CORNERS,
     DEPTH,
