@@ -17,7 +17,8 @@ from verifier.encodings.gradient import encode_gradient
 from verifier.encodings.identity import add_identity
 from verifier.encodings.model import Atom, Disjunction, ExactAtom, Expressions, Indices, Model
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
-from verifier.network.operators import Array
+from verifier.encodings.similarity import encode_condition
+from verifier.encodings.widening import slack
 from verifier.properties.numbers import ExactRow
 from verifier.properties.query import Conjunction, Query
 
@@ -108,7 +109,7 @@ def encode(
             redundant row (see `encodings.identity`); by default it is not.
         entries: if given, the gradient box is written for these entries and for the few that say most (see
             `encodings.entries`), and its bounds on the others are left out; by default it is written for all.
-        relax: the query's own rows and its gradient box are widened by this much, see `slack`: for solvers with
+        relax: the query's own rows and its gradient box are widened by this much, see `encodings.widening.slack`: for solvers with
             tolerances, so that a witness on a boundary is not lost; 0 for exact proofs.
     """
     model = Model()
@@ -137,8 +138,6 @@ def encode(
         low, high = (ends.at(written) for ends in box.ends)
         model.confine(g[written], low, high, margin)
     if query.condition is not None and not query.condition.is_box:
-        from verifier.encodings.similarity import encode_condition
-
         assert g is not None, "a condition on a map needs the gradient"
         encode_condition(model, query.condition, g, relax)
     output = query.network.output
@@ -176,14 +175,6 @@ def _distinct(
     columns[asked] = [plain.variable(k) for k in asked.tolist()]
     model.tighten(columns[asked], bound.lower.reshape(-1)[asked], bound.upper.reshape(-1)[asked])
     return columns
-
-
-def slack(relax: float, reach: Array) -> Array:
-    """By how much a row is widened whose left side can move by ``reach`` over the variables' bounds.
-
-    ``relax`` in absolute terms, less where the row moves by less than 0.1.
-    """
-    return relax * np.minimum(1.0, 10.0 * reach)
 
 
 def conjunction_atoms(

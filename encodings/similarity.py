@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from verifier.encodings.model import Atom, Disjunction, ExactAtom, Indices, Model
-from verifier.encodings.query import slack
+from verifier.encodings.widening import slack
 from verifier.errors import EngineError
 from verifier.network.operators import Array
 from verifier.properties.similarity import MapCondition
@@ -25,7 +25,7 @@ def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: f
 
     Args:
         g: the gradient's variables, with finite bounds.
-        relax: the condition is widened by this much (see `encodings.query.slack`); 0 for exact proofs.
+        relax: the condition is widened by this much (see `encodings.widening.slack`); 0 for exact proofs.
 
     Raises:
         EngineError: for maps that are multiplied by the input, and for the L2 norm: neither is linear.

@@ -17,17 +17,18 @@ from verifier.engines.native import engine as engine_module
 from verifier.engines.native.combine import put, room
 from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.engine import SaliencyEngine, SaliencySettings
+from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import InputError
 from verifier.limits import Deadline
-from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Conv, Dense, Operator, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.query import Conjunction, GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.rounding import gamma
 from verifier.search.attack import Margins
-from verifier.verdict import Status
+from verifier.verdict import Certainty, Status
 
 TREE = SaliencySettings(exact=ExactSettings.never())
 """The tree alone, without the exact search beside it that would answer for tiny networks."""
@@ -235,3 +236,39 @@ def test_boxes_near_the_end_of_float64_prove_nothing() -> None:
     network = chain((1,), dense([[1e-300]], [0.0]), relu(), dense([[1.0]], [0.0]))
     with pytest.raises(InputError, match="too large"):
         OpenForm(network, Box(np.array([-1e308]), np.array([1e308])), UnitBounder())
+
+
+def test_bounds_that_decide_are_not_called_exact() -> None:
+    pytest.importorskip("z3")
+    network = feedforward([np.ones((1, 1)), np.array([[1.0], [0.0]])], [np.zeros(1), np.array([3.0, 0.0])])
+    far = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(row([1.0, 0.0], -100.0),))
+    result = Z3Engine().solve(far, Options(), Deadline.after(10))
+    assert result.answer is Answer.UNSAT
+    near = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(row([1.0, -1.0], 2.9),))
+    assert Z3Engine().solve(near, Options(), Deadline.after(10)).certainty is Certainty.EXACT
+    never = GradientBox(output=np.array([1.0, 0.0]), lower=np.full(1, 9.0), upper=np.full(1, 9.0))
+    anything = Conjunction(bound=np.zeros(0))
+    decided = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(anything,), gradient=never)
+    result = Z3Engine().solve(decided, Options(), Deadline.after(10))
+    assert result.answer is Answer.UNSAT
+    assert result.statistics["decided by"] == "bounds"
+    assert result.certainty is Certainty.RIGOROUS
+
+
+def test_layers_that_cancel_to_nothing_prove_nothing_by_themselves() -> None:
+    builder = NetworkBuilder((1,))
+    for shift in (1e17, 1.0, -1e17):
+        builder.add(Scale(np.ones(1), np.full(1, shift)))
+    builder.add(relu())
+    builder.add(Dense(np.array([[1.0], [0.0]]), np.array([0.0, 1.2])))
+    network = builder.build()
+    anything = Conjunction(bound=np.zeros(0))
+    never = GradientBox(output=np.array([1.0, 0.0]), lower=np.full(1, 9.0), upper=np.full(1, 9.0))
+    query = Query(network=network, box=Box(np.zeros(1), np.ones(1)), cases=(anything,), gradient=never)
+    result = SaliencyEngine().solve(query, Options(), Deadline.after(20))
+    assert result.answer is Answer.UNSAT
+    assert result.certainty in (Certainty.EXACT, Certainty.RIGOROUS)  # Z3 has said it, not the composed coefficients
+    alone = SaliencyEngine(SaliencySettings(exact=ExactSettings.never(), exact_up_to=0))
+    result = alone.solve(query, Options(), Deadline.after(20))
+    assert result.answer is Answer.UNKNOWN
+    assert "cancel" in result.reason

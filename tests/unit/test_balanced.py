@@ -63,7 +63,8 @@ def test_rows_and_other_activations() -> None:
         row = rng.normal(size=(2, 2)) * 10.0 ** rng.choice([-9, 0, 9], size=(2, 1))
         bound = np.median(y @ row.T, axis=0)
         case = Conjunction(y_rows=row, x_rows=rng.normal(size=(2, 3)) * np.abs(bound).max(), bound=bound)
-        query = Query(network=network, box=Box(-np.ones(3), np.ones(3)), cases=(case,))
+        loose = Conjunction(y_rows=row, bound=bound + np.abs(bound))
+        query = Query(network=network, box=Box(-np.ones(3), np.ones(3)), cases=(loose,), clauses=((case, case),))
         again = balanced(query)
         for point in query.box.sample(20, rng):
             one, two = replay(query, point), replay(again, point)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +26,7 @@ from verifier.network.piecewise import relu
 from verifier.properties import vnnlib1
 from verifier.properties.maps import named_map
 from verifier.properties.numbers import ExactRow, Numbers
-from verifier.properties.query import enclosed
+from verifier.properties.query import Conjunction, enclosed
 from verifier.properties.sets import Box
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -96,6 +99,25 @@ def test_largest_values_bound_all_outputs() -> None:
     values = np.abs(network.forward(rng.uniform(-2, 2, size=(1000, 3))))
     assert (values <= most).all()
     assert (most < 100 * values.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("kind", [np.array, sp.csr_array])
+def test_rows_of_tiny_coefficients_are_raised(kind: Callable[[np.ndarray], Any]) -> None:
+    rng = np.random.default_rng(4)
+    sizes = np.array([1.0, 1e-308, 1e-312, 5e-324, 1e-310, 1e-310])[:, None]
+    y = np.maximum(rng.random(size=(6, 2)), 0.5) * sizes
+    y[3] = [5e-324, 0.0]
+    bound = np.array([1.0, 1e-309, 0.0, 1e-300, 1e20, -1e20])
+    part = Conjunction(y_rows=kind(y), bound=bound)
+    held = np.asarray(part.y_rows.todense()) if sp.issparse(part.y_rows) else part.y_rows
+    assert (np.abs(held[:4]).max(axis=1) >= 0.25).all()
+    assert not held[4].any()
+    for k in range(6):
+        row, own = part.exact_row(k), [Fraction(v) for v in y[k].tolist()]
+        factor = row.y[0] / own[0]
+        assert factor > 0
+        assert row.bound == factor * Fraction(float(bound[k]))
+        assert row.y.get(1, 0) == factor * own[1]
 
 
 def test_a_row_beyond_float64_says_nothing() -> None:

@@ -90,8 +90,6 @@ def decide(
     if query.gradient is None:
         return _ask(bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
     parts = _parts(query, query.gradient, options, exact)
-    # propagation works in floats, with proved bounds on the rounding errors
-    certainty = Certainty.NUMERICAL if not exact else Certainty.RIGOROUS if options.propagate else Certainty.EXACT
     final: list[EngineResult] = []
     asked, seconds = 0, SLICE
     while parts:
@@ -118,6 +116,9 @@ def decide(
     for name in ("free units", "nodes", "rows", "columns", "regions excluded"):
         counts = [int(result.statistics[name]) for result in final if name in result.statistics]
         figures |= {name: sum(counts)} if counts else {}
+    # propagation, and bounds where they decide, work in floats with proved bounds on the rounding errors
+    padded = options.propagate or any(result.certainty is Certainty.RIGOROUS for result in final)
+    certainty = Certainty.NUMERICAL if not exact else Certainty.RIGOROUS if padded else Certainty.EXACT
     return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
 
 
@@ -154,7 +155,8 @@ def _decide_part(
 def _ask(encoding: Encoding, deadline: Deadline, ask: Ask, exact: bool) -> EngineResult:
     """The solver's answer, unless the encoding is plainly contradictory."""
     if encoding.model.contradiction:
-        certainty = Certainty.EXACT if exact else Certainty.NUMERICAL
+        # the bounds decide: in floats, their rounding errors proved where the proof is to be exact
+        certainty = Certainty.RIGOROUS if exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics={"decided by": "bounds"})
     return ask(encoding, deadline)
 

@@ -51,6 +51,7 @@ def balanced(query: Query) -> Query:
             query,
             network=network,
             cases=tuple(_rows(case, shift) for case in query.cases),
+            clauses=tuple(tuple(_rows(case, shift) for case in clause) for clause in query.clauses),
             common=None if query.common is None else _rows(query.common, shift),
             gradient=gradient,
             condition=condition,

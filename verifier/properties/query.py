@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SMALL = 10_000
 """Matrices with at most so many entries are kept dense."""
+UNDERFLOW = 1e-150
+"""Rows of smaller coefficients are scaled: products of them and small values would underflow."""
 LARGE = 1e300
 """A row whose bound is above this says nothing of float64 numbers."""
 
@@ -78,6 +80,36 @@ class Conjunction:
             raise PropertyError("bounds must be finite, with one strict flag each")
         object.__setattr__(self, "bound", bound)
         object.__setattr__(self, "strict", strict)
+        self._raise_tiny()
+
+    def _raise_tiny(self) -> None:
+        """Rows of tiny coefficients are multiplied by a power of two, lest products underflow; the same rows exactly."""
+        matrices = {name: getattr(self, name) for name in ("x_rows", "y_rows", "g_rows")}
+        largest = np.zeros(len(self))
+        for rows in matrices.values():
+            if rows is not None and len(self):
+                found = abs(rows).max(axis=1)
+                largest = np.maximum(largest, found.toarray().reshape(-1) if sp.issparse(rows) else found)
+        tiny = np.flatnonzero((largest > 0) & (largest < UNDERFLOW))
+        if not len(tiny):
+            return
+        power = np.zeros(len(self), dtype=np.int64)
+        power[tiny] = -np.frexp(largest[tiny])[1]
+        with np.errstate(over="ignore"):
+            bound = np.ldexp(self.bound, power)
+        beyond = np.flatnonzero(np.isinf(bound))
+        exact = {int(k): self.exact_row(int(k)) for k in beyond}
+        silent = bound == np.inf  # no float64 value is above it: the row says nothing
+        bound = np.where(silent, 0.0, np.maximum(bound, -np.finfo(np.float64).max))
+        for name, rows in matrices.items():
+            if sp.issparse(rows):
+                per_entry = np.diff(rows.indptr)
+                data = np.where(np.repeat(silent, per_entry), 0.0, np.ldexp(rows.data, np.repeat(power, per_entry)))
+                object.__setattr__(self, name, sp.csr_array((data, rows.indices, rows.indptr), shape=rows.shape))
+            elif rows is not None:
+                object.__setattr__(self, name, np.where(silent[:, None], 0.0, np.ldexp(rows, power[:, None])))
+        object.__setattr__(self, "bound", bound)
+        object.__setattr__(self, "exact", {**self.exact, **exact})
 
     def __len__(self) -> int:
         return len(self.bound)

@@ -23,7 +23,7 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.rows import Conditions
-from verifier.rounding import LARGEST
+from verifier.rounding import LARGEST, TINY
 
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
@@ -106,7 +106,7 @@ def row_errors(crown: Crown, conditions: Conditions) -> Array:
     if not (y @ r.reach[network.output] + x @ r.reach[network.input] + shift < LARGEST).all():
         raise InputError("the numbers of the condition are too large for bounds in float64")
     size = y @ r.magnitudes[network.output] + x @ r.magnitudes[network.input] + shift
-    errors: Array = 2 * (y @ r.errors[network.output]) + 4 * r.gamma * size
+    errors: Array = 2 * (y @ r.errors[network.output]) + 4 * r.gamma * size + TINY
     return errors
 
 
@@ -321,7 +321,7 @@ class ForwardBounds:
         slopes = np.tile(x, (len(low), 1, 1))
         slopes[:, :, forward.free] += found[:, :, :-1]
         most = np.maximum(np.abs(low), np.abs(high)) @ np.abs(x).T + forms.size.T @ np.abs(y).T
-        slack = 2 * forward.gamma * (most + np.abs(conditions.bound))
+        slack = 2 * forward.gamma * (most + np.abs(conditions.bound)) + TINY
         return slopes, found[:, :, -1] - conditions.bound - slack
 
 

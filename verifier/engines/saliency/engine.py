@@ -128,6 +128,10 @@ class SaliencyEngine(Engine):
                 return replace(exact, statistics={**statistics, "open leaves": tree.result.stuck})
             reason = f"{tree.result.stuck} {tree.result.reason}" if tree.result.stuck else tree.result.reason
             return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=statistics)
+        if not tree.problem.composed_well:
+            reason = "the network's layers cancel to so few digits that composed coefficients prove nothing"
+            found = self._exactly(query, options, deadline) or EngineResult(answer=Answer.UNKNOWN, reason=reason)
+            return replace(found, statistics={**statistics, **found.statistics})
         certainty = Certainty.RIGOROUS if tree.problem.form.exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=statistics)
 

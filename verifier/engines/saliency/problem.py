@@ -13,7 +13,10 @@ import numpy.typing as npt
 from verifier.engines.saliency.form import INPUT, Matrix, ReluForm, relu_form
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction, Query
-from verifier.rounding import EIGHT_ROUNDINGS
+from verifier.rounding import EIGHT_ROUNDINGS, TINY
+
+COMPOSED_WELL = 1e-6
+"""Rounding in composed coefficients is small if it is at most this share of the values."""
 
 Phases = npt.NDArray[np.int8]
 """1: active (z >= 0), -1: inactive (z <= 0), 0: not yet known."""
@@ -84,12 +87,12 @@ class Problem:
     def magnitude(self) -> dict[int, Array]:
         """Upper bound of all path sums behind each source's value: ``|M| ... |M| |x| + |b| ...``."""
         box = self.query.box
-        found = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper))}
+        found = {INPUT: np.maximum(np.abs(box.lower), np.abs(box.upper)) + TINY}
         for r, layer in enumerate(self.form.layers):
             total = layer.constant_size
             for s, m in layer.sizes.items():
                 total = total + m @ found[s]
-            found[r] = 2 * total
+            found[r] = np.where(total > 0, 2 * total + TINY, 0.0)  # a sum without terms is exactly 0
         return found
 
     @cached_property
@@ -103,6 +106,24 @@ class Problem:
         """Bound on how far the composed coefficients of a layer may put its preactivations off; 0 if they are exact."""
         layers = self.form.layers
         return [EIGHT_ROUNDINGS * layer.roundings * self.magnitude[r] for r, layer in enumerate(layers)]
+
+    @cached_property
+    def composed_well(self) -> bool:
+        """Whether rounding in composed coefficients is small beside the preactivations themselves.
+
+        Where numbers cancelled that were far larger than what was left (x + 1e17 - 1e17), it is not: then a proof would
+        rest on coefficients that say nothing.
+        """
+        for r, layer in enumerate((*self.form.layers, self.form.output)):
+            left = np.abs(layer.constant) + sum(abs(m) @ self.magnitude[s] for s, m in layer.matrices.items())
+            padding = self.form_padding[r] if r < len(self.form.layers) else self._output_padding
+            if (padding > COMPOSED_WELL * left).any():
+                return False
+        return True
+
+    @property
+    def _output_padding(self) -> Array:
+        return EIGHT_ROUNDINGS * self.form.output.roundings * self.output_magnitude
 
     @cached_property
     def value_padding(self) -> list[Array]:
@@ -121,7 +142,7 @@ class Problem:
         for r in reversed(layers):
             for s, m in self.form.layers[r].sizes.items():
                 magnitude[s] = magnitude[s] + m.T @ magnitude[r]
-        return {s: EIGHT_ROUNDINGS * self.terms * m for s, m in magnitude.items()}
+        return {s: np.where(m > 0, EIGHT_ROUNDINGS * self.terms * m + TINY, 0.0) for s, m in magnitude.items()}
 
     def gradients(self, phases: Sequence[Array]) -> dict[int, Array]:
         """h of every layer, and of the input, ``(N, neurons)``, or ``(1, neurons)`` where no phase matters.

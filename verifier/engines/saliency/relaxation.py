@@ -23,7 +23,7 @@ from verifier.lp.program import LinearProgram, LpAnswer, LpStatus
 from verifier.lp.rows import RowBuilder, concatenate
 from verifier.network.operators import Array
 from verifier.properties.query import Conjunction
-from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
+from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD, TINY
 
 NONE = -1
 """No column."""
@@ -171,7 +171,7 @@ class Relaxation:
         self.rows.entries(rows, self.s[r][with_d], 1.0)
         self.rows.entries(rows, self.d[r][with_d], -low[with_d])
         plain = free[(self.d[r][free] < 0) & ((high[free] > 0) | (low[free] < 0))]  # a unit that rests at 0 has no row
-        scale = 1 / np.maximum(high[plain], -low[plain])
+        scale = 1 / np.maximum(np.maximum(high[plain], -low[plain]), TINY)
         # a/u + s/(-l) <= 1, cleared of fractions; the bound is rounded up
         bound = np.nextafter(-low[plain] * high[plain] * scale, np.inf) * (1 + 1e-15)
         rows = self.rows.add(len(plain), -np.inf, bound, _key(2, r, plain))
