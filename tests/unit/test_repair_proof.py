@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 import verifier.regions
 import verifier.repair.search
 from verifier.errors import PropertyError
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Sum
 from verifier.network.piecewise import relu
@@ -351,7 +352,7 @@ def test_an_interrupt_ends_a_running_program() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
-            program.solve(60.0)
+            program.solve(Deadline.after(60.0))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)

@@ -6,6 +6,7 @@ Its answers are numerical but for one: INFEASIBLE is said only where `verifier.l
 from __future__ import annotations
 
 import enum
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +71,19 @@ class LpSettings:
         presolve: without it every solve starts from the last basis, and an infeasibility has a ray.
         devex: whether edge weights are approximate: exact ones would be computed anew after every change of basis.
         small_matrix: entries up to which the matrix is kept dense for the checks of certificates, where that costs less.
+        perturbed: whether costs may be perturbed on the way, which is faster; multipliers of a solve that is stopped then
+            prove less.
+        objective_bound: a solve stops where the objective is known to exceed this.
+        interruptible: whether Ctrl-C ends a solve; that takes a thread for each.
     """
 
     tolerance: float = 1e-9
     presolve: bool = False
     devex: bool = True
     small_matrix: int = 100_000
+    perturbed: bool = True
+    objective_bound: float = np.inf
+    interruptible: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +93,13 @@ class LpAnswer:
     Attributes:
         point: for OPTIMAL, ``(columns,)``.
         objective: for OPTIMAL, its cost.
+        word: HiGHS's own word for how it ended ("kTimeLimit", "kObjectiveBound" …).
     """
 
     status: LpStatus
     point: Array | None = None
     objective: float = 0.0
+    word: str = ""
 
 
 class LinearProgram:
@@ -146,8 +156,11 @@ class LinearProgram:
             ("small_matrix_value", 1e-12),
             ("primal_feasibility_tolerance", s.tolerance),
             ("dual_feasibility_tolerance", s.tolerance),
+            ("dual_simplex_cost_perturbation_multiplier", float(s.perturbed)),
+            ("objective_bound", s.objective_bound),
         ):
             self._solver.setOptionValue(name, value)
+        self._solver.HandleUserInterrupt = s.interruptible
 
     # -- changes -----------------------------------------------------------------------------------------
     def bound_rows(self, rows: Array, lower: Array, upper: Array) -> None:
@@ -174,6 +187,22 @@ class LinearProgram:
         self._product = None
         self.row_lower = np.concatenate([self.row_lower, lower])
         self.row_upper = np.concatenate([self.row_upper, upper])
+
+    def add_columns(self, cost: Array, lower: Array, upper: Array) -> None:
+        """Append columns that no row knows yet."""
+        count, none = len(cost), np.zeros(0, dtype=np.int32)
+        self._solver.addCols(count, cost, lower, upper, 0, np.zeros(count, dtype=np.int32), none, none * 0.0)
+        self.cost, self.lower = np.concatenate([self.cost, cost]), np.concatenate([self.lower, lower])
+        self.upper = np.concatenate([self.upper, upper])
+        self.matrix = sp.csr_array(sp.hstack([self.matrix, sp.csr_array((self.matrix.shape[0], count))]))
+        self._product = None
+
+    def restart(self, *, perturbed: bool, simplex: bool) -> None:
+        """Forget the last solve; the next one works with perturbed costs or not, by the simplex or an interior method."""
+        self._solver.clearSolver()
+        self._solver.setOptionValue("dual_simplex_cost_perturbation_multiplier", float(perturbed))
+        self._solver.setOptionValue("solver", "simplex" if simplex else "ipm")
+        self._solver.setOptionValue("run_crossover", "off")
 
     # -- bases -------------------------------------------------------------------------------------------
     def basis(self) -> tuple[Array, Array]:
@@ -216,10 +245,11 @@ class LinearProgram:
         # HiGHS counts its own run time across calls
         self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + deadline.left))
         status = self._run()
+        word = str(self._solver.getModelStatus().name)
         if status is LpStatus.OPTIMAL:
             point = np.array(self._solver.getSolution().col_value)
-            return LpAnswer(status, point, self._solver.getInfo().objective_function_value)
-        return LpAnswer(self._checked(status))
+            return LpAnswer(status, point, self._solver.getInfo().objective_function_value, word)
+        return LpAnswer(self._checked(status), word=word)
 
     def trial(self, iterations: int) -> tuple[LpStatus, float]:
         """Solve with few iterations; the objective is a dual bound only by the solver's word."""
@@ -234,7 +264,10 @@ class LinearProgram:
         return LpStatus.OPTIMAL, self._solver.getInfo().objective_function_value if found else -np.inf
 
     def _run(self) -> LpStatus:
-        self._solver.run()
+        if self.settings.interruptible:
+            self._run_in_thread()
+        else:
+            self._solver.run()
         self.solved += 1
         self.iterations += self._solver.getInfo().simplex_iteration_count
         name = self._solver.getModelStatus().name
@@ -242,21 +275,44 @@ class LinearProgram:
             raise EngineError(f"HiGHS ended with the unknown status {name!r}")
         return STATUSES[name]
 
+    def _run_in_thread(self) -> None:
+        """Run the solver in a thread of its own, so that Ctrl-C ends it."""
+        done = threading.Event()  # not Thread.join: an interrupted join takes the thread for ended
+
+        def run() -> None:
+            try:
+                self._solver.run()
+            finally:
+                done.set()
+
+        threading.Thread(target=run).start()
+        try:
+            while not done.wait(0.2):
+                pass
+        except BaseException:
+            self._solver.cancelSolve()
+            done.wait()
+            raise
+
     def _checked(self, status: LpStatus) -> LpStatus:
         """INFEASIBLE in place of DOUBTFUL where the ray proves it."""
         if status is not LpStatus.DOUBTFUL:
             return status
-        _, exists, ray = self._solver.getDualRay()
-        if exists:
-            bounds = (self.row_lower, self.row_upper, self.lower, self.upper)
-            if ray_refutes(self._own_matrix(), *bounds, np.asarray(ray, dtype=np.float64)):
-                return LpStatus.INFEASIBLE
+        ray = self.ray()
+        bounds = (self.row_lower, self.row_upper, self.lower, self.upper)
+        if ray is not None and ray_refutes(self._own_matrix(), *bounds, ray):
+            return LpStatus.INFEASIBLE
         return status
 
     # -- certificates ------------------------------------------------------------------------------------
     def duals(self) -> Array:
         """The last solve's multipliers of the rows, ``(rows,)``: positive where a lower end holds the optimum."""
         return np.array(self._solver.getSolution().row_dual)
+
+    def ray(self) -> Array | None:
+        """After an infeasible solve the multipliers of the rows that HiGHS says prove it, if it has them at hand."""
+        _, exists, ray = self._solver.getDualRay()
+        return np.array(ray, dtype=np.float64) if exists else None
 
     def proved_bound(self, duals: Array) -> float:
         """A rigorous lower bound of the optimum, from any multipliers of the rows (`duals`, say)."""

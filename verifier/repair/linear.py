@@ -144,7 +144,7 @@ def solve_layer(
     while True:
         if deadline.passed:
             return unfinished(f"time limit; changes of a norm below {unit * beyond:.3g} are excluded")
-        status, part = program.solve(min(deadline.left, GLIMPSE))
+        status, part = program.solve(deadline.sooner(GLIMPSE))
         rounds += 1
         if soft is None:
             multipliers, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.highs import new_highs
+from verifier.limits import NEVER, Deadline
+from verifier.lp.program import LinearProgram, LpSettings
 from verifier.network.operators import Array
 
 TOLERANCE = 1e-9
@@ -18,6 +17,12 @@ TOLERANCE = 1e-9
 NOISE = 1e-13
 """Coefficients smaller than this share of their row's largest are rounding errors, and left out."""
 
+
+WORDS = {"kInfeasible": "infeasible", "kObjectiveBound": "beyond", "kTimeLimit": "time"}
+"""HiGHS's words for what a repair goes on with."""
+
+LOST = ("kNotset", "kUnknown", "kSolveError")
+"""Where another method may do what one could not."""
 
 NORMS = ("l1", "linf", "mixed")
 
@@ -47,44 +52,33 @@ class Program:
     """
 
     def __init__(self, size: int, weights: tuple[float, float], soft: float | None, reach: float) -> None:
-        import highspy
-
-        self._highspy: Any = highspy
-        self._solver = new_highs()
-        self._solver.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
-        self._solver.setOptionValue("solver", "simplex")
-        self._solver.setOptionValue("presolve", "off")  # presolve would take away the proof of infeasibility
-        self._solver.HandleUserInterrupt = True
-        # perturbed costs leave multipliers that prove less
-        self._solver.setOptionValue("dual_simplex_cost_perturbation_multiplier", 0.0)
-        if soft is None:
-            self._solver.setOptionValue("objective_bound", reach)
         self.size, self.soft = size, soft
         self._l1, self._linf = weights
         # a tiny L1 price keeps Δ⁺ and Δ⁻ from growing together under L∞
-        self._columns(2 * size, self._l1 if self._l1 else 1e-6)
+        cost = np.full(2 * size, self._l1 if self._l1 else 1e-6)
+        rows: list[Any] = []
+        upper: list[float] = []
         if self._linf:
-            self._columns(1, self._linf)
+            cost = np.append(cost, self._linf)
             eye = sp.eye_array(size)
-            self._rows(sp.hstack([eye, eye, sp.csr_array(-np.ones((size, 1)))]), None, np.zeros(size))
+            rows.append(sp.hstack([eye, eye, sp.csr_array(-np.ones((size, 1)))]))
+            upper += [0.0] * size
         if soft is not None and np.isfinite(reach):
-            whole = np.full((1, 2 * size + bool(self._linf)), self._l1)
-            if self._linf:
-                whole[0, -1] = self._linf
-            self._rows(sp.csr_array(whole), None, np.array([reach]))
-        self._own_rows = self._solver.getNumRow()
-        self._scales: list[Array] = []
-
-    def _columns(self, count: int, cost: float) -> None:
-        none, infinity = np.zeros(0, dtype=np.int32), self._highspy.kHighsInf
-        limits = np.zeros(count), np.full(count, infinity)
-        self._solver.addCols(count, np.full(count, cost), *limits, 0, np.zeros(count, dtype=np.int32), none, none * 0.0)
-
-    def _rows(self, matrix: Any, lower: Array | None, upper: Array) -> None:
-        m = sp.csr_array(matrix)
-        lower = np.full(m.shape[0], -self._highspy.kHighsInf) if lower is None else lower
-        starts, indices = m.indptr[:-1].astype(np.int32), m.indices.astype(np.int32)
-        self._solver.addRows(m.shape[0], lower, upper, m.nnz, starts, indices, m.data)
+            rows.append(sp.csr_array(np.where(np.arange(len(cost)) < 2 * size, self._l1, self._linf)[None]))
+            upper.append(reach)
+        matrix = sp.vstack(rows) if rows else sp.csr_array((0, len(cost)))
+        bound = np.inf if soft is not None else reach
+        self._lp = LinearProgram(
+            matrix,
+            np.full(len(upper), -np.inf),
+            np.array(upper),
+            np.zeros(len(cost)),
+            np.full(len(cost), np.inf),
+            cost,
+            # perturbed costs leave multipliers that prove less
+            settings=LpSettings(tolerance=TOLERANCE, perturbed=False, objective_bound=bound, interruptible=True),
+        )
+        self._own_rows, self._scales, self._infeasible = len(upper), list[Array](), False
 
     def add(self, coefficients: Array, bound: Array, *, equal: bool = False) -> None:
         """Add rows ``coefficients @ Δ <= bound`` (or ``==``), each scaled so that its largest coefficient is 1."""
@@ -94,75 +88,44 @@ class Program:
         scale = np.where(scale == 0.0, 1.0, scale)
         scaled = coefficients / scale[:, None]
         scaled = sp.csr_array(np.where(np.abs(scaled) <= NOISE, 0.0, scaled))
-        parts = [scaled, -scaled]
+        before = len(self._lp.cost) - 2 * self.size
+        parts = [scaled, -scaled, sp.csr_array((len(bound), before))]
         if self.soft is not None:
-            self._columns(len(bound), self.soft)
-            before = self._solver.getNumCol() - 2 * self.size - len(bound)
-            parts += [sp.csr_array((len(bound), before)), sp.diags_array(-1.0 / scale)]
-        self._rows(sp.hstack(parts), bound / scale if equal else None, bound / scale)
+            count = len(bound)
+            self._lp.add_columns(np.full(count, self.soft), np.zeros(count), np.full(count, np.inf))
+            parts.append(sp.diags_array(-1.0 / scale))
+        lower = bound / scale if equal else np.full(len(bound), -np.inf)
+        self._lp.add_rows(sp.csr_array(sp.hstack(parts)), lower, bound / scale)
         self._scales.append(scale)
 
-    def solve(self, timeout: float | None) -> tuple[str, Array | None]:
+    def solve(self, deadline: Deadline = NEVER) -> tuple[str, Array | None]:
         """What came out, and Δ if that is "optimal".
 
         "beyond": the norm of every Δ exceeds the reach; "infeasible": there is no Δ; "time": the time was over, and
-        the next call goes on; else HiGHS's status in words.
+        the next call goes on; else HiGHS's status in its own word.
         """
-        began = time.perf_counter()
-        self._run(timeout)
-        known = self._highspy.HighsModelStatus
-        for option, value in (("dual_simplex_cost_perturbation_multiplier", 1.0), ("solver", "ipm")):
-            if self._solver.getModelStatus() not in (known.kNotset, known.kUnknown, known.kSolveError):
+        answer = self._lp.solve(deadline)
+        for perturbed, simplex in ((True, True), (True, False)):
+            if answer.word not in LOST:
                 break
             # the method got lost: start again with perturbed costs, then by the interior-point method
-            self._solver.clearSolver()
-            self._solver.setOptionValue(option, value)
-            self._solver.setOptionValue("run_crossover", "off")
-            self._run(None if timeout is None else max(1.0, timeout - (time.perf_counter() - began)))
-        status = self._solver.getModelStatus()
-        if status == known.kInfeasible:
-            return "infeasible", None
-        if status == known.kObjectiveBound:
-            return "beyond", None
-        if status == known.kTimeLimit:
-            return "time", None
-        if status != known.kOptimal:
-            return str(self._solver.modelStatusToString(status)), None
-        values = np.array(self._solver.getSolution().col_value)
-        return "optimal", values[: self.size] - values[self.size : 2 * self.size]
-
-    def _run(self, timeout: float | None) -> None:
-        """Run the solver in a thread of its own, so that Ctrl-C ends it."""
-        if timeout is not None:
-            self._solver.setOptionValue("time_limit", float(self._solver.getRunTime() + timeout))
-        done = threading.Event()  # not Thread.join: an interrupted join takes the thread for ended
-
-        def run() -> None:
-            try:
-                self._solver.run()
-            finally:
-                done.set()
-
-        threading.Thread(target=run).start()
-        try:
-            while not done.wait(0.2):
-                pass
-        except BaseException:
-            self._solver.cancelSolve()
-            done.wait()
-            raise
+            self._lp.restart(perturbed=perturbed, simplex=simplex)
+            answer = self._lp.solve(deadline)
+        self._infeasible = answer.word == "kInfeasible"
+        if answer.point is not None:
+            return "optimal", answer.point[: self.size] - answer.point[self.size : 2 * self.size]
+        return WORDS.get(answer.word, answer.word), None
 
     def multipliers(self) -> list[Array]:
         """After any answer: candidates for multipliers of the added rows ``a @ Δ <= b``.
 
         Positive ones hold the upper end of a row, negative ones the lower end of an equality.
         """
-        found = [np.array(self._solver.getSolution().row_dual)]
-        if self._solver.getModelStatus() == self._highspy.HighsModelStatus.kInfeasible:
+        found = [self._lp.duals()]
+        if self._infeasible:
             # only here, and last: without a ray at hand, HiGHS would solve again and forget its multipliers
-            _, has_ray, ray = self._solver.getDualRay()
-            if has_ray:
-                found.append(np.array(ray))
+            ray = self._lp.ray()
+            found += [] if ray is None else [ray]
         scale = np.concatenate(self._scales) if self._scales else np.zeros(0)
         return [-m[self._own_rows :] / scale for m in found if len(m) == self._own_rows + len(scale)]
 
