@@ -119,11 +119,45 @@ def test_linearity():
     network, rng = mlp([5, 20, 20, 3]), np.random.default_rng(5)
     a, b = rng.normal(size=(2, 5))
     r = line(network, a, b)
-    np.testing.assert_allclose(density(r), len(r) / np.linalg.norm(b - a))
+    np.testing.assert_allclose(density(r), (len(r) + 1) / np.linalg.norm(b - a))
     g = r.gradient(0)
-    ratio = np.abs(g - g[0]).sum(axis=1) / np.abs(g).sum(axis=1)
+    ratio = (np.abs(g - g[0]) / np.abs(g)).mean(axis=1)
     np.testing.assert_allclose(gradient_deviation(r, 0), (ratio * r.lengths).sum())
+    ratio = np.abs(g - g[0]).sum(axis=1) / np.abs(g).sum(axis=1)
+    np.testing.assert_allclose(gradient_deviation(r, 0, rule="norms"), (ratio * r.lengths).sum())
     assert gradient_deviation(line(network, a, a), 0) == 0
+    with pytest.raises(InputError, match="rule"):
+        gradient_deviation(r, 0, rule="none")
+
+
+def test_the_loan_network_of_the_paper():
+    """ExactLine, Equations 1 and 2 and Figure 1: ages 20 to 30, incomes 30 to 50."""
+    builder = NetworkBuilder((2,))
+    builder.add(Dense(np.array([[-1.7, 1.0], [2.0, -1.3]]), np.array([3.0, 3.0])))
+    builder.add(relu())
+    for exact in (False, True):
+        found = line(builder.build(), [20, 30], [30, 50], exact=exact)
+        np.testing.assert_allclose(found.points, [[20, 30], [70 / 3, 110 / 3], [80 / 3, 130 / 3], [30, 50]], rtol=1e-12)
+        matrices, constants = found.affine()
+        first, second = [-1.7, 1], [2, -1.3]
+        np.testing.assert_allclose(matrices, [[[0, 0], second], [first, second], [first, [0, 0]]], atol=1e-12)
+        np.testing.assert_allclose(constants, [[0, 3], [3, 3], [3, 0]], atol=1e-9)
+
+
+def test_adapted_rules_lie_dense_where_the_gradient_changes():
+    # the gradient jumps at t = 0.8 to 0.9 only
+    weights = np.ones((40, 1))
+    network = feedforward([weights, np.where(np.arange(40) % 2, -1.0, 1.2)[None]], [-np.linspace(0.8, 0.9, 40), [0.0]])
+    gradients = IntegratedGradients(network)
+    t, w = gradients.adapted([[1.0]])(20)
+    assert len(t) == len(w) == 20
+    np.testing.assert_allclose(w.sum(), 1)
+    assert ((t > 0.78) & (t < 0.92)).mean() > 0.5
+    (exact,) = gradients.attribute([[1.0]])
+    (sampled,) = gradients.attribute([[1.0]], method=(t, w))
+    (plain,) = gradients.attribute([[1.0]], method="midpoint", n_steps=20)
+    assert abs(sampled - exact).max() < 0.3 * abs(plain - exact).max()
+    assert gradients.error([[1.0]], method=(t, w)) < gradients.error([[1.0]], method="midpoint", n_steps=20)
 
 
 def test_bad_arguments():

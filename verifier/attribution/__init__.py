@@ -1,6 +1,6 @@
 """Attribution of outputs to inputs and neurons, exactly, and measures of linearity."""
 
-from verifier.attribution.integrated_gradients import METHODS, IntegratedGradients, quadrature
+from verifier.attribution.integrated_gradients import METHODS, AdaptedRule, IntegratedGradients, quadrature
 from verifier.attribution.linearity import density, gradient_deviation
 
-__all__ = ["METHODS", "IntegratedGradients", "density", "gradient_deviation", "quadrature"]
+__all__ = ["METHODS", "AdaptedRule", "IntegratedGradients", "density", "gradient_deviation", "quadrature"]

@@ -10,24 +10,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from verifier.errors import InputError
 from verifier.network.operators import Array
 from verifier.regions.line import LineRestriction
 
 
 def density(restriction: LineRestriction) -> float:
-    """Linear pieces per unit of Euclidean length of the line; infinite for a line of length 0."""
+    """Breakpoints, the two ends included, per unit of Euclidean length of the line; infinite for length 0.
+
+    The paper's text counts the pieces, one less; its published figures (Table 4) are met to the last digit by counting
+    the ends P_1, ..., P_n of Definition 1, which its Figure 4 draws as tick marks.
+    """
     length = float(np.linalg.norm(restriction.end - restriction.start))
-    return len(restriction) / length if length else float("inf")
+    return len(restriction.breakpoints) / length if length else float("inf")
 
 
-def gradient_deviation(restriction: LineRestriction, output: int | Sequence[float] | Array) -> float:
-    """Mean over the line of ``‖∇(t) - ∇(0)‖₁ / ‖∇(t)‖₁``: how far the gradient moves from that at the start.
+def gradient_deviation(
+    restriction: LineRestriction, output: int | Sequence[float] | Array, *, rule: str = "entries"
+) -> float:
+    """How far the gradient moves from that at the line's start, relative to itself, as a mean over the line.
 
-    The published experiment averages the relative change of single entries, with 1e-12 in the denominator; the
-    ratio of norms used here does not hang on entries that happen to vanish.
+    Args:
+        output: index of an output, or one coefficient for each.
+        rule: "entries": the mean over the input's entries of ``|∇(t) - ∇(0)| / |∇(t)|``, as in the paper's experiment
+            (1e-12 is added to the denominator); "norms": ``‖∇(t) - ∇(0)‖₁ / ‖∇(t)‖₁``, which does not hang on entries
+            that happen to vanish.
+
+    Raises:
+        InputError: there is no such rule.
     """
     g = restriction.gradient(output)
-    change = np.abs(g - g[0]).sum(axis=1)
-    size = np.abs(g).sum(axis=1)
-    ratio = np.divide(change, size, out=np.where(change > 0, np.inf, 0.0), where=size > 0)
+    change, size = np.abs(g - g[0]), np.abs(g)
+    if rule == "entries":
+        ratio = (change / np.abs(g + 1e-12)).mean(axis=1)
+    elif rule == "norms":
+        total, whole = change.sum(axis=1), size.sum(axis=1)
+        ratio = np.divide(total, whole, out=np.where(total > 0, np.inf, 0.0), where=whole > 0)
+    else:
+        raise InputError(f"unknown rule {rule!r}", fix='"entries" or "norms"')
     return float(np.average(ratio, weights=restriction.lengths))

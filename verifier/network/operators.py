@@ -202,6 +202,8 @@ class Conv(AffineOperator):
     coefficients: ClassVar[str | None] = "weight"
     BLOCK: ClassVar[int] = 1 << 17
     """Entries of windows that are multiplied at once."""
+    SMALL_MAP: ClassVar[int] = 100
+    """Up to so many positions several images are multiplied together."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -215,17 +217,21 @@ class Conv(AffineOperator):
         (x,) = inputs
         (channels, height, width), batch = self.output_shape(x.shape[1:]), len(x)
         kernel = self.weight.reshape(self.groups, channels // self.groups, -1)
-        # the positions last, so that rows of the image are copied, not single entries; blocks that fit the cache
-        step = max(1, self.BLOCK // (self.groups * kernel.shape[2] * height * width))
-        if height * width == 1:  # one position: the batch takes its place
-            windows = self._windows(x).reshape(batch, self.groups, -1)
-            result = np.matmul(kernel, windows.transpose(1, 2, 0))
-            return np.ascontiguousarray(result.transpose(2, 0, 1)).reshape(batch, channels, 1, 1)
-        result = np.empty((batch, self.groups, kernel.shape[1], height * width), np.result_type(x, kernel))
-        for i in range(0, batch, step):
-            windows = self._windows(x[i : i + step]).transpose(0, 1, 4, 5, 2, 3)
-            columns = windows.reshape(len(windows), self.groups, -1, height * width)
-            result[i : i + step] = np.matmul(kernel, columns)
+        positions, window = height * width, self.groups * kernel.shape[2]
+        result = np.empty((batch, self.groups, kernel.shape[1], positions), np.result_type(x, kernel))
+        if positions > self.SMALL_MAP:
+            # the positions last, so that rows of the image are copied, not single entries; blocks that fit the cache
+            step = max(1, self.BLOCK // (window * positions))
+            for i in range(0, batch, step):
+                windows = self._windows(x[i : i + step]).transpose(0, 1, 4, 5, 2, 3)
+                result[i : i + step] = np.matmul(kernel, windows.reshape(len(windows), self.groups, -1, positions))
+        else:
+            # one product over the positions of many images: over one image's it would be too narrow to be fast
+            step = max(1, 16 * self.BLOCK // (window * positions))
+            for i in range(0, batch, step):
+                windows = self._windows(x[i : i + step]).transpose(1, 4, 5, 0, 2, 3)
+                product = np.matmul(kernel, windows.reshape(self.groups, kernel.shape[2], -1))
+                result[i : i + step] = product.reshape(*kernel.shape[:2], -1, positions).transpose(2, 0, 1, 3)
         return result.reshape(batch, channels, height, width)
 
     def _windows(self, x: Array) -> Array:

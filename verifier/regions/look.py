@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.limits import NEVER, Deadline
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Conv, Dense, Sum
+from verifier.network.operators import AffineOperator, Array, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions.cells import Index, Settled
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import PieceValues, common, winning
-from verifier.regions.plan import Level, plan
+from verifier.regions.plan import Level, multiplications, plan
 
 WORK = 1 << 24
 """Multiplications of integers that the looks of one walk may take in all: a few seconds."""
@@ -78,7 +77,7 @@ class ExactLook:
         begins = np.zeros(len(inverse), np.bool_)
         roots = np.full(len(inverse), np.nan)
         done = np.zeros(len(inverse), np.bool_)
-        cost = 2 * sum(_multiplications(self.network, n) for n in self.network.nodes[: self._index(node) + 1])
+        cost = 2 * sum(multiplications(n) for n in self.network.nodes[: self._index(node) + 1])
         if len(cells) * cost <= 64 * WORK:  # a float multiplication is much cheaper
             done |= self._identically_zero(patterns, cells, inverse, node, doubts)
         open_cells = np.unique(inverse[~done])
@@ -171,16 +170,6 @@ def _magnitudes(operator: AffineOperator) -> AffineOperator:
         return operator
     changes = {field: (np.asarray(getattr(operator, field)) != 0).astype(np.float64)}
     return replace(operator, **changes)  # type: ignore[arg-type]
-
-
-def _multiplications(network: Network, node: Node) -> int:
-    """How many multiplications a node's value takes."""
-    match node.operator:
-        case Dense():
-            return prod(node.operator.weight_shape) * (node.size // max(1, node.shape[-1]))
-        case Conv():
-            return int(np.prod(node.operator.weight.shape[1:])) * node.size
-    return node.size
 
 
 def _signs(constant: Fraction, slope: Fraction, t0: float, t1: float) -> tuple[bool, float]:

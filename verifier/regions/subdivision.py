@@ -10,7 +10,6 @@ What every node decides on every cell, its `Level`, is kept packed: it is the ce
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,18 +20,18 @@ import numpy.typing as npt
 from verifier.events import Listener, Progress, ignore
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Array, Dense
+from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.regions import kernels
 from verifier.regions.cells import Cells, Cut, Index, Segments, Settle, Settled
 from verifier.regions.look import Doubts, ExactLook
-from verifier.regions.plan import Level, is_piecewise, plan
+from verifier.regions.plan import Level, is_piecewise, multiplications, plan
 from verifier.regions.rounding import Slack, input_scale, output_scale
 
-CHUNK = 1 << 18
-"""Entries that a convolution's windows may take at once."""
-PRODUCT = 1 << 28
-"""Multiplications of a dense layer between two looks at the clock, if there is a deadline."""
+ENTRIES = 1 << 21
+"""Entries of a node's value that are computed at once: more would not stay in the cache."""
+PRODUCT = 1 << 31
+"""Multiplications between two looks at the clock: some tenths of a second."""
 
 
 class Carrier:
@@ -295,22 +294,18 @@ class Subdivision(Carrier):
 
 
 def forward(network: Network, node: Node, inputs: list[Array], deadline: Deadline = NEVER) -> Array:
-    """An affine node at many points: flattened values in and out, in chunks of bounded memory."""
-    count = len(inputs[0])
-    shapes = [network[i].shape for i in node.inputs]
-    step = max(count, 1)
-    if len(node.shape) == 3:
-        window = int(np.prod(getattr(node.operator, "weight", np.ones(1)).shape[1:]))
-        step = max(1, CHUNK // max(1, node.size // node.shape[0] * window))
-    elif deadline.at is not None and isinstance(node.operator, Dense):
-        step = max(1, PRODUCT // math.prod(node.operator.weight_shape))
-    if count <= step:
-        value = node.operator.forward(*(x.reshape(count, *s) for x, s in zip(inputs, shapes)))
-        return np.ascontiguousarray(value).reshape(count, -1)
-    result = np.empty((count, node.size))
+    """An affine node at many points: flattened values in and out, in chunks of bounded memory and time."""
+    operator, count = node.operator, len(inputs[0])
+    assert isinstance(operator, AffineOperator)
+    shapes, constant = [network[i].shape for i in node.inputs], operator.constant()
+    step = max(1, min(PRODUCT // multiplications(node), ENTRIES // max(1, node.size)))
+    result = np.empty((count, *node.shape))
     for i in range(0, count, step):
         deadline.check(f"at node {node.name!r}")
         parts = [x[i : i + step] for x in inputs]
-        value = node.operator.forward(*(x.reshape(len(x), *s) for x, s in zip(parts, shapes)))
-        result[i : i + step] = value.reshape(len(parts[0]), -1)
-    return result
+        value = operator.linear(*(x.reshape(len(x), *s) for x, s in zip(parts, shapes, strict=True)))
+        if constant is None:
+            result[i : i + step] = value
+        else:
+            np.add(value, constant, out=result[i : i + step])
+    return result.reshape(count, -1)
