@@ -22,7 +22,7 @@ from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.regions import kernels
+from verifier.regions import kernels, pool_kernels
 from verifier.regions.cells import Cells, Cut, Index, Segments, Settle, Settled
 from verifier.regions.look import Doubts, ExactLook
 from verifier.regions.plan import Level, is_piecewise, multiplications, plan
@@ -72,16 +72,21 @@ class Carrier:
         self._check(row)
         cut = self.cells.cut(functions, scale, slack, self.memory.rows(row), settle)
         self._check(row)
-        if len(cut.start):
-            extended: dict[int, Array] = {}
-            for name in self.values:
-                if name != spared:
-                    rows = self.values[name]
-                    if id(rows) not in extended:
-                        extended[id(rows)] = cut.extend(rows)
-                    self.values[name] = extended[id(rows)]
-                self.scales[name] = cut.extend_scale(self.scales[name])
+        self._extend(cut, spared)
         return cut
+
+    def _extend(self, cut: Cut, spared: str | None = None) -> None:
+        """Extend all values to the vertices that a cut has made, and all tolerance scales."""
+        if not len(cut.start):
+            return
+        extended: dict[int, Array] = {}
+        for name, rows in self.values.items():
+            if name != spared:
+                if id(rows) not in extended:
+                    extended[id(rows)] = cut.extend(rows)
+                self.values[name] = extended[id(rows)]
+        for name, scale in self.scales.items():
+            self.scales[name] = cut.extend_scale(scale)
 
     def _row(self, numbers: int) -> int:
         """Bytes at each vertex while so many numbers are added to what is carried, which is copied as it grows."""
@@ -139,9 +144,7 @@ class Carrier:
         Returns:
             the maxima at the vertices, the cell that each cell was part of before, and the winners.
         """
-        inside = windows >= 0
-        weight = 2 * np.where(inside, slack.weight[windows], 0.0).max(axis=1)
-        pair = Slack(weight, 2 * np.where(inside, slack.offset[windows], 0.0).max(axis=1))
+        inside, pair = windows >= 0, pairs_slack(slack, windows)
         origin = np.arange(self.cells.count)
         key = f"\0maximum of {source}"
         first = np.zeros(len(windows), np.int64) if zero else np.argmax(inside, axis=1)
@@ -183,6 +186,13 @@ class Carrier:
         self.values = {name: rows[kept] for name, rows in self.values.items()}
         self.scales = {name: scale[kept] for name, scale in self.scales.items()}
         return origin[first], winners[first]
+
+
+def pairs_slack(slack: Slack, windows: Index) -> Slack:
+    """Tolerance factors of differences of two entries of each window."""
+    inside = windows >= 0
+    weight = 2 * np.where(inside, slack.weight[windows], 0.0).max(axis=1)
+    return Slack(weight, 2 * np.where(inside, slack.offset[windows], 0.0).max(axis=1))
 
 
 class Subdivision(Carrier):
@@ -230,9 +240,10 @@ class Subdivision(Carrier):
             node = self.network.nodes[self.done]
             self._pass(node)
             self.done += 1
-            for name in list(self.values):
+            for name in list(self.scales):
                 if self.plan.last_use.get(name, -1) < self.done:
-                    del self.values[name], self.scales[name]
+                    self.values.pop(name, None)
+                    del self.scales[name]
             yield node
 
     def finish(self, listener: Listener = ignore, stage: str = "", unit: str = "") -> Subdivision:
@@ -287,10 +298,37 @@ class Subdivision(Carrier):
 
     def _pool(self, node: Node, operator: MaxPool) -> None:
         (source,) = node.inputs
-        windows = operator.windows(self.network[source].shape)
-        best, parents, winners = self.maximum(source, self.plan.slacks[source], windows, zero=source in self.plan.fused)
+        windows, zero = operator.windows(self.network[source].shape), source in self.plan.fused
+        slack = self.plan.slacks[source]
+        found = self._cut_pools(source, slack, windows, zero) if isinstance(self.cells, Segments) else None
+        if found is None:
+            found = self.maximum(source, slack, windows, zero)
+        best, parents, winners = found
         self.values[node.name], self.scales[node.name] = best, self.scales[source]
         self.levels.append(Level(node.name, parents, winners=winners))
+
+    def _cut_pools(
+        self, source: str, slack: Slack, windows: Index, zero: bool
+    ) -> tuple[Array, Index, npt.NDArray[np.int16]] | None:
+        """Like `maximum` for segments, in one go; None if entries are equal along a segment but for rounding errors."""
+        cells, values, scale = self.cells, self.values[source], self.scales[source]
+        assert isinstance(cells, Segments)
+        pair = pairs_slack(slack, windows)
+        self._check(self._row(3 * len(windows)))
+        best = np.empty((len(values), len(windows)))
+        winner, near = np.empty(best.shape, np.int16), np.empty(best.shape, np.bool_)
+        pool_kernels.vertex_maxima(values, windows, zero, pair.weight, pair.offset, scale, best, winner, near)
+        doubtful, ends, parents, winners, start, end, alpha, place, best = pool_kernels.cut_pools(
+            cells.ends, cells.place, values, windows, zero, pair.weight, pair.offset, scale, best, winner, near
+        )
+        if doubtful:
+            return None
+        cells.ends, cells.place = ends, place
+        for name in list(self.values):
+            if self.plan.last_use[name] <= self.done:  # read by this node for the last time
+                del self.values[name]
+        self._extend(Cut(parents, np.empty((0, 0), np.uint64), start, end, alpha, best))
+        return best, parents, winners
 
 
 def forward(network: Network, node: Node, inputs: list[Array], deadline: Deadline = NEVER) -> Array:
