@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.proofs.check import check_proof
 
     proof = load_proof(args.proof)
-    query = verifier.read_vnnlib(args.property, verifier.load(args.model))
+    query = verifier.read_vnnlib(args.property, verifier.load(args.model, ordered=True))
     try:
         checked = check_proof(proof, query)
     except ProofError as error:

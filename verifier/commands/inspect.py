@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.model is None:
         raise InputError("no model is named", fix="verifier inspect MODEL, or verifier inspect --operators")
-    network = load(args.model)
+    network = load(args.model, ordered=True)
     layers, engines, notes = [layer(network, node) for node in network], engine_table(network), notes_on(network)
     if args.json:
         record = {

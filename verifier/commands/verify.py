@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.commands.verdicts import report
 
     options = replace(options_of(args), proof=args.proof is not None)
-    network = verifier.load(args.model)
+    network = verifier.load(args.model, ordered=True)
     query = verifier.read_vnnlib(args.property, network)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
     status = report(verdict, args, query.description)

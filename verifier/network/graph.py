@@ -13,6 +13,7 @@ import numpy.typing as npt
 from verifier.errors import InputError, NetworkError
 from verifier.network.operators import AffineOperator, Array, Input, Operator, Shape
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
+from verifier.network.tails import Tail
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Network:
             of real inputs all the same; what holds for them holds for integers, and only an integer refutes.
         domain: ``(lower, upper)``, each ``(input_size,)``: the inputs that the network is meant for, where its file
             says so; None if it does not.
+        tail: an increasing function at the end that was left out, for questions about the order of outputs.
         remarks: what a user must know of how the network was read; verdicts repeat them.
     """
 
@@ -59,6 +61,7 @@ class Network:
     model_file: str = ""
     integer_inputs: bool = False
     domain: tuple[Array, Array] | None = None
+    tail: Tail | None = None
     remarks: tuple[str, ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def load(
-    source: str | Path | Network | torch.nn.Module | Any, input_shape: Shape | None = None, *, check: bool = False
+    source: str | Path | Network | torch.nn.Module | Any,
+    input_shape: Shape | None = None,
+    *,
+    check: bool = False,
+    ordered: bool = False,
 ) -> Network:
     """The network held by a file, a torch module, or an ONNX model in memory.
 
@@ -25,6 +29,9 @@ def load(
             an ONNX model whose input shape is open, the full shape with the batch, e.g. ``(1, 1, 28, 28)``.
         check: whether an ONNX file's network is evaluated beside onnxruntime at random inputs (a torch module's is
             always evaluated beside the module).
+        ordered: whether a last Softmax, LogSoftmax, Sigmoid, Tanh or Exp of an ONNX model may be left out, so
+            that outputs are the scores before it (`Network.tail`): for properties that compare outputs (`robustness`,
+            `read_vnnlib`, which refuses others). Not for gradients, lines, maps or repairs of the outputs themselves.
 
     Raises:
         NetworkError: a file that is missing, damaged or not a network; NaN weights; shapes that do not fit; a network
@@ -35,7 +42,7 @@ def load(
     if isinstance(source, Network):
         return source
     if isinstance(source, (str, Path)):
-        network = _load_file(Path(source), input_shape)
+        network = _load_file(Path(source), input_shape, ordered)
         if check and network.model_file:
             from verifier.network.agreement import check_against_runtime
 
@@ -53,19 +60,19 @@ def load(
     if type(source).__name__ == "ModelProto":
         from verifier.network.onnx_reader import network_of_model
 
-        return network_of_model(source, "", input_shape)
+        return network_of_model(source, "", input_shape, ordered=ordered)
     raise InputError(
         f"cannot load a network from {type(source).__name__}",
         fix="pass a path to .onnx, .onnx.gz or .nnet, a torch.nn.Module, or a Network",
     )
 
 
-def _load_file(path: Path, input_shape: Shape | None) -> Network:
+def _load_file(path: Path, input_shape: Shape | None, ordered: bool) -> Network:
     name = path.name.lower()
     if name.endswith((".onnx", ".onnx.gz")):
         from verifier.network.onnx_reader import read_onnx
 
-        return read_onnx(path, input_shape)
+        return read_onnx(path, input_shape, ordered=ordered)
     if name.endswith((".nnet", ".nnet.gz")):
         from verifier.network.nnet import read_nnet
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from verifier.network import tails
 from verifier.network.onnx_elementwise import ELEMENTWISE
 from verifier.network.onnx_linear import LINEAR
 from verifier.network.onnx_movement import MOVEMENTS
@@ -63,6 +64,11 @@ def operators() -> list[tuple[str, str]]:
 def refusal(kind: str) -> tuple[str, str]:
     """Why an operator is not supported, and what to do."""
     listed = "`verifier inspect --operators` lists what is supported"
+    if kind in (*tails.ELEMENTWISE, *tails.JOINT):
+        return f"operator {kind!r} is curved, and networks here are piecewise linear", (
+            "as the last operator it is left out where a property only compares outputs: load(…, ordered=True), as "
+            f"`verifier verify` does; {listed}"
+        )
     if kind in SMOOTH:
         return f"operator {kind!r} is curved, and networks here are piecewise linear", (
             f"export the part before it, or train with a piecewise-linear one instead; {listed}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
+from verifier.network import tails
 from verifier.network.assembly import Assembler, Jump, Value
 from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
@@ -23,6 +24,7 @@ from verifier.network.onnx_operators import CONVERTERS, refusal
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.simplify import absorb_shifts
+from verifier.network.tails import Tail
 
 LEGACY: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 """numpy's functions of the operators whose broadcasting until opset 6 is known."""
@@ -30,11 +32,14 @@ LEGACY: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul
 REFUSED = {"Loop", "Scan"}
 """Loops are never evaluated, not even on constants."""
 
+TAILS = {*tails.ELEMENTWISE, *tails.JOINT}
+"""Operators that may be left out at the end where only the order of outputs is asked for."""
+
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 """Where the operators come from that are known by name."""
 
 
-def read_onnx(path: str | Path, input_shape: Shape | None = None) -> Network:
+def read_onnx(path: str | Path, input_shape: Shape | None = None, *, ordered: bool = False) -> Network:
     """The network in an ONNX file, plain or gzipped.
 
     Weights are taken exactly (a float32 is a float64); where an operator's definition itself computes with
@@ -42,19 +47,22 @@ def read_onnx(path: str | Path, input_shape: Shape | None = None) -> Network:
 
     Args:
         input_shape: full shape of the input with the batch, where the file leaves it open.
+        ordered: whether a last Softmax, Sigmoid … may be left out (`Network.tail`).
 
     Raises:
         NetworkError: a file that is damaged, or has several inputs or outputs, an open shape, NaN weights.
         UnsupportedOperatorError: an operator that is not piecewise linear or not known.
     """
     model = read_model(path)
-    network = network_of_model(model, str(path), input_shape)
+    network = network_of_model(model, str(path), input_shape, ordered=ordered)
     return replace(network, model_file=str(Path(path).absolute()))
 
 
-def network_of_model(model: Any, source: str = "", input_shape: Shape | None = None) -> Network:
-    """The network of an ``onnx.ModelProto``; errors as in `read_onnx`."""
-    return _Reader(model, source, input_shape).read()
+def network_of_model(
+    model: Any, source: str = "", input_shape: Shape | None = None, *, ordered: bool = False
+) -> Network:
+    """The network of an ``onnx.ModelProto``; arguments and errors as in `read_onnx`."""
+    return _Reader(model, source, input_shape).read(ordered)
 
 
 class _Reader(Names):
@@ -84,8 +92,13 @@ class _Reader(Names):
         self.assembler = Assembler(shape, input_name=name, source=source)
         self.values[name] = self.assembler.input
 
-    def read(self) -> Network:
+    def read(self, ordered: bool) -> Network:
         output = _the_output(self.graph, self.source, self.remarks)
+        last = next((node for node in self.graph.node if output in node.output), None)
+        tail = None
+        if ordered and last is not None and last.op_type in TAILS:
+            tail, output = Tail(last.op_type, last.input[0]), last.input[0]
+            self.remarks[tail.remark] = None
         self.used = {output}
         self._run(_needed(self.graph, {output}))
         found = self.values.get(output)
@@ -93,8 +106,18 @@ class _Reader(Names):
             raise UnsupportedOperatorError("the output jumps: it is not piecewise linear", place=self.source)
         if not isinstance(found, Value):
             raise NetworkError("the output does not depend on the input", place=self.source)
+        if tail is not None and tail.joint:
+            self._one_group(Step(self, last), found)
         network = absorb_shifts(self.assembler.finish(found, output))
-        return replace(network, integer_inputs=self.integer_inputs, remarks=tuple(self.remarks))
+        return replace(network, integer_inputs=self.integer_inputs, tail=tail, remarks=tuple(self.remarks))
+
+    def _one_group(self, step: Step, scores: Value) -> None:
+        """Refuse a Softmax over parts of the outputs: the order of those of different parts is not kept."""
+        rank = len(scores.shape)
+        axis = int(step.attribute("axis", -1 if self.opset >= 13 else 1)) % rank
+        over = scores.shape[axis] if self.opset >= 13 else int(np.prod(scores.shape[axis:]))
+        if over != scores.size:
+            raise step.unsupported(f"over {over} of {scores.size} outputs at a time")
 
     def _run(self, nodes: list[Any]) -> None:
         self.used.update(name for node in nodes for name in node.input)

@@ -12,6 +12,7 @@ from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network
 from verifier.network.onnx_model import model_bytes, read_model, refuse_external_data
 from verifier.network.operators import Array
+from verifier.network.tails import Tail
 
 TYPES = {
     "float": "float32",
@@ -29,7 +30,7 @@ class RuntimeModel:
 
     Args:
         source: an ONNX file (plain or gzipped), an ``onnx.ModelProto``, or a network. A network that was read
-            from an ONNX file runs from that file; another is written in float64, or in float32 where
+            from an ONNX file runs from that file (up to its `tail`, where that was left out); another is written in float64, or in float32 where
             onnxruntime has no float64 kernel (convolutions).
 
     Attributes:
@@ -39,13 +40,14 @@ class RuntimeModel:
 
     def __init__(self, source: str | Path | Network | Any) -> None:
         self.model = str(source) if isinstance(source, (str, Path)) else "a model in memory"
+        tail = source.tail if isinstance(source, Network) else None
         if isinstance(source, Network) and source.model_file and Path(source.model_file).is_file():
             source = source.model_file
             self.model = source
         if isinstance(source, Network):
             self._session = self._written(source)
         elif isinstance(source, (str, Path)):
-            self._session = _session(_runnable(Path(source)), str(source))
+            self._session = _session(_runnable(Path(source), tail), str(source))
         else:
             refuse_external_data(source, self.model)
             self._session = _session(source.SerializeToString(), self.model)
@@ -63,6 +65,8 @@ class RuntimeModel:
         # of several outputs the only one of floats, as the reader takes it: a classifier's scores, not its label
         floats = [o.name for o in outputs if o.type in FLOATS or o.type.startswith("seq(map")]
         self._output = floats[0] if len(floats) == 1 else outputs[0].name
+        if tail is not None and any(o.name == tail.tensor for o in outputs):
+            self._output = tail.tensor
 
     def _written(self, network: Network) -> Any:
         from verifier.network.onnx_writer import to_onnx
@@ -111,8 +115,18 @@ def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
     return np.clip(np.rint(x), float(ends.min), float(ends.max)).astype(dtype)
 
 
-def _runnable(path: Path) -> bytes | str:
-    """What onnxruntime is given: the file itself, beside which it finds external data; unpacked, if it is gzipped."""
+def _runnable(path: Path, tail: Tail | None) -> bytes | str:
+    """What onnxruntime is given: the file itself, beside which it finds external data; unpacked, if it is gzipped.
+
+    Where a function at the end was left out, the model also gives the tensor before it.
+    """
+    if tail is not None:
+        import onnx
+
+        longer = read_model(path)
+        longer.graph.output.append(onnx.ValueInfoProto(name=tail.tensor))
+        made: bytes = longer.SerializeToString()
+        return made
     if path.suffix != ".gz":
         if not path.is_file():
             raise NetworkError("there is no such file", place=str(path))

@@ -124,7 +124,7 @@ def _rows(part: Conjunction, shift: int) -> Conjunction:
 def _row(row: ExactRow, shift: int, own: int) -> ExactRow:
     factor = Fraction(2) ** shift
     y, g = ({k: a * factor for k, a in m.items()} for m in (row.y, row.g))
-    return ExactRow(row.x, y, g, row.bound).times(Fraction(2) ** own)
+    return ExactRow(row.x, y, g, row.bound, row.inner).times(Fraction(2) ** own)
 
 
 def _scaled(values: Array | float, exponents: Any) -> Array:

@@ -141,6 +141,12 @@ def condition_at(
     top_k: int = 0,
 ) -> MapCondition:
     """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
+    if network.tail is not None:
+        raise PropertyError(
+            f"the network's last {network.tail.kind} was left out, and the gradient is that of the scores before it",
+            place=network.source,
+            fix="load it without ordered=True, or from a model without it",
+        )
     if network.integer_inputs:
         raise PropertyError("the network takes integers, on which no gradient is defined", place=network.source)
     point, _ = _point(network, x, network_domain(network, domain))

@@ -19,6 +19,7 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.network.magnitude import largest_values
 from verifier.network.operators import Array
+from verifier.network.tails import Tail
 from verifier.properties.implied import Row, implied_bounds
 from verifier.properties.numbers import ExactRow, Numbers
 from verifier.properties.query import Conjunction, Query, enclosed
@@ -36,12 +37,17 @@ NO_POINT = "the rows on inputs exclude each other"
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """``Σ x[i]·X_i + Σ y[j]·Y_j <= bound``, or ``<`` if strict. Coefficients are non-zero."""
+    """``Σ x[i]·X_i + Σ y[j]·Y_j <= bound``, or ``<`` if strict. Coefficients are non-zero.
+
+    Attributes:
+        inner: as in `ExactRow`.
+    """
 
     x: Mapping[int, Number]
     y: Mapping[int, Number]
     bound: Number
     strict: bool = False
+    inner: Fraction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,38 @@ def negation(formula: Formula) -> Formula:
     return Or(parts) if isinstance(formula, And) else And(parts)
 
 
+def before_tail(formula: Formula, tail: Tail, place: str) -> Formula:
+    """The formula about the scores before an increasing function that means the same as one about its values.
+
+    Raises:
+        PropertyError: an atom that is neither a comparison of two outputs nor a bound on one that carries over.
+    """
+    if not isinstance(formula, Atom):
+        parts = [before_tail(part, tail, place) for part in formula.parts]
+        return And(parts) if isinstance(formula, And) else Or(parts)
+    if not formula.y:
+        return formula
+    coefficients = list(formula.y.values())
+    if len(coefficients) == 2 and not formula.x and not formula.bound and not sum(Fraction(a) for a in coefficients):
+        return formula
+    if len(coefficients) != 1 or formula.x or tail.joint:
+        raise PropertyError(
+            f"the model ends in {tail.kind}, and the condition on outputs {sorted(formula.y)} "
+            + ("is no comparison of two of them" if tail.joint else "neither compares two of them nor bounds one"),
+            place=place,
+            fix="state it about the scores before the function",
+        )
+    ((j, a),) = formula.y.items()
+    a = Fraction(a)
+    where = tail.threshold(Fraction(formula.bound) / a)
+    if isinstance(where, bool):
+        return And(()) if where == (a > 0) else Or(())
+    below, above = where
+    if a > 0:
+        return Atom({}, {j: Fraction(1)}, above, formula.strict, None if below == above else below)
+    return Atom({}, {j: Fraction(-1)}, -below, formula.strict, None if below == above else -above)
+
+
 def normal_form(formula: Formula) -> list[list[Atom]]:
     """The disjunctive normal form: a list of conjunctions of atoms.
 
@@ -139,6 +177,8 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
     Raises:
         PropertyError: an input without finite bounds, too many cases within one disjunction.
     """
+    if network.tail is not None:
+        assertions = [before_tail(formula, network.tail, place) for formula in assertions]
     common: list[Atom] = []
     disjunctions: list[list[list[Atom]]] = []
     stack = list(reversed(list(assertions)))
@@ -319,7 +359,7 @@ class _Side:
 
     def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers], reach: _Reach) -> Conjunction:
         """The atoms, and the bounds on single inputs that are tighter than the ends."""
-        rows = [ExactRow(_fractions(a.x), _fractions(a.y), {}, Fraction(a.bound)) for a in atoms]
+        rows = [ExactRow(_fractions(a.x), _fractions(a.y), {}, Fraction(a.bound), a.inner) for a in atoms]
         strict = [atom.strict for atom in atoms]
         if self.upper is not ends[1]:
             above = np.flatnonzero(self.upper.less(ends[1])).tolist()

@@ -163,12 +163,17 @@ class Numbers:
 
 @dataclass(frozen=True, eq=False)
 class ExactRow:
-    """One inequality ``x · X + y · Y + g · G <= bound`` with rational coefficients by index, none of them zero."""
+    """One inequality ``x · X + y · Y + g · G <= bound`` with rational coefficients by index, none of them zero.
+
+    Attributes:
+        inner: the bound that a point must meet to count, where the true one is irrational and ``bound`` above it.
+    """
 
     x: Mapping[int, Fraction]
     y: Mapping[int, Fraction]
     g: Mapping[int, Fraction]
     bound: Fraction
+    inner: Fraction | None = None
 
     def floats(self) -> ExactRow:
         """The same inequality times a positive number, with float64 coefficients if there are such.
@@ -189,7 +194,7 @@ class ExactRow:
     def times(self, factor: Fraction) -> ExactRow:
         """The same inequality times a positive number."""
         x, y, g = ({k: a * factor for k, a in m.items()} for m in (self.x, self.y, self.g))
-        return ExactRow(x, y, g, self.bound * factor)
+        return ExactRow(x, y, g, self.bound * factor, None if self.inner is None else self.inner * factor)
 
 
 def is_float(value: Fraction) -> bool:

@@ -142,7 +142,7 @@ class Conjunction:
         """Whether all rows hold at one point, in rational arithmetic."""
         for k in range(len(self)):
             row = self.exact_row(k)
-            total = dot(row.x, x) + dot(row.y, y) - row.bound
+            total = dot(row.x, x) + dot(row.y, y) - (row.bound if row.inner is None else row.inner)
             if row.g:
                 assert g is not None
                 total += dot(row.g, g)
@@ -191,7 +191,7 @@ def enclosed(
             bound[k], own = 0.0, []
         for letter, j, nearest in own:
             entries[letter].append((k, j, nearest))
-        if Fraction(bound[k]) != row.bound or not own:
+        if Fraction(bound[k]) != row.bound or not own or row.inner is not None:
             exact[k] = row
     x_rows, y_rows = (_matrix(entries[letter], (len(rows), size)) for letter, size in zip("xy", sizes, strict=True))
     return Conjunction(x_rows=x_rows, y_rows=y_rows, bound=bound, strict=strict, exact=exact)

@@ -87,7 +87,7 @@ def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -
     from verifier.vnncomp.answer import counterexample_1, counterexample_2
 
     property_file = resolve(args.vnnlib)
-    network = verifier.load(resolve(Path(files[0])))
+    network = verifier.load(resolve(Path(files[0])), ordered=True)
     query = verifier.read_vnnlib(property_file, network)
     left = deadline - time.monotonic()
     if left <= 0:
@@ -114,11 +114,12 @@ def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -
             details["exact"] = witness.input.tolist()
             return "unknown", ""
         text = read_text(property_file)
+        outputs = witness.runtime_output if network.tail is None else network.tail.values(witness.runtime_output)
         if version(text) == 1:
-            return "sat", counterexample_1(witness.input, witness.runtime_output)
+            return "sat", counterexample_1(witness.input, outputs)
         from verifier.properties.vnnlib2 import variables
 
-        return "sat", counterexample_2(witness.input, witness.runtime_output, variables(text))
+        return "sat", counterexample_2(witness.input, outputs, variables(text))
     words = {Status.HOLDS: "unsat", Status.UNKNOWN: "unknown", Status.TIMEOUT: "timeout", Status.ERROR: "error"}
     return words[verdict.status], ""
 

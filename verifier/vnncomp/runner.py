@@ -172,9 +172,9 @@ def _checked(record: Record, folder: Path, instance: Instance) -> Record:
     try:
         (file,) = network_files(instance.onnx)
         model = resolve(folder / file)
-        query = read_vnnlib(resolve(folder / instance.vnnlib), load(model))
+        query = read_vnnlib(resolve(folder / instance.vnnlib), load(model, ordered=True))
         x, _ = read_counterexample(record.counterexample)
-        found = check(query, RuntimeModel(model), x)
+        found = check(query, RuntimeModel(query.network), x)
     except Exception as error:  # a check that cannot be made has not been passed
         return replace(record, witness=f"INVALID: {type(error).__name__}: {error}")
     if not found.valid:
