@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,11 +26,12 @@ from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.bounds.structured.windows import Window, windows_from
 from verifier.engines.base import Answer
+from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
 from verifier.engines.native.settings import NativeSettings
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
-from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import AffineOperator, Conv, Dense, Reshape
 from verifier.network.piecewise import absolute, relu
 from verifier.options import Options
@@ -154,8 +155,8 @@ def test_windows_and_whole_maps_give_the_same_bounds() -> None:
             whole = np.zeros((3, *node.shape))
             whole[:, :, part.top : part.bottom, part.left : part.right] = rows
             with exact_products(1):
-                inside = passes.proved(node.name, torch.tensor(rows), part)
-                outside = passes.proved(node.name, torch.tensor(whole), None)
+                inside, _ = passes.proved(node.name, torch.tensor(rows), part)
+                outside, _ = passes.proved(node.name, torch.tensor(whole), None)
             np.testing.assert_allclose(inside, outside, rtol=1e-9, atol=1e-9)
             checked += 1
     assert checked > 60
@@ -227,7 +228,7 @@ def test_without_slack_for_rounding_a_bound_would_be_wrong(monkeypatch: pytest.M
             sweep.run()
             with exact_products(1):
                 coefficients = torch.tensor(rows.y_rows, dtype=torch.float32).reshape(1, *query.network.output_shape)
-                found = sweep.passes.proved(query.network.output, coefficients, None)
+                found, _ = sweep.passes.proved(query.network.output, coefficients, None)
             count += int(found[0] > rows.bound[0])
         return count
 
@@ -321,6 +322,45 @@ def narrow(network: Network, radius: float, inputs: int = 4, slack: float = 0.0)
     row = np.zeros((1, 5))
     row[0, 0] = 1.0
     return Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([least - slack])),))
+
+
+def test_bounds_that_rounding_spoils_are_made_in_float64() -> None:
+    network, rng = wide_network(), np.random.default_rng(5)
+    box = ball(network, rng, 1e-6)
+    usual, single = (Sweep(network, box, np.ones(5, dtype=bool), backend=Backend(torch.float32)) for _ in range(2))
+    single.exact = single.passes
+    widths = [sum(float((high - low).sum()) for low, high in sweep.run().values()) for sweep in (usual, single)]
+    assert widths[0] < widths[1]
+
+
+def test_many_disjuncts_are_bounded_on_their_own_boxes() -> None:
+    rng = np.random.default_rng(4)
+    network = feedforward(
+        [rng.normal(size=(20, 2)), rng.normal(size=(1, 20))], [rng.normal(size=20), rng.normal(size=1)]
+    )
+    eye = np.eye(2)
+    cases, truth = [], []
+    for _ in range(150):
+        low = rng.uniform(-1, 1, size=2)
+        high = low + rng.uniform(0, 0.02, size=2)
+        sign = float(rng.choice([-1.0, 1.0]))
+        points = np.concatenate([rng.uniform(low, high, size=(200, 2)), [low, high]])
+        least = (sign * network.forward(points)[:, 0]).min()
+        bound = least + rng.choice([-1.0, -0.1, 0.01])
+        x_rows = np.concatenate([eye, -eye, np.zeros((1, 2))])
+        y_rows = np.concatenate([np.zeros((4, 1)), [[sign]]])
+        cases.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=np.concatenate([high, -low, [bound]])))
+        truth.append(least <= bound)
+    box = Box(np.full(2, -1.1), np.full(2, 1.1))
+    query = Query(network=network, box=box, cases=tuple(cases))
+    left = open_disjuncts(query, Conditions.of(query), NEVER)
+    assert set(np.flatnonzero(truth)) <= set(left)
+    assert len(left) < 150 - 0.8 * (150 - sum(truth))
+    false = replace(query, cases=tuple(c for c, t in zip(cases, truth, strict=True) if not t))
+    found = decide(false, NativeSettings(many_disjuncts=10))
+    assert found.answer is Answer.UNSAT
+    assert decide(query, NativeSettings(many_disjuncts=10)).answer is Answer.SAT
+    assert len(open_disjuncts(query, Conditions.of(query), Deadline(time.monotonic() - 1))) == 150
 
 
 @pytest.mark.parametrize("threads", [1, 2])

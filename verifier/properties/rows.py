@@ -57,10 +57,10 @@ class Conditions:
     def margins(self, x: Array, y: Array) -> Array:
         """At points ``(P, n)`` with outputs ``(P, m)``: the greatest row of the case whose greatest row is least."""
         values = y @ self.y_rows.T + x @ self.x_rows.T - self.bound
-        best = np.full((len(x), self.cases), -np.inf)
-        for row, case in enumerate(self.case_of):
-            best[:, case] = np.maximum(best[:, case], values[:, row])
-        return np.asarray(best.min(axis=1, initial=np.inf))
+        cases, starts = np.unique(self.case_of, return_index=True)
+        if len(cases) < self.cases:  # a case without rows is met everywhere
+            return np.full(len(x), -np.inf)
+        return np.asarray(np.maximum.reduceat(values, starts, axis=1).min(axis=1))
 
     def boxed(self, box: Box) -> tuple[Conditions, Array, Array]:
         """Rows that bound one input alone turned into a box of their case: the other rows, ``low, high (cases, n)``.

@@ -97,7 +97,8 @@ class Backward:
         self._steps: dict[str, _Step] = {}
         self._readers = Counter(i for n in network.nodes for i in n.inputs)
         self._tiny = float(torch.finfo(backend.dtype).tiny)
-        self._least = 2.0**-100 if backend.dtype == torch.float32 else TINY
+        self.least = 2.0**-100 if backend.dtype == torch.float32 else TINY
+        """The least cost of a coefficient."""
         self._lost: float | None = None
 
     def refresh(self, name: str) -> None:
@@ -163,11 +164,11 @@ class Backward:
         window: Window | None,
         extra: Array | None = None,
         slopes: Mapping[str, Tensor] | None = None,
-    ) -> Array:
-        """Proved lower bounds ``(R,)``: see `lower`."""
+    ) -> tuple[Array, Array]:
+        """Proved lower bounds, and what was subtracted for rounding, both ``(R,)``: see `lower`."""
         found, slack = self.lower(name, rows, window, extra, slopes)
         lower = (found - slack).cpu().numpy()
-        return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
+        return np.where(lower < np.inf, lower, -np.inf), slack.cpu().numpy()  # NaN and overflow prove nothing
 
     # -- steps -------------------------------------------------------------------------------------------
     def _on_box(
@@ -221,7 +222,7 @@ class Backward:
         return _Step(self._raised(cost), backend.tensor(lower), bend, intercept)
 
     def _raised(self, cost: Tensor) -> Tensor:
-        return cost * (SPARE + 4 * cost.numel() * self.backend.unit) + self._least
+        return cost * (SPARE + 4 * cost.numel() * self.backend.unit) + self.least
 
     def _adjoint(self, linear: Map, a: Tensor, parts: Mapping[str, Window | None]) -> tuple[Tensor, ...]:
         """``Wᵀ a`` on the parts of the inputs."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from verifier.bounds.structured.backward import Backward
 from verifier.bounds.structured.maps import Backend, Tensor, exact_products
 from verifier.bounds.structured.sweep import Sweep
 from verifier.network.operators import Array
@@ -28,7 +27,6 @@ class RowBounds:
 
     def __init__(self, sweep: Sweep, y_rows: Array, x_rows: Array, bound: Array) -> None:
         self.sweep, self.y_rows, self.x_rows, self.bound = sweep, y_rows, x_rows, bound
-        self._exact = Backward(sweep.network, sweep.box, sweep.values, Backend(torch.float64, sweep.backend.device))
 
     def lower(self) -> Array:
         """Proved lower bounds ``(S,)``, CROWN's."""
@@ -80,8 +78,8 @@ class RowBounds:
     def _proved(self, some: Array, slopes: dict[str, Tensor] | None) -> Array:
         doubled = None if slopes is None else {name: a.double() for name, a in slopes.items()}
         extra = self.x_rows[some] if self.x_rows.any() else None
-        rows = self._rows(some, self._exact.backend)
-        lower = self._exact.proved(self.sweep.network.output, rows, None, extra, doubled)
+        rows = self._rows(some, self.sweep.exact.backend)
+        lower, _ = self.sweep.exact.proved(self.sweep.network.output, rows, None, extra, doubled)
         bound = self.bound[some]
         return np.nextafter(lower - bound, -np.inf)
 

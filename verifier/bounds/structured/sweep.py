@@ -24,6 +24,8 @@ TILES = (1, 2, 4, 8, 16, 32, 1 << 30)
 """Sides of the squares of neurons that are bounded together."""
 CALL = 5e7
 """What one pass costs beside its products, in products."""
+WORTH = 0.01
+"""Where rounding in float32 costs more than this share of a bound's width, the neurons left are bounded in float64."""
 CHUNK = 2e7
 """Bytes of the largest tensor of a pass: what caches hold."""
 Tiles = list[tuple[tuple[slice, ...], Window | None]]
@@ -56,6 +58,10 @@ class Sweep:
         self.memory, self.deadline = memory or MemoryBudget.of(None), deadline
         self.values: dict[str, Ends] = {}
         self.passes = Backward(network, box, self.values, self.backend)
+        self.exact = self.passes
+        """Passes in float64, for neurons whose bounds in float32 lose much by rounding; and for rows."""
+        if self.backend.dtype != torch.float64:
+            self.exact = Backward(network, box, self.values, Backend(torch.float64, self.backend.device))
         self.matters = _cone(network, needed, self.backend)
 
     def run(self) -> dict[str, Ends]:
@@ -93,13 +99,20 @@ class Sweep:
         undecided = self.open((low, high), node.name)
         if not undecided.any():
             return
+        kinds = [self.passes] if self.exact is self.passes else [self.passes, self.exact]
+        rounds = [(passes, turn) for passes in kinds for turn in (True, False)]
         for tile, window in self._tiles(node, undecided):
             places = np.argwhere(undecided[tile])
             first = low[tile][tuple(places.T)] > -high[tile][tuple(places.T)]  # the end that is nearer to zero
-            for turn in (True, False):
+            lost = 0.0
+            for passes, turn in rounds:
                 signs = np.where(first == turn, 1.0, -1.0)
                 some = np.flatnonzero((low[tile] < 0)[tuple(places.T)] & (high[tile] > 0)[tuple(places.T)])
-                found = self._rows(node, window, low[tile].shape, places[some], signs[some])
+                if not len(some) or (passes is not self.passes and lost < WORTH):
+                    break
+                found, share = self._rows(passes, node, window, low[tile].shape, places[some], signs[some])
+                width = (high[tile] - low[tile])[tuple(places[some].T)].mean()
+                lost = max(lost, share / max(width, self.passes.least))
                 for sign, ends in ((1.0, low), (-1.0, high)):
                     which = signs[some] == sign
                     at = tuple(places[some][which].T)
@@ -107,22 +120,30 @@ class Sweep:
                     ends[tile][at] = better
         crossed = low > high  # by rounding only
         low[crossed], high[crossed] = high[crossed], low[crossed]
-        self.passes.refresh(node.name)
+        for passes in (self.passes, self.exact):
+            passes.refresh(node.name)
 
     def _rows(
-        self, node: Node, window: Window | None, shape: tuple[int, ...], places: npt.NDArray[np.intp], signs: Array
-    ) -> Array:
-        """Lower bounds of ``signs * z`` for some neurons of a part of a node."""
-        lower = np.full(len(places), -np.inf)
+        self,
+        passes: Backward,
+        node: Node,
+        window: Window | None,
+        shape: tuple[int, ...],
+        places: npt.NDArray[np.intp],
+        signs: Array,
+    ) -> tuple[Array, float]:
+        """Lower bounds of ``signs * z`` for some neurons of a part of a node, and what rounding cost them on average."""
+        lower, lost = np.full(len(places), -np.inf), np.zeros(len(places))
+        backend = passes.backend
         step = self._chunk(node, window)
         for k in range(0, len(places), step):
             self.deadline.check(f"while bounding node {node.name!r}")
             some = places[k : k + step]
-            rows = torch.zeros((len(some), *shape), dtype=self.backend.dtype, device=self.backend.device)
+            rows = torch.zeros((len(some), *shape), dtype=backend.dtype, device=backend.device)
             index = (np.arange(len(some)), *some.T)
-            rows[index] = self.backend.tensor(signs[k : k + step])
-            lower[k : k + step] = self.passes.proved(node.name, rows, window)
-        return lower
+            rows[index] = backend.tensor(signs[k : k + step])
+            lower[k : k + step], lost[k : k + step] = passes.proved(node.name, rows, window)
+        return lower, float(lost.mean())
 
     def _chunk(self, node: Node, window: Window | None) -> int:
         parts = windows_from(self.network, node.name, window)

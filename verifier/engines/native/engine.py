@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -99,6 +100,16 @@ class NativeEngine(Engine):
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
+        if conditions.cases >= self.settings.many_disjuncts and not options.proof:
+            from verifier.engines.native.disjuncts import open_disjuncts
+
+            left = open_disjuncts(query, conditions, deadline)
+            if not left:
+                statistics: dict[str, float | int | str] = {"method": "disjuncts", "disjuncts": conditions.cases}
+                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
+            if len(left) < conditions.cases:  # a witness of what is left is one of the whole
+                query = replace(query, cases=tuple(query.cases[k] for k in left))
+                conditions = Conditions.of(query)
         probe, boxes = Probe(query, conditions, options.seed), self.settings.boxes
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier

@@ -138,6 +138,7 @@ class NativeSettings:
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
+        many_disjuncts: from so many cases on, each is bounded on its own box before a search carries what is left.
         windows_from: from so many neurons on, a network of many inputs is bounded in windows.
     """
 
@@ -145,5 +146,6 @@ class NativeSettings:
     condensed_from: int = 5000
     windows_from: int = 30_000
     boxes: BoxSettings = BoxSettings()
+    many_disjuncts: int = 64
     relu: ReluSettings = ReluSettings()
     exact: ExactSettings = ExactSettings()
