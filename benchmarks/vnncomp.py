@@ -29,14 +29,18 @@ from verifier.vnncomp.summary import Summary, cactus, summarize, write_counterex
 
 BARS = {
     "acasxu": 186,
-    "mnist_fc": 75,
+    "mnist_fc": 87,
     "rl_benchmarks": 296,
     "reach_prob_density": 36,
     "tllverifybench": 32,
     "collins_rul_cnn": 62,
-    "oval21": 15,
-    "cifar10_resnet2021": 30,
-    "verivital2021": 50,
+    "oval21": 26,
+    "cifar10_resnet2021": 59,
+    "verivital2021": 60,
+    "cifar_biasfield": 24,
+    "sri_resnet_b": 39,
+    "yolo": 21,
+    "nn4sys": 32,
 }
 """The categories, and how many instances are to be solved."""
 

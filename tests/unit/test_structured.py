@@ -325,8 +325,11 @@ def narrow(network: Network, radius: float, inputs: int = 4, slack: float = 0.0)
 
 
 def test_bounds_that_rounding_spoils_are_made_in_float64() -> None:
-    network, rng = wide_network(), np.random.default_rng(5)
-    box = ball(network, rng, 1e-6)
+    rng, sizes = np.random.default_rng(5), (50, 300, 300, 300, 5)
+    pairs = list(zip(sizes[1:], sizes, strict=False))
+    weights = [rng.normal(size=pair) * np.sqrt(2 / pair[1]) for pair in pairs]
+    network = feedforward(weights, [rng.normal(size=size) * 0.1 for size, _ in pairs])
+    box = ball(network, rng, 1e-4)
     usual, single = (Sweep(network, box, np.ones(5, dtype=bool), backend=Backend(torch.float32)) for _ in range(2))
     single.exact = single.passes
     widths = [sum(float((high - low).sum()) for low, high in sweep.run().values()) for sweep in (usual, single)]
