@@ -358,3 +358,16 @@ def test_the_layers_own_norm_is_within_reach() -> None:
     result = repair(network, Specification((Requirement(points, zero),)))
     assert result.status is RepairStatus.REPAIRED
     assert result.norms["weights"] == 6
+
+
+def test_a_repair_by_ties_with_short_numbers_is_the_least_one() -> None:
+    """At (0, 1.5) both classes are demanded: only a tie there, which the solver's last bits would miss."""
+    network = feedforward([[[1.0, -0.5], [-1.0, 1.5]]], [[-1.5, 1.0]])
+    requirements = (
+        Requirement(LineRegion([-0.5, -1.0], [0.0, 1.0]), OutputPolytope(np.array([[-1.0, 1.0]]), np.zeros(1))),
+        Requirement(LineRegion([0.0, 1.5], [0.5, 0.5]), OutputPolytope(np.array([[1.0, -1.0]]), np.zeros(1))),
+        Requirement(PointRegion([0.0, 1.5]), OutputPolytope(np.array([[-1.0, 1.0]]), np.zeros(1))),
+    )
+    result = repair(network, Specification(requirements), norm="linf", reach=100.0)
+    assert result.status is RepairStatus.REPAIRED
+    assert result.norms["linf"] == 1.25

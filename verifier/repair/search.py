@@ -46,6 +46,10 @@ ROUNDS = 60
 VERTEX = 60
 """Rows with which a vertex of the program may be solved in rationals."""
 
+SHORT = 2.0**-24
+"""The grid, relative to the largest change, to which the program's change is also rounded: where a repair holds by ties, it
+often has short numbers, and the solver's last bits are in the way."""
+
 NEAR = 1e-6
 """How far, as a share of the largest change, that vertex may lie from the program's own."""
 
@@ -299,20 +303,24 @@ class _Attempt:
         return bool(self.points.met(self.points.slack(patched)).all())
 
     def _candidates(self, first: LinearRepair, exact: Mapping[int, ExactRow], confirmer: Confirmer) -> Iterator[Array]:
-        """Changes to try: the program's own, its vertex in rationals, those of programs with margins; the own again."""
+        """Changes to try: the program's own, as it is, in short numbers, as a vertex solved in rationals; those of programs
+        with margins; the own again, for want of better.
+        """
         assert first.delta is not None
         delta = without_negligible(first.delta)
         if self.settings.soft is not None:  # any change is an answer: within the reach whatever the tolerance
             delta = delta * min(1.0, self.reach / max(measure(delta, *self.weights), np.finfo(np.float64).tiny))
         largest = float(np.abs(delta).max(initial=0.0))
         unit = 2.0 ** np.ceil(np.log2(largest)) if largest else 1.0
-        if self._meets(delta, exact):
-            yield delta
-        for rows in (self._active(delta, unit, confirmer), exact):
-            candidate = solve_exactly(rows, delta) if len(rows) <= VERTEX else None
-            near = candidate is not None and np.abs(candidate - delta).max() <= NEAR * largest
-            if candidate is not None and near and self._meets(candidate, exact):
+        for candidate in (delta, np.round(delta / (SHORT * unit)) * (SHORT * unit)):
+            if self._meets(candidate, exact):
                 yield candidate
+        for rows in (self._active(delta, unit, confirmer), exact):
+            vertex = solve_exactly(rows, delta) if len(rows) <= VERTEX else None
+            if vertex is None or np.abs(vertex - delta).max(initial=0.0) > NEAR * largest:
+                continue
+            if self._meets(vertex, exact):
+                yield vertex
         if self.settings.soft is None:
             for size in MARGINS:
                 margin = self._margin(size, unit, int(np.count_nonzero(delta)))
