@@ -77,7 +77,7 @@ class Capabilities:
 
 def gradient_features(*, maps: Iterable[str], similarities: Iterable[str]) -> frozenset[str]:
     """The features of conditions on the gradient: its box, and these maps and similarities beyond it."""
-    return frozenset({"gradient", "condition", *(f"map {m}" for m in maps), *(f"similarity {s}" for s in similarities)})
+    return frozenset({"gradient", "a saliency map", *(f"map {m}" for m in maps), *(f"similarity {s}" for s in similarities)})
 
 
 ENCODED = gradient_features(maps=("gradient", "absolute", "difference", "smooth"), similarities=("linf", "l1", "top-k"))
@@ -127,10 +127,10 @@ class Engine(ABC):
         if query is not None:
             beyond = sorted(query.features - can.features)
             if beyond:
-                return f"conditions of the kind {', '.join(beyond)}"
+                return f"its condition uses: {', '.join(beyond)}"
             missing = sorted(can.needs - query.features)
             if missing:
-                return f"queries without a condition of the kind {', '.join(missing)}"
+                return f"it is made for: {', '.join(missing)}"
         for node in network.nodes:
             if node.operator.kind not in can.operators:
                 return f"{getattr(node.operator, 'label', type(node.operator).__name__)} (node {node.name!r})"

@@ -392,14 +392,14 @@ class Query:
     def features(self) -> frozenset[str]:
         """What the condition uses beyond linear rows over inputs and outputs: engines declare which they can take.
 
-        "gradient"; and for a condition on a saliency map that is more than a gradient box "condition", "map NAME" and
+        "gradient"; "a saliency map"; and for a condition on one that is more than a gradient box "map NAME" and
         "similarity NAME".
         """
         found = set[str]()
         if self.gradient is not None:
             found.add("gradient")
         if self.condition is not None:
-            found.add("condition")
+            found.add("a saliency map")
             if not self.condition.is_box:
                 found |= {f"map {self.condition.map.name}", f"similarity {self.condition.similarity}"}
         return frozenset(found)

@@ -59,7 +59,7 @@ class MapsEngine(Engine):
             maps=("gradient", "absolute", "difference", "gradient-input", "integrated", "integrated-exact", "smooth"),
             similarities=("linf", "l1", "l2", "top-k"),
         ),
-        needs=frozenset({"condition"}),
+        needs=frozenset({"a saliency map"}),
     )
     isolated: ClassVar[bool] = False
 
