@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from verifier.api import verify
     from verifier.bounds.bound import Bound, NetworkBounds
+    from verifier.certification import certify
     from verifier.errors import (
         EngineError,
         InputError,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "verify": "verifier.api",
+    "certify": "verifier.certification",
     "Bound": "verifier.bounds.bound",
     "NetworkBounds": "verifier.bounds.bound",
     "EngineError": "verifier.errors",
@@ -76,6 +78,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "robustness",
     "saliency_robustness",
     "verify",
+    "certify",
     "replay",
     "Network",
     "Box",

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("vnncomp",),
     ("__init__",),
-    ("saliency", "certify", "explain"),
+    ("saliency", "certification", "explanation"),
     ("api",),
     ("pipeline",),
     ("compiled",),

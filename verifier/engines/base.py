@@ -77,7 +77,9 @@ class Capabilities:
 
 def gradient_features(*, maps: Iterable[str], similarities: Iterable[str]) -> frozenset[str]:
     """The features of conditions on the gradient: its box, and these maps and similarities beyond it."""
-    return frozenset({"gradient", "a saliency map", *(f"map {m}" for m in maps), *(f"similarity {s}" for s in similarities)})
+    return frozenset(
+        {"gradient", "a saliency map", *(f"map {m}" for m in maps), *(f"similarity {s}" for s in similarities)}
+    )
 
 
 ENCODED = gradient_features(maps=("gradient", "absolute", "difference", "smooth"), similarities=("linf", "l1", "top-k"))

@@ -1,0 +1,367 @@
+"""Certified accuracy of a data set: for which inputs is the label proved at each radius?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import InputError
+from verifier.events import Listener, Progress, ignore
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+from verifier.options import Options
+from verifier.properties.numbers import Numbers
+from verifier.properties.query import Query, larger_output_cases
+from verifier.properties.sets import Box
+
+MISCLASSIFIED = "misclassified"
+"""In place of a status: the network's own answer at the input is another label, so no radius is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The answer for one input at one radius.
+
+    Attributes:
+        index: of the input.
+        label: the label that is to be kept.
+        epsilon: the radius, as it was given ("2/255").
+        status: "holds", "violated", "unknown", "timeout", "error", or "misclassified".
+        certainty: of "holds".
+        engine, reason: as in the verdict; "a smaller radius" and "a larger radius" where another answer implies this one.
+        seconds: wall-clock time.
+        witness: for "violated": a counterexample in the data's own units, flat.
+        other: for "violated": the label that is at least as large there.
+    """
+
+    index: int
+    label: int
+    epsilon: str
+    status: str
+    certainty: str = ""
+    engine: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+    witness: tuple[float, ...] | None = None
+    other: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certification:
+    """All answers.
+
+    Attributes:
+        lines: by input and radius.
+        radii: as given, from the smallest to the largest.
+        count: number of inputs.
+    """
+
+    lines: tuple[Line, ...]
+    radii: tuple[str, ...]
+    count: int
+
+    def at(self, epsilon: str) -> tuple[Line, ...]:
+        """The answers at one radius."""
+        return tuple(line for line in self.lines if line.epsilon == epsilon)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the inputs whose label the network gives."""
+        return 1 - sum(line.status == MISCLASSIFIED for line in self.at(self.radii[0])) / self.count
+
+    def certified(self, epsilon: str) -> float:
+        """Certified accuracy: share of the inputs whose label is proved at this radius; a lower bound of the truth."""
+        return sum(line.status == "holds" for line in self.at(epsilon)) / self.count
+
+    def not_refuted(self, epsilon: str) -> float:
+        """Share of the inputs for which no counterexample is known at this radius: an upper bound of the truth."""
+        return sum(line.status not in ("violated", MISCLASSIFIED) for line in self.at(epsilon)) / self.count
+
+    def table(self) -> str:
+        """The figures as a table in Markdown."""
+        head = "| radius | certified | violated | undecided | misclassified | certified accuracy | seconds |\n"
+        rows = [head, "|---|---|---|---|---|---|---|\n"]
+        for epsilon in self.radii:
+            lines = self.at(epsilon)
+            found = Counter(line.status for line in lines)
+            undecided = len(lines) - found["holds"] - found["violated"] - found[MISCLASSIFIED]
+            seconds = sum(line.seconds for line in lines)
+            rows.append(
+                f"| {epsilon} | {found['holds']} | {found['violated']} | {undecided} | {found[MISCLASSIFIED]} "
+                f"| {self.certified(epsilon):.1%} | {seconds:.1f} |\n"
+            )
+        return "".join(rows)
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{self.certified(e):.1%} at {e}" for e in self.radii)
+        return f"Certification of {self.count} inputs: accuracy {self.accuracy:.1%}, certified {shares}"
+
+    def _repr_html_(self) -> str:
+        rows = [line.strip("| \n").split(" | ") for line in self.table().splitlines()]
+        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:])
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def certify(
+    network: Network,
+    images: npt.ArrayLike,
+    labels: Sequence[int] | npt.ArrayLike | None = None,
+    *,
+    epsilon: float | str | Sequence[float | str],
+    domain: tuple[float, float] | None = (0.0, 1.0),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    workers: int = 1,
+    journal: str | Path | None = None,
+    options: Options | None = None,
+    listener: Listener = ignore,
+    **changes: Any,
+) -> Certification:
+    """Certified accuracy: for each input and radius, is every input within ``epsilon`` (L∞) given the same label?
+
+    A tie with another output counts as a violation. A label proved at a radius is proved at smaller ones, and a
+    counterexample holds at larger ones, so radii are asked from the smallest to the largest until one is violated.
+
+    Args:
+        network: the network.
+        images: ``(N, *input_shape)`` or ``(N, n)`` inputs, in ``domain``.
+        labels: ``(N,)`` true labels; None: the network's own.
+        epsilon: a radius in the images' units, or several; numbers, or text such as "2/255", which is taken exactly.
+        domain: inputs are cut to this interval; None: not cut.
+        mean, std: the network's own normalisation, one number each or one per channel: it is given ``(x - mean) / std``.
+        workers: questions that are asked side by side.
+        journal: a file to which every answer is added at once; what it holds already for the same network, input, radius
+            and time limit is not asked again.
+        options: of every question; ``changes`` to it by name (``timeout=20``).
+        listener: receives a `Progress` after every input.
+
+    Raises:
+        InputError: shapes, labels or radii that do not fit; a journal that is none.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> result = verifier.certify(network, [[0.9, 0.1], [0.6, 0.5]], epsilon=["0.01", "0.1"])
+        >>> [(line.index, line.epsilon, line.status) for line in result.lines]
+        [(0, '0.01', 'holds'), (0, '0.1', 'holds'), (1, '0.01', 'holds'), (1, '0.1', 'violated')]
+    """
+    options = replace(options or Options(), **changes)
+    job = _Job(network, images, labels, epsilon, domain, (mean, std), options)
+    known = _Journal(Path(journal)) if journal is not None else None
+    lines: dict[int, list[Line]] = {}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        tasks: list[Future[list[Line]]] = [pool.submit(job.ask, k, known) for k in range(len(job.images))]
+        try:
+            for k, task in enumerate(tasks):
+                lines[k] = task.result()
+                listener(
+                    Progress(seconds=job.seconds, stage="solve", done=k + 1, unit="inputs", left=len(tasks) - k - 1)
+                )
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            raise
+    ordered = tuple(line for k in range(len(job.images)) for line in lines[k])
+    return Certification(lines=ordered, radii=tuple(name for name, _ in job.radii), count=len(job.images))
+
+
+class _Job:
+    """The questions of a run."""
+
+    def __init__(
+        self,
+        network: Network,
+        images: npt.ArrayLike,
+        labels: Any,
+        epsilon: Any,
+        domain: tuple[float, float] | None,
+        scale: tuple[Sequence[float] | None, Sequence[float] | None],
+        options: Options,
+    ) -> None:
+        self.network, self.domain, self.options = network, domain, options
+        x = np.asarray(images, dtype=np.float64)
+        if x.ndim < 2 or not len(x) or x[0].size != network.input_size:
+            raise InputError(
+                f"images of shape {x.shape} for a network with {network.input_size} inputs",
+                fix=f"expected (N, {', '.join(map(str, network.input_shape))}), N at least 1",
+            )
+        if not np.isfinite(x).all():
+            raise InputError("the images contain NaN or infinity")
+        self.images = x.reshape(len(x), -1)
+        if domain is not None and ((self.images < domain[0]) | (self.images > domain[1])).any():
+            k = int(np.flatnonzero(((self.images < domain[0]) | (self.images > domain[1])).any(axis=1))[0])
+            raise InputError(f"image {k} leaves the domain {domain}", fix="scale the images, or name their domain")
+        self.mean, self.std = (_per_entry(s, network, n) for s, n in zip(scale, ("mean", "std"), strict=True))
+        if (self.std == 0).any():
+            raise InputError("a standard deviation is 0")
+        self.outputs = network.forward(self._scaled(self.images)).reshape(len(x), -1)
+        given = self.outputs.argmax(axis=1) if labels is None else np.asarray(labels).reshape(-1)
+        if len(given) != len(x) or ((given < 0) | (given >= network.output_size)).any():
+            raise InputError(f"{len(given)} labels for {len(x)} images, each from 0 to {network.output_size - 1}")
+        self.labels = given.astype(int)
+        self.radii = _radii(epsilon)
+        self.seconds = 0.0
+        self._digest = _digest(network)
+        self._lock = threading.Lock()
+
+    def _scaled(self, x: Array) -> Array:
+        return (x - self.mean) / self.std
+
+    def ask(self, k: int, journal: _Journal | None) -> list[Line]:
+        """The answers for one input, the smallest radius first."""
+        label, found = int(self.labels[k]), list[Line]()
+        if int(self.outputs[k].argmax()) != label:
+            return [Line(index=k, label=label, epsilon=e, status=MISCLASSIFIED) for e, _ in self.radii]
+        violated: Line | None = None
+        for name, radius in self.radii:
+            if violated is not None:
+                found.append(replace(violated, epsilon=name, reason="a smaller radius", seconds=0.0))
+                continue
+            key = self._key(k, label, radius)
+            line = None if journal is None else journal.get(key, k, name)
+            if line is None:
+                line = self._verdict(k, label, name, radius)
+                if journal is not None:
+                    journal.put(key, line)
+            with self._lock:
+                self.seconds += line.seconds
+            found.append(line)
+            violated = line if line.status == "violated" else None
+        # a proof at a radius is one for all smaller ones
+        proved = max((place for place, line in enumerate(found) if line.status == "holds"), default=-1)
+        return [
+            replace(line, status="holds", certainty=found[proved].certainty, reason="a larger radius")
+            if place < proved and line.status != "holds"
+            else line
+            for place, line in enumerate(found)
+        ]
+
+    def _verdict(self, k: int, label: int, name: str, radius: Fraction) -> Line:
+        from verifier.api import verify
+
+        verdict = verify(self._query(k, label, name, radius), options=self.options)
+        witness, other = None, None
+        if verdict.witness is not None:
+            point = verdict.witness.input * self.std + self.mean
+            others = np.where(np.arange(self.network.output_size) == label, -np.inf, verdict.witness.output)
+            witness, other = tuple(float(v) for v in point), int(others.argmax())
+        return Line(
+            index=k,
+            label=label,
+            epsilon=name,
+            status=verdict.status.value,
+            certainty="" if verdict.certainty is None else verdict.certainty.value,
+            engine=verdict.engine,
+            reason=verdict.reason,
+            seconds=round(verdict.times["total"], 3),
+            witness=witness,
+            other=other,
+        )
+
+    def _query(self, k: int, label: int, name: str, radius: Fraction) -> Query:
+        """The question, its box exactly as asked: ``(clip(x ± ε) - mean) / std`` in rationals."""
+        ends: tuple[list[Fraction], list[Fraction]] = ([], [])
+        for x, m, s in zip(self.images[k].tolist(), self.mean.tolist(), self.std.tolist(), strict=True):
+            low, high = Fraction(x) - radius, Fraction(x) + radius
+            if self.domain is not None:
+                low, high = max(low, Fraction(self.domain[0])), min(high, Fraction(self.domain[1]))
+            both = sorted(((low - Fraction(m)) / Fraction(s), (high - Fraction(m)) / Fraction(s)))
+            ends[0].append(both[0])
+            ends[1].append(both[1])
+        return Query(
+            network=self.network,
+            box=Box.exactly(Numbers.given_as(ends[0]), Numbers.given_as(ends[1])),
+            cases=larger_output_cases(self.network.output_size, label),
+            anchor=self._scaled(self.images[k]),
+            description=f"label {label} within L∞ distance {name} of input {k}",
+        )
+
+    def _key(self, k: int, label: int, radius: Fraction) -> str:
+        words: tuple[Any, ...] = (self._digest, self.images[k].tobytes().hex(), label, str(radius), str(self.domain))
+        words += (self.mean.tobytes().hex(), self.std.tobytes().hex(), self.options.timeout, self.options.engine)
+        return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()
+
+
+class _Journal:
+    """Answers in a file, a line of JSON each, added one by one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._lock = path, threading.Lock()
+        self._known = dict(self._read())
+
+    def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.path.exists():
+            return
+        rows = self.path.read_text(encoding="utf-8").splitlines()
+        for number, row in enumerate(rows, start=1):
+            try:
+                record = json.loads(row)
+                yield record["key"], record["line"]
+            except (ValueError, KeyError, TypeError):
+                if number == len(rows):  # cut off in the middle of writing
+                    return
+                place = f"{self.path}, line {number}"
+                raise InputError(
+                    "this is no journal of certified accuracy", place=place, fix="name another file"
+                ) from None
+
+    def get(self, key: str, index: int, epsilon: str) -> Line | None:
+        """A known answer, for this place in the data; those that ran out of time count as answers too."""
+        record = self._known.get(key)
+        if record is None or record["status"] == "error":
+            return None
+        witness = record["witness"]
+        named = {**record, "index": index, "epsilon": epsilon, "witness": None if witness is None else tuple(witness)}
+        return Line(**named)
+
+    def put(self, key: str, line: Line) -> None:
+        """Add an answer."""
+        with self._lock, self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "line": asdict(line)}) + "\n")
+
+
+def _radii(epsilon: Any) -> list[tuple[str, Fraction]]:
+    """The radii as given and exactly, the smallest first."""
+    several = epsilon if isinstance(epsilon, (list, tuple, np.ndarray)) else [epsilon]
+    found = []
+    for radius in several:
+        try:
+            exact = Fraction(radius.replace(" ", "")) if isinstance(radius, str) else Fraction(float(radius))
+        except (ValueError, ZeroDivisionError, TypeError, OverflowError):
+            raise InputError(f"{radius!r} is no radius", fix='a number, or text such as "2/255"') from None
+        if exact < 0:
+            raise InputError(f"a radius must be at least 0, and is {radius}")
+        found.append((radius if isinstance(radius, str) else f"{float(radius):g}", exact))
+    if not found:
+        raise InputError("no radius is named")
+    return sorted(dict(found).items(), key=lambda pair: pair[1])
+
+
+def _per_entry(numbers: Sequence[float] | None, network: Network, name: str) -> Array:
+    """A mean or deviation for every input entry, ``(n,)``."""
+    if numbers is None:
+        return np.full(network.input_size, 0.0 if name == "mean" else 1.0)
+    given = np.asarray(numbers, dtype=np.float64).reshape(-1)
+    channels = network.input_shape[0] if network.input_shape else 1
+    if len(given) not in (1, channels):
+        raise InputError(f"{len(given)} numbers as {name} for {channels} channels", fix="one, or one per channel")
+    return np.repeat(given, network.input_size // len(given))
+
+
+def _digest(network: Network) -> str:
+    """A network's structure and numbers."""
+    from verifier.proofs.relu_network import fingerprint
+
+    return fingerprint(network)
