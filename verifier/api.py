@@ -9,13 +9,14 @@ from typing import Any
 from verifier import compiled
 from verifier.engines import registry
 from verifier.engines.base import Engine
-from verifier.errors import EngineError, InputError
+from verifier.errors import EngineError, InputError, TimeLimitError
 from verifier.events import Listener, ignore
+from verifier.limits import in_force
 from verifier.options import Options
 from verifier.pipeline import PipelineSettings, Question, stages
 from verifier.properties.query import Query
 from verifier.threads import one_thread_each
-from verifier.verdict import Verdict
+from verifier.verdict import Status, Verdict
 
 
 def verify(
@@ -60,10 +61,14 @@ def _verdict(query: Query, options: Options, listener: Listener, settings: Pipel
     question = Question(query, options, engines, listener, settings)  # its clock starts here
     for remark in (*asked.remarks, *notes):
         question.note(remark)
-    for stage in stages(query, options, engines, settings):
-        verdict = stage.run(question)
-        if verdict is not None:
-            return verdict
+    try:
+        with in_force(question.deadline):
+            for stage in stages(query, options, engines, settings):
+                verdict = stage.run(question)
+                if verdict is not None:
+                    return verdict
+    except TimeLimitError as error:
+        return question.answer(Status.TIMEOUT, stage=question.last, reason=error.problem)
     raise AssertionError("the last stage always decides")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +60,30 @@ class Deadline:
 
 NEVER = Deadline(None)
 """No limit of time."""
+
+_in_force: ContextVar[Deadline] = ContextVar("deadline in force", default=NEVER)
+
+
+@contextmanager
+def in_force(deadline: Deadline) -> Iterator[None]:
+    """Make a deadline the one that `poll` looks at, in this thread and until the block is left."""
+    token = _in_force.set(deadline)
+    try:
+        yield
+    finally:
+        _in_force.reset(token)
+
+
+def poll(what: str) -> None:
+    """Stop if the deadline in force has passed.
+
+    For loops over a network's nodes deep inside bounds, forms and exact arithmetic, which have no other use for a
+    deadline: searches are handed theirs. In threads that a search starts there is none in force.
+
+    Raises:
+        TimeLimitError: it has passed.
+    """
+    _in_force.get().check(what)
 
 
 class Work:

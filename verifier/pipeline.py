@@ -18,7 +18,7 @@ from verifier.engines.disjunctions import GROUP
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import InputError, OutputError
 from verifier.events import Listener, Note, StageStarted
-from verifier.limits import Deadline
+from verifier.limits import NEVER, Deadline, in_force
 from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
@@ -34,8 +34,8 @@ class PipelineSettings:
         first_look: seconds of the only search before engines that search themselves.
         few_inputs, few_neurons: with at most so many inputs that vary and neurons, bounds on a few parts of the box are
             tried first.
-        least_replay, most_replay: seconds in which the replay looks for a point near a witness that onnxruntime confirms
-            too, at least (even where the time is over) and at most.
+        most_replay: seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too.
+        late_replay: seconds after the deadline in which a point that was found before it may still be replayed exactly.
     """
 
     short_search: float = 0.3
@@ -43,8 +43,8 @@ class PipelineSettings:
     first_look: float = 0.15
     few_inputs: int = 16
     few_neurons: int = 1000
-    least_replay: float = 0.3
     most_replay: float = 10.0
+    late_replay: float = 0.6
 
 
 class Question:
@@ -54,6 +54,7 @@ class Question:
         engines: those that will be asked.
         times: seconds by stage.
         notes: remarks for the verdict.
+        last: the stage that began last.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class Question:
         self.deadline = Deadline.after(options.timeout)
         self.times: dict[str, float] = {}
         self.notes: list[str] = []
+        self.last = ""
         self._settings = settings
         self._exact: Any = None
 
     @contextmanager
     def stage(self, name: str, engine: str = "") -> Iterator[None]:
         """Tell that a stage has begun, and count its time."""
-        start = time.monotonic()
+        start, self.last = time.monotonic(), name
         self.listener(StageStarted(seconds=start - self.began, stage=name, engine=engine))
         try:
             yield
@@ -87,9 +89,10 @@ class Question:
         from verifier.network.exact import ExactNetwork
         from verifier.search.replay import confirm
 
-        with self.stage("replay"):
+        late = NEVER if self.deadline.at is None else Deadline(self.deadline.at + self._settings.late_replay)
+        with self.stage("replay"), in_force(late):
             self._exact = self._exact or ExactNetwork(self.query.network)
-            seconds = min(self._settings.most_replay, max(self._settings.least_replay, self.deadline.left / 2))
+            seconds = min(self._settings.most_replay, self.deadline.left / 2)
             return confirm(self.query, x, self._exact, seconds=seconds)
 
     def answer(self, status: Status, **fields: Any) -> Verdict:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import interval_bounds, interval_gradient_bounds
 from verifier.bounds.jacobian import jacobian_bounds
-from verifier.errors import InputError
+from verifier.errors import EngineError, InputError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
@@ -44,16 +45,24 @@ def bounds(
 
     Raises:
         InputError: for a box that does not fit the network, or an unknown method or backend.
-        EngineError: if auto_LiRPA is needed and not installed.
+        EngineError: if auto_LiRPA is needed and not installed, or, with backend "lirpa", fails. With the backend "own",
+            "alpha-crown" falls back to "crown" where it fails; the result's ``method`` says so.
     """
     _check(network, box, method, backend)
     if method == "interval":
         return interval_bounds(network, box)
     if method == "alpha-crown" or backend == "lirpa":
         from verifier.bounds.lirpa import lirpa_bounds
+        from verifier.bounds.lirpa_compat import load
 
-        own = _crown(network, box, everything) if backend == "own" else None
-        return lirpa_bounds(network, box, method, known=own, iterations=iterations)
+        if backend == "lirpa":
+            return lirpa_bounds(network, box, method, iterations=iterations)
+        own = _crown(network, box, everything)
+        load()  # where auto_LiRPA is not installed, that is an error
+        try:
+            return lirpa_bounds(network, box, method, known=own, iterations=iterations)
+        except EngineError as error:  # it fails on some networks with MaxPool
+            return replace(own, method=f"crown (alpha-crown failed: {error.problem})")
     return _crown(network, box, everything)
 
 

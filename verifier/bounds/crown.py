@@ -26,6 +26,7 @@ from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, value_range
 from verifier.bounds.crown_rounding import Intervals, Rounding
 from verifier.lazy import sp
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -140,6 +141,7 @@ class Crown:
         empty = np.zeros(len(low), dtype=bool)
         for node in self.network.nodes:
             name = node.name
+            poll(f"while node {name!r} was bounded")
             a, b = (low, high) if not node.inputs else self._interval(node, values)
             if name in parents:
                 a, b = np.maximum(a, parents[name][0]), np.minimum(b, parents[name][1])
@@ -303,6 +305,7 @@ class Crown:
             a = pending.pop(node.name, None)
             if a is None:
                 continue
+            poll(f"while linear bounds went back through node {node.name!r}")
             operator = node.operator
             if isinstance(operator, AffineOperator):
                 if node.name in self.rounding.constants:

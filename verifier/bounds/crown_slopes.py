@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from verifier.bounds.open_form import OpenForm, Start
 from verifier.bounds.open_kernels import add_constant, add_sizes, ascent_step, least, relax, score_units
+from verifier.limits import poll
 from verifier.network.operators import Array
 
 Phases = npt.NDArray[np.int8]
@@ -156,6 +157,7 @@ def ascend(
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     last = max(start.coefficients, default=0)
     for step in range(steps):
+        poll("while slopes were optimised")
         found = backward(form, start, weights, phases)
         better = found.lower > lower
         lower = np.maximum(lower, found.lower)

@@ -25,6 +25,7 @@ import numpy as np
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
 from verifier.errors import InputError, NetworkError
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
     AffineOperator,
@@ -96,6 +97,7 @@ def interval_values(
     shape = (len(lower), *network.input_shape)
     computed: dict[str, Pair] = {network.input: (lower.reshape(shape), upper.reshape(shape))}
     for node in network.nodes[1:]:
+        poll(f"while node {node.name!r} was bounded by intervals")
         found = forward(node, [computed[i] for i in node.inputs])
         if known is not None and node.name in known:
             low, high = np.maximum(found[0], known[node.name][0]), np.minimum(found[1], known[node.name][1])
@@ -118,6 +120,7 @@ def interval_gradients(network: Network, weights: Array, possible: Phases) -> di
     seed = np.broadcast_to(weights, (batch, network.output_size)).reshape(batch, *network.output_shape)
     gradients: dict[str, Pair] = {network.output: (seed, seed)}
     for node in reversed(network.nodes):
+        poll(f"while the gradient of node {node.name!r} was bounded by intervals")
         if node.name not in gradients:
             zero = np.zeros((batch, *node.shape))
             gradients[node.name] = (zero, zero)

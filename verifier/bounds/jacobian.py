@@ -34,6 +34,7 @@ import numpy.typing as npt
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import add, backward, batch_size, terms
 from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (
     AffineOperator,
@@ -254,6 +255,7 @@ class _Jacobian:
         total: Array = np.zeros((self.batch, 2, len(units)))
         for k in range(index, len(nodes)):
             node = nodes[k]
+            poll(f"while gradients went through node {node.name!r}")
             if k > index:
                 if not any(i in rows for i in node.inputs):
                     continue

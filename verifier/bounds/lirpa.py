@@ -25,7 +25,8 @@ from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import interval_bounds, interval_gradient_bounds
 from verifier.bounds.lirpa_compat import load
 from verifier.bounds.lirpa_modules import Gradients, Values
-from verifier.errors import EngineError
+from verifier.errors import EngineError, TimeLimitError
+from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseOperator
@@ -132,6 +133,13 @@ class _Wrapped:
                 self.module(*self.input)
             except Exception as error:
                 raise EngineError(f"auto_LiRPA cannot represent the network: {error!r}") from error
+        inner = self.module.compute_bounds
+
+        def polled(*args: Any, **kwargs: Any) -> Any:  # the optimisation calls it again for every step
+            poll("while auto_LiRPA computed bounds")
+            return inner(*args, **kwargs)
+
+        self.module.compute_bounds = polled
         self.parts = self.module[self.module.final_name].inputs
         self.known: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -159,6 +167,8 @@ class _Wrapped:
                         final_node_name=name,
                         intermediate_layer_bounds=dict(self.known),
                     )[:2]
+                except TimeLimitError:
+                    raise
                 except Exception as error:
                     raise EngineError(f"auto_LiRPA failed on node {name!r}: {error!r}") from error
             lowers.append(lower.detach().numpy().reshape(-1))

@@ -38,7 +38,7 @@ import scipy.sparse as sp
 from verifier.bounds.crown_lines import relu_lines
 from verifier.bounds.open_values import Affine, Matrix, longest_row
 from verifier.errors import InputError
-from verifier.limits import Work
+from verifier.limits import Work, poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -143,6 +143,7 @@ class OpenForm:
         late = {n.name for n in network.nodes if readers[n.name] == 1 and _is_relu(n)} - {network.output}
         late &= {n.inputs[0] for n in network.nodes if isinstance(n.operator, MaxPool)}
         for node in network.nodes[1:]:
+            poll(f"while node {node.name!r} was written over its open ReLUs")
             inputs = [values[i] for i in node.inputs]
             if node.name in late:
                 values[node.name] = inputs[0]

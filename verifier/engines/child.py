@@ -18,7 +18,8 @@ from typing import Any
 from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.disjunctions import solve
 from verifier.engines.process import HEADER, Request
-from verifier.limits import Deadline
+from verifier.errors import TimeLimitError
+from verifier.limits import Deadline, in_force
 
 
 def main(arguments: list[str]) -> None:
@@ -38,7 +39,10 @@ def main(arguments: list[str]) -> None:
         limit_memory(request.memory)
         engine = load_engine(request.engine)
         deadline = Deadline.after(request.seconds)
-        result: Any = solve(engine, request.query, request.options, deadline, send)
+        with in_force(deadline):
+            result: Any = solve(engine, request.query, request.options, deadline, send)
+    except TimeLimitError as error:
+        result = EngineResult(answer=Answer.TIMEOUT, reason=error.problem)
     except MemoryError:
         result = EngineResult(answer=Answer.ERROR, reason="out of memory")
     except BaseException as error:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.disjunctions import solve
 from verifier.engines.process import ChildProcess, run
+from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Progress, StageStarted, ignore
-from verifier.limits import Deadline
+from verifier.limits import Deadline, in_force
 from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
@@ -114,7 +115,12 @@ def _in_process(engine: Engine, query: Query, options: Options, deadline: Deadli
     from verifier.engines.process import checked
 
     try:
-        return checked(solve(engine, query, options, deadline, listener), query)
+        with in_force(deadline):
+            return checked(solve(engine, query, options, deadline, listener), query)
+    except TimeLimitError as error:
+        return EngineResult(answer=Answer.TIMEOUT, reason=error.problem)
+    except MemoryLimitError as error:
+        return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
     except MemoryError:
         return EngineResult(answer=Answer.ERROR, reason="out of memory")
     except Exception as error:

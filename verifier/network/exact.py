@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from verifier.errors import InputError, NetworkError
 from verifier.lazy import sp
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -141,6 +142,7 @@ class ExactNetwork:
         for node in self.network.nodes[1:]:
             if stop is not None and stop in computed:
                 break
+            poll(f"while node {node.name!r} was evaluated exactly")
             if node.name in computed:
                 continue
             pieces = None if pattern is None else pattern.get(node.name)
@@ -221,6 +223,7 @@ class ExactNetwork:
         gradients = {n.name: Rationals(np.zeros((1, *n.shape), dtype=object), 1) for n in network.nodes}
         gradients[network.output] = Rationals(seed.numerators.reshape(1, *network.output_shape), seed.denominator)
         for node in reversed(network.nodes[1:]):
+            poll(f"while node {node.name!r} was differentiated exactly")
             if node.name == at:
                 break
             upstream = gradients[node.name]

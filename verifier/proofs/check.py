@@ -133,6 +133,7 @@ def _check_structure(proof: Proof) -> None:
         for name in names:
             require(getattr(proof, name).shape == (size,), f"{name} has the wrong length")
     terms = len(proof.rows_of_start) - 1
+    require(terms >= 0, "rows_of_start")
     for name, count, flat in (
         ("units_start", b, ("units",)),
         ("rows_start", b, ("row_unit", "row_sign")),

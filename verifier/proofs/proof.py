@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,6 +128,8 @@ class Proof:
 
 
 TEXTS = ("network", "operators", "method")
+MATRICES = ("y_rows", "x_rows")
+"""Arrays of two dimensions; all others have one."""
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("low", "high", "y_rows", "x_rows", "bound", "value", "multiplier"), np.float64),
     "weights": np.float32,
@@ -159,16 +160,18 @@ def load_proof(path: Path | str) -> Proof:
             found = {name: file[name] for name in file.files}
     except OSError as error:
         raise ProofError(f"cannot be read: {error.strerror or error}", place=place) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ProofError(f"no proof, or damaged: {error}", place=place, fix="write it again") from None
-    except zlib.error as error:
-        raise ProofError(f"damaged: {error}", place=place, fix="write it again") from None
+    except Exception as error:  # whatever numpy, zipfile and the decompressors raise on bytes that make no sense
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ProofError(f"no proof, or damaged: {why}", place=place, fix="write it again") from None
     try:
         header = json.loads(found.pop("header").tobytes())
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']!r}")
         version, texts, digests = header["version"], {name: header[name] for name in TEXTS}, dict(header["arrays"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        texts["operators"] = tuple(texts["operators"])
+        if not all(isinstance(text, str) for text in (texts["network"], texts["method"], *texts["operators"])):
+            raise ValueError("its texts are none")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ProofError(f"has no header of a proof: {error}", place=place) from None
     if version != VERSION:
         raise ProofError(f"is of version {version}", place=place, fix=f"this program reads version {VERSION}")
@@ -179,7 +182,8 @@ def load_proof(path: Path | str) -> Proof:
     for name, array in found.items():
         if array.dtype != np.dtype(KINDS.get(name, np.int64)):
             raise ProofError(f"array {name!r} has the type {array.dtype}", place=place)
+        if array.ndim != (2 if name in MATRICES else 1):
+            raise ProofError(f"array {name!r} has the shape {array.shape}", place=place, fix="write the proof again")
         if _digest(array) != digests[name]:
             raise ProofError(f"array {name!r} was altered", place=place, fix="write the proof again")
-    texts["operators"] = tuple(texts["operators"])
     return Proof(**texts, **found)

@@ -25,6 +25,7 @@ import scipy.sparse as sp
 
 from verifier.encodings.network import adds_exactly
 from verifier.errors import UnsupportedOperatorError
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Input
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -134,6 +135,7 @@ def _compose(network: Network) -> ReluForm:
     builder = _Builder(network.input_size)
     affine: dict[str, Affine] = {}
     for node in network.nodes:
+        poll(f"while node {node.name!r} was composed into layers")
         operator = node.operator
         if isinstance(operator, Input):
             affine[node.name] = _identity(INPUT, node.size)

@@ -14,6 +14,7 @@ from verifier.encodings.region import Region
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.limits import Deadline
+from verifier.network.piecewise import MaxPool
 from verifier.properties.numbers import Numbers, Point
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
@@ -67,6 +68,11 @@ def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Poi
     pattern: Pattern = {
         name: (phase > 0).astype(np.int64) for name, phase in zip(problem.form.nodes, state.phase, strict=True)
     }
+    for node in query.network.activations:
+        if node.name not in pattern:  # windows of one entry, which are no units of the form
+            assert isinstance(node.operator, MaxPool)
+            windows = node.operator.windows(query.network[node.inputs[0]].shape)
+            pattern[node.name] = (windows >= 0).argmax(axis=1)
     region = Region(query, pattern)
     assert region.gradient is not None
     g = np.array([float(v) for v in region.gradient])
