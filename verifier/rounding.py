@@ -9,9 +9,14 @@ every BLAS. `verifier.proofs.kernel` has a model of its own on purpose: the chec
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 Number = Decimal | Fraction
 """An exact number: a decimal of a file, or a fraction."""
@@ -55,6 +60,24 @@ def float_around(value: Number) -> tuple[float, float]:
     if exact < value:
         return nearest, math.nextafter(nearest, math.inf)
     return math.nextafter(nearest, -math.inf), nearest
+
+
+def floats_around(values: Sequence[Number]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """`float_around` of many numbers, below and above: ``(n,)`` each. A property file has thousands of decimals."""
+    nearest = np.fromiter(map(float, values), dtype=np.float64, count=len(values)) if _decimals(values) else None
+    if nearest is None or not np.isfinite(nearest).all():
+        pairs = np.array([float_around(v) for v in values], dtype=np.float64).reshape(-1, 2)
+        return pairs[:, 0], pairs[:, 1]
+    exact = list(map(Decimal, nearest.tolist()))
+    less = np.fromiter(map(operator.lt, exact, values), dtype=bool, count=len(values))
+    more = np.fromiter(map(operator.gt, exact, values), dtype=bool, count=len(values))
+    below = np.where(more, np.nextafter(nearest, -np.inf), nearest)
+    above = np.where(less, np.nextafter(nearest, np.inf), nearest)
+    return below, above
+
+
+def _decimals(values: Sequence[Number]) -> bool:
+    return all(type(v) is Decimal for v in values)
 
 
 def float_below(value: Number) -> float:

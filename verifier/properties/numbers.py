@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.rounding import Number, float_around
+from verifier.rounding import Number, float_around, floats_around
 
 Point: TypeAlias = Array | tuple[Fraction, ...]
 """An input: float64 numbers ``(n,)``, or a rational point where no float64 one will do."""
@@ -76,8 +76,8 @@ class Numbers:
         below = np.full(size, otherwise)
         above = below.copy()
         if values:
-            ends = np.array([float_around(v) for v in values.values()])
-            below[list(values)], above[list(values)] = ends.T
+            places = np.fromiter(values, dtype=np.int64, count=len(values))
+            below[places], above[places] = floats_around(list(values.values()))
         return Numbers(below, above, given=values)
 
     def __len__(self) -> int:
@@ -118,8 +118,12 @@ class Numbers:
         # neighbours have no float64 number between them: two such pairs are the same, or ordered
         found = (self.below < other.below) | (self.above < other.above)
         same = (self.below == other.below) & (self.above == other.above) & (self.below != self.above)
+        if self.given is other.given and self.terms is other.terms:
+            return np.asarray(found)
         for k in np.flatnonzero(same).tolist():
-            found[k] = self[k] < other[k]
+            own = self.given.get(k)
+            if own is None or own is not other.given.get(k):
+                found[k] = self[k] < other[k]
         return np.asarray(found)
 
     def at_least(self, floor: Numbers) -> Numbers:
