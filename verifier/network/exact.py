@@ -81,10 +81,16 @@ def dyadic(values: Array) -> Rationals:
         raise InputError("NaN or infinity has no exact value")
     mantissa, exponent = np.frexp(values)
     integers = (mantissa * 2.0**53).astype(np.int64)
-    exponents = np.where(integers == 0, 0, exponent.astype(np.int64) - 53)
+    # odd integers times powers of two: with the lowest of these for denominator, nothing is left to be reduced
+    twos = np.where(integers == 0, 0, np.frexp((integers & -integers).astype(np.float64))[1].astype(np.int64) - 1)
+    exponents = np.where(integers == 0, 0, exponent.astype(np.int64) - 53 + twos)
     lowest = min(int(exponents.min(initial=0)), 0)
-    numerators = integers.astype(object) << (exponents - lowest).astype(object)
-    return Rationals(np.asarray(numerators, dtype=object), 1 << -lowest).reduced()
+    odd, shift = integers >> twos, np.where(integers == 0, 0, exponents - lowest)
+    fits = shift + (53 - twos) < 63
+    numerators = np.where(fits, odd << np.where(fits, shift, 0), 0).astype(object)
+    if not fits.all():
+        numerators[~fits] = odd[~fits].astype(object) << shift[~fits].astype(object)
+    return Rationals(np.asarray(numerators, dtype=object), 1 << -lowest)
 
 
 @dataclass(frozen=True, eq=False)
