@@ -185,13 +185,26 @@ def _spelled_out() -> dict[str, Graph]:
         inside = b.op("And", b.op("Greater", x, b.op("Neg", one)), b.op("Less", x, one))
         return str(b.op("Where", inside, x, b.op("Sign", x)))
 
+    def dead_zone_by_xor(b: Builder) -> str:
+        x = b.x(1, 6)
+        low, high = b.constant(np.array(-0.25)), b.constant(np.array(0.25))
+        outside = b.op("Xor", b.op("Less", x, low), b.op("Greater", x, high))
+        return str(
+            b.op("Where", outside, b.op("Sub", x, b.op("Mul", b.op("Sign", x), high)), b.constant(np.array(0.0)))
+        )
+
+    def zero_at_zero(b: Builder) -> str:
+        x, zero = b.x(1, 6), b.constant(np.array(0.0))
+        return str(b.op("Where", b.op("Equal", x, zero), zero, b.op("LeakyRelu", x, alpha=0.25)))
+
     def hinge_of_relu(b: Builder) -> str:
         y = b.op("Relu", b.op("Add", b.x(1, 6), b.constant(np.array(0.5))))
         return str(b.op("Where", b.op("Greater", y, b.constant(np.array(1.0))), b.constant(np.array(1.0)), y))
 
     return {
         "leaky by where": Graph(leaky("Greater")), "leaky by where, closed": Graph(leaky("GreaterOrEqual"), 12),
-        "leaky by where, not": Graph(leaky("Less")), "relu by mask": Graph(masked), "soft threshold by sign": Graph(soft_threshold),
+        "leaky by where, not": Graph(leaky("Less")), "leaky by where, not closed": Graph(leaky("LessOrEqual"), 12),
+        "dead zone by xor": Graph(dead_zone_by_xor), "choice at a point": Graph(zero_at_zero, 11), "relu by mask": Graph(masked), "soft threshold by sign": Graph(soft_threshold),
         "dead zone by or": Graph(dead_zone), "hard tanh by and": Graph(between), "saturation by where": Graph(hinge_of_relu),
     }  # fmt: skip
 
@@ -430,6 +443,10 @@ def _movements() -> dict[str, Graph]:
         "compress": _with("Compress", (1, 4), np.array([True, False, True, True]), axis=1),
         "where constant": Graph(lambda b: b.op("Where", b.constant(np.array([[True, False, True]])), b.op("Relu", b.x(1, 3)), b.numbers(2, 1)))  ,
         "scatter nd": Graph(scatter, 11), "scatter into constants": Graph(scatter_values, 11),
+        "scatter": Graph(lambda b: b.op("Scatter", b.x(1, 4), b.constant(np.array([[2, 0]])), b.numbers(1, 2), axis=1), 9, 10),
+        "sequence constructed": Graph(lambda b: b.op("ConcatFromSequence", b.op("SequenceConstruct", b.x(1, 3), b.op("Relu", "x")), axis=1), 11),
+        "reshape to the size": Graph(lambda b: b.op("Reshape", b.x(1, 2, 3), b.over("Unsqueeze", b.op("Size", "x"), [0], 13))),
+        "cast like": Graph(lambda b: b.op("CastLike", b.op("Relu", b.x(1, 3)), b.numbers(1)), 15),
         "split to sequence": Graph(sequence, 11), "sequence joined": Graph(joined, 11),
         "reverse sequence": Graph(lambda b: b.op("ReverseSequence", b.x(4, 2), b.constant(ints(2, 4)), batch_axis=1, time_axis=0), 10),
         "eye": Graph(lambda b: b.op("MatMul", b.op("EyeLike", b.x(3, 3), k=1), "x")),

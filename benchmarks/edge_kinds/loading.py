@@ -16,6 +16,9 @@ import verifier
 from verifier.errors import NetworkError, VerifierError
 from verifier.network.agreement import agreement
 from verifier.network.runtime import RuntimeModel
+from verifier.properties.query import Conjunction, Query
+from verifier.properties.sets import Box
+from verifier.verdict import Status
 
 # -- torch -----------------------------------------------------------------------------------------------
 PROGRAMS = 8
@@ -276,6 +279,47 @@ def _onnx(seed: int) -> Iterator[Trial]:
     yield Trial(engine="load", outcome=Outcome.UNDECIDED, seconds=0.0, detail="onnxruntime cannot run the graph")
 
 
+# -- the whole way: a file, a question, an answer ---------------------------------------------------------
+SOLVERS = 40
+"""One case in so many is put to solvers too: their processes take a second to start."""
+
+
+def _verdicts(seed: int) -> Iterator[Trial]:
+    """A threshold on one output of a random graph, near its largest value at points in onnxruntime."""
+    model = RandomGraph(seed, "float32").grow()
+    network, runtime = verifier.load(model), RuntimeModel(model)
+    rng = np.random.default_rng(seed)
+    center, radius = rng.uniform(-1, 1, network.input_size), rng.choice([0.01, 0.05, 0.2])
+    box = Box(center - radius, center + radius)
+    points = np.vstack([box.sample(40, rng), box.lower, box.upper]).astype(np.float32).astype(np.float64)
+    points = points[box.contains(points)]
+    k = int(rng.integers(network.output_size))
+    seen = runtime.run(points).reshape(len(points), -1)[:, k]
+    spread = max(1e-3, float(np.ptp(seen)))
+    bound = float(seen.max() + spread * rng.choice([-0.25, 0.05, 0.5, 2.0]))
+    row = np.zeros((1, network.output_size))
+    row[0, k] = -1.0
+    query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([-bound])),))
+    error = 1e-4 * max(1.0, float(np.abs(seen).max()))  # of float32
+    solvers = ("z3", "highs") if network.neurons <= 12 and seed % SOLVERS == 0 else ()
+    for engine in ("auto", "native", *solvers):
+        start = time.perf_counter()
+        verdict = verifier.verify(query, engine=engine, timeout=10.0 if engine in solvers else 1.0)
+        seconds = time.perf_counter() - start
+        outcome, detail = Outcome.UNDECIDED, verdict.reason
+        if verdict.status is Status.HOLDS:
+            wrong = seen.max() > bound + error
+            outcome, detail = Outcome.WRONG if wrong else Outcome.RIGHT, f"holds, and {seen.max()} > {bound} is seen"
+        elif verdict.status is Status.VIOLATED:
+            assert verdict.witness is not None
+            y = runtime.run(verdict.witness.input)[k]
+            wrong = y < bound - error or not box.contains(verdict.witness.input)
+            outcome, detail = Outcome.WRONG if wrong else Outcome.RIGHT, f"violated, and {y} < {bound}"
+        elif verdict.status is Status.ERROR:
+            outcome = Outcome.WRONG
+        yield Trial(engine=engine, outcome=outcome, seconds=seconds, detail=detail)
+
+
 KINDS = [
     Kind(
         name="torch in place",
@@ -289,5 +333,12 @@ KINDS = [
         "that has kernels for it",
         run=_onnx,
         cost=0.03,
+    ),
+    Kind(
+        name="verdicts on random ONNX graphs",
+        what="a threshold on an output of a random ONNX graph over a box, against the graph itself in onnxruntime at random "
+        "points, at the box's corners and at the witness",
+        run=_verdicts,
+        cost=0.1,
     ),
 ]

@@ -158,6 +158,8 @@ class Assembler:
             parts: at least one is a value.
             index: of the result's shape: flat positions, counted through all parts in turn; -1 is a zero.
         """
+        if len(parts) == 1 and isinstance(parts[0], Value):
+            return self.select(parts[0], index, name)
         starts = np.cumsum([0, *(p.size for p in parts)])
         part_of = np.searchsorted(starts, index, side="right") - 1  # -1 where the index is
         used = [k for k in range(len(parts)) if (part_of == k).any()]

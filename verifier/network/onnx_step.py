@@ -90,9 +90,13 @@ class Step:
         helper = onnx.helper
         inputs = [helper.make_tensor_value_info(n, _element_type(a), a.shape) for n, a in feeds.items()]
         outputs = [onnx.ValueInfoProto(name=o) for o in self.node.output if o]
-        graph = helper.make_graph([self.node], "one node", inputs, outputs)
+        node = self.node
+        if self.kind == "Scatter":  # the older name, which the reference does not know
+            node = onnx.NodeProto.FromString(node.SerializeToString())
+            node.op_type = "ScatterElements"
+        graph = helper.make_graph([node], "one node", inputs, outputs)
         # quantisation by the rules of opset 19, which contain the older ones: the reference has no others
-        opset = max(self.opset, 19) if self.kind in ("DequantizeLinear", "QuantizeLinear") else self.opset
+        opset = max(self.opset, {"DequantizeLinear": 19, "QuantizeLinear": 19, "Scatter": 11}.get(self.kind, 0))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         try:
             results = ReferenceEvaluator(model).run(None, feeds)
