@@ -24,6 +24,7 @@ from verifier.threads import VARIABLES
 COMMANDS = {
     "verify": "decide a property file about a network",
     "check-proof": "check a proof that `verify --proof` wrote",
+    "certify": "certified accuracy of a data set: for which inputs is the label proved?",
     "saliency": "do inputs with a similar gradient map keep the label?",
     "attention": "for which perturbations does the label hold and the map move as expected?",
     "line": "the network on a line between two inputs, exactly",

@@ -36,6 +36,7 @@ GOOD = {
     "check-proof": ("check-proof proof.npz net.onnx holds.vnnlib", 0),
     "check-proof wrong": ("check-proof proof.npz net.onnx violated.vnnlib", 1),
     "saliency": (SALIENCY, 0),
+    "certify": ("certify net.onnx data.npz --epsilon 1/64 --epsilon 0.5", 0),
     "attention": (ATTENTION, 0),
     "line": ("line net.onnx x.npy y.npy", 0),
     "plane": ("plane net.onnx x.npy y.npy z.npy", 0),
@@ -56,6 +57,11 @@ BAD: list[tuple[str, int]] = [
     ("verify missing.onnx holds.vnnlib", 2),
     ("verify net.onnx missing.vnnlib", 2),
     ("check-proof missing.npz net.onnx holds.vnnlib", 2),
+    ("certify net.onnx missing.npz --epsilon 0.1", 2),
+    ("certify net.onnx noise.bin --epsilon 0.1", 2),
+    ("certify net.onnx data.npz --epsilon wide", 2),
+    ("certify net.onnx data.npz --epsilon 0.1 --std 0", 2),
+    ("certify net.onnx data.npz --epsilon 0.1 --first 99", 2),
     ("saliency net.onnx --input missing.npy --epsilon 0.1 --delta 1", 2),
     ("attention image.onnx --image missing.npy --perturb brightness:0:0.1", 2),
     ("attention image.onnx --image image.npy --perturb blend:0:1,mask=missing.npy", 2),
@@ -178,6 +184,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "violated.vnnlib").write_text(PROPERTY.format(low=0.25))
     for name, x in (("x", [1.0, 1.0]), ("y", [0.0, 1.0]), ("z", [0.0, 0.0]), ("nan", [1.0, np.nan])):
         np.save(folder / f"{name}.npy", np.array(x))
+    np.savez(folder / "data.npz", images=np.array([[0.75, 0.25], [0.5, 0.4375]]), labels=np.array([0, 0]))
     np.save(folder / "long.npy", np.ones(3))
     np.save(folder / "words.npy", np.array(["a", "b"]))
     np.save(folder / "image.npy", np.full((2, 2), 0.5))

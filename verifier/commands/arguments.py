@@ -26,6 +26,11 @@ def nonnegative(text: str) -> float:
     return _number(text, lambda value: value >= 0, "must be at least 0 and finite")
 
 
+def number(text: str) -> float:
+    """Any finite number."""
+    return _number(text, lambda value: True, "must be finite")
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
     return _integer(text, 1)
