@@ -73,10 +73,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; 0 if every question was decided, 3 if not, 5 if one ended in an error."""
     import verifier
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model
     from verifier.options import Options
 
-    network = load_model(args)
+    network = verifier.load(args.model, ordered=True)
     images, labels = _read(args.data, network.input_size)
     chosen = slice(args.first, None if args.count is None else args.first + args.count)
     found = verifier.certify(
