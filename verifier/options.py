@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from verifier.arguments import NUMBER, PATH, TEXT, WHOLE, optional
 from verifier.errors import InputError
 
 BOUNDS = ("interval", "crown", "alpha-crown")
 """Bound methods."""
+
+KINDS = {
+    **dict.fromkeys(("engine", "bounds"), TEXT),
+    **dict.fromkeys(("timeout", "memory"), optional(NUMBER)),
+    **dict.fromkeys(("threads", "seed"), WHOLE),
+    "reproducers": optional(PATH),
+}
+"""The types of options that have one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +53,15 @@ class Options:
     reproducers: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
+        for name, kind in KINDS.items():
+            kind.check(f"Options: {name}", getattr(self, name))
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout must be positive, got {self.timeout}")
         if self.memory is not None and not self.memory > 0:
             raise InputError(f"memory must be positive, got {self.memory}")
         if self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
         if self.bounds not in BOUNDS:
             raise InputError(f"there are no bounds {self.bounds!r}", fix=f"one of {', '.join(BOUNDS)}")

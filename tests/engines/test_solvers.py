@@ -77,7 +77,9 @@ def test_no_status_but_unsat_means_unsat(engine: Engine) -> None:
 def test_every_status_of_highs_is_in_the_table() -> None:
     import highspy
 
-    assert {s for s in dir(highspy.HighsModelStatus) if s.startswith("k")} == set(HighsEngine.STATUS_MAP)
+    installed = {s for s in dir(highspy.HighsModelStatus) if s.startswith("k")}
+    assert len(installed) > 10
+    assert installed <= set(HighsEngine.STATUS_MAP), "a version may lack some"
 
 
 @every_engine

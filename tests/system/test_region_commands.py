@@ -138,4 +138,4 @@ def test_every_picture_can_be_drawn(model, tmp_path):
 def test_a_limit_that_ends_the_work_is_status_3(model, capsys, monkeypatch):
     monkeypatch.chdir(model[0])
     assert main(["plane", "net.onnx", "x0.npy", "x1.npy", "x2.npy", "--memory", "1e-9"]) == 3
-    assert "allow more memory" in capsys.readouterr().err
+    assert "allow at least" in capsys.readouterr().err

@@ -37,6 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "compiled_kernels"),
     ("limits", "events", "rounding"),
     ("files", "highs", "threads"),
+    ("arguments",),
     ("errors", "lazy"),
 )
 """From the top down: a module may import from its own line's packages only itself, and anything of the lines below."""

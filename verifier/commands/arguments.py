@@ -41,6 +41,11 @@ def natural(text: str) -> int:
     return _integer(text, 0)
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Sizes of a shape, separated by commas."""
+    return tuple(_integer(word, 1) for word in text.split(","))
+
+
 def _number(text: str, good: Callable[[float], bool], words: str) -> float:
     try:
         over, _, under = text.partition("/")
@@ -141,6 +146,10 @@ def refuse(args: argparse.Namespace, why: str, *names: str) -> None:
 def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """The network."""
     parser.add_argument("model", type=Path, nargs=nargs, metavar="MODEL", help=".onnx, .onnx.gz or .nnet")
+    parser.add_argument(
+        "--input-shape", type=sizes, metavar="N,N,…",
+        help="of a model whose input's shape is open, the batch included: 1,3,32,32",
+    )  # fmt: skip
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:

@@ -130,7 +130,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import json
 
-    import verifier
     from verifier import compiled
     from verifier.attention import (
         Answer,
@@ -143,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import read_array
+    from verifier.commands.inputs import load_model, read_array
     from verifier.report.attention import plain, rows_of, write
 
     if args.method != "gbs":
@@ -154,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         refuse(args, "on --method areas", "stream")
     perturbations = [perturbation_of(text) for text in args.perturb]
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map)
-    network = verifier.load(args.model)
+    network = load_model(args)
     image = read_array(args.image)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.MAPS, listener)

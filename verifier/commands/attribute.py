@@ -51,12 +51,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
-    import verifier
     from verifier import compiled
     from verifier.attribution import IntegratedGradients
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import read_input
+    from verifier.commands.inputs import load_model, read_input
     from verifier.errors import InputError
     from verifier.report import tables
 
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if method == "gradient":
         refuse(args, "on the plain gradient", "baseline")
     steps = args.steps or 50
-    network = verifier.load(args.model)
+    network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     x = read_input(args.input, network)

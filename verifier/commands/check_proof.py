@@ -32,11 +32,12 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     import verifier
+    from verifier.commands.inputs import load_model
     from verifier.proofs import ProofError, load_proof
     from verifier.proofs.check import check_proof
 
     proof = load_proof(args.proof)
-    query = verifier.read_vnnlib(args.property, verifier.load(args.model, ordered=True))
+    query = verifier.read_vnnlib(args.property, load_model(args, ordered=True))
     try:
         checked = check_proof(proof, query)
     except ProofError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import tokenize
 from pathlib import Path
@@ -12,6 +13,17 @@ from verifier.errors import InputError
 from verifier.files import reading
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+
+
+def load_model(args: argparse.Namespace, ordered: bool = False) -> Network:
+    """The network that `verifier.commands.arguments.add_model` describes; ``ordered`` is that of `verifier.load`.
+
+    Raises:
+        NetworkError: as `verifier.load`.
+    """
+    from verifier.network.loading import load
+
+    return load(args.model, args.input_shape, ordered=ordered)
 
 
 def read_array(path: Path) -> Array:

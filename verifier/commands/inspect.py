@@ -29,15 +29,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from verifier.commands.inputs import load_model
     from verifier.errors import InputError
-    from verifier.network.loading import load
 
     if args.operators:
         print(operators_in_words())
         return 0
     if args.model is None:
         raise InputError("no model is named", fix="verifier inspect MODEL, or verifier inspect --operators")
-    network = load(args.model, ordered=True)
+    network = load_model(args, ordered=True)
     layers, engines, notes = [layer(network, node) for node in network], engine_table(network), notes_on(network)
     if args.json:
         record = {

@@ -32,14 +32,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
-    import verifier
     from verifier import compiled
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import read_input
+    from verifier.commands.inputs import load_model, read_input
     from verifier.regions import line
     from verifier.report import tables
 
-    network = verifier.load(args.model)
+    network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     start, end = read_input(args.start, network), read_input(args.end, network)

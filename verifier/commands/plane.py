@@ -46,14 +46,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import numpy as np
 
-    import verifier
     from verifier import compiled
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import read_inputs
+    from verifier.commands.inputs import load_model, read_inputs
     from verifier.regions import plane_tiles
 
     best = "min" if args.acas_xu else args.best
-    network = verifier.load(args.model)
+    network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
     corners = np.concatenate([read_inputs(path, network) for path in args.corners])

@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
         print(json.dumps(schema(), indent=2))
         return 0
-    import verifier
     from verifier.commands.arguments import refuse
     from verifier.commands.console import progress_listener
+    from verifier.commands.inputs import load_model
     from verifier.errors import InputError
     from verifier.repair import repair
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         *(() if args.method in ("lp", "layers") else ("norm", "soft", "reach")),
         *(() if args.method == "greedy" else ("steps",)),
     )
-    network = verifier.load(args.model)
+    network = load_model(args)
     if args.specification.name.endswith((".vnnlib", ".vnnlib.gz")):
         return run_property(args, network)
     specification = read_specification(args.specification, network)

@@ -124,13 +124,13 @@ def run(args: argparse.Namespace) -> int:
     import verifier
     from verifier.commands.arguments import options_of
     from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import read_input
+    from verifier.commands.inputs import load_model, read_input
     from verifier.commands.verdicts import report
     from verifier.errors import InputError
 
     options = options_of(args)
     domain = domain_of(args.domain)
-    network = verifier.load(args.model)
+    network = load_model(args)
     x = read_input(args.input, network)
     if args.similarity == "top-k" and args.delta is None and args.find != "delta":
         args.delta = 0.0

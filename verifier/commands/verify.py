@@ -34,10 +34,11 @@ def run(args: argparse.Namespace) -> int:
     import verifier
     from verifier.commands.arguments import options_of
     from verifier.commands.console import progress_listener, say
+    from verifier.commands.inputs import load_model
     from verifier.commands.verdicts import report
 
     options = replace(options_of(args), proof=args.proof is not None)
-    network = verifier.load(args.model, ordered=True)
+    network = load_model(args, ordered=True)
     query = verifier.read_vnnlib(args.property, network)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
     status = report(verdict, args, query.description)

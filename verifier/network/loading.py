@@ -69,6 +69,8 @@ def load(
 
 def _load_file(path: Path, input_shape: Shape | None, ordered: bool) -> Network:
     name = path.name.lower()
+    if path.is_dir():
+        raise NetworkError("is a folder, and a model's file is expected", place=str(path), fix="name the file in it")
     if name.endswith((".onnx", ".onnx.gz")):
         from verifier.network.onnx_reader import read_onnx
 

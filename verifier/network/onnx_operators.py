@@ -82,3 +82,10 @@ def refusal(kind: str) -> tuple[str, str]:
             f"export the network before quantisation; {listed}"
         )
     return f"operator {kind!r} is not supported", f"{listed}; anything that depends on constants alone is, too"
+
+
+def foreign(kind: str, domain: str) -> tuple[str, str]:
+    """Why an operator of another domain is not supported, and what to do."""
+    return f"operator {kind!r} of the domain {domain!r} is not one of ONNX's own", (
+        "export with ONNX's own operators, or with a function of the file's own (onnx.FunctionProto) that says it in them"
+    )

@@ -20,7 +20,7 @@ from verifier.network.assembly import Assembler, Jump, Value
 from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.onnx_movement import MOVES
-from verifier.network.onnx_operators import CONVERTERS, refusal
+from verifier.network.onnx_operators import CONVERTERS, foreign, refusal
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.simplify import absorb_shifts
@@ -29,6 +29,8 @@ from verifier.network.tails import Tail
 LEGACY: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 """numpy's functions of the operators whose broadcasting until opset 6 is known."""
 
+OPEN = "say it with the batch: load(path, input_shape=(1, 3, 32, 32)), or --input-shape 1,3,32,32"
+"""What to do about an open input shape."""
 REFUSED = {"Loop", "Scan"}
 """Loops are never evaluated, not even on constants."""
 
@@ -158,7 +160,7 @@ class _Reader(Names):
             return step.evaluate({i: step.given_constant(i) for i in node.input if i})
         converter = CONVERTERS.get(kind)
         if not known or converter is None:
-            problem, fix = refusal(kind)
+            problem, fix = refusal(kind) if node.domain in DOMAINS else foreign(kind, node.domain)
             raise UnsupportedOperatorError(problem, place=step.place, fix=fix)
         result = converter(step)
         return [result] if isinstance(result, (Value, Jump, np.ndarray)) else result
@@ -288,11 +290,11 @@ def _input_shape(proto: Any, source: str, given: Shape | None) -> Shape:
         return tuple(int(d) for d in given)
     kind = proto.type.tensor_type
     if not proto.type.HasField("tensor_type") or not kind.HasField("shape"):
-        raise NetworkError("the input has no shape", place=source, fix="pass input_shape=(1, ...)")
+        raise NetworkError("the input has no shape", place=source, fix=OPEN)
     sizes = [d.dim_value if d.HasField("dim_value") else 0 for d in kind.shape.dim]
     if sizes and sizes[0] <= 0:
         sizes[0] = 1
     if any(s <= 0 for s in sizes):
         names = [d.dim_param or d.dim_value for d in kind.shape.dim]
-        raise NetworkError(f"the input's shape {names} is open", place=source, fix="pass input_shape=(1, ...)")
+        raise NetworkError(f"the input's shape {names} is open", place=source, fix=OPEN)
     return tuple(sizes)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import PATH, checked, instance
 from verifier.errors import InputError, NetworkError
 from verifier.files import write_bytes
 from verifier.network.graph import Network, Node
@@ -21,6 +22,7 @@ OPSET = 13
 BATCH = "batch"
 
 
+@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), path=PATH)
 def write_onnx(network: Network, path: str | Path, precision: Precision = "float32") -> None:
     """Write the network to a file; ``.gz`` at the end of the name compresses it.
 

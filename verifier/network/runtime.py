@@ -41,6 +41,7 @@ class RuntimeModel:
     def __init__(self, source: str | Path | Network | Any) -> None:
         self.model = str(source) if isinstance(source, (str, Path)) else "a model in memory"
         tail = source.tail if isinstance(source, Network) else None
+        known = source.input_shape if isinstance(source, Network) else ()
         if isinstance(source, Network) and source.model_file and Path(source.model_file).is_file():
             source = source.model_file
             self.model = source
@@ -55,7 +56,9 @@ class RuntimeModel:
         if len(inputs) != 1:
             raise NetworkError(f"the model has {len(inputs)} inputs", place=self.model)
         self._name = inputs[0].name
-        self._shape = [d if isinstance(d, int) and d > 0 else 1 for d in inputs[0].shape]
+        sizes = inputs[0].shape  # where the file leaves one open, the network was read with one; a batch is 1
+        read = [1] * (len(sizes) - len(known)) + list(known)
+        self._shape = [d if isinstance(d, int) and d > 0 else n for d, n in zip(sizes, read, strict=False)]
         kind = inputs[0].type.removeprefix("tensor(").removesuffix(")")
         if kind not in TYPES:
             raise NetworkError(f"the model's input is of type {kind}", place=self.model, fix="numbers are supported")

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import NUMBER, NUMBERS, TEXT, WHOLE, checked, instance, optional
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
@@ -27,6 +28,9 @@ def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
     return (0.0, 1.0) if network.domain is None else network.domain
 
 
+@checked(
+    network=instance(Network, "a Network (`verifier.load` reads one)"), x=NUMBERS, epsilon=NUMBER, label=optional(WHOLE)
+)
 def robustness(
     network: Network,
     x: npt.ArrayLike,
@@ -62,6 +66,16 @@ def robustness(
     )
 
 
+@checked(
+    network=instance(Network, "a Network (`verifier.load` reads one)"),
+    x=NUMBERS,
+    epsilon=NUMBER,
+    delta=NUMBER,
+    label=optional(WHOLE),
+    map=instance((str, SaliencyMap), "a map or its name"),
+    similarity=TEXT,
+    top_k=WHOLE,
+)
 def saliency_robustness(
     network: Network,
     x: npt.ArrayLike,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -69,7 +70,7 @@ class Box:
         x = np.asarray(center, dtype=np.float64).reshape(-1)
         if not np.isfinite(x).all():
             raise PropertyError("the center contains NaN or infinity")
-        if not np.isfinite(epsilon) or epsilon < 0:
+        if not math.isfinite(epsilon) or epsilon < 0:
             raise PropertyError(f"epsilon must be a finite number >= 0, got {epsilon}")
         lower, upper = Numbers.sum(x, -epsilon), Numbers.sum(x, epsilon)
         if domain is not None:

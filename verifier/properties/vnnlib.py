@@ -8,6 +8,7 @@ import zlib
 from os import PathLike
 from pathlib import Path
 
+from verifier.arguments import PATH, checked, instance
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties import vnnlib1
@@ -41,6 +42,7 @@ def version(text: str) -> int:
     return 2 if _VERSION_2.match(text) else 1
 
 
+@checked(path=PATH, network=instance(Network, "a Network (`verifier.load` reads one)"))
 def read_vnnlib(path: str | PathLike[str], network: Network) -> Query:
     """The query of a VNN-LIB file (1.0 or 2.0, gzipped or not) about a network.
 

@@ -18,6 +18,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import NUMBERS, checked, instance
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
@@ -195,6 +196,7 @@ class LineRestrictions(Sequence[LineRestriction]):
         return (self[k] for k in range(len(self)))
 
 
+@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), start=NUMBERS, end=NUMBERS)
 def line(
     network: Network,
     start: npt.ArrayLike,
@@ -224,6 +226,7 @@ def line(
     return _restrict(network, a, b, Deadline(deadline), listener)[0]
 
 
+@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), starts=NUMBERS, ends=NUMBERS)
 def lines(
     network: Network,
     starts: npt.ArrayLike,

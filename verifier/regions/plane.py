@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import NUMBERS, checked, instance, optional
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.graph import Network
@@ -111,6 +112,13 @@ class PlaneRestriction:
         return everything if polygons is None else everything[np.atleast_1d(polygons)]
 
 
+@checked(
+    network=instance(Network, "a Network (`verifier.load` reads one)"),
+    origin=NUMBERS,
+    u=optional(NUMBERS),
+    v=optional(NUMBERS),
+    polygon=optional(NUMBERS),
+)
 def plane(
     network: Network,
     origin: npt.ArrayLike,

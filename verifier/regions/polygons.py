@@ -58,7 +58,8 @@ def convex_polygon(corners: npt.ArrayLike) -> Array:
         raise InputError("the polygon contains NaN or infinity")
     if len(p) < 3:
         raise InputError(f"a polygon needs at least 3 corners, got {len(p)}")
-    p = p[np.any(p != np.roll(p, 1, axis=0), axis=1)]
+    number = np.flatnonzero(np.any(p != np.roll(p, 1, axis=0), axis=1))  # as they were given, from 0
+    p = p[number]
     size = np.ptp(p, axis=0).max() if len(p) else 0.0
     while len(p) >= 3:
         before, after = p - np.roll(p, 1, axis=0), np.roll(p, -1, axis=0) - p
@@ -66,16 +67,18 @@ def convex_polygon(corners: npt.ArrayLike) -> Array:
         flat = np.abs(turn) <= 1e-15 * size * np.maximum(np.abs(before).max(axis=1), np.abs(after).max(axis=1))
         if not flat.any():
             break
+        number = np.delete(number, np.argmax(flat))
         p = np.delete(p, np.argmax(flat), axis=0)
     if len(p) < 3:
         raise InputError("the polygon has no area", fix="give at least three corners that are not on one line")
-    if (turn < 0).all():
-        p, turn = p[::-1], -turn[::-1]
+    if np.sum(p[:, 0] * np.roll(p[:, 1], -1) - np.roll(p[:, 0], -1) * p[:, 1]) < 0:  # clockwise
+        p, turn, number = p[::-1], -turn[::-1], number[::-1]
     angles = np.unwrap(np.arctan2(*(np.roll(p, -1, axis=0) - p).T[::-1]))
     if (turn < 0).any() or angles[-1] - angles[0] > 2 * np.pi:
         bad = int(np.argmin(turn))
         raise InputError(
-            f"the polygon is not convex at its corner ({p[bad, 0]:g}, {p[bad, 1]:g})",
+            f"the polygon is not convex at corner {number[bad] + 1} of those given, ({p[bad, 0]:g}, {p[bad, 1]:g}) in the "
+            "plane's coordinates",
             fix="cut it into convex parts, or give the corners in the order of the boundary",
         )
     return np.ascontiguousarray(p)

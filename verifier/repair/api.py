@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from verifier.arguments import NUMBER, WHOLE, checked, instance, optional
 from verifier.errors import InputError, TimeLimitError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -96,6 +97,12 @@ class _Found:
     attempts: Mapping[str, LayerRepair] = field(default_factory=dict)
 
 
+@checked(
+    network=instance((Network, FrozenNetwork), "a Network (`verifier.load` reads one)"),
+    specification=instance(Specification, "a Specification"),
+    steps=WHOLE,
+    timeout=optional(NUMBER),
+)
 def repair(
     network: Network | FrozenNetwork,
     specification: Specification,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from verifier.arguments import NUMBERS, checked, instance
 from verifier.errors import NetworkError
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
@@ -28,6 +29,7 @@ EXACT_TRIALS = 4
 """How many float32 points near a witness are replayed exactly, at most."""
 
 
+@checked(query=instance(Query, "a Query"), x=NUMBERS)
 def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) -> Witness:
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 

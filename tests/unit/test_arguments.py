@@ -1,0 +1,92 @@
+"""Wrong Python types are named at the door; what is right goes through, of whatever library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import verifier
+from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, optional
+from verifier.attention import attention_map
+from verifier.attribution import IntegratedGradients
+from verifier.encodings.perturbations import Brightness
+from verifier.regions import line, lines, plane
+from verifier.repair import repair
+
+NETWORK = verifier.feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])
+X = np.array([0.5, 0.25])
+QUERY = verifier.robustness(NETWORK, X, 0.1)
+IMAGE = X.reshape(1, 2)
+
+WRONG: dict[str, Callable[[], Any]] = {
+    "robustness: network": lambda: verifier.robustness("net.onnx", X, 0.1),
+    "robustness: x": lambda: verifier.robustness(NETWORK, "x.npy", 0.1),
+    "robustness: epsilon": lambda: verifier.robustness(NETWORK, X, "0.1"),
+    "robustness: label": lambda: verifier.robustness(NETWORK, X, 0.1, label=1.5),
+    "saliency_robustness: network": lambda: verifier.saliency_robustness(None, X, 0.1, 0.1),
+    "saliency_robustness: delta": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, None),
+    "saliency_robustness: map": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, 0.1, map=3),
+    "saliency_robustness: similarity": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, 0.1, similarity=2),
+    "verify: query": lambda: verifier.verify(NETWORK),
+    "verify: engine": lambda: verifier.verify(QUERY, engine=3),
+    "verify: timeout": lambda: verifier.verify(QUERY, timeout="soon"),
+    "verify: listener": lambda: verifier.verify(QUERY, listener=3),
+    "Options: threads": lambda: verifier.verify(QUERY, threads="two"),
+    "Options: seed": lambda: verifier.Options(seed=0.5),
+    "read_vnnlib: network": lambda: verifier.read_vnnlib("a.vnnlib", "net.onnx"),
+    "read_vnnlib: path": lambda: verifier.read_vnnlib(3, NETWORK),
+    "line: network": lambda: line("net.onnx", X, X),
+    "line: start": lambda: line(NETWORK, None, X),
+    "lines: ends": lambda: lines(NETWORK, X, {1: 2}),
+    "plane: origin": lambda: plane(NETWORK, "a", X, X),
+    "plane: network": lambda: plane(None, X, X, X),
+    "IntegratedGradients: network": lambda: IntegratedGradients("net.onnx"),
+    "IntegratedGradients.attribute: inputs": lambda: IntegratedGradients(NETWORK).attribute("x", X, 0),
+    "attention_map: network": lambda: attention_map("net.onnx", IMAGE, [Brightness(high=0.1)], 1.0),
+    "attention_map: perturbations": lambda: attention_map(NETWORK, IMAGE, ["brightness"], 1.0),
+    "attention_map: delta": lambda: attention_map(NETWORK, IMAGE, [Brightness(high=0.1)], "3"),
+    "repair: network": lambda: repair("net.onnx", None),
+    "repair: specification": lambda: repair(NETWORK, {"requirements": []}),
+    "write_onnx: network": lambda: verifier.write_onnx("net.onnx", "out.onnx"),
+    "replay: query": lambda: verifier.replay(NETWORK, X),
+    "replay: x": lambda: verifier.replay(QUERY, "x"),
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+def test_a_wrong_type_is_named_with_its_function(place: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        WRONG[place]()
+    assert str(caught.value).startswith(f"{place} must be ")
+
+
+@pytest.mark.parametrize("x", [[0.5, 0.25], (Fraction(1, 2), Fraction(1, 4)), torch.tensor([0.5, 0.25]), X.tolist()])
+@pytest.mark.parametrize("epsilon", [0, 0.125, np.float32(0.125), np.array(0.125)])
+def test_what_holds_numbers_is_taken(x: Any, epsilon: Any) -> None:
+    assert verifier.robustness(NETWORK, x, epsilon, label=np.int64(0)).box.size == 2
+
+
+def test_kinds() -> None:
+    assert not NUMBER.fits(Decimal("0.1")), "a float would round it"
+    assert NUMBER.fits(torch.tensor(0.1))
+    assert not NUMBER.fits(True)
+    assert not WHOLE.fits(True)
+    assert not NUMBERS.fits([[1.0], [1.0, 2.0]])
+    assert not NUMBERS.fits([None])
+
+    @checked(a=WHOLE, b=optional(NUMBER))
+    def of(a: int, *, b: float | None = None) -> tuple[int, float | None]:
+        """Its own words."""
+        return a, b
+
+    assert of(1) == (1, None)
+    assert of(a=1, b=2.5) == (1, 2.5)
+    assert of.__doc__ == "Its own words."
+    with pytest.raises(TypeError, match=r"b must be a number \(int or float\) or None, not str"):
+        of(1, b="c")
