@@ -92,6 +92,12 @@ def test_identities_that_the_tree_alone_splits_for_ever(seed: int) -> None:
     assert trials["saliency"].seconds < 4
 
 
+def test_a_program_that_presolve_calls_infeasible() -> None:
+    """HiGHS 1.x refutes this one in presolve at a tolerance of 1e-9, and finds its solution without."""
+    trials = {trial.engine: trial for trial in ties.saliency(19)}
+    assert trials["highs"].outcome is Outcome.RIGHT
+
+
 def test_not_equal_of_version_2_is_decided() -> None:
     text = """(vnnlib-version <2.0>) (declare-network N (declare-input X float64 [1,2]) (declare-output Y float64 [1,1]))
     (assert (and (>= X[0,0] -1.0) (<= X[0,0] 1.0) (>= X[0,1] -1.0) (<= X[0,1] 1.0))) (assert (!= Y[0,0] X[0,0]))"""

@@ -27,6 +27,8 @@ from verifier.verdict import Certainty
 RELAX = 1e-6
 """The query's rows are widened by up to this, so that HiGHS's tolerances cannot lose a witness on a boundary."""
 
+FEW_NODES, SECOND_LOOK = 1, 1000
+"""Where so few nodes refute a program, it is asked again without presolve, for so many nodes."""
 ROUNDS = 50
 """Linear regions that HiGHS may propose in vain, each then excluded, before the answer is UNKNOWN."""
 
@@ -98,10 +100,12 @@ class HighsEngine(Engine):
                 return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
             _run(solver, deadline)
             status = solver.getModelStatus().name
-            figures["nodes"] = max(0, int(solver.getInfo().mip_node_count))
+            nodes = figures["nodes"] = max(0, int(solver.getInfo().mip_node_count))
             answer = self.answer(status)
             if answer is Answer.UNSAT:
-                return EngineResult(answer=answer, certainty=Certainty.NUMERICAL, statistics=figures)
+                if nodes > FEW_NODES or not _overturned(solver, deadline):
+                    return EngineResult(answer=answer, certainty=Certainty.NUMERICAL, statistics=figures)
+                answer = Answer.SAT
             if answer is not Answer.SAT:
                 return EngineResult(answer=answer, reason=f"HiGHS ended with {status}", statistics=figures)
             solution = np.array(solver.getSolution().col_value)
@@ -159,6 +163,19 @@ def _run(solver: Any, deadline: Deadline) -> None:
         # HiGHS counts its own run time across calls
         solver.setOptionValue("time_limit", solver.getRunTime() + deadline.left)
     solver.run()
+
+
+def _overturned(solver: Any, deadline: Deadline) -> bool:
+    """Whether the program has a solution after all: HiGHS's presolve has called feasible programs infeasible.
+
+    Asked again without presolve, for a number of nodes; it stays off.
+    """
+    solver.setOptionValue("presolve", "off")
+    solver.setOptionValue("mip_max_nodes", SECOND_LOOK)
+    solver.clearSolver()
+    _run(solver, deadline)
+    solver.setOptionValue("mip_max_nodes", 2**31 - 1)
+    return bool(solver.getModelStatus().name == "kOptimal")
 
 
 def _some_case_left(solver: Any, indicators: Indices, binary: npt.NDArray[np.bool_], deadline: Deadline) -> bool:
