@@ -12,7 +12,7 @@ from verifier.attention import Inconsistency
 from verifier.encodings.perturbations import Brightness, Patch, Translation, perturbed
 
 SIZES = ("fnn-100", "fnn-200", "fnn-400", "fnn-800", "cnn-s", "cnn-m")
-ALGORITHMS = ("bfs", "gbs-CR", "gbs-AR", "gbs-CRAR", "areas")
+ALGORITHMS = ("bfs", "gbs-CR", "gbs-AR", "gbs-CRAR", "verdict")
 COLORS = {
     "Robust": "#4575b4",
     "NotRobust": "#d73027",
@@ -74,9 +74,11 @@ def figure_7(records: dict[str, dict[str, Any]], path: Path) -> None:
     panels[4].legend(fontsize=7)
     panels[4].set_title("(E) CPU seconds against regions, finished runs")
     for size in SIZES:
-        done = some("areas", size + "/")
-        panels[5].loglog([max(r["tiles"], 1) for r in done], [r["cpu"] for r in done], ".", label=size, markersize=4)
-    panels[5].set_title("CPU seconds against tiles (areas)")
+        done = some("verdict", size + "/")
+        panels[5].loglog(
+            [max(r.get("tiles", 1), 1) for r in done], [r["cpu"] for r in done], ".", label=size, markersize=4
+        )
+    panels[5].set_title("CPU seconds of a verdict against tiles")
     _save(figure, path)
 
 

@@ -14,6 +14,7 @@ from verifier.errors import InputError
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
+from verifier.report.attention_notes import notes
 
 PLANE: list[Perturbation] = [
     Linear(direction=[1.0, 0.0], low=0.0, high=1.0), Linear(direction=[0.0, 1.0], low=0.0, high=1.0)
@@ -129,11 +130,28 @@ def test_bad_input_is_one_line() -> None:
         ({"image": image * 300}, "divide by 255"),
         ({"image": image[:3]}, "18 entries for a network with 36"),
         ({"perturbations": []}, "no perturbation"),
+        ({"perturbations": Brightness()}, "a list of perturbations"),
+        ({"perturbations": [0.3]}, "a list of perturbations"),
+        ({"image": "abc"}, "an array of numbers"),
     ):
         arguments = {"image": image, "perturbations": [Brightness()], **wrong}
         with pytest.raises(InputError, match=message):
             attention_areas(network, **arguments)
+    with pytest.raises(InputError, match="the order is network, image"):
+        attention_areas(image, network, [Brightness()])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="samples"):
         Inconsistency(map="smooth", samples=0)
     with pytest.raises(InputError, match="unknown map"):
         Inconsistency(map="grad")  # type: ignore[arg-type]
+
+
+def test_odd_questions_are_answered_with_a_note() -> None:
+    constant = feedforward([np.zeros((3, 4)), np.zeros((2, 3))], [np.zeros(3), np.array([1.0, 0.0])])
+    image = np.full((2, 2), 0.5)
+    for kind in (attention_map, attention_areas):
+        m = kind(constant, image, [Brightness(low=0.1, high=3.0)], clip=False)
+        assert {a.answer for a in m.answers.values()} == {Answer.ROBUST}
+        said = " ".join(notes(m))
+        for words in ("outside [0, 1]", "its nearest one", "its saliency map is 0"):
+            assert words in said
+    assert notes(attention_map(dense(4)[0], dense(4)[1], [Brightness()])) == []

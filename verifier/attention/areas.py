@@ -28,6 +28,7 @@ from verifier.bab.parts import Bounded, Children
 from verifier.bab.search import BranchAndBound
 from verifier.bab.search import Settings as SearchSettings
 from verifier.bab.store import PriorityStore
+from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
 from verifier.encodings.perturbations import Perturbed
 from verifier.events import Listener, ignore
@@ -36,6 +37,9 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 
 OPEN, PROVED, REFUTED = 0, 1, 2
+LOOSE = 3.0
+"""Forward bounds that miss by this many times the margin at a tile's center are followed by backward ones, which are much
+tighter in deep networks and cost some twenty times as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,27 +119,52 @@ class AreaMap:
 
 
 class AreaBounder:
-    """Bounds label and inconsistency over tiles."""
+    """Bounds label and inconsistency over tiles, and looks for failures where it cannot.
 
-    def __init__(
-        self, perturbed: Perturbed, settings: Inconsistency, delta: float, label: int, aspects: Sequence[Aspect]
-    ) -> None:
-        self.delta, self.aspects = delta, aspects
-        self._margins = Forward(margin_network(perturbed.network, label), np.arange(perturbed.dimension))
-        self._maps = MapBounder(perturbed, settings, label) if "attention" in self.aspects else None
+    Args:
+        question: network, image, perturbations, how inconsistency is measured, and the label.
+        delta: the largest inconsistency that holds.
+        how: with ``answers_only`` an aspect that was seen to fail, exactly, is not bounded any further.
+        witness: by aspect a parameter at which it fails; those found are added.
+    """
+
+    def __init__(self, question: Replay, delta: float, how: AreaSettings, witness: dict[Aspect, Array | None]) -> None:
+        perturbed = question.perturbed
+        self.question, self.delta, self.how, self.witness = question, delta, how, witness
+        self._network = margin_network(perturbed.network, question.label)
+        self._margins = Forward(self._network, np.arange(perturbed.dimension))
+        self._back = Crown(self._network, perturbed.box)
+        self._maps = MapBounder(perturbed, question.settings, question.label) if "attention" in how.aspects else None
         self._lock, self.finished = threading.Lock(), list[Tiles]()
+        self.lowest: tuple[float, list[float]] | None = None
+        """The smallest margin met where the label was not proved, and its parameter."""
 
     def bound(self, batch: Tiles, deadline: Deadline) -> Bounded[Tiles]:
         """See `verifier.bab.parts.Bounder`; finished tiles are put aside."""
         kinds = batch.kinds.copy()
+        for k, aspect in enumerate(ASPECTS):
+            if self.how.answers_only and self.witness[aspect] is not None:
+                kinds[kinds[:, k] == OPEN, k] = REFUTED
         todo = np.flatnonzero(kinds[:, 0] == OPEN)
         if len(todo):
             forms, boxes = self._margins.bounds(batch.low[todo], batch.high[todo])
             low, high = self._margins.ranges(forms, boxes)
             kinds[todo[(low > 0).all(axis=1)], 0] = PROVED
             kinds[todo[(high <= 0).any(axis=1)], 0] = REFUTED
+            left = np.flatnonzero(kinds[todo, 0] == OPEN)
+            worst = low[left].argmin(axis=1)
+            slopes = forms.lower[worst, left, :-1]
+            self._look(np.where(slopes > 0, batch.low[todo[left]], batch.high[todo[left]]))
+            loose = self._loose(batch.take(todo[left]), low[left], high[left])
+            if len(loose) and not deadline.passed:
+                again = todo[left[loose]]
+                low, high = self._back.relax(
+                    batch.low[again], batch.high[again], nodes=(self._network.output,)
+                ).intervals[self._network.output]  # fmt: skip
+                kinds[again[(low > 0).all(axis=1)], 0] = PROVED
+                kinds[again[(high <= 0).any(axis=1)], 0] = REFUTED
         if self._maps is not None:
-            for k in np.flatnonzero(kinds[:, 1] == OPEN):
+            for k in np.flatnonzero(kinds[:, 1] == OPEN).tolist():
                 if deadline.passed:  # what is left stays open; the search ends before its next batch
                     break
                 least, greatest = self._maps.inconsistency(batch.low[k], batch.high[k])
@@ -145,6 +174,34 @@ class AreaBounder:
         with self._lock:
             self.finished.append(bounded.take(done))
         return Bounded(bounded, np.where(done, 1.0, -1.0))
+
+    def _loose(self, tiles: Tiles, low: Array, high: Array) -> npt.NDArray[np.intp]:
+        """Tiles on which going back from the outputs may tell what going forward does not.
+
+        Those where the outputs at the center are far from a tie for the bounds' width: deep networks, large tiles.
+        """
+        if not len(tiles):
+            return np.zeros(0, dtype=np.intp)
+        margins = self._network.forward((tiles.low + tiles.high) / 2).reshape(len(tiles), -1)
+        holds, fails = (margins > 0).all(axis=1), (margins <= 0).any(axis=1)
+        below = (low < -LOOSE * np.abs(margins)).any(axis=1)
+        above = (np.where(margins <= 0, high, np.inf) > LOOSE * np.abs(margins)).all(axis=1)
+        return np.flatnonzero((holds & below) | (fails & above))
+
+    def _look(self, points: Array) -> None:
+        """Note the smallest margin at some points: the corners where bounds on the label are lowest."""
+        if not len(points):
+            return
+        outputs = self.question.perturbed.network.forward(points).reshape(len(points), -1)
+        label = self.question.label
+        margins = outputs[:, label] - np.delete(outputs, label, axis=1).max(axis=1)
+        best = int(margins.argmin())
+        found = (float(margins[best]), points[best].tolist())
+        with self._lock:
+            if self.lowest is None or found < self.lowest:
+                self.lowest = found
+                if self.how.answers_only and found[0] <= 0 and self.witness["label"] is None:
+                    self.witness["label"] = failing(self.question, "label", self.delta, [points[best]])
 
 
 class Halves:
@@ -205,13 +262,11 @@ def area_map(
         a: failing(replay, a, delta, [worst[a]]) if a in how.aspects else None for a in ASPECTS
     }
     kinds = np.array([[OPEN if a in how.aspects else PROVED for a in ASPECTS]], dtype=np.int8)
-    if how.answers_only:
-        kinds[0, [k for k, a in enumerate(ASPECTS) if witness[a] is not None]] = REFUTED
     start = Tiles(box.lower[None].copy(), box.upper[None].copy(), kinds)
     reason, bounded, found = "", 0, start
-    if (kinds == OPEN).any():
-        asked = tuple(a for k, a in enumerate(ASPECTS) if kinds[0, k] == OPEN)
-        bounder, brancher = AreaBounder(perturbed, settings, delta, label, asked), Halves(box.width, how.smallest)
+    seen: dict[Aspect, list[Array]] = {a: [] for a in ASPECTS}
+    if not how.answers_only or any(witness[a] is None for a in how.aspects):
+        bounder, brancher = AreaBounder(replay, delta, how, witness), Halves(box.width, how.smallest)
         store = PriorityStore[Tiles](MemoryBudget.of(None), key=lambda some: -some.share)
         search = BranchAndBound(
             store, bounder, brancher, settings=SearchSettings(
@@ -219,6 +274,8 @@ def area_map(
             )
         )  # fmt: skip
         result = search.run(start, deadline, listener)
+        if bounder.lowest is not None:
+            seen["label"].append(np.array(bounder.lowest[1]))
         bounded, reason = result.done, result.reason if result.late else ""
         rest = [*brancher.kept, *([store.pop(len(store)).batch] if len(store) else [])]
         found = Tiles.join([start.take([]), *bounder.finished, *rest])
@@ -237,8 +294,8 @@ def area_map(
             continue
         parts = [float(volume[found.kinds[:, k] == kind].sum()) for kind in (PROVED, REFUTED, OPEN)]
         shares[aspect] = (parts[0], parts[1], parts[2])
-        centers = (found.low + found.high)[(found.kinds[:, k] == REFUTED)][:1] / 2
-        theta = witness[aspect] if witness[aspect] is not None else failing(replay, aspect, delta, centers)
+        points = [*(found.low + found.high)[found.kinds[:, k] == REFUTED][:1] / 2, *seen[aspect]]
+        theta = witness[aspect] if witness[aspect] is not None else failing(replay, aspect, delta, points)
         answers[aspect] = _answer(theta, bool((found.kinds[:, k] == PROVED).all()), deadline, reason)
     return AreaMap(
         perturbed=perturbed,

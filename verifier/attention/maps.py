@@ -144,6 +144,16 @@ def _question(
     clip: bool,
 ) -> tuple[Perturbed, Inconsistency, int]:
     """The arguments that both kinds of maps share, checked."""
+    if not isinstance(network, Network):
+        raise InputError(
+            f"network must be a network, got {type(network).__name__}", fix="the order is network, image, perturbations"
+        )
+    if isinstance(perturbations, Perturbation) or not all(isinstance(p, Perturbation) for p in perturbations):
+        raise InputError("perturbations must be a list of perturbations", fix="for instance [Brightness(high=0.2)]")
+    try:
+        image = np.asarray(image, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError("the image must be an array of numbers") from None
     if not np.isfinite(delta) or delta < 0:
         raise InputError(f"delta must be a finite number >= 0, got {delta}")
     layer = perturbed(network, image, perturbations, clip=clip)

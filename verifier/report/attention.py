@@ -18,6 +18,7 @@ from verifier.errors import InputError
 from verifier.files import check_target, whole_text, write_figure, write_text
 from verifier.network.operators import Array
 from verifier.report.attention_areas import area_json, area_rows, tiles_figure, write_tiles
+from verifier.report.attention_notes import notes
 from verifier.report.attention_page import page
 
 COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
@@ -191,8 +192,6 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
         if m.method == "exhaustive":
             text += f", {m.enclaves(aspect)} enclaves inside"  # type: ignore[arg-type]
         rows.append((f"{aspect}: outermost boundary", text))
-    if not m.perturbed.clip:
-        rows.append(("clipping", "none"))
     return rows
 
 
@@ -326,9 +325,11 @@ def figure_of(m: RegionMap | AreaMap) -> Any:
 
 def rows_of(m: RegionMap | AreaMap) -> list[tuple[str, str]]:
     """What a map says, as pairs of words and figures."""
-    return area_rows(m) if isinstance(m, AreaMap) else summary_rows(m)
+    rows = area_rows(m) if isinstance(m, AreaMap) else summary_rows(m)
+    return rows + [("note", text) for text in notes(m)]
 
 
 def plain(m: RegionMap | AreaMap, *, everything: bool = False) -> dict[str, Any]:
     """The totals (and, if asked for, the regions or tiles) as plain data."""
-    return area_json(m, tiles=everything) if isinstance(m, AreaMap) else as_json(m, regions=everything)
+    data = area_json(m, tiles=everything) if isinstance(m, AreaMap) else as_json(m, regions=everything)
+    return {**data, "notes": notes(m)}

@@ -13,6 +13,7 @@ import numpy as np
 from verifier.attention import Answer, AreaMap, AspectAnswer, RegionMap
 from verifier.attention.table import Aspect
 from verifier.network.operators import Array
+from verifier.report.attention_notes import notes
 
 STYLE = """
 body{font-family:system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem;line-height:1.5}
@@ -154,6 +155,7 @@ def _asked(m: RegionMap | AreaMap) -> str:
         f"<table>{''.join(rows)}</table><p>All combinations of these changes count. 'Looks at the same things' means: the "
         f"difference between the saliency map and the one expected is at most {m.delta:g} "
         f"(see <i>inconsistency</i> below; 0 is 'exactly the same').</p>"
+        + "".join(f"<p>Note: {html.escape(text)}.</p>" for text in notes(m))
     )
 
 
