@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from edge_kinds.enumeration import Affine, Layers, Region, combined, exact_layers, forward, regions
+from edge_kinds.enumeration import Affine, Layers, Region, at, combined, exact_layers, forward, regions
 from edge_kinds.kind import Kind, Outcome, Trial
 from edge_kinds.saliency_truth import SaliencyQuestion
 
@@ -22,9 +22,13 @@ from verifier import Network, Query, Status
 from verifier.engines import registry
 from verifier.engines.base import Answer
 from verifier.limits import Deadline
-from verifier.network.graph import feedforward
+from verifier.network.graph import NetworkBuilder, feedforward
+from verifier.network.operators import Dense
+from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties import maps, vnnlib1
+from verifier.properties.query import Conjunction
+from verifier.properties.sets import Box
 from verifier.search.replay import replay
 from verifier.verdict import Witness
 
@@ -342,6 +346,83 @@ def rim(seed: int) -> Iterable[Trial]:
     yield from ask(query, seed, any(meets(r) for r in regions(layers, low, high)), is_witness)
 
 
+# -- numbers of all sizes --------------------------------------------------------------------------------
+def extremes(seed: int) -> Iterable[Trial]:
+    """Rows, weights or inputs of 1e-323 to 1e290, and a limit that is the exact least value or beside it."""
+    rng = np.random.default_rng([7, seed])
+    n, m = 2, 2
+    weights = [rng.normal(size=(b, a)) for a, b in itertools.pairwise((n, 3, m))]
+    size, reach = (
+        float(rng.choice([1e-308, 1e-310, 3e-320, 1e-200, 1e290])),
+        float(rng.choice([1.0, 1.0, 1e-310, 1e-160])),
+    )
+    biases = [rng.normal(size=len(w)) * reach * 0.3 for w in weights]
+    y_row, x_row = rng.normal(size=m), rng.normal(size=n) * (rng.random() < 0.5)
+    match int(rng.integers(3)):
+        case 0:
+            y_row, x_row = y_row * size, x_row * size
+        case 1:
+            weights[0], biases = weights[0] * size, [b * size for b in biases]
+        case _:
+            y_row, x_row = y_row * 0, rng.normal(size=n)
+    low, high = -rng.random(n) * reach, rng.random(n) * reach
+    network, layers = feedforward(weights, biases), exact_layers(weights, biases)
+    y_part, x_part = [F(v) for v in y_row.tolist()], [F(v) for v in x_row.tolist()]
+    eye = [(tuple(F(int(i == j)) for i in range(n)), F(0)) for j in range(n)]
+    found = list(regions(layers, [F(v) for v in low.tolist()], [F(v) for v in high.tolist()]))
+    rows = [combined([*zip(y_part, r.outputs[0], strict=True), *zip(x_part, eye, strict=True)], F(0), n) for r in found]
+    least = min(at(row, x) for row, r in zip(rows, found, strict=True) for x, _ in r.polytope.vertices)
+    bound = float(least)
+    if rng.random() < 0.7:
+        bound = math.nextafter(bound, float(rng.choice([-math.inf, math.inf])))
+    case = Conjunction(y_rows=y_row[None], x_rows=x_row[None], bound=np.array([bound]))
+    query = Query(network=network, box=Box(low, high), cases=(case,))
+
+    def is_witness(x: Sequence[F]) -> bool:
+        y, _ = forward(layers, x)
+        total = sum(a * v for a, v in zip((*y_part, *x_part), (*y, *x), strict=True))
+        return total <= F(bound) and query.box.contains_exactly(x)
+
+    yield from ask(query, seed, least <= F(bound), is_witness)
+
+
+def cancelling(seed: int) -> Iterable[Trial]:
+    """Layers that cancel: several matrices and shifts up to 1e17 between two ReLUs."""
+    rng = np.random.default_rng([8, seed])
+    sizes = (2, 3, 2) if rng.random() < 0.6 else (2, 2, 2, 2)
+    builder, layers = NetworkBuilder((2,)), list[tuple[list[list[F]], list[F]]]()
+    for k, (a, b) in enumerate(itertools.pairwise(sizes)):
+        big, eye = float(rng.choice([1e17, 1e12, 1e8, 1.0])), np.eye(a)
+        shift, shear = rng.normal(size=a) * big, eye.copy()
+        shear[0, -1] += big if a > 1 else 0.0
+        back = 2 * eye - shear
+        back[0, -1] += round(float(rng.normal()), 1)
+        parts = [(eye, shift), (eye, -shift)] if rng.random() < 0.5 else [(shear, 0 * shift), (back, 0 * shift)]
+        whole, offset = [[F(int(i == j)) for j in range(a)] for i in range(a)], [F(0)] * a
+        for weight, bias in [*parts, (rng.normal(size=(b, a)), rng.normal(size=b) * 0.3)]:
+            builder.add(Dense(weight, bias))
+            exact = [[F(v) for v in row] for row in weight.tolist()]
+            offset = [
+                sum((w * v for w, v in zip(row, offset, strict=True)), F(s))
+                for row, s in zip(exact, bias.tolist(), strict=True)
+            ]
+            whole = [[sum((w * whole[i][j] for i, w in enumerate(row)), F(0)) for j in range(a)] for row in exact]
+        layers.append((whole, offset))
+        if k < len(sizes) - 2:
+            builder.add(relu())
+    network, x, epsilon = builder.build(), rng.normal(size=2), float(rng.choice([0.1, 0.5, 2.0]))
+    center = tuple(F(v) for v in x.tolist())
+    y, _ = forward(layers, center)
+    label = int(y[1] > y[0])
+    question = SaliencyQuestion(
+        layers=layers, center=center, epsilon=F(epsilon), delta=F(0), label=label, map=maps.gradient_map(),
+        weights=tuple(F(int(j == label)) for j in range(2)),
+    )  # fmt: skip
+    least = nearest_distance(question)
+    delta = 1.0 if least is None else min(float(least) * float(rng.choice([0.0, 0.5, 1.0, 1.0, 2.0])), 1e300)
+    yield from asked(network, x, epsilon, with_delta(question, F(delta)), seed)
+
+
 KINDS = [
     Kind(
         name="saliency at delta 0",
@@ -372,5 +453,15 @@ KINDS = [
         name="rim of the ball",
         what="robustness where the label changes at the exact rim x̂ ± ε or at the next float64 number",
         run=rim,
+    ),
+    Kind(
+        name="tiny and huge numbers",
+        what="rows, weights and inputs of 1e-323 to 1e290, with the exact least value or its neighbour as the limit",
+        run=extremes,
+    ),
+    Kind(
+        name="layers that cancel",
+        what="saliency on networks whose layers between two ReLUs cancel numbers of up to 1e17",
+        run=cancelling,
     ),
 ]

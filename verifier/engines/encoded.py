@@ -18,10 +18,12 @@ from verifier.encodings.query import Encoding, Pattern, encode
 from verifier.encodings.region import Region, RegionAnswer
 from verifier.engines.base import Answer, Availability, EngineResult
 from verifier.engines.subproblem import Subproblem
+from verifier.errors import InputError
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.options import Options
+from verifier.properties.balanced import balanced
 from verifier.properties.numbers import Point
 from verifier.properties.query import GradientBox, Query
 from verifier.search.replay import replay
@@ -87,9 +89,13 @@ def decide(
     Args:
         exact, relax: see `bounded_encoding`.
     """
-    if query.gradient is None:
-        return _ask(bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
-    parts = _parts(query, query.gradient, options, exact)
+    query = balanced(query)
+    try:
+        if query.gradient is None:
+            return _ask(bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
+        parts = _parts(query, query.gradient, options, exact)
+    except InputError as error:  # numbers too large for bounds
+        return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
     final: list[EngineResult] = []
     asked, seconds = 0, SLICE
     while parts:

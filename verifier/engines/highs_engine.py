@@ -20,7 +20,6 @@ from verifier.events import Listener, ignore
 from verifier.highs import new_highs
 from verifier.limits import Deadline
 from verifier.options import Options
-from verifier.properties.balanced import balanced
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
@@ -72,7 +71,7 @@ class HighsEngine(Engine):
         def ask(encoding: Encoding, limit: Deadline) -> EngineResult:
             return self._ask(encoding, options, limit)
 
-        return decide(balanced(query), options, deadline, ask, exact=False, relax=RELAX)
+        return decide(query, options, deadline, ask, exact=False, relax=RELAX)
 
     def _ask(self, encoding: Encoding, options: Options, deadline: Deadline) -> EngineResult:
         query = encoding.query

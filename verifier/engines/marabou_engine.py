@@ -22,7 +22,6 @@ from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.options import Options
-from verifier.properties.balanced import balanced
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
@@ -56,7 +55,7 @@ class MarabouEngine(Engine):
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        return decide(balanced(query), options, deadline, self._ask, exact=False, relax=RELAX)
+        return decide(query, options, deadline, self._ask, exact=False, relax=RELAX)
 
     def _ask(self, encoding: Encoding, deadline: Deadline) -> EngineResult:
         query = encoding.query
