@@ -152,6 +152,14 @@ def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None
     )  # fmt: skip
 
 
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    """What the numbers of input files are divided by."""
+    parser.add_argument(
+        "--scale", type=positive, metavar="S",
+        help="the numbers of input files are divided by this (255 for 8-bit pixels and pictures, else 1)",
+    )  # fmt: skip
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Whether progress is shown."""
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")

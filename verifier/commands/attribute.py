@@ -9,7 +9,7 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet, count, natural
+    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale, count, natural
 
     parser = subparsers.add_parser(
         "attribute",
@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         "between baseline and input, or by a quadrature rule, whose exact error is then reported.",
     )
     add_model(parser)
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".npy, or numbers in a text file")
+    parser.add_argument("input", type=Path, metavar="INPUT", help=".png, .npy, .npz, or numbers in a text file")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="the baseline (zero by default)")
     parser.add_argument("--target", type=natural, metavar="K", help="the output (the largest at the input by default)")
     parser.add_argument(
@@ -35,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--layer", metavar="NODE", help="exact conductance of this node's entries instead")
     add_out(parser)
+    add_scale(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
-    x = read_input(args.input, network)
-    baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network)
+    x = read_input(args.input, network, args.scale)
+    baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network, args.scale)
     y = network.forward(x).reshape(-1)
     target = int(np.argmax(y)) if args.target is None else args.target
     ig = IntegratedGradients(network, listener=listener)

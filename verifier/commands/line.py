@@ -9,7 +9,7 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet
+    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale
 
     parser = subparsers.add_parser(
         "line",
@@ -19,11 +19,14 @@ def add_parser(subparsers: Any) -> None:
         "pieces, the outputs at their ends, and where the class changes.",
     )
     add_model(parser)
-    parser.add_argument("start", type=Path, metavar="START", help="input at t = 0: .npy, or numbers in a text file")
+    parser.add_argument(
+        "start", type=Path, metavar="START", help="input at t = 0: .png, .npy, .npz, or numbers in a text file"
+    )
     parser.add_argument("end", type=Path, metavar="END", help="input at t = 1")
     parser.add_argument("--exact", action="store_true", help="rational breakpoints (up to a few hundred neurons)")
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
     add_out(parser)
+    add_scale(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
-    start, end = read_input(args.start, network), read_input(args.end, network)
+    start, end = read_input(args.start, network, args.scale), read_input(args.end, network, args.scale)
     found = line(network, start, end, exact=args.exact, listener=listener)
     bands = found.classes(best=args.best)
     print(f"{len(found):,} linear pieces on a line of length {np.linalg.norm(found.end - found.start):.6g}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet, positive
+    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale, positive
 
     parser = subparsers.add_parser(
         "plane",
@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     add_model(parser)
     parser.add_argument(
         "corners", type=Path, nargs="+", metavar="CORNER",
-        help="inputs at the polygon's corners: .npy or text, one each, or one file with all of them",
+        help="inputs at the polygon's corners: .png, .npy or text, one each, or one file with all of them",
     )  # fmt: skip
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
     add_out(parser)
@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
         "--memory", type=positive, default=4.0, metavar="GIB",
         help="past this much memory the polygon is cut into tiles, and files are written for each tile (4)",
     )  # fmt: skip
+    add_scale(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     network = load_model(args)
     listener = progress_listener(args.quiet)
     compiled.ensure(compiled.LINES, listener)
-    corners = np.concatenate([read_inputs(path, network) for path in args.corners])
+    corners = np.concatenate([read_inputs(path, network, args.scale) for path in args.corners])
     areas = np.zeros(network.output_size)
     number = 0
     for tile, found in plane_tiles(network, corners, memory=args.memory, listener=listener):

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import a_picture, add_model, add_solving_arguments, natural, nonnegative
+    from verifier.commands.arguments import (
+        a_picture,
+        add_model,
+        add_scale,
+        add_solving_arguments,
+        natural,
+        nonnegative,
+    )  # fmt: skip
 
     parser = subparsers.add_parser(
         "saliency",
@@ -22,7 +29,8 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
     add_model(parser)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .npy, or numbers in text")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .png, .npy, .npz or text")
+    add_scale(parser)
     parser.add_argument("--epsilon", type=nonnegative, help="radius in input units")
     parser.add_argument("--delta", type=nonnegative, help="largest difference of a gradient entry")
     parser.add_argument(
@@ -89,7 +97,7 @@ def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
         args.map,
         network.input_size,
         other=args.other,
-        baseline=None if args.baseline is None else read_input(args.baseline, network),
+        baseline=None if args.baseline is None else read_input(args.baseline, network, args.scale),
         steps=args.steps or 8,
         samples=args.samples or 8,
         sigma=args.sigma or 0.1,
@@ -131,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     domain = domain_of(args.domain)
     network = load_model(args)
-    x = read_input(args.input, network)
+    x = read_input(args.input, network, args.scale)
     if args.similarity == "top-k" and args.delta is None and args.find != "delta":
         args.delta = 0.0
     how = {"label": args.label, "domain": domain, **_map_of(args, network)}
@@ -142,9 +150,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
     query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, **how)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
+    status = report(verdict, args, query.description)
     if verdict.witness is not None:
         _draw(args, network, x, verdict.witness.input, how)
-    return report(verdict, args, query.description)
+    return status
 
 
 def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -> int:
