@@ -13,7 +13,7 @@ saliency robustness. Traits: see ``draw.py``.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def line(name: str, query: Query, verdict: tuple[str, str]) -> str:
-    """The line of a case, without its end."""
+    """The line of a case, without its end: the float64 numbers of the query (and not the rationals between them)."""
     record: dict[str, Any] = {"name": name, "verdict": verdict, "shape": query.network.input_shape}
     record["network"] = _network(query.network)
     record |= {"lower": query.box.lower, "upper": query.box.upper, "anchor": query.anchor}
@@ -89,13 +89,14 @@ def line(name: str, query: Query, verdict: tuple[str, str]) -> str:
     if query.common is not None:
         record["common"] = _rows(query.common)
     if query.gradient is not None:
-        record["gradient"] = asdict(query.gradient)
+        record["gradient"] = {name: getattr(query.gradient, name) for name in ("output", "lower", "upper")}
     return json.dumps(record, default=lambda array: array.tolist(), separators=(",", ":"))
 
 
 def _rows(part: Conjunction) -> dict[str, Any]:
-    """The fields of a conjunction that are there."""
-    return {name: value for name, value in vars(part).items() if value is not None}
+    """The float64 numbers of a conjunction, where they are there."""
+    named = {name: getattr(part, name) for name in ("bound", "x_rows", "y_rows", "g_rows", "strict")}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _network(network: Network) -> list[Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from corpus_cases import line
+from corpus_cases import Case, line
 from corpus_oracle import verdicts
 
 from verifier.network.graph import Network, NetworkBuilder
@@ -205,8 +205,8 @@ def main() -> None:
     first, count = map(int, sys.argv[1:])
     for index in range(first, first + count):
         generator = Generator(index)
-        query = generator.query()
-        print(line(generator.name, query, verdicts(query)), flush=True)
+        rounded = Case(line(generator.name, generator.query(), ("", ""))).query
+        print(line(generator.name, rounded, verdicts(rounded)), flush=True)
 
 
 if __name__ == "__main__":
