@@ -204,6 +204,17 @@ def test_a_real_point_refutes_nothing_where_inputs_are_integers():
         verifier.saliency_robustness(network, np.ones(4), epsilon=1, delta=1, domain=None)
 
 
+def test_a_box_without_integers_holds():
+    nodes = [node("Cast", "x", out="f", to=1), node("MatMul", "f", "w")]
+    network = loading.load(model(nodes, W, kind=TensorProto.INT64))
+    query = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 0.75)), cases=(row([-1.0], 100.0),))
+    verdict = verifier.verify(query, timeout=20)
+    assert verdict.status is Status.HOLDS
+    assert any("integers" in note for note in verdict.notes)
+    tight = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 2.5)), cases=(row([-1.0], 100.0),))
+    assert (tight.box.lower.tolist(), tight.box.upper.tolist()) == ([1.0] * 4, [2.0] * 4)
+
+
 def test_arithmetic_on_integers_that_depend_on_the_input_is_refused():
     nodes = [node("Div", "x", "c", out="d"), node("Cast", "d", to=1)]
     with pytest.raises(UnsupportedOperatorError, match="integers"):
@@ -256,6 +267,22 @@ def test_inspect_compares_with_onnxruntime(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(table.CONVERTERS, "Relu", lambda step: step.value())
     assert main(["inspect", str(path)]) == 0
     assert "DIFFERS FROM onnxruntime" in capsys.readouterr().out
+
+
+def test_verify_compares_with_onnxruntime_on_demand(tmp_path, capsys, monkeypatch):
+    import verifier.network.onnx_operators as table
+    from verifier.cli import main
+
+    path, text = tmp_path / "net.onnx", tmp_path / "p.vnnlib"
+    onnx.save_model(model([node("Relu", "x")]), path)
+    names = [f"{letter}_{k}" for letter in "XY" for k in range(4)]
+    box = " ".join(f"(assert (<= 0 X_{k} 1))" for k in range(4))
+    text.write_text(" ".join(f"(declare-const {n} Real)" for n in names) + box + "(assert (<= Y_0 -1))")
+    assert main(["verify", str(path), str(text), "--quiet", "--check-model"]) == 0
+    monkeypatch.setitem(table.CONVERTERS, "Relu", lambda step: step.value())
+    capsys.readouterr()
+    assert main(["verify", str(path), str(text), "--quiet", "--check-model"]) == 2
+    assert "differs from onnxruntime" in capsys.readouterr().err
 
 
 def test_inspect_says_the_input_ranges_of_nnet_files(tmp_path, capsys):

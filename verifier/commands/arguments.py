@@ -150,6 +150,9 @@ def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None
         "--input-shape", type=sizes, metavar="N,N,…",
         help="of a model whose input's shape is open, the batch included: 1,3,32,32",
     )  # fmt: skip
+    parser.add_argument(
+        "--check-model", action="store_true", help="first evaluate the network beside onnxruntime at random inputs"
+    )
 
 
 def add_scale(parser: argparse.ArgumentParser) -> None:

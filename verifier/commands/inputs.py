@@ -26,7 +26,7 @@ def load_model(args: argparse.Namespace, ordered: bool = False) -> Network:
     """
     from verifier.network.loading import load
 
-    return load(args.model, args.input_shape, ordered=ordered)
+    return load(args.model, args.input_shape, check=args.check_model, ordered=ordered)
 
 
 def read_array(path: Path) -> Array:

@@ -367,6 +367,14 @@ class Query:
                 place=self.network.source,
                 fix="is the property meant for another network?",
             )
+        if self.network.integer_inputs:
+            whole = self.box.integers()
+            if whole is not None:
+                object.__setattr__(self, "box", whole)
+            elif not self.vacuous:
+                object.__setattr__(
+                    self, "vacuous", "the network takes integers, and an input's bounds have none between"
+                )
         if not self.cases:
             raise PropertyError("a query needs at least one case", fix="an empty Conjunction means 'true'")
         for part in self.parts:

@@ -101,6 +101,12 @@ class Box:
         none = low.above > high.below
         return np.where(none, low.below, low.above), np.where(none, high.above, high.below)
 
+    def integers(self) -> Box | None:
+        """The smallest box around the integer points; None if there are none."""
+        low, high = self.ends
+        lower, upper = np.ceil(low.above), np.floor(high.below)  # every integer between is a float64 number
+        return None if (lower > upper).any() else Box(lower, upper)
+
     def point(self, x: Array) -> list[Fraction]:
         """The point of the box that a float64 point ``(n,)`` stands for, clipped into it."""
         low, high = self.ends

@@ -34,16 +34,20 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 
     Args:
-        x: flattened input. A float64 one stands for the point of the box that `Box.point` says, and one of a network
-            whose inputs are integers is rounded to such; a rational one is taken as it is.
+        x: flattened input. A float64 one stands for the point of the box that `Box.point` says; a rational one is taken
+            as it is; where the network's inputs are integers, either is rounded to such.
         exact_network: the query's network in exact form, if it is at hand.
 
     Returns:
         a `Witness` whose ``exact`` says whether the point refutes the property.
     """
-    xs = list(x) if isinstance(x, tuple) else _exact_point(query, x)
+    if isinstance(x, tuple):
+        whole = query.network.integer_inputs
+        xs = _exact_point(query, np.array([float(v) for v in x])) if whole else list(x)
+    else:
+        xs = _exact_point(query, x)
     point = np.array([float(v) for v in xs])
-    whole = not query.network.integer_inputs or all(v.denominator == 1 for v in xs)
+    allowed = not query.network.integer_inputs or all(v.denominator == 1 for v in xs)
     exact_network = exact_network or ExactNetwork(query.network)
     values = exact_network.values(xs)
     y = values[query.network.output].fractions()
@@ -59,7 +63,7 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         found = query.condition.exact_map(xs)
         inside = inside and query.condition.admits(found)
         saliency = np.array([float(v) for v in found])
-    confirmed = inside and whole and query.met_exactly(xs, y, g)
+    confirmed = inside and allowed and query.met_exactly(xs, y, g)
     rational = [k for k, v in enumerate(xs) if Fraction(float(point[k])) != v]
     return Witness(
         input=point,
