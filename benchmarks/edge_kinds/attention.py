@@ -323,7 +323,8 @@ def _wrong(m: RegionMap, exact: Exact, cells: list[list[Point]], rng: np.random.
         apart = abs(value - m.delta) > 1e-6 or not m.summary.near_delta
         if apart and table.attention[i] < 2 and (table.attention[i] == 0) != (value <= m.delta + 1e-12):
             return f"{place}: attention kind {table.attention[i]}, inconsistency {value}"
-    for aspect, answer in m.answers.items():
+    for aspect in ASPECTS:
+        answer = m.answers[aspect]
         if answer.answer is Answer.ROBUST and not least[aspect]:
             return f"{aspect}: Robust, wrongly"
         if answer.answer is Answer.NOT_ROBUST and answer.theta is None:
