@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from verifier.attention.traversal.cells import Cell, Face
 from verifier.attention.traversal.kernels import Expected, inconsistency, start_region
@@ -19,7 +20,7 @@ from verifier.attention.traversal.net import TraversalNet, new_state
 from verifier.attention.traversal.plane import truly_zero
 from verifier.attention.traversal.polygon import TIED, ZERO
 from verifier.errors import EngineError
-from verifier.highs import new_highs
+from verifier.lp.program import LinearProgram, LpSettings, LpStatus
 from verifier.network.operators import Array
 
 TOLERANCE = 1e-9
@@ -27,78 +28,47 @@ TOLERANCE = 1e-9
 
 
 class Program:
-    """``min c·t`` over rows ``A t >= b`` and the unit cube; the objective and single bounds can be changed."""
+    """``min c·t`` over rows ``A t >= b`` and a box; the objective and single bounds can be changed."""
 
     def __init__(self, matrix: Array, bound: Array, low: Array, high: Array) -> None:
-        import highspy
-
-        self._inf = highspy.kHighsInf
-        self._optimal = highspy.HighsModelStatus.kOptimal
-        self._infeasible = highspy.HighsModelStatus.kInfeasible
-        rows, columns = matrix.shape
-        solver = new_highs()
-        for name, value in (
-            ("threads", 1),
-            ("presolve", "off"),
-            ("solver", "simplex"),
-            ("primal_feasibility_tolerance", TOLERANCE),
-            ("dual_feasibility_tolerance", TOLERANCE),
-        ):
-            solver.setOptionValue(name, value)
-        model = highspy.HighsLp()
-        model.num_col_, model.num_row_ = columns, rows
-        model.col_cost_ = np.zeros(columns)
-        model.col_lower_, model.col_upper_ = low, high
-        model.row_lower_, model.row_upper_ = bound, np.full(rows, self._inf)
-        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        model.a_matrix_.start_ = np.arange(rows + 1, dtype=np.int32) * columns
-        model.a_matrix_.index_ = np.tile(np.arange(columns, dtype=np.int32), rows)
-        model.a_matrix_.value_ = matrix.reshape(-1)
-        solver.passModel(model)
-        self._solver, self._columns = solver, np.arange(columns, dtype=np.int32)
+        self._box = low, high
+        self._program = self._new(sp.csr_array(matrix), np.array(bound), LpSettings(tolerance=TOLERANCE))
         self.solved = 0
+
+    def _new(self, matrix: sp.csr_array, bound: Array, settings: LpSettings) -> LinearProgram:
+        low, high = self._box
+        return LinearProgram(matrix, bound, np.full(len(bound), np.inf), low, high, settings=settings)
 
     def bound(self, row: int, value: float) -> None:
         """Change one row's lower bound."""
-        self._solver.changeRowBounds(row, value, self._inf)
+        self._program.bound_rows(np.array([row]), np.array([value]), np.array([np.inf]))
 
     def relax(self, row: int) -> None:
         """Take one row away (until its bound is set again)."""
-        self._solver.changeRowBounds(row, -self._inf, self._inf)
+        self.bound(row, -np.inf)
 
     def minimum(self, cost: Array) -> tuple[float, Array] | None:
         """The least value and where it is taken; None if there is no point at all.
 
         Raises:
-            EngineError: if HiGHS ends in any other way.
+            EngineError: if HiGHS ends in any other way, also from scratch with presolve and a looser tolerance.
         """
-        self._solver.changeColsCost(len(cost), self._columns, cost)
-        self._solver.run()
-        self.solved += 1
-        status = self._solver.getModelStatus()
-        if status not in (self._optimal, self._infeasible):
-            self._again()
-            status = self._solver.getModelStatus()
-        if status == self._infeasible:
-            return None
-        if status != self._optimal:
-            raise EngineError(f"HiGHS ended with {self._solver.modelStatusToString(status)}")
-        point = np.array(self._solver.getSolution().col_value)
-        return float(cost @ point), point
-
-    def _again(self) -> None:
-        """Solve from scratch with presolve, and looser tolerances if that fails too."""
-        self._solver.setOptionValue("presolve", "on")
+        self._program.set_cost(np.asarray(cost, dtype=np.float64))
+        answer = self._program.solve()
         for tolerance in (TOLERANCE, 1e-7):
-            for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
-                self._solver.setOptionValue(name, tolerance)
-            self._solver.clearSolver()
-            self._solver.run()
-            if self._solver.getModelStatus() in (self._optimal, self._infeasible):
+            if answer.status in (LpStatus.OPTIMAL, LpStatus.INFEASIBLE, LpStatus.DOUBTFUL):
                 break
-        for name in ("primal_feasibility_tolerance", "dual_feasibility_tolerance"):
-            self._solver.setOptionValue(name, TOLERANCE)
-        self._solver.setOptionValue("presolve", "off")
+            again = self._new(
+                self._program.matrix, self._program.row_lower, LpSettings(tolerance=tolerance, presolve=True)
+            )
+            again.set_cost(self._program.cost)
+            answer = again.solve()
+        self.solved += 1
+        if answer.status in (LpStatus.INFEASIBLE, LpStatus.DOUBTFUL):
+            return None
+        if answer.point is None:
+            raise EngineError(f"HiGHS ended with {answer.word}")
+        return float(cost @ answer.point), answer.point
 
 
 def chebyshev(matrix: Array, bound: Array) -> tuple[Array, float]:
