@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 import verifier
 from verifier import Certainty, Network, Query, Status
 from verifier.engines import registry
+from verifier.engines.base import Answer
+from verifier.engines.maps.engine import MapsEngine
+from verifier.limits import Deadline
 from verifier.network.graph import NetworkBuilder, feedforward
 from verifier.network.magnitude import largest_values
 from verifier.network.operators import Dense, Sum
 from verifier.network.piecewise import relu
+from verifier.options import Options
 from verifier.properties import vnnlib1
 from verifier.properties.maps import named_map
 from verifier.properties.numbers import ExactRow, Numbers
@@ -289,3 +293,17 @@ def test_exact_is_said_of_exact_numbers() -> None:
     query = about("(assert (<= X_0 0.1))(assert (>= X_0 0))(assert (> Y_0 0.1))")
     verdict = verifier.verify(query, engine="z3", prepass=False)
     assert verdict.certainty is Certainty.EXACT
+
+
+@pytest.mark.parametrize(("step", "violated"), [(0.0, True), (-1.0, False)])
+def test_the_maps_engine_settles_ties(step: float, violated: bool) -> None:
+    """|g| is 0.1 at x̂ = 2 and 0.30000000000000001665 where the label is another: boxes alone stay open for ever."""
+    network = feedforward(
+        [np.array([[1.0], [1.0]]), np.array([[0.0, 0.0], [-0.1, -0.2]])], [np.array([0.0, -1.0]), np.array([0.0, 0.45])]
+    )
+    distance = Fraction(0.2)
+    delta = float(distance) if not step else float(np.nextafter(0.2, 0))
+    query = verifier.saliency_robustness(network, np.array([0.5]), 3.0, delta, 1, domain=None, map="absolute")
+    assert query.condition is not None
+    result = MapsEngine().solve(query, Options(), Deadline.after(20))
+    assert result.answer is (Answer.SAT if violated else Answer.UNSAT)

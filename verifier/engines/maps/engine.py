@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,9 @@ from verifier.engines.base import (
     EngineResult,
     gradient_features,
 )
+from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.maps.boxes import Bounder, Boxes, Brancher
+from verifier.engines.native.settings import ExactSettings
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
@@ -37,12 +39,20 @@ class MapsSettings:
         few_unstable: with at most so many unstable ReLUs a box is split on the one that moves the map most.
         narrow: boxes narrower than this share of the root in every input are not split again.
         stuck: more boxes than this that are too narrow to be split end the search.
+        first: after so many boxes, and twice as many each time, the linear regions of a tiny network are looked at.
+        exact: how large a network is searched so, and how long at first.
     """
 
     cells: int = 1 << 14
     few_unstable: int = 12
     narrow: float = 1e-10
     stuck: int = 200
+    first: int = 4000
+    exact: ExactSettings = ExactSettings()
+
+
+TURN = "exact linear regions are looked at"
+"""Why the boxes stop for a while."""
 
 
 class MapsEngine(Engine):
@@ -81,8 +91,13 @@ class MapsEngine(Engine):
         chosen = self.settings
         size = max(4, chosen.cells // max(1, query.network.neurons))
 
+        beside = RegionSearch(query) if query.network.neurons <= chosen.exact.neurons else None
+        turn, work = [chosen.first], float(chosen.exact.at_once)
+
         def stop(so_far: SearchResult) -> str:
-            return "too many boxes cannot be split" if so_far.stuck > chosen.stuck else ""
+            if so_far.stuck > chosen.stuck:
+                return "too many boxes cannot be split"
+            return TURN if beside is not None and so_far.done >= turn[0] else ""
 
         search = BranchAndBound(
             store=DepthStore(MemoryBudget.of(options.memory)),
@@ -92,7 +107,20 @@ class MapsEngine(Engine):
             stop=stop,
         )
         root = Boxes.root(query.box.lower, query.box.upper, bounder.enclosures.units)
-        return _result(search.run(root, deadline, listener), bounder)
+        found = search.run(root, deadline, listener)
+        while beside is not None and found.ending is Ending.OPEN and not found.late:
+            # what boxes leave open for ever (a tie, a map at exactly δ) linear regions may settle, and soon if they are few
+            if beside.run(work if found.reason == TURN else float("inf"), deadline):
+                exact = beside.result()
+                if exact.answer is not Answer.UNKNOWN:
+                    return exact
+                beside = None
+            elif found.reason != TURN or deadline.passed:
+                return _result(replace(found, late=deadline.passed), bounder)
+            turn[0], work = 2 * turn[0], 2 * work
+            if found.reason == TURN:
+                found = search.resume(deadline, listener)
+        return _result(found, bounder)
 
 
 def _result(found: SearchResult, bounder: Bounder) -> EngineResult:
