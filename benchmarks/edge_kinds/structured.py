@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from edge_kinds.kind import Kind, Outcome, Trial
 
+from verifier.bab import Ending
 from verifier.bounds.crown_slopes import UnitBounder
 from verifier.bounds.structured.condense import Condenser
 from verifier.bounds.structured.maps import Backend
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.engines.native.part_search import PartSearch
+from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import InputError
-from verifier.limits import NEVER
+from verifier.events import ignore
+from verifier.limits import NEVER, Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
@@ -103,7 +106,12 @@ def _touched(seed: int) -> Iterable[Trial]:
         sweep = Sweep(query.network, query.box, conditions.y_rows.any(0), backend=backend)
         sweep.run()
         rows = RowBounds(sweep, conditions.y_rows, conditions.x_rows, conditions.bound)
-        return bool((rows.lower() > 0).any()) or bool((rows.optimised(3) > 0).any())
+        if bool((rows.lower() > 0).any()) or bool((rows.optimised(3) > 0).any()):
+            return True
+        if bits:
+            return False
+        found = WindowSplit(rows).run({0: -np.inf}, 1e8, Deadline.after(0.1), ignore)
+        return found.ending is Ending.PROVED
 
     def condensed() -> bool:
         form = Condenser(query.network, query.box, UnitBounder(1)).run()

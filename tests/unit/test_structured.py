@@ -29,6 +29,7 @@ from verifier.engines.base import Answer
 from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
 from verifier.engines.native.settings import NativeSettings
+from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -404,10 +405,46 @@ def test_window_search_proves_refutes_and_says_what_is_left() -> None:
     case = Conjunction(y_rows=np.eye(5)[:1], bound=np.array([some.min()]))
     wrong = Query(network=network, box=box, cases=(case,))
     assert decide(wrong, settings).answer is Answer.SAT
-    left = decide(wrong, settings, prepass=False)
-    assert left.answer is Answer.UNKNOWN
-    assert "cases left" in left.reason
+    left = decide(wrong, settings, prepass=False, timeout=2.0)
+    assert left.answer is Answer.TIMEOUT
+    assert "nodes left" in left.reason
     assert decide(wrong, settings, memory=1e-5).answer is Answer.UNKNOWN
+
+
+def test_window_search_splits_relus() -> None:
+    network = wide_network(side=8, channels=3)
+    settings = NativeSettings(windows_from=1, low_dimension=0)
+    found = decide(narrow(network, 3.0, inputs=8, slack=0.2), settings, prepass=False)
+    assert found.answer is Answer.UNSAT
+    assert found.statistics["nodes"] > 1
+    again = decide(narrow(network, 3.0, inputs=8, slack=-0.02), settings, prepass=False, timeout=3.0)
+    assert again.answer is not Answer.UNSAT
+
+
+def test_rows_under_phases_hold_where_the_phases_hold() -> None:
+    checked = 0
+    for rng, network in networks():
+        box = ball(network, rng, 0.3)
+        sweep = Sweep(network, box, np.ones(2, dtype=bool))
+        sweep.run()
+        rows = RowBounds(sweep, rng.normal(size=(4, 2)), np.zeros((4, box.size)), rng.normal(size=4))
+        search = WindowSplit(rows)
+        x = box.sample(300, rng)
+        values = network.forward(x) @ rows.y_rows.T - rows.bound
+        before = network.preactivations(x)
+        z = [before[name].reshape(300, -1)[:, places] for name, (_, places) in search.places.items()]
+        signs = np.sign(np.concatenate(z, axis=1))
+        for _ in range(10 if search.units else 0):
+            row, point = int(rng.integers(4)), int(rng.integers(300))
+            phases = np.where(rng.random(search.units) < 0.3, signs[point], 0.0).astype(np.int8)
+            weights = rng.random((1, search.units)).astype(np.float32) * np.where(phases == 0, 1.0, 2.0)
+            with exact_products(1):
+                lower = search._proved(np.array([row]), weights.astype(np.float32), phases[None])[0]
+            inside = ((signs == phases) | (phases == 0)).all(axis=1)
+            assert inside.any()
+            assert lower <= values[inside, row].min() + 1e-9
+            checked += 1
+    assert checked > 50
 
 
 def test_backward_keeps_its_local_errors_positive() -> None:

@@ -78,6 +78,36 @@ class _Step:
     intercept: Tensor | None = None
 
 
+@dataclass(eq=False)
+class Weights:
+    """What a pass may choose for each row, by ReLU node ``(R, *shape)``.
+
+    Attributes:
+        values: in [0, 1], the lower slope of an undecided neuron; where a phase is assumed, the multiplier β >= 0 of z >= 0
+            or z <= 0 (β-CROWN: Wang et al., NeurIPS 2021).
+        phases: 1 or -1 where a phase is assumed, else 0; None for none.
+        record: if given, the coefficients that the pass meets at each ReLU are written to it.
+    """
+
+    values: Mapping[str, Tensor]
+    phases: Mapping[str, Tensor] | None = None
+    record: dict[str, Tensor] | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether any phase may be assumed."""
+        return self.phases is not None
+
+    def of(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Values and phases at a node."""
+        return self.values[name], None if self.phases is None else self.phases[name]
+
+    def multipliers(self, name: str) -> Tensor:
+        """β, and 0 where no phase is assumed."""
+        assert self.phases is not None
+        return torch.where(self.phases[name] != 0, self.values[name], 0.0)
+
+
 class Backward:
     """Passes over one network and box, with bounds of its nodes that may become better on the way.
 
@@ -114,14 +144,14 @@ class Backward:
         rows: Tensor,
         window: Window | None,
         extra: Array | None = None,
-        slopes: Mapping[str, Tensor] | None = None,
+        weights: Weights | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Lower bounds of rows over a part of a node, and what rounding may have cost them.
 
         Args:
             rows: ``(R, *shape of the part)``.
             extra: ``(R, n)`` further coefficients of the input.
-            slopes: lower slopes in [0, 1] of undecided neurons by ReLU node, ``(R, *shape)``, instead of CROWN's.
+            weights: lower slopes instead of CROWN's, and assumed phases with their multipliers.
 
         Returns:
             both ``(R,)`` float64; their difference is proved.
@@ -135,26 +165,25 @@ class Backward:
             if node.name not in pending:
                 continue
             a, step, part = pending.pop(node.name), self._step(node.name), parts[node.name]
-            slack = slack + (a.detach().abs().flatten(1) @ _cut(step.cost, part).flatten()).double()
+            cost = _cut(step.cost, part)
+            slack = slack + (a.detach().abs().flatten(1) @ cost.flatten()).double()
             if isinstance(node.operator, AffineOperator):
                 linear = self.maps[node.name]
                 if linear.constant is not None:
                     total = total + _with_constant(linear, a, part)
                 made = self._adjoint(linear, a, parts)
             else:
-                assert step.lower is not None
-                assert step.bend is not None
-                assert step.intercept is not None
-                negative, slope, bend = a.clamp(max=0), _cut(step.lower, part), _cut(step.bend, part)
-                if slopes is not None:
-                    open_ = _cut(step.intercept, part) > 0
-                    own = torch.where(open_, _cut(slopes[node.name], part), slope)
-                    slope, bend = own, bend + (slope - own)
-                total = total + (negative * _cut(step.intercept, part)).flatten(1).sum(1, dtype=torch.float64)
-                made = (torch.addcmul(a * slope, negative, bend),)
+                through, gained = _relaxed(a, step, part, None if weights is None else weights.of(node.name))
+                total, made = total + gained, (through,)
+                if weights is not None and weights.fixed:
+                    held = weights.multipliers(node.name).detach()
+                    slack = slack + (_cut(held, part).flatten(1) @ cost.flatten()).double()
             for source, coefficients in zip(node.inputs, made, strict=True):
                 known = pending.get(source)
                 pending[source] = coefficients if known is None else known + coefficients
+            if weights is not None and weights.record is not None and not isinstance(node.operator, AffineOperator):
+                met = a.detach()
+                weights.record[node.name] = met if part is None else _placed(met, part.top, part.left, None, node.shape)
         return self._on_box(pending.get(network.input), parts.get(network.input), total, slack, extra)
 
     def proved(
@@ -163,10 +192,10 @@ class Backward:
         rows: Tensor,
         window: Window | None,
         extra: Array | None = None,
-        slopes: Mapping[str, Tensor] | None = None,
+        weights: Weights | None = None,
     ) -> tuple[Array, Array]:
         """Proved lower bounds, and what was subtracted for rounding, both ``(R,)``: see `lower`."""
-        found, slack = self.lower(name, rows, window, extra, slopes)
+        found, slack = self.lower(name, rows, window, extra, weights)
         lower = (found - slack).cpu().numpy()
         return np.where(lower < np.inf, lower, -np.inf), slack.cpu().numpy()  # NaN and overflow prove nothing
 
@@ -260,6 +289,28 @@ class Backward:
 def _cut(tensor: Tensor, part: Window | None) -> Tensor:
     """A part of an image, or of a batch of them."""
     return tensor if part is None else tensor[..., part.top : part.bottom, part.left : part.right]
+
+
+def _relaxed(
+    a: Tensor, step: _Step, part: Window | None, chosen: tuple[Tensor, Tensor | None] | None
+) -> tuple[Tensor, Tensor]:
+    """From coefficients of ReLUs' outputs to those of their inputs, and what the intercepts add to the bounds."""
+    assert step.lower is not None
+    assert step.bend is not None
+    assert step.intercept is not None
+    negative, slope, bend = a.clamp(max=0), _cut(step.lower, part), _cut(step.bend, part)
+    intercept = _cut(step.intercept, part)
+    if chosen is None:
+        return torch.addcmul(a * slope, negative, bend), (negative * intercept).flatten(1).sum(1, dtype=torch.float64)
+    values, phases = chosen
+    values = _cut(values, part)
+    own = torch.where(intercept > 0, values, slope)
+    made = torch.addcmul(a * own, negative, bend + (slope - own))
+    if phases is not None:  # v = z and z >= 0, or v = 0 and z <= 0
+        phase = _cut(phases, part)
+        made = torch.where(phase == 0, made, torch.where(phase > 0, a - values, values))
+        negative = torch.where(phase == 0, negative, 0.0)
+    return made, (negative * intercept).flatten(1).sum(1, dtype=torch.float64)
 
 
 def _with_constant(linear: Map, a: Tensor, part: Window | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from verifier.bounds.structured.backward import Weights
 from verifier.bounds.structured.maps import Backend, Tensor, exact_products
 from verifier.bounds.structured.sweep import Sweep
 from verifier.network.operators import Array
@@ -46,8 +47,7 @@ class RowBounds:
 
     def _ascend(self, some: Array, steps: int) -> dict[str, Tensor]:
         passes, network = self.sweep.passes, self.sweep.network
-        rows = self._rows(some, passes.backend)
-        extra = self.x_rows[some] if self.x_rows.any() else None
+        rows, extra, _ = self.of(some, passes.backend)
         slopes: dict[str, Tensor] = {}
         for node in network.activations:
             low, high = self.sweep.values[node.inputs[0]]
@@ -60,7 +60,7 @@ class RowBounds:
             if self.sweep.deadline.passed:
                 break
             with torch.enable_grad():
-                value, _ = passes.lower(network.output, rows, None, extra, slopes)
+                value, _ = passes.lower(network.output, rows, None, extra, Weights(slopes))
                 better = value.detach() > best
                 best = torch.where(better, value.detach(), best)
                 for name, a in slopes.items():
@@ -76,12 +76,12 @@ class RowBounds:
         return kept
 
     def _proved(self, some: Array, slopes: dict[str, Tensor] | None) -> Array:
-        doubled = None if slopes is None else {name: a.double() for name, a in slopes.items()}
-        extra = self.x_rows[some] if self.x_rows.any() else None
-        rows = self._rows(some, self.sweep.exact.backend)
+        doubled = None if slopes is None else Weights({name: a.double() for name, a in slopes.items()})
+        rows, extra, bound = self.of(some, self.sweep.exact.backend)
         lower, _ = self.sweep.exact.proved(self.sweep.network.output, rows, None, extra, doubled)
-        bound = self.bound[some]
         return np.nextafter(lower - bound, -np.inf)
 
-    def _rows(self, some: Array, backend: Backend) -> Tensor:
-        return backend.tensor(self.y_rows[some]).reshape(len(some), *self.sweep.network.output_shape)
+    def of(self, some: Array, backend: Backend) -> tuple[Tensor, Array | None, Array]:
+        """Some rows: coefficients of the output and of the input (None for none), and bounds."""
+        rows = backend.tensor(self.y_rows[some]).reshape(len(some), *self.sweep.network.output_shape)
+        return rows, self.x_rows[some] if self.x_rows.any() else None, self.bound[some]

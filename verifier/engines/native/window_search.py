@@ -2,7 +2,7 @@
 
 `bounds.structured.sweep` bounds all neurons that the condition depends on, in the memory that is allowed; most questions
 that can be decided at such sizes are decided by that. What is left goes to ReLU splitting with these bounds
-(`relu_split`) if its form of the network fits, and is UNKNOWN with the number that would have fitted otherwise.
+(`window_split`). What does not fit in memory is UNKNOWN, with the number that would have fitted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from verifier.bab import Ending
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.engines.base import Answer, EngineResult
@@ -69,8 +70,16 @@ class WindowSearch:
             witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
             if witness is not None:
                 return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
-        reason = f"{len(left)} cases left by optimised bounds; the lowest is {self._margins(lower).min():.3g}"
-        answer = Answer.TIMEOUT if deadline.passed else Answer.UNKNOWN
+        from verifier.engines.native.window_split import WindowSplit
+
+        best = [int(members[lower[members].argmax()]) for members in map(conditions.members, left)]
+        memory = 0.25 * MemoryBudget.of(self.options.memory).limit
+        found = WindowSplit(rows).run({row: float(lower[row]) for row in best}, memory, deadline, listener)
+        statistics["nodes"] = found.done
+        if found.ending is Ending.PROVED:
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
+        reason = f"{found.reason}; {found.left} nodes left, the lowest bound is {found.worst:.3g}"
+        answer = Answer.TIMEOUT if found.late else Answer.UNKNOWN
         return EngineResult(answer=answer, reason=reason, statistics=statistics)
 
     def _margins(self, lower: Array) -> Array:
