@@ -142,7 +142,8 @@ def run(name: str, way: str, method: str, which: int, steps: int, timeout: float
     """One patch, written down in one way, by one method, in one layer."""
     network = maps()[0].network
     original, layer = FrozenNetwork(network), repairable_layers(network)[which]
-    result = repair(network, demands(name, way), method=method, layers=[layer], steps=steps, timeout=timeout)
+    limit = timeout if method == "lp" else None
+    result = repair(network, demands(name, way), method=method, layers=[layer], steps=steps, timeout=limit)
     stages = [original]
     for step in result.steps:
         change = np.zeros(parameters(network[step.layer].operator).size)
