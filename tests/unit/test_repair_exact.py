@@ -20,6 +20,7 @@ from verifier.repair import (
     FrozenNetwork,
     LineRegion,
     OutputPolytope,
+    PiecesRegion,
     PointRegion,
     PolygonRegion,
     RepairStatus,
@@ -371,3 +372,16 @@ def test_a_repair_by_ties_with_short_numbers_is_the_least_one() -> None:
     result = repair(network, Specification(requirements), norm="linf", reach=100.0)
     assert result.status is RepairStatus.REPAIRED
     assert result.norms["linf"] == 1.25
+
+
+def test_polygons_over_several_linear_regions_are_no_proof() -> None:
+    """y = |x0| is 1 at the corners of the square and 0 on its middle line: at least 1/2 at the corners says nothing."""
+    network = feedforward([[[1.0, 0.0], [-1.0, 0.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
+    plane_of = np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    square = PiecesRegion(*plane_of, np.array(CORNERS), np.array([0, 4]))
+    specification = Specification((Requirement(square, at_least(0.5), "square"),))
+    for checked in (check(FrozenNetwork(network), specification), check_exactly(FrozenNetwork(network), specification)):
+        assert checked.misplaced > 0
+        assert not checked.proved
+    with pytest.raises(PropertyError, match="square: 4 corners of its polygons lie outside"):
+        repair(network, specification)

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from verifier.arguments import NUMBER, WHOLE, checked, instance, optional
-from verifier.errors import InputError, TimeLimitError
+from verifier.errors import InputError, PropertyError, TimeLimitError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
 from verifier.network.graph import Network
-from verifier.network.operators import Array
-from verifier.repair.frozen import FrozenNetwork, parameter_label, parameters, repairable_layers
+from verifier.repair.effect import changes
+from verifier.repair.frozen import FrozenNetwork, repairable_layers
 from verifier.repair.greedy import Step, greedy
 from verifier.repair.keypoints import KeyPoints, key_points
 from verifier.repair.program import TOLERANCE
-from verifier.repair.recheck import Check, check, check_exactly
+from verifier.repair.recheck import Check, check, check_exactly, misplaced
 from verifier.repair.rows import layer_rows
 from verifier.repair.search import LayerRepair, Outcome, Settings, positive_or_none, repair_layer
 from verifier.repair.specification import Specification
@@ -149,6 +149,12 @@ def repair(
     chosen = _layers(frozen.network, layers, every=method == "layers")
     deadline = Deadline.after(timeout)
     points = key_points(frozen.network, specification)
+    for k, count in misplaced(frozen.network, specification).items():
+        raise PropertyError(
+            f"{count} corners of its polygons lie outside the linear region of their polygon's middle",
+            place=specification.label(k),
+            fix="cut them along the linear regions, or give a PolygonRegion, which is cut for you",
+        )
     before = points.slack(frozen)
     text = f"{len(points)} key points on {len(points.middles)} linear pieces, {int(points.met(before).sum())} met"
     listener(Note(seconds=time.perf_counter() - start, text=text))
@@ -387,14 +393,3 @@ def _violations(status: RepairStatus, points: KeyPoints, frozen: FrozenNetwork) 
         return ""
     missing = len(points) - int(points.met(points.slack(frozen)).sum())
     return f"{missing} of {len(points)} key points are not met"
-
-
-def changes(before: FrozenNetwork, after: FrozenNetwork) -> dict[str, float]:
-    """Every weight that differs: ``{"layer weight[i, j]": δ}``."""
-    found = {}
-    for layer in after.patches:
-        old, new = before.operator(before.network[layer]), after.operator(after.network[layer])
-        difference: Array = parameters(new) - parameters(old)
-        for k in np.flatnonzero(difference):
-            found[f"{layer} {parameter_label(new, int(k))}"] = float(difference[k])
-    return found

@@ -1,4 +1,4 @@
-"""What a repair does elsewhere: labels that changed on data and over other planes (drawdown)."""
+"""What a repair changes, and what it does elsewhere: labels that changed on data and over other planes (drawdown)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.repair.frozen import CHUNK, FrozenNetwork
+from verifier.repair.frozen import CHUNK, FrozenNetwork, parameter_label, parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +58,14 @@ def drawdown(
         right_before=None if truth is None else int((old == truth).sum()),
         right_after=None if truth is None else int((new == truth).sum()),
     )
+
+
+def changes(before: FrozenNetwork, after: FrozenNetwork) -> dict[str, float]:
+    """Every weight that differs: ``{"layer weight[i, j]": δ}``."""
+    found = {}
+    for layer in after.patches:
+        old, new = before.operator(before.network[layer]), after.operator(after.network[layer])
+        difference: Array = parameters(new) - parameters(old)
+        for k in np.flatnonzero(difference):
+            found[f"{layer} {parameter_label(new, int(k))}"] = float(difference[k])
+    return found

@@ -23,7 +23,8 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseOperator
 from verifier.properties.query import Conjunction, Query
-from verifier.repair.api import RepairStatus, changes, repair
+from verifier.repair.api import RepairStatus, repair
+from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
 from verifier.repair.search import positive_or_none
 from verifier.repair.specification import OutputPolytope, PointRegion, Requirement, Specification, output_class

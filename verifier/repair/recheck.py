@@ -22,6 +22,7 @@ from verifier.repair.frozen import CHUNK, FrozenNetwork
 from verifier.repair.specification import (
     ROUNDING,
     LineRegion,
+    PiecesRegion,
     PointRegion,
     PolygonRegion,
     Region,
@@ -49,7 +50,7 @@ class Check:
         worst: the smallest slack of any row; negative where violated.
         violated: names of the requirements with a violated key point.
         exact: whether it was done in rational arithmetic.
-        misplaced: vertices that are not in the linear region their piece claims (float64 check only).
+        misplaced: vertices that are not in the linear region their piece claims, by float64.
         uncovered: largest share of a polygon's area that its pieces miss or count twice (float64 check only).
         rounding: bound on the rounding error of any row's slack (float64 check only).
         failures: the demands that are not met, each an input and an activation pattern (exact check only).
@@ -74,6 +75,9 @@ class Check:
 def check_exactly(frozen: FrozenNetwork, specification: Specification, effort: Effort | None = None) -> Check:
     """Check a specification in rational arithmetic, at every face of the closed regions; for small cases.
 
+    That each polygon of a `PiecesRegion` lies in one linear region is checked in float64 (`Check.misplaced`): its corners
+    are rounded, and lie there up to rounding only.
+
     Args:
         effort: how much may be done; without limit by default.
 
@@ -87,8 +91,25 @@ def check_exactly(frozen: FrozenNetwork, specification: Specification, effort: E
         worst=found.worst,
         violated=tuple(specification.label(k) for k in found.violated),
         exact=True,
+        misplaced=sum(misplaced(frozen.network, specification).values()),
         failures=found.failures,
     )
+
+
+def misplaced(network: Network, specification: Specification) -> dict[int, int]:
+    """How many corners of a requirement's `PiecesRegion` lie outside the linear region of their polygon's middle.
+
+    Returns:
+        by the requirement's index, only those with such corners.
+    """
+    found = {}
+    for k, requirement in enumerate(specification.requirements):
+        if isinstance(requirement.region, PiecesRegion):
+            chunks = _chunks(network, _vertices(network, requirement.region))
+            count = sum(_misplaced(network, part, pattern) for part, pattern in chunks)
+            if count:
+                found[k] = count
+    return found
 
 
 @dataclass(frozen=True, eq=False)
