@@ -237,7 +237,7 @@ def test_the_float_check_does_without_the_search(monkeypatch: pytest.MonkeyPatch
 def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
     network = dense(0, (2, 3, 2))
     specification = Specification((Requirement(PointRegion([0.0, 0.0]), output_class(2, 0)),))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, TypeError), match=message):
         repair(network, specification, **options)
 
 
