@@ -191,7 +191,7 @@ def test_halved_boxes_are_a_proof(kind: str) -> None:
     proved = 0
     for query in queries(kind, seed=5, radius=0.15, ways=(0.2, 0.5, 1.0)):
         certifier = BoxCertifier(query)
-        if refuted_in_parts(query, boxes=30, seconds=5, certifier=certifier) is not None:
+        if refuted_in_parts(query, boxes=30, certifier=certifier) is not None:
             check_proof(certifier.builder.proof(query, "boxes halved"), query)
             proved += 1
     assert proved

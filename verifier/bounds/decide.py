@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
 SLACK = 1e-6
 """A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more
 than the rounding of the sums below."""
+
+MOST_BOXES, BOX_NEURONS, SLOWER = 12, 6000, 20
+"""Parts of a box that are bounded before the engines, and neurons of all of them together; of α-CROWN, which takes longer,
+so many times fewer."""
 
 RIGOROUS = frozenset({"interval", "crown"})
 """Bound methods with a proved bound on their rounding errors."""
@@ -63,16 +66,19 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
 
 
 def refuted_in_parts(
-    query: Query, method: str = "crown", boxes: int = 12, seconds: float = 0.3, certifier: BoxCertifier | None = None
+    query: Query, method: str = "crown", boxes: int | None = None, certifier: BoxCertifier | None = None
 ) -> Refutation | None:
-    """As `refuted_by_bounds`, with the box halved a few times; None if these boxes and seconds do not suffice.
+    """As `refuted_by_bounds`, with the box halved a few times; None if these boxes do not suffice.
 
     For networks with few inputs, before compiled code is loaded, which takes longer than a dozen bounds.
 
     Args:
+        boxes: how many are bounded at most; None: as many as take some tenths of a second, by the network's size.
         certifier: writes a proof; only what it can certify counts as refuted.
     """
-    began = time.monotonic()
+    if boxes is None:
+        most = BOX_NEURONS // (SLOWER if method == "alpha-crown" else 1)
+        boxes = min(MOST_BOXES, max(1, most // max(1, query.network.neurons)))
     open_boxes, found = [(0, query.box)], []
     for _ in range(boxes):
         node, box = open_boxes.pop()
@@ -94,8 +100,6 @@ def refuted_in_parts(
         if not open_boxes:
             numerical = [r for r in found if r.certainty is Certainty.NUMERICAL]
             return (numerical or found)[0]
-        if time.monotonic() - began > seconds:
-            break
     return None
 
 

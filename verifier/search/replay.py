@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,16 @@ from verifier.arguments import NUMBERS, checked, instance
 from verifier.errors import NetworkError
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
-from verifier.network.operators import Array
+from verifier.network.graph import Network
+from verifier.network.operators import Array, Dense
 from verifier.network.runtime import RuntimeModel, rounded
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Witness
 
+START, ENTRIES_A_SECOND = 0.05, 4e7
+"""Seconds that onnxruntime takes to start, and entries of matrices that it reads in one."""
 EXACT_TRIALS = 4
 """How many float32 points near a witness are replayed exactly, at most."""
 
@@ -106,14 +110,15 @@ def confirm(
 
     Args:
         exact_network, runtime: if they are at hand.
-        seconds: wall-clock limit of the search for a point that passes both; 0: onnxruntime is not asked.
+        seconds: wall-clock limit of the search for a point that passes both; where less than half of what
+            onnxruntime needs to start is left, it is not asked.
     """
     deadline = Deadline.after(seconds)
     exact_network = exact_network or ExactNetwork(query.network)
     witness = replay(query, x, exact_network)
     if not witness.exact:
         return witness
-    if seconds <= 0 and runtime is None:
+    if runtime is None and 2 * seconds < _start_seconds(query.network):
         return replace(witness, remarks=(*witness.remarks, "not replayed in onnxruntime: the time was over"))
     try:
         runtime = runtime or RuntimeModel(query.network if query.condition is None else query.condition.network)
@@ -139,6 +144,12 @@ def confirm(
         runtime_output=runtime.run(witness.input),
         remarks=(*witness.remarks, *_difference(query, witness, runtime)),
     )
+
+
+def _start_seconds(network: Network) -> float:
+    """About how long onnxruntime takes to read a model, by the entries of its dense matrices."""
+    entries = sum(prod(n.operator.weight.shape) for n in network.nodes if isinstance(n.operator, Dense))
+    return START + entries / ENTRIES_A_SECOND
 
 
 def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
