@@ -43,6 +43,17 @@ def able(query: Query, names: tuple[str, ...]) -> list[str]:
     return [n for n, e in engines if e.availability().installed and not e.rejects(query.network, query)]
 
 
+def answer(query: Query, name: str, seconds: float = 10.0) -> Status:
+    """What an engine says, in this process; VIOLATED only with a point that the replay confirms."""
+    if name == "auto":
+        return verifier.verify(query, timeout=seconds).status
+    result = registry.get(name).solve(query, Options(engine=name), Deadline.after(seconds))
+    if result.answer is Answer.SAT:
+        assert result.x is not None
+        return Status.VIOLATED if verifier.replay(query, result.x).exact else Status.UNKNOWN
+    return Status.HOLDS if result.answer is Answer.UNSAT else Status.UNKNOWN
+
+
 # -- the numbers themselves ------------------------------------------------------------------------------
 @given(FINITE, FINITE)
 def test_a_sum_is_held_exactly(a: float, b: float) -> None:
@@ -179,10 +190,9 @@ def test_decimals_mean_what_they_say(text: str, violated: bool) -> None:
     query = about(text)
     opposite = Status.HOLDS if violated else Status.VIOLATED
     for name in able(query, (*EXACT, "native", "saliency", "highs", "auto")[:6]):
-        verdict = verifier.verify(query, engine=name, timeout=3)
-        assert verdict.status is not opposite, name
-        if name in (*EXACT, "saliency") and not violated:
-            assert verdict.status.decided, name
+        status = answer(query, name, 3)
+        assert status is not opposite, name
+        assert status.decided or name not in (*EXACT, "saliency"), name
 
 
 def test_an_input_fixed_at_a_decimal_has_an_exact_witness() -> None:
@@ -243,7 +253,7 @@ def test_an_input_is_similar_to_itself(name: str, similarity: str) -> None:
 def test_equal_maps_at_delta_zero() -> None:
     query = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), 0.3, 0.0)
     for name in able(query, (*EXACT, "saliency", "highs")):
-        assert verifier.verify(query, engine=name, timeout=10).status is Status.VIOLATED, name
+        assert answer(query, name) is Status.VIOLATED, name
     assert verifier.verify(query, timeout=10).status is Status.VIOLATED
     tie = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), 0.0, 0.0)
     assert verifier.verify(tie, engine="z3").status is Status.HOLDS
@@ -259,8 +269,7 @@ def test_delta_beside_a_distance() -> None:
     for delta, violated in ((distance, True), (float(np.nextafter(distance, 0)), False)):
         query = verifier.saliency_robustness(network, np.array([2.0]), 1.5, delta, 1, domain=None)
         for name in able(query, (*EXACT, "saliency", "highs")):
-            verdict = verifier.verify(query, engine=name, timeout=10)
-            assert verdict.status is (Status.VIOLATED if violated else Status.HOLDS), (name, delta)
+            assert answer(query, name) is (Status.VIOLATED if violated else Status.HOLDS), (name, delta)
 
 
 def test_an_input_just_outside_its_domain_is_moved_into_it() -> None:
@@ -285,8 +294,7 @@ def test_the_rim_of_the_ball() -> None:
         )
         query = verifier.robustness(network, np.array([0.1]), 0.2, label=0, domain=None)
         for name in able(query, (*EXACT, "native", "saliency")):
-            verdict = verifier.verify(query, engine=name, timeout=3)
-            assert verdict.status is not (Status.HOLDS if violated else Status.VIOLATED), (name, limit)
+            assert answer(query, name, 3) is (Status.VIOLATED if violated else Status.HOLDS), (name, limit)
 
 
 def test_exact_is_said_of_exact_numbers() -> None:
@@ -297,7 +305,7 @@ def test_exact_is_said_of_exact_numbers() -> None:
 
 @pytest.mark.parametrize(("step", "violated"), [(0.0, True), (-1.0, False)])
 def test_the_maps_engine_settles_ties(step: float, violated: bool) -> None:
-    """|g| is 0.1 at x̂ = 2 and 0.30000000000000001665 where the label is another: boxes alone stay open for ever."""
+    """|g| is 0.1 at x̂ and 0.1 + 0.2 where the label is another: just below δ = 0.2 boxes alone stay open for ever."""
     network = feedforward(
         [np.array([[1.0], [1.0]]), np.array([[0.0, 0.0], [-0.1, -0.2]])], [np.array([0.0, -1.0]), np.array([0.0, 0.45])]
     )
