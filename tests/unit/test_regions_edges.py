@@ -14,7 +14,7 @@ from verifier.errors import InputError, TimeLimitError
 from verifier.network.graph import NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
-from verifier.regions import line, lines, look, plane
+from verifier.regions import line, lines, long_lines, look, plane
 
 SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 TENTHS = feedforward([np.array([[0.1, 0.2, -0.3]]), np.ones((1, 1))], [np.zeros(1), np.zeros(1)])
@@ -126,6 +126,32 @@ def test_values_that_overflow_are_refused():
     network = feedforward([np.full((1, 1), 10.0), np.ones((1, 1))], [np.zeros(1), np.zeros(1)])
     with pytest.raises(InputError, match="overflow"), np.errstate(over="ignore", invalid="ignore"):
         line(network, [1.0], [1e308])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lines_walked_in_parts_are_the_same_lines(seed):
+    network, rng = pools(seed)
+    starts, ends = rng.normal(size=(2, 3, network.input_size))
+    whole = lines(network, starts, ends)
+    parts = []
+
+    def walk(*arguments):
+        parts.append(arguments[3])
+        return long_lines_walk(*arguments)
+
+    long_lines_walk = long_lines._walk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_lines, "_walk", walk)
+        found = lines(network, starts, ends, memory=1e-3 if seed % 2 else 5e-5)
+    assert len(parts) > 6
+    np.testing.assert_array_equal(found.offsets, whole.offsets)
+    np.testing.assert_allclose(found.breakpoints, whole.breakpoints, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-9, atol=1e-12)
+    for one, other in zip(found, whole, strict=True):
+        assert all((one.pattern()[name] == p).all() for name, p in other.pattern().items())
+        np.testing.assert_allclose(one.gradient(1), other.gradient(1), atol=1e-12)
+    seeds = rng.normal(size=(found.pieces, 3))
+    np.testing.assert_allclose(found.patterns.sum_gradients(seeds), whole.patterns.sum_gradients(seeds), atol=1e-9)
 
 
 # -- planes --------------------------------------------------------------------------------------------------

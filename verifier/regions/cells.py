@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from verifier.errors import MemoryLimitError
 from verifier.network.operators import Array
 from verifier.regions import kernels, polygon_kernels, segment_kernels
 from verifier.regions.rounding import Slack
@@ -111,9 +112,13 @@ class Cells(ABC):
             values: ``(V, n)`` the functions at the vertices; affine on every cell.
             scale: ``(V,)`` tolerance scale.
             slack: tolerance factors of the n functions.
-            most: polygons are cut no further, and the cut is unfinished, once there are more vertices than this.
+            most: no more vertices than this may come to be: polygons are cut no further, and the cut is unfinished, once
+                there are more; segments are not cut.
             settle: is asked about segments along which a function is zero but for rounding errors; None: there its
                 sign counts as not positive.
+
+        Raises:
+            MemoryLimitError: segments would get more than ``most`` vertices.
         """
 
     def _uncut(self, values: Array, positive: Bits, negative: Bits) -> Cut | None:
@@ -160,6 +165,10 @@ class Segments(Cells):
         uncut = None if len(settled.which) else self._uncut(values, positive, negative)
         if uncut is not None:
             return uncut
+        crossings = segment_kernels.count_crossings(self.ends, positive, negative)
+        expected = self.vertices + crossings + len(settled.which)
+        if expected > most:
+            raise MemoryLimitError(f"{expected:,} vertices do not fit into memory", fix="allow more (memory=)")
         self.ends, parents, sides, start, end, alpha, self.place, values = segment_kernels.cut_segments(
             self.ends, self.place, values, scale, slack.weight, slack.offset, positive, negative, tuple(settled)
         )

@@ -21,17 +21,16 @@ import numpy.typing as npt
 from verifier.arguments import NUMBERS, checked, instance
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
-from verifier.limits import Deadline
+from verifier.limits import Deadline, MemoryBudget
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.regions.cells import Index, Segments
+from verifier.regions.cells import Index
 from verifier.regions.chain import ChainLevels, chain
 from verifier.regions.classes import ClassBands, class_bands, exact_class_bands
 from verifier.regions.exact import ExactWalk
-from verifier.regions.look import ExactLook
+from verifier.regions.long_lines import walk_lines
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import Pair
-from verifier.regions.subdivision import Subdivision
 
 UNINTERRUPTED = 1e9
 """Multiplications that the compiled walk, which cannot be stopped, may take under a deadline: about half a second."""
@@ -203,6 +202,7 @@ def line(
     end: npt.ArrayLike,
     *,
     exact: bool = False,
+    memory: float | None = None,
     deadline: float | None = None,
     listener: Listener = ignore,
 ) -> LineRestriction:
@@ -211,6 +211,7 @@ def line(
     Args:
         start, end: one input each, flattened or in the network's input shape.
         exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
+        memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
         listener: is told how many pieces there are after each layer.
 
@@ -223,7 +224,7 @@ def line(
         raise InputError("line takes one start and one end", fix="use lines for many")
     if exact:
         return _exact(network, a[0], b[0], Deadline(deadline), listener)
-    return _restrict(network, a, b, Deadline(deadline), listener)[0]
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener)[0]
 
 
 @checked(network=instance(Network, "a Network (`verifier.load` reads one)"), starts=NUMBERS, ends=NUMBERS)
@@ -232,6 +233,7 @@ def lines(
     starts: npt.ArrayLike,
     ends: npt.ArrayLike,
     *,
+    memory: float | None = None,
     deadline: float | None = None,
     listener: Listener = ignore,
 ) -> LineRestrictions:
@@ -239,6 +241,7 @@ def lines(
 
     Args:
         starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
+        memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
         listener: is told how many pieces there are after each layer.
 
@@ -251,7 +254,7 @@ def lines(
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b, Deadline(deadline), listener)
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -282,13 +285,15 @@ def _exact(network: Network, start: Array, end: Array, deadline: Deadline, liste
     )
 
 
-def _restrict(network: Network, starts: Array, ends: Array, deadline: Deadline, listener: Listener) -> LineRestrictions:
+def _restrict(
+    network: Network, starts: Array, ends: Array, deadline: Deadline, memory: MemoryBudget, listener: Listener
+) -> LineRestrictions:
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
-    found = _compiled(network, starts, ends, deadline) or _general(network, starts, ends, deadline, listener)
+    found = _compiled(network, starts, ends, deadline) or _general(network, starts, ends, deadline, memory, listener)
     if not np.isfinite(found.values).all():
         raise InputError(
             "the network's values on the line overflow float64", fix="use exact=True, or ends nearer to zero"
@@ -310,28 +315,22 @@ def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) 
     return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
 
 
-def _general(network: Network, starts: Array, ends: Array, deadline: Deadline, listener: Listener) -> LineRestrictions:
+def _general(
+    network: Network, starts: Array, ends: Array, deadline: Deadline, memory: MemoryBudget, listener: Listener
+) -> LineRestrictions:
     """The restrictions by the walk that takes every network."""
-    count = len(starts)
-    inputs = np.stack([starts, ends], axis=1).reshape(2 * count, network.input_size)
-    cells = Segments(np.arange(2 * count).reshape(count, 2), np.tile([0.0, 1.0], count))
-    look = ExactLook(network, starts, ends, deadline)
-    walk = Subdivision(network, cells, inputs, deadline, look=look)
-    walk.finish(listener, "line", "pieces")
-    last = np.concatenate([cells.ends[1:, 0] != cells.ends[:-1, 1], [True]])
-    # the vertices in the order of the lines: every piece's start, and the end of every line's last piece
-    position = np.arange(cells.count) + np.concatenate([[0], np.cumsum(last)[:-1]])
-    order = np.empty(cells.count + count, np.int64)
-    order[position] = cells.ends[:, 0]
-    order[position[last] + 1] = cells.ends[last, 1]
+    walked = walk_lines(network, starts, ends, deadline, memory, listener)
+    # every piece's start, and the end of every line's last piece
+    last = np.flatnonzero(walked.places[:, 1] == 1.0)
+    at = last + 1
     return LineRestrictions(
         network,
         starts,
         ends,
-        cells.place[order],
-        walk.output[order],
-        walk.tolerance[order],
-        np.concatenate([[0], position[last] + 2]),
-        Patterns(network, walk.levels, cells.count),
-        look.by_rounding,
+        np.insert(walked.places[:, 0], at, walked.places[last, 1]),
+        np.insert(walked.values[:, 0], at, walked.values[last, 1], axis=0),
+        np.insert(walked.tolerance[:, 0], at, walked.tolerance[last, 1]),
+        np.concatenate([[0], at + np.arange(1, len(starts) + 1)]),
+        Patterns(network, walked.levels, len(walked.places)),
+        walked.by_rounding,
     )

@@ -149,6 +149,20 @@ def near_pairs(cells: Any, positive: Any, negative: Any, near: Any) -> tuple[Any
 
 
 @njit(cache=True)
+def count_crossings(cells: Any, positive: Any, negative: Any) -> int:
+    """How many functions change their sign on segments, all together: no more vertices are made."""
+    crossings = 0
+    for c in range(cells.shape[0]):
+        a, b = cells[c, 0], cells[c, 1]
+        for w in range(positive.shape[1]):
+            x = (positive[a, w] & negative[b, w]) | (negative[a, w] & positive[b, w])
+            while x != ZERO:
+                x &= x - ONE
+                crossings += 1
+    return crossings
+
+
+@njit(cache=True)
 def cut_segments(
     cells: Any,
     place: Any,
@@ -181,14 +195,7 @@ def cut_segments(
     which, functions, begins, roots = settled
     count, n = values.shape
     words = positive.shape[1]
-    crossings = which.shape[0]
-    for c in range(cells.shape[0]):
-        a, b = cells[c, 0], cells[c, 1]
-        for w in range(words):
-            x = (positive[a, w] & negative[b, w]) | (negative[a, w] & positive[b, w])
-            while x != ZERO:
-                x &= x - ONE
-                crossings += 1
+    crossings = count_crossings(cells, positive, negative) + which.shape[0]
     capacity = count + crossings
     new_values = np.empty((capacity, n))
     new_values[:count] = values
