@@ -105,11 +105,10 @@ def variants(network: Network, image: np.ndarray, letters: str) -> dict[str, Any
     layer = perturbed(network, image, [perturbation(c) for c in letters])
     axes = [np.linspace(0.0, WIDTH, 21)] * 2
     theta = np.stack([g.reshape(-1) for g in np.meshgrid(*axes)], axis=1)
-    settings, label = Inconsistency(), 0
     classes = range(network.output_size)
 
     def jacobians(x: np.ndarray) -> np.ndarray:
-        return np.stack([network.gradient(x, j) for j in classes], axis=1)
+        return np.stack([network.gradient(x, j).reshape(len(x), -1) for j in classes], axis=1)
 
     def moved(maps: np.ndarray) -> np.ndarray:
         total = np.repeat(maps[None], len(theta), axis=0)
@@ -138,7 +137,6 @@ def variants(network: Network, image: np.ndarray, letters: str) -> dict[str, Any
     def positive(x: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         return np.asarray(jacobian * (network.forward(x).reshape(len(x), -1) > 0)[:, :, None])
 
-    del settings, label
     return {
         "outputs": largest(lambda x, jacobian: jacobian),
         "softmax": largest(softmax),

@@ -40,6 +40,8 @@ OPEN, PROVED, REFUTED = 0, 1, 2
 LOOSE = 3.0
 """Forward bounds that miss by this many times the margin at a tile's center are followed by backward ones, which are much
 tighter in deep networks and cost some twenty times as much."""
+BACKWARD = 5_000
+"""Backward bounds are for networks of at most this many ReLUs, those of clipped pixels included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class AreaBounder:
         self.question, self.delta, self.how, self.witness = question, delta, how, witness
         self._network = margin_network(perturbed.network, question.label)
         self._margins = Forward(self._network, np.arange(perturbed.dimension))
-        self._back = Crown(self._network, perturbed.box)
+        self._back: Crown | None = None
         self._maps = MapBounder(perturbed, question.settings, question.label) if "attention" in how.aspects else None
         self._lock, self.finished = threading.Lock(), list[Tiles]()
         self.lowest: tuple[float, list[float]] | None = None
@@ -158,9 +160,8 @@ class AreaBounder:
             loose = self._loose(batch.take(todo[left]), low[left], high[left])
             if len(loose) and not deadline.passed:
                 again = todo[left[loose]]
-                low, high = self._back.relax(
-                    batch.low[again], batch.high[again], nodes=(self._network.output,)
-                ).intervals[self._network.output]  # fmt: skip
+                found = self._backwards().relax(batch.low[again], batch.high[again], nodes=(self._network.output,))
+                low, high = found.intervals[self._network.output]
                 kinds[again[(low > 0).all(axis=1)], 0] = PROVED
                 kinds[again[(high <= 0).any(axis=1)], 0] = REFUTED
         if self._maps is not None:
@@ -175,12 +176,19 @@ class AreaBounder:
             self.finished.append(bounded.take(done))
         return Bounded(bounded, np.where(done, 1.0, -1.0))
 
+    def _backwards(self) -> Crown:
+        """Backward bounds, prepared when they are first needed."""
+        with self._lock:
+            if self._back is None:
+                self._back = Crown(self._network, self.question.perturbed.box)
+            return self._back
+
     def _loose(self, tiles: Tiles, low: Array, high: Array) -> npt.NDArray[np.intp]:
         """Tiles on which going back from the outputs may tell what going forward does not.
 
         Those where the outputs at the center are far from a tie for the bounds' width: deep networks, large tiles.
         """
-        if not len(tiles):
+        if not len(tiles) or self._network.neurons > BACKWARD:
             return np.zeros(0, dtype=np.intp)
         margins = self._network.forward((tiles.low + tiles.high) / 2).reshape(len(tiles), -1)
         holds, fails = (margins > 0).all(axis=1), (margins <= 0).any(axis=1)
