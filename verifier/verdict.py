@@ -47,6 +47,12 @@ class Certainty(enum.Enum):
     """Proved by a solver with tolerances (Marabou, HiGHS: about 1e-6)."""
 
 
+def shortly(values: Array, most: int = 4) -> str:
+    """A vector in a few words: ``[0.5 1 0.25 0 …; 784]``."""
+    shown = " ".join(f"{v:.6g}" for v in values[:most])
+    return f"[{shown}]" if len(values) <= most else f"[{shown} …; {len(values)}]"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Witness:
     """An input that refutes a property, and how it was checked again on the original network.
@@ -74,6 +80,10 @@ class Witness:
     onnxruntime: bool | None = None
     runtime_output: Array | None = None
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        words = "exact" if self.exact else "NOT confirmed"
+        return f"<Witness input {shortly(self.input)}, output {shortly(self.output)}, {words}>"
 
     @property
     def point(self) -> tuple[Fraction, ...]:
@@ -127,6 +137,13 @@ class Verdict:
             raise ValueError("HOLDS must say how certain it is")
         if not self.status.decided and not self.reason:
             raise ValueError(f"{self.status.name} must say why")
+
+    def __repr__(self) -> str:
+        words = [self.status.name, f"by {self.engine}" if self.engine else "", self.reason]
+        words += [self.certainty.value if self.certainty else "", repr(self.witness) if self.witness else ""]
+        total = self.times.get("total")
+        words.append("" if total is None else f"{total:.3g} s")
+        return f"<Verdict {', '.join(word for word in words if word)}>"
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict is not a bool: look at verdict.status")

@@ -16,6 +16,13 @@ from verifier.verdict import Certainty, Status, Verdict, Witness
 EXIT = {Status.HOLDS: 0, Status.VIOLATED: 1, Status.UNKNOWN: 3, Status.TIMEOUT: 4, Status.ERROR: 5}
 """Exit status by verdict; 2 is bad usage or input."""
 
+NEXT = {
+    Status.UNKNOWN: "other engines side by side (--engine native,highs,z3), or a smaller set of inputs",
+    Status.TIMEOUT: "a longer --timeout, more --threads, engines side by side (--engine native,highs), or a smaller set",
+    Status.ERROR: "another engine (--engine), and --keep DIR to keep the query for a report",
+}
+"""What may help where nothing was decided."""
+
 
 # -- verdicts --------------------------------------------------------------------------------------------
 _CERTAINTY = {
@@ -44,6 +51,8 @@ def in_words(verdict: Verdict, question: str) -> str:
             lines.append(f"TIMEOUT after {total:.2f} s ({who}): {verdict.reason}")
         case Status.ERROR:
             lines.append(f"ERROR after {total:.2f} s ({who}): {verdict.reason}")
+    if verdict.status in NEXT:
+        lines.append(f"  to try next: {NEXT[verdict.status]}")
     if question:
         lines.append(f"  property: {question}")
     if verdict.unconfirmed is not None:
@@ -63,6 +72,10 @@ def _witness_lines(witness: Witness) -> list[str]:
     if witness.onnxruntime is not None:
         checks.append("in onnxruntime" if witness.onnxruntime else "NOT in onnxruntime")
     lines = [f"  input:  {_numbers(witness.input)}", f"  output: {_numbers(witness.output)}"]
+    if len(witness.output) > 1:
+        first, second = np.argsort(-witness.output, kind="stable")[:2].tolist()
+        lead = witness.output[first] - witness.output[second]
+        lines.append(f"  largest: output {first}, by {lead:.6g} over output {second}")
     if witness.gradient is not None and witness.map is None:
         lines.append(f"  gradient: {_numbers(witness.gradient)}")
     if witness.map is not None:

@@ -65,6 +65,11 @@ class Network:
     remarks: tuple[str, ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 
+    def __repr__(self) -> str:
+        name = self.source or "built in Python"
+        sizes = " → ".join("×".join(map(str, shape)) for shape in (self.input_shape, self.output_shape))
+        return f"<Network {name}: {sizes}, {len(self.nodes)} nodes, {self.neurons:,} neurons>"
+
     def __post_init__(self) -> None:
         index: dict[str, int] = {}
         for k, node in enumerate(self.nodes):

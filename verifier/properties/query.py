@@ -359,6 +359,12 @@ class Query:
     anchor: Array | None = None
     description: str = ""
 
+    def __repr__(self) -> str:
+        words = [f"{self.box.varying} of {self.box.size} inputs vary", f"{len(self.cases)} cases"]
+        words += ["gradient"] * (self.gradient is not None) + ["saliency map"] * (self.condition is not None)
+        what = f"{self.description!r}, " if self.description else ""
+        return f"<Query {what}{', '.join(words)}, of {self.network!r}>"
+
     def __post_init__(self) -> None:
         n, m = self.network.input_size, self.network.output_size
         if self.box.size != n:
