@@ -6,7 +6,7 @@ import numpy as np
 
 import verifier
 from verifier.commands.verdicts import in_words
-from verifier.verdict import Status, Verdict
+from verifier.verdict import Status, Verdict, Witness
 
 
 def test_reprs_are_short_and_say_what_it_is() -> None:
@@ -27,10 +27,8 @@ def test_reprs_are_short_and_say_what_it_is() -> None:
 
 
 def test_words_say_the_new_class_and_what_to_try() -> None:
-    network = verifier.feedforward([np.eye(2)], [np.zeros(2)])
-    verdict = verifier.verify(verifier.robustness(network, [1.0, 0.5], 0.4, domain=None))
-    assert verdict.witness is not None
-    lead = verdict.witness.output[1] - verdict.witness.output[0]
-    assert f"largest: output 1, by {lead:.6g} over output 0" in in_words(verdict, "")
+    for output, words in (([0.25, 1.0], "output 1, by 0.75 over output 0"), ([0.5, 0.5], "outputs 0 and 1, equal")):
+        witness = Witness(input=np.zeros(2), output=np.array(output), exact=True)
+        assert f"largest: {words}" in in_words(Verdict(status=Status.VIOLATED, witness=witness), "")
     for status in (Status.UNKNOWN, Status.TIMEOUT, Status.ERROR):
         assert "to try next: " in in_words(Verdict(status=status, reason="none"), "")

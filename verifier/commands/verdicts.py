@@ -75,7 +75,8 @@ def _witness_lines(witness: Witness) -> list[str]:
     if len(witness.output) > 1:
         first, second = np.argsort(-witness.output, kind="stable")[:2].tolist()
         lead = witness.output[first] - witness.output[second]
-        lines.append(f"  largest: output {first}, by {lead:.6g} over output {second}")
+        tie = f"outputs {first} and {second}, equal" if lead == 0 else ""
+        lines.append(f"  largest: {tie or f'output {first}, by {lead:.6g} over output {second}'}")
     if witness.gradient is not None and witness.map is None:
         lines.append(f"  gradient: {_numbers(witness.gradient)}")
     if witness.map is not None:
