@@ -27,7 +27,8 @@ class Options:
     Attributes:
         engine: "auto", an engine's name, or several names separated by commas (a portfolio).
         timeout: wall-clock seconds for the whole question; None for no limit.
-        memory: memory limit in GiB for each solver process; None for no limit.
+        memory: memory limit in GiB for each solver process (None for no limit), and for bounds of large networks in this
+            one (None for a share of the machine's).
         prepass: whether the counterexample search runs before the engines.
         bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
         propagate: for conditions on the gradient: whether the encodings use the phases and bounds that propagation

@@ -28,11 +28,12 @@ from verifier.bounds.structured.windows import Window, windows_from
 from verifier.engines.base import Answer
 from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
-from verifier.engines.native.settings import NativeSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.maxima import recognise_maxima
 from verifier.network.operators import AffineOperator, Conv, Dense, Reshape
 from verifier.network.piecewise import absolute, relu
 from verifier.options import Options
@@ -379,6 +380,23 @@ def test_box_search_decides_as_input_splitting_does(threads: int) -> None:
         assert decide(query, small).answer is answer
         assert found.answer is Answer.SAT or "condensed" in found.statistics["method"]
     assert decide(holds, large).statistics["boxes"] > 1
+
+
+def test_networks_of_maxima_are_not_condensed() -> None:
+    """``max(a, b)`` written in four ReLUs: forward bounds decide such networks in a few boxes, relaxed ReLUs do not."""
+    corners = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    pair = np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+    network = feedforward(
+        [np.kron(np.eye(2), pair) @ corners, 0.5 * np.kron(np.eye(2), [[1.0, 1.0, 1.0, -1.0]])],
+        [np.zeros(8), np.zeros(2)],
+    )
+    assert recognise_maxima(network).network is not network
+    case = Conjunction(y_rows=np.array([[1.0, 1.0]]), bound=np.array([-0.5]))
+    query = Query(network=network, box=Box(np.full(2, -1.0), np.full(2, 1.0)), cases=(case,))
+    exact = ExactSettings(inputs=0)
+    found = decide(query, NativeSettings(condensed_from=1, exact=exact))
+    assert found.answer is Answer.UNSAT
+    assert "condensed" not in found.statistics["method"]
 
 
 def test_box_search_ends_at_its_limits() -> None:

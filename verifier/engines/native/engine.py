@@ -96,11 +96,12 @@ class NativeEngine(Engine):
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
-        if neurons >= self.settings.condensed_from:
+        maxima = recognise_maxima(query.network).network is not query.network  # then forward bounds are the better ones
+        if neurons >= self.settings.condensed_from and not maxima:
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
-        if conditions.cases >= self.settings.many_disjuncts and not options.proof:
+        if conditions.cases >= self.settings.many_disjuncts and not maxima and not options.proof:
             from verifier.engines.native.disjuncts import open_disjuncts
 
             left = open_disjuncts(query, conditions, deadline)
