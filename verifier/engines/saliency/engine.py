@@ -62,7 +62,7 @@ class SaliencySettings:
     large_share: float = 0.8
     native: NativeSettings = NativeSettings()
     exact: ExactSettings = ExactSettings()
-    tree_steps: int = 20
+    tree_steps: int = 80
     tree: TreeSettings = TreeSettings()
 
 
