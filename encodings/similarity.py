@@ -39,7 +39,7 @@ def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: f
     margin = slack(relax, model.upper[m] - model.lower[m])
     model.confine(m, *condition.ends, margin)
     if condition.similarity == "l1":
-        _sum_of_differences(model, condition, m, relax)
+        _sum_of_differences(model, condition, m, float(margin.sum()))
 
 
 def _absolute(model: Model, g: Indices) -> Indices:
@@ -62,8 +62,8 @@ def _absolute(model: Model, g: Indices) -> Indices:
     return columns
 
 
-def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
-    """``Σ |m - reference| <= delta``."""
+def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, margin: float) -> None:
+    """``Σ |m - reference| <= delta + margin``."""
     low, high = model.lower[m], model.upper[m]
     reference = condition.exact_reference
     reach = np.maximum(
@@ -79,7 +79,7 @@ def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, relax
             )
             model.add_atoms([Atom(columns, signs, low_end, inf, exact=exact)])
     ones = np.ones(n)
-    limit = condition.delta + float(slack(relax, np.asarray(reach.sum())))
+    limit = condition.delta + margin
     model.add_rows(sp.csr_array((ones, (np.zeros(n, dtype=int), e)), shape=(1, model.size)), *_ends(-inf, limit))
 
 

@@ -160,11 +160,32 @@ def _decide_part(
 
 def _ask(encoding: Encoding, deadline: Deadline, ask: Ask, exact: bool) -> EngineResult:
     """The solver's answer, unless the encoding is plainly contradictory."""
+    if not exact and (problem := _out_of_reach(encoding)):
+        return EngineResult(answer=Answer.UNKNOWN, reason=problem)
     if encoding.model.contradiction:
         # the bounds decide: in floats, their rounding errors proved where the proof is to be exact
         certainty = Certainty.RIGOROUS if exact else Certainty.NUMERICAL
         return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics={"decided by": "bounds"})
     return ask(encoding, deadline)
+
+
+SMALL, LARGE = 1e-7, 1e10
+"""Sizes between which solvers with tolerances of about 1e-9 can tell numbers apart."""
+
+
+def _out_of_reach(encoding: Encoding) -> str:
+    """Why a solver with tolerances should not be asked: numbers too large, or the question's own all too small; or ""."""
+    model = encoding.model
+    ends = np.concatenate([model.lower, model.upper])
+    if np.abs(ends[np.isfinite(ends)]).max(initial=0.0) > LARGE:
+        return "numbers too large for a solver with tolerances, ask an exact one"
+    for name, columns in (("outputs", encoding.y), ("gradients", encoding.g)):
+        if columns is not None:
+            chosen = columns[columns >= 0]
+            size = np.abs(np.concatenate([model.lower[chosen], model.upper[chosen]])).max(initial=0.0)
+            if 0 < size < SMALL:
+                return f"the {name} are at most {size:.1g}: too small for a solver with tolerances, ask an exact one"
+    return ""
 
 
 def package(name: str, module: str, install: str) -> Availability:
@@ -178,7 +199,12 @@ def package(name: str, module: str, install: str) -> Availability:
 
 
 def too_narrow(query: Query) -> str:
-    """Why a solver with tolerances should not be asked about a box; "" if it may be."""
+    """Why a solver with tolerances should not be asked about a box or a distance of maps; "" if it may be."""
+    condition = query.condition
+    if condition is not None and condition.similarity == "l1":
+        size = float(np.abs(condition.reference).max(initial=0.0))
+        if condition.delta < 1e-5 * size:
+            return f"δ = {condition.delta:g}: too small for a solver with tolerances, ask an exact one"
     width = query.box.width
     narrow = np.flatnonzero((width > 0) & (width < 1e-11 * np.maximum(1.0, np.abs(query.box.lower))))
     if not narrow.size:
