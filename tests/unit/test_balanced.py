@@ -91,7 +91,7 @@ def test_moderate_networks_stay_as_they_are() -> None:
 def test_engines_take_weights_of_any_size(engine: str, scale: float) -> None:
     rng = np.random.default_rng(4)
     weights = [rng.normal(size=(b, a)) * scale for a, b in itertools.pairwise((3, 4, 3, 2))]
-    network = feedforward(weights, [rng.normal(size=len(w)) * scale for w in weights])
+    network = feedforward(weights, [rng.normal(size=len(w)) * scale ** (k + 1) for k, w in enumerate(weights)])
     x = rng.normal(size=3)
     query = verifier.saliency_robustness(network, x, 0.01, 0.0, domain=None)
     verdict = verifier.verify(query, engine=engine, timeout=20, prepass=False)
