@@ -45,7 +45,7 @@ class Backend:
 
     Attributes:
         dtype: torch.float32 or torch.float64.
-        device: "cpu" or "cuda" (the same code; only the first is tested).
+        device: where tensors are, by torch's name. Only "cpu" is tested, and the command line offers no other.
     """
 
     dtype: torch.dtype = torch.float64
