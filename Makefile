@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Processors whose arithmetic the numerical tests are tried with, as OpenBLAS calls them: what this machine can run.
-KERNELS := Prescott Nehalem Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo),SkylakeX)
+KERNELS := Prescott Nehalem Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo 2>/dev/null),SkylakeX)
 # The tests for that, and for the lowest versions of all dependencies: those without a long search.
 FAST := tests/unit tests/corpus -k "not native and not marabou and not cvc5"
 
@@ -52,7 +52,7 @@ lowest: $(STAMP)
 	@$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --group test \
 	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^triton" >$(VENV)-lowest/lowest.txt
 	@$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -r $(VENV)-lowest/lowest.txt -e .
-	@NUMBA_CACHE_DIR=$(VENV)-lowest/numba PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
+	@NUMBA_CACHE_DIR="$(abspath $(VENV)-lowest/numba)" PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
 	    $(VENV)-lowest/bin/python -m pytest -q -n 2 $(FAST)
 
 lint: $(STAMP)
