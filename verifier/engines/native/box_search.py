@@ -174,16 +174,16 @@ class BoxSearch:
         (part,) = leaf.items
         search = PartSearch(self.query, self.conditions, part.form, deadline, settings=self.settings.relu.part)
         nodes, _ = search.root(part.cases, ROOT_STEPS)
-        outcome = search.outcome
-        if len(nodes) and part.form.units:
-            search.run(nodes, part.spent, LENIENCE)
-        elif len(nodes):
+        if not len(nodes):
+            return LeafAnswer(Verdict.REFUTED)
+        if not part.form.units:
             return LeafAnswer(Verdict.OPEN, reason="a box without unstable ReLUs stays undecided within rounding")
-        if outcome.witness is not None:
-            return LeafAnswer(Verdict.WITNESS, witness=outcome.witness)
-        if outcome.failure:
-            return LeafAnswer(Verdict.OPEN, reason=outcome.failure)
-        return LeafAnswer(Verdict.OPEN if outcome.left else Verdict.REFUTED)
+        found = search.run(nodes, part.spent, LENIENCE)
+        if found.ending is Ending.PROVED:
+            return LeafAnswer(Verdict.REFUTED)
+        if found.ending is Ending.WITNESS:
+            return LeafAnswer(Verdict.WITNESS, witness=found.witness)
+        return LeafAnswer(Verdict.OPEN, reason=found.reason)
 
     def _influence(self, part: Part) -> Array:
         """How much each input bears on what the relaxation costs the worst row, ``(n,)``.
