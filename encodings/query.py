@@ -19,8 +19,9 @@ from verifier.encodings.model import Atom, Disjunction, ExactAtom, Expressions, 
 from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
 from verifier.encodings.similarity import encode_condition
 from verifier.encodings.widening import slack
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import ExactRow
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 
 ROUNDING = 1e-12
 """What solvers with tolerances cannot tell from zero, relative to max(1, |z|)."""

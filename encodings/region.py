@@ -21,8 +21,9 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 from verifier.search.replay import replay
 
 MAX_ENTRIES = 200_000

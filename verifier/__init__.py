@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from verifier.network.onnx_writer import write_onnx
     from verifier.options import Options
     from verifier.properties.builders import robustness, saliency_robustness
-    from verifier.properties.query import Conjunction, GradientBox, Query
+    from verifier.properties.conjunction import Conjunction
+    from verifier.properties.query import GradientBox, Query
     from verifier.properties.sets import Box
     from verifier.properties.vnnlib import read_vnnlib
     from verifier.search.replay import replay
@@ -58,7 +59,7 @@ _WHERE = {
     "Options": "verifier.options",
     "robustness": "verifier.properties.builders",
     "saliency_robustness": "verifier.properties.builders",
-    "Conjunction": "verifier.properties.query",
+    "Conjunction": "verifier.properties.conjunction",
     "GradientBox": "verifier.properties.query",
     "Query": "verifier.properties.query",
     "Box": "verifier.properties.sets",

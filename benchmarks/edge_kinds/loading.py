@@ -16,7 +16,8 @@ import verifier
 from verifier.errors import NetworkError, VerifierError
 from verifier.network.agreement import agreement
 from verifier.network.runtime import RuntimeModel
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Status
 

@@ -27,7 +27,7 @@ from verifier.network.operators import Dense
 from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties import maps, vnnlib1
-from verifier.properties.query import Conjunction
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 from verifier.verdict import Witness

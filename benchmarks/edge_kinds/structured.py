@@ -25,7 +25,8 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import relu
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 from verifier.rounding import float_above

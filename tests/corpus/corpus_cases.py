@@ -23,7 +23,8 @@ import numpy as np
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 
 FILE = Path(__file__).parent / "cases.jsonl"

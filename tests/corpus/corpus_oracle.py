@@ -17,7 +17,8 @@ import z3
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 
 Vector = list[Fraction]
 

@@ -25,7 +25,8 @@ from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.properties.builders import robustness, saliency_robustness
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 
 FAMILIES = ("dense", "conv", "dense", "elementwise", "dense", "maxpool", "conv", "residual")

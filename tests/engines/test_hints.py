@@ -27,7 +27,8 @@ from verifier.network.operators import Conv, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 

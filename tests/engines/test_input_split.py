@@ -22,7 +22,8 @@ from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
 from verifier.options import Options
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 from verifier.search.replay import replay

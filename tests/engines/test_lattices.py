@@ -20,7 +20,8 @@ from verifier.network.maxima import recognise_maxima
 from verifier.network.operators import Array, Dense
 from verifier.network.piecewise import MaxPool, relu
 from verifier.options import Options
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 

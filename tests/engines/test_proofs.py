@@ -27,7 +27,8 @@ from verifier.proofs import Proof, ProofError, load_proof
 from verifier.proofs.check import check_proof
 from verifier.proofs.kernel import ReluGraph, WeightedRows
 from verifier.proofs.relu_network import fingerprint, relu_network
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 
 OPTIONS = Options(prepass=False, proof=True)

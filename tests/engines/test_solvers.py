@@ -23,7 +23,8 @@ from verifier.network.operators import Dense, Scale
 from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties.builders import robustness, saliency_robustness
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 from verifier.verdict import Certainty

@@ -24,7 +24,8 @@ from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Conv, Dense, Operator, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 from verifier.options import Options
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.rounding import gamma
 from verifier.search.attack import Margins

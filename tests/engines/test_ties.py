@@ -22,7 +22,8 @@ from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, relu
 from verifier.options import Options
 from verifier.properties import vnnlib1, vnnlib2
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Certainty, Status
 

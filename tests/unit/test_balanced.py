@@ -14,8 +14,8 @@ from verifier.network.graph import feedforward
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.balanced import balanced
 from verifier.properties.builders import condition_at
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.maps import named_map
-from verifier.properties.query import Conjunction
 from verifier.properties.sets import Box
 from verifier.search.replay import replay
 

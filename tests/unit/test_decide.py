@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
 from verifier.network.graph import feedforward
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 
 

@@ -28,7 +28,8 @@ from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.properties.builders import saliency_robustness
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 
 

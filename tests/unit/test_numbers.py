@@ -28,9 +28,9 @@ from verifier.network.operators import Dense, Sum
 from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties import vnnlib1
+from verifier.properties.conjunction import Conjunction, enclosed
 from verifier.properties.maps import named_map
 from verifier.properties.numbers import ExactRow, Numbers
-from verifier.properties.query import Conjunction, enclosed
 from verifier.properties.sets import Box
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -14,7 +14,8 @@ import verifier
 import verifier.network.loading as loading
 from verifier.errors import NetworkError, PropertyError, UnsupportedOperatorError
 from verifier.network.runtime import RuntimeModel
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Status
 

@@ -10,7 +10,8 @@ import pytest
 import verifier
 from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network, feedforward
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.repair import PropertyRepairStatus, repair_property
 from verifier.verdict import Status, Verdict

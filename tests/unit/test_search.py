@@ -21,7 +21,8 @@ from verifier.network.operators import Conv, Dense, Reshape
 from verifier.network.piecewise import MaxPool, leaky_relu
 from verifier.network.runtime import RuntimeModel
 from verifier.properties.builders import robustness, saliency_robustness
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.search.attack import Margins, ascend, diversify, pgd, polish, sharpest_corners, starts
 from verifier.search.lines import along_lines

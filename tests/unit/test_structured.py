@@ -38,7 +38,8 @@ from verifier.network.operators import AffineOperator, Conv, Dense, Reshape
 from verifier.network.piecewise import absolute, relu
 from verifier.options import Options
 from verifier.properties.builders import robustness
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 

@@ -18,8 +18,9 @@ from verifier.errors import PropertyError
 from verifier.network.graph import Network, feedforward
 from verifier.network.loading import load
 from verifier.properties import vnnlib1
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.formula import Term
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.properties.vnnlib import read_text, read_vnnlib, version
 from verifier.rounding import float_around

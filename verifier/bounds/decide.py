@@ -9,7 +9,8 @@ import numpy as np
 
 from verifier.lazy import sp
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, Matrix, Query
+from verifier.properties.conjunction import Conjunction, Matrix
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Certainty
 

@@ -18,8 +18,9 @@ from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.options import Options
+from verifier.properties.conjunction import stacked
 from verifier.properties.numbers import Point
-from verifier.properties.query import Query, stacked
+from verifier.properties.query import Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
 

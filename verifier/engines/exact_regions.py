@@ -24,8 +24,9 @@ from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 from verifier.search.replay import replay
 from verifier.verdict import Certainty
 

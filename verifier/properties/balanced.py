@@ -20,8 +20,9 @@ from verifier.lazy import sp
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array, Conv, Dense, Operator, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import ExactRow
-from verifier.properties.query import Conjunction, GradientBox, Query
+from verifier.properties.query import GradientBox, Query
 
 MODERATE = 12
 """Weights whose largest is between 2^-12 and 2^12 are left as they are."""

@@ -20,9 +20,10 @@ from verifier.network.graph import Network
 from verifier.network.magnitude import largest_values
 from verifier.network.operators import Array
 from verifier.network.tails import Tail
+from verifier.properties.conjunction import Conjunction, enclosed
 from verifier.properties.implied import Row, implied_bounds
 from verifier.properties.numbers import ExactRow, Numbers
-from verifier.properties.query import Conjunction, Query, enclosed
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.rounding import Number
 

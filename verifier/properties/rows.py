@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
 
 

@@ -18,8 +18,9 @@ from typing import TypeVar
 
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
+from verifier.properties.conjunction import Conjunction
 from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation, to_query
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.query import Query
 
 _TOKEN = re.compile(r"[()]|\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+")
 _SKIP = re.compile(r"(?:\s+|;[^\n]*)+")

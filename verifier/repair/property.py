@@ -22,7 +22,8 @@ from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseOperator
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.repair.api import RepairStatus, repair
 from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork, repairable_layers

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Conv
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 
 Cases = npt.NDArray[np.int64]
 

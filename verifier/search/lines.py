@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.search.attack import Margins
 
 

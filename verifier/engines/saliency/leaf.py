@@ -25,7 +25,7 @@ from verifier.encodings.entries import independent_rows
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction
+from verifier.properties.conjunction import Conjunction
 from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
 
 MOST_ENTRIES = 200

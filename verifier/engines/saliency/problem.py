@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from verifier.engines.saliency.form import INPUT, Matrix, ReluForm, relu_form
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction, Query
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.rounding import EIGHT_ROUNDINGS, TINY
 
 COMPOSED_WELL = 1e-6

@@ -22,7 +22,7 @@ from verifier.limits import Deadline
 from verifier.lp.program import LinearProgram, LpAnswer, LpStatus
 from verifier.lp.rows import RowBuilder, concatenate
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction
+from verifier.properties.conjunction import Conjunction
 from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD, TINY
 
 NONE = -1

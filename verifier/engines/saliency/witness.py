@@ -11,7 +11,7 @@ from verifier.lp.program import LinearProgram, LpStatus
 from verifier.lp.rows import RowBuilder
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
-from verifier.properties.query import Conjunction
+from verifier.properties.conjunction import Conjunction
 from verifier.search.replay import replay
 
 Pattern = tuple[Phases, ...]
