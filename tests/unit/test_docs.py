@@ -1,0 +1,164 @@
+"""The documentation says what is so: links lead somewhere, command lines parse, examples run and print what is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from verifier import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+NUMBER = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?")
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in one of these languages."""
+    return [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+def command_lines(page: Path) -> Iterator[str]:
+    """Every ``verifier …`` line in a fenced block of a page, with or without a prompt."""
+    for block in blocks(page, "", "sh", "console"):
+        prompts = "\n$ " in f"\n{block}"
+        for line in block.splitlines():
+            command = line.removeprefix("$ ")
+            if command.startswith("verifier ") and (line != command or not prompts):
+                yield command
+
+
+def arguments(command: str) -> list[str]:
+    """The words after ``verifier``, without comment and redirection."""
+    words = shlex.split(command, comments=True)[1:]
+    return words[: words.index(">")] if ">" in words else words
+
+
+def test_the_pages_are_the_ones_that_are_meant() -> None:
+    assert {"README.md", "index.md", "usage.md"} <= {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_is_on_the_map() -> None:
+    links = LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert pages - {"index.md"} <= set(links)
+
+
+def test_every_result_is_named_by_the_script_that_wrote_it() -> None:
+    scripts = re.findall(r"`([\w/]+\.py)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    missing = [name for name in scripts if not (ROOT / "benchmarks" / name.removeprefix("benchmarks/")).exists()]
+    assert scripts
+    assert not missing
+
+
+LINES = sorted({line for page in PAGES for line in command_lines(page)})
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_command_lines_parse(line: str) -> None:
+    words = arguments(line)
+    parsed = cli.parser(words[0]).parse_args(words)
+    assert parsed.command == words[0]
+
+
+def test_every_command_is_in_the_readme_and_in_the_guide() -> None:
+    for page in (ROOT / "README.md", ROOT / "docs" / "usage.md"):
+        text = page.read_text(encoding="utf-8")
+        assert [name for name in cli.COMMANDS if f"verifier {name}" not in text] == []
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the repository's to the commands of the documentation, and may be written to."""
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "benchmarks").mkdir()
+    shutil.copytree(ROOT / "benchmarks" / "networks", folder / "benchmarks" / "networks")
+    return folder
+
+
+def test_readme_examples_run(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(house)
+    examples = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for example in examples:
+            exec(compile(example, "README.md", "exec"), names)
+    assert "HOLDS" in printed.getvalue()
+    assert "VIOLATED" in printed.getvalue()
+
+
+def session(page: Path) -> list[tuple[str, list[str]]]:
+    """The commands of a page's console blocks, each with the output that is shown."""
+    steps: list[tuple[str, list[str]]] = []
+    for block in blocks(page, "console"):
+        ended = True  # the here-document, if the last command has one
+        for line in block.splitlines():
+            if not ended:
+                steps[-1] = (f"{steps[-1][0]}\n{line}", [])
+                ended = line == "END"
+            elif line.startswith("$ "):
+                steps.append((line[2:], []))
+                ended = "<<" not in line
+            else:
+                steps[-1][1].append(line)
+    return steps
+
+
+def run(command: str) -> list[str]:
+    """What a command prints: a ``verifier`` line in this process, anything else by the shell."""
+    if not command.startswith("verifier "):
+        command = command.replace("python -c", f"{shlex.quote(sys.executable)} -c")
+        return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout.splitlines()
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()):
+        status = cli.main(arguments(command))
+    assert status in (0, 1)
+    text = printed.getvalue()
+    words = shlex.split(command)
+    if ">" in words:
+        Path(words[-1]).write_text(text, encoding="utf-8")
+        return []
+    return text.splitlines()
+
+
+def shape(lines: list[str]) -> list[str]:
+    """Lines without what depends on the machine: numbers, names of engines' versions, systems."""
+    return [NUMBER.sub("#", re.sub(r"Linux\S*", "Linux", line)).rstrip() for line in lines]
+
+
+@pytest.mark.slow
+def test_the_tour_prints_what_it_shows(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(house)
+    steps = session(ROOT / "docs" / "index.md")
+    assert len([command for command, _ in steps if command.startswith("verifier ")]) >= 15
+    for command, shown in steps:
+        if command.startswith("verifier inspect") or command.startswith("verifier doctor"):
+            shown = shown[:1]  # below it: what is installed here
+        head = shown[: shown.index("…")] if "…" in shown else shown
+        printed = run(command)
+        assert shape(printed[: len(head)]) == shape(head), command
+
+
+@pytest.mark.parametrize("module", ["verifier.certification"])
+def test_examples_of_docstrings_run(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
