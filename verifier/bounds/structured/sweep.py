@@ -108,11 +108,11 @@ class Sweep:
             for passes, turn in rounds:
                 signs = np.where(first == turn, 1.0, -1.0)
                 some = np.flatnonzero((low[tile] < 0)[tuple(places.T)] & (high[tile] > 0)[tuple(places.T)])
-                if not len(some) or (passes is not self.passes and lost < WORTH):
+                width = (high[tile] - low[tile])[tuple(places[some].T)]
+                if not len(some) or (passes is not self.passes and lost < WORTH * width.mean()):
                     break
-                found, share = self._rows(passes, node, window, low[tile].shape, places[some], signs[some])
-                width = (high[tile] - low[tile])[tuple(places[some].T)].mean()
-                lost = max(lost, share / max(width, self.passes.least))
+                found, slack = self._rows(passes, node, window, low[tile].shape, places[some], signs[some])
+                lost = max(lost, slack)
                 for sign, ends in ((1.0, low), (-1.0, high)):
                     which = signs[some] == sign
                     at = tuple(places[some][which].T)
