@@ -1,8 +1,8 @@
 """pwl-verifier: proves or refutes properties of piecewise-linear neural networks, on real solvers.
 
 >>> import verifier
->>> network = verifier.load("net.onnx")
->>> query = verifier.saliency_robustness(network, x, epsilon=0.05, delta=1e-3)
+>>> network = verifier.feedforward([[[1, -1], [-1, 1]], [[1, 0], [0, 1]]], [[0, 0], [0, 0]])  # or verifier.load(file)
+>>> query = verifier.saliency_robustness(network, [0.9, 0.1], epsilon=0.5, delta=0.5)
 >>> verdict = verifier.verify(query, engine="auto", timeout=60)
 >>> verdict.status
 <Status.HOLDS: 'holds'>

@@ -53,6 +53,15 @@ def verify(
     Raises:
         EngineError: before any work: an unknown engine, one that is not installed or cannot take the query.
         InputError: options out of range.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> verifier.verify(verifier.robustness(network, [0.9, 0.1], epsilon=0.1), timeout=20).status
+        <Status.HOLDS: 'holds'>
+        >>> verdict = verifier.verify(verifier.robustness(network, [0.6, 0.5], epsilon=0.1))
+        >>> verdict.status, bool(verdict.witness.output[0] <= verdict.witness.output[1])
+        (<Status.VIOLATED: 'violated'>, True)
     """
     if options is None:
         options = Options(engine=engine, timeout=timeout, **changes)

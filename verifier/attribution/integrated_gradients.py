@@ -83,6 +83,12 @@ class IntegratedGradients:
     Args:
         network: the network.
         listener: is told how many linear pieces there are after each layer.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> IntegratedGradients(network).attribute([[0.9, 0.1]], target=0).round(6)
+        array([[ 0.9, -0.1]])
     """
 
     @checked(network=instance(Network, "a Network (`verifier.load` reads one)"))

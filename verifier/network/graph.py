@@ -280,9 +280,14 @@ def _piecewise(node: Node) -> PiecewiseOperator:
 class NetworkBuilder:
     """Builds a `Network` node by node, computing and checking the shapes.
 
-    >>> builder = NetworkBuilder((5,))
-    >>> hidden = builder.add(Dense(w1, b1)); active = builder.add(relu(), hidden)
-    >>> network = builder.build(builder.add(Dense(w2, b2), active))
+    Example:
+        >>> from verifier.network.operators import Dense
+        >>> from verifier.network.piecewise import relu
+        >>> builder = NetworkBuilder((2,))
+        >>> hidden = builder.add(Dense(np.array([[1.0, -1.0]]), np.zeros(1)))
+        >>> active = builder.add(relu(), hidden)
+        >>> builder.build(active)
+        <Network built in Python: 2 → 1, 3 nodes, 1 neurons>
     """
 
     def __init__(self, input_shape: Shape, *, input_name: str = "input", source: str = "") -> None:

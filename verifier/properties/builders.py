@@ -53,6 +53,12 @@ def robustness(
     Raises:
         PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain (by more than float32 rounding),
             no such label.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
+        <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', 2 of 2 inputs vary, 1 cases, of <Network built in Python: 2 → 2, 4 nodes, 2 neurons>>
     """
     domain = network_domain(network, domain)
     point, moved = _point(network, x, domain)
@@ -108,6 +114,13 @@ def saliency_robustness(
     Raises:
         PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
             map or similarity.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> query = verifier.saliency_robustness(network, [0.9, 0.1], epsilon=0.5, delta=0.5)
+        >>> verifier.verify(query).status  # where the label is another, so is the gradient
+        <Status.HOLDS: 'holds'>
     """
     domain = network_domain(network, domain)
     point, moved = _point(network, x, domain)

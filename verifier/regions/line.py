@@ -218,6 +218,13 @@ def line(
     Raises:
         InputError: if a shape does not fit, an end contains NaN or infinity, or values overflow float64.
         TimeLimitError, MemoryLimitError: if a limit does not suffice.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> restriction = line(network, [0, 1], [1, 0])
+        >>> restriction.breakpoints
+        array([0. , 0.5, 1. ])
     """
     a, b = _end(network, start, "start"), _end(network, end, "end")
     if len(a) != 1 or len(b) != 1:

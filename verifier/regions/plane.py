@@ -145,6 +145,13 @@ def plane(
         InputError: if shapes do not fit, u and v are parallel, or the polygon has fewer than 3 corners, is not
             convex, has no area, or contains NaN.
         MemoryLimitError, TimeLimitError: if a limit does not suffice.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> pieces = plane(network, [[0, 0], [1, 0], [1, 1], [0, 1]])
+        >>> len(pieces), pieces.classes().areas.round(6)
+        (2, array([0.5, 0.5]))
     """
     where, corners = plane_of(network, origin, u, v, polygon)
     count = len(corners)
