@@ -70,6 +70,18 @@ def test_every_result_is_named_by_the_script_that_wrote_it() -> None:
     assert not missing
 
 
+def test_measured_figures_are_those_of_the_results() -> None:
+    """Every number in a row of the README's table stands in the page that the row's script wrote."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Measured")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*) \| `([\w/]+)\.py` \|$", table, re.MULTILINE)
+    assert len(rows) >= 6
+    for row, script in rows:
+        page = ROOT / "benchmarks" / "results" / f"{'_'.join(reversed(script.split('/')))}.md"
+        known = set(re.findall(r"\d[\d.e-]*\d|\d", page.read_text(encoding="utf-8").replace(",", "")))
+        figures = re.findall(r"\d[\d.e-]*\d|\d", row.replace(",", ""))
+        assert [figure for figure in figures if figure not in known] == [], f"{row}: not in {page.name}"
+
+
 LINES = sorted({line for page in PAGES for line in command_lines(page)})
 
 
