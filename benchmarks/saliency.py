@@ -23,9 +23,14 @@ import saliency_scale
 import saliency_structures
 import saliency_table2
 import saliency_table3
-from common import RESULTS, machine
+from common import RESULTS
 from saliency_common import journal
 
+MEASURED = (
+    "Measured on 2 cores, Python 3.11, 2026-11-26 (AMD EPYC); Marabou with a limit of 600 s and α-CROWN with 200 steps on "
+    "2026-11-28 (Intel Xeon, shared with other work)."
+)
+"""When and where the journal's records were measured."""
 PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_structures, saliency_maps)
 """The commands, in the order of their sections in the report."""
 
@@ -33,7 +38,7 @@ PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_structures, 
 def report(_: argparse.Namespace) -> None:
     """Write results/saliency.md."""
     records = journal()
-    lines = ["# Saliency robustness\n", machine() + "\n"]
+    lines = ["# Saliency robustness\n", MEASURED + "\n"]
     for part in PARTS:
         lines += part.section(records)
     (RESULTS / "saliency.md").write_text("\n".join(lines))

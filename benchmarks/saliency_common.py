@@ -21,6 +21,14 @@ from verifier.properties.sets import Box
 JOURNAL = RESULTS / "saliency_journal.jsonl"
 REGIONS = [(1, "0.03"), (2, "0.03"), (12, "0.03")] + [(k, "0.05") for k in (0, 1, 2, 4, 5, 6, 8, 12)]
 """Images and ε of the VNN-COMP mnist_fc set for which 256x2 has adversarial examples (ground_truth.csv)."""
+
+
+def regions(names: str) -> list[tuple[int, str]]:
+    """The regions that are named (``1/0.03,4/0.05``: image/ε), all if none is."""
+    asked = names.split(",") if names else [f"{image}/{epsilon}" for image, epsilon in REGIONS]
+    return [(image, epsilon) for image, epsilon in REGIONS if f"{image}/{epsilon}" in asked]
+
+
 SHARES = (0.01, 0.1, 0.5)
 """δ of the sets of images, as shares of the map's largest entry."""
 HEADER = (

@@ -61,7 +61,7 @@ def main() -> None:
     if not available()[0]:
         raise SystemExit(f"slopes: auto_LiRPA is needed: {available()[1]}")
     network, x = random_network(), np.random.default_rng(0).random(784)
-    lirpa_bounds(network, Box.around(x, 1e-4), "alpha-crown", iterations=1)  # so that importing it is not measured
+    lirpa_bounds(network, Box.around(x, 1e-4), "alpha-crown", steps=1)  # so that importing it is not measured
     ours(network, Box.around(x, 1e-3), 2)
     cases = [("random 784-256-256-10", network, x, e) for e in (0.03, 0.01)]
     cases += mnist_cases((0.03, 0.01), ("Point",), (0.03, 0.01))

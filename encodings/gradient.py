@@ -1,9 +1,13 @@
-"""The backward pass as constraints (Le et al., ACML 2023, section 4.2), for every layer of any network.
+"""The backward pass as constraints (Le et al., ACML 2023, Equations 9 to 11), for every layer of any network.
 
 With g the gradient of one output combination with respect to a node's value: an affine operator multiplies
 by its transposed matrix; an elementwise unit with preactivation z and value h passes back
 ``dz = derivative · dh``, which becomes one more equation in each case of the unit's disjunction (for a ReLU:
 ``[z <= 0, h = 0, dz = 0]`` or ``[z >= 0, h = z, dz = dh]``); a MaxPool window passes dh to its winner.
+
+At ``z = 0`` Equation 11 has ``dz = 0``; here both cases hold, a closed superset for proofs (a witness is replayed with the
+paper's convention). Nothing is left out: the paper's Equations 15 and 16 exclude ``0 < z < 1e-6`` unless ``dh = 0``.
+The outputs' condition, Equation 14, is not made here but in `verifier.properties.query.larger_output_cases`.
 """
 
 from __future__ import annotations

@@ -11,10 +11,13 @@ from verifier.errors import InputError
 BOUNDS = ("interval", "crown", "alpha-crown")
 """Bound methods."""
 
+BOUND_STEPS = 20
+"""Steps of the optimisation of "alpha-crown" where nothing is said: auto_LiRPA's own default."""
+
 KINDS = {
     **dict.fromkeys(("engine", "bounds"), TEXT),
     **dict.fromkeys(("timeout", "memory"), optional(NUMBER)),
-    **dict.fromkeys(("threads", "seed"), WHOLE),
+    **dict.fromkeys(("threads", "seed", "bound_steps"), WHOLE),
     "reproducers": optional(PATH),
 }
 """The types of options that have one of these."""
@@ -31,6 +34,7 @@ class Options:
             one (None for a share of the machine's).
         prepass: whether the counterexample search runs before the engines.
         bounds: bound method for the encodings: "interval", "crown", "alpha-crown".
+        bound_steps: steps of the slopes' optimisation, for the bounds "alpha-crown".
         propagate: for conditions on the gradient: whether the encodings use the phases and bounds that propagation
             in both directions finds for witnesses, and ask in parts (`verifier.engines.saliency.hints`).
         threads: threads that one engine may use.
@@ -46,6 +50,7 @@ class Options:
     memory: float | None = None
     prepass: bool = True
     bounds: str = "crown"
+    bound_steps: int = BOUND_STEPS
     propagate: bool = False
     threads: int = 1
     seed: int = 0
@@ -64,5 +69,7 @@ class Options:
             raise InputError(f"threads must be at least 1, got {self.threads}")
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, got {self.seed}")
+        if self.bound_steps < 1:
+            raise InputError(f"bound_steps must be at least 1, got {self.bound_steps}")
         if self.bounds not in BOUNDS:
             raise InputError(f"there are no bounds {self.bounds!r}", fix=f"one of {', '.join(BOUNDS)}")

@@ -186,15 +186,16 @@ class RefuteByBounds:
         from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
 
         query, method, certifier = question.query, question.options.bounds, None
+        steps = question.options.bound_steps
         with question.stage("bounds"):
             try:
                 if question.options.proof and self.in_parts:
                     from verifier.engines.native.certify import BoxCertifier
 
                     certifier = BoxCertifier(query)
-                    refutation = refuted_in_parts(query, method, certifier=certifier)
+                    refutation = refuted_in_parts(query, method, certifier=certifier, steps=steps)
                 else:
-                    refutation = (refuted_in_parts if self.in_parts else refuted_by_bounds)(query, method)
+                    refutation = (refuted_in_parts if self.in_parts else refuted_by_bounds)(query, method, steps=steps)
             except InputError as error:  # overflow, say: other methods may still decide the query
                 question.note(f"no bounds: {error}")
                 return None

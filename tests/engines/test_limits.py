@@ -97,9 +97,9 @@ def test_alpha_crown_falls_back_where_auto_lirpa_fails() -> None:
     for kernel in ((1, 1), (2, 2), (3, 3), (1, 2), (2, 1)):
         for rectified in (False, True):
             net, box = pooled(kernel, rectified), Box(-np.ones(16), np.ones(16))
-            found = bounds(net, box, "alpha-crown", iterations=2)
+            found = bounds(net, box, "alpha-crown", steps=2)
             try:
-                lirpa_bounds(net, box, "alpha-crown", iterations=2)
+                lirpa_bounds(net, box, "alpha-crown", steps=2)
             except EngineError:
                 failed.append(kernel)
                 assert "crown (alpha-crown failed" in found.method

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from verifier import verify
+from verifier import saliency_robustness, verify
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native import NativeEngine
@@ -17,7 +18,7 @@ from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency import SaliencyEngine
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
-from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, relu
 from verifier.options import Options
@@ -203,3 +204,16 @@ def test_a_search_goes_on_where_its_budget_ended() -> None:
         turns += 1
     assert turns > 1
     assert (parts.regions, parts.witness, parts.unsettled) == (whole.regions, None, "")
+
+
+def test_a_tie_is_a_change_of_label_and_the_paper_s_strict_equation_14_can_be_asked() -> None:
+    """y = (x, 0) on [0, 1] (Le et al., ACML 2023): the maps are all the same, and only x = 0 has a tie."""
+    network = feedforward([[[1.0]], [[1.0], [0.0]]], [[1.0], [-1.0, 0.0]])
+    query = saliency_robustness(network, [1.0], 1.0, 0.0)
+    verdict = verify(query, timeout=30)
+    assert verdict.status is Status.VIOLATED
+    assert verdict.witness is not None
+    assert verdict.witness.input.tolist() == [0.0]
+    (case,) = query.cases
+    strict = replace(query, cases=(replace(case, strict=np.ones(1, dtype=bool)),))
+    assert verify(strict, timeout=30).status is Status.HOLDS

@@ -39,6 +39,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "verify: listener": lambda: verifier.verify(QUERY, listener=3),
     "Options: threads": lambda: verifier.verify(QUERY, threads="two"),
     "Options: seed": lambda: verifier.Options(seed=0.5),
+    "Options: bound_steps": lambda: verifier.Options(bound_steps="many"),
     "read_vnnlib: network": lambda: verifier.read_vnnlib("a.vnnlib", "net.onnx"),
     "read_vnnlib: path": lambda: verifier.read_vnnlib(3, NETWORK),
     "line: network": lambda: line("net.onnx", X, X),

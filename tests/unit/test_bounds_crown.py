@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import types
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,16 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from verifier import Options, robustness, saliency_robustness
 from verifier.bounds import bounds, gradient_bounds, lirpa_compat
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_values
 from verifier.bounds.jacobian import jacobian
 from verifier.bounds.phases import Slopes, phases
+from verifier.engines.base import Answer, EngineResult
+from verifier.engines.encoded import decide
 from verifier.errors import EngineError, InputError
+from verifier.limits import NEVER
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
+from verifier.pipeline import RefuteByBounds
 from verifier.properties.sets import Box
 
 lirpa_installed = pytest.mark.skipif(not lirpa_compat.available()[0], reason="auto_LiRPA is not installed")
@@ -247,13 +253,49 @@ def test_auto_lirpa_agrees_on_values_of_a_relu_network_and_optimised_slopes_are_
     for name in own:
         np.testing.assert_allclose(own[name].lower, other[name].lower, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(own[name].upper, other[name].upper, rtol=1e-9, atol=1e-9)
-    optimised = bounds(network, box, "alpha-crown", iterations=8)
+    optimised = bounds(network, box, "alpha-crown", steps=8)
     x = box.sample(300, rng)
     for name, points in network.values(x).items():
         assert optimised[name].contains(points, 1e-9).all()
         assert (optimised[name].lower >= own[name].lower).all()
         assert (optimised[name].upper <= own[name].upper).all()
     assert optimised[network.output].width.sum() < own[network.output].width.sum()
+
+
+@lirpa_installed
+def test_the_steps_of_the_optimisation_can_be_set_and_more_of_them_are_tighter():
+    network = dense(np.random.default_rng(6))
+    box = Box.around(np.full(4, 0.5), 0.3, domain=None)
+    widths = [bounds(network, box, "alpha-crown", steps=steps)[network.output].width.sum() for steps in (1, 60)]
+    assert widths[1] < 0.999 * widths[0]
+    with pytest.raises(InputError, match="steps"):
+        bounds(network, box, "alpha-crown", steps=0)
+
+
+@lirpa_installed
+def test_the_steps_of_the_options_reach_the_optimisation(monkeypatch):
+    """In the bounds before the engines and in an engine's encoding, with and without a condition on the map."""
+    from verifier.bounds import lirpa
+
+    seen = []
+
+    def spy(*args, steps=None, **kwargs):
+        seen.append(steps)
+        return lirpa_bounds(*args, steps=steps, **kwargs)
+
+    lirpa_bounds = lirpa.lirpa_bounds
+    monkeypatch.setattr(lirpa, "lirpa_bounds", spy)
+    network, x = dense(np.random.default_rng(6)), np.full(4, 0.5)
+    options = Options(bounds="alpha-crown", bound_steps=3)
+    for query in (robustness(network, x, 0.3), saliency_robustness(network, x, 0.3, 0.01)):
+        decide(query, options, NEVER, lambda encoding, deadline: EngineResult(answer=Answer.UNKNOWN), exact=False)
+    assert seen == [3, 3]
+    question = mock.MagicMock(query=robustness(network, x, 0.3), options=options, deadline=NEVER)
+    for in_parts in (False, True):
+        seen.clear()
+        RefuteByBounds(in_parts).run(question)
+        assert seen
+        assert set(seen) == {3}
 
 
 @lirpa_installed

@@ -9,6 +9,7 @@ import numpy as np
 
 from verifier.lazy import sp
 from verifier.network.operators import Array
+from verifier.options import BOUND_STEPS
 from verifier.properties.conjunction import Conjunction, Matrix
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
@@ -37,16 +38,19 @@ class Refutation:
     certainty: Certainty
 
 
-def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
+def refuted_by_bounds(query: Query, method: str = "crown", *, steps: int = BOUND_STEPS) -> Refutation | None:
     """Whether bounds on outputs and gradient show that the query has no solution; None if they do not.
 
     A row ``x_rows @ x + y_rows @ y + g_rows @ g <= bound`` is impossible if its smallest value over the box and
     the bounds on y and g is above its bound, by more than `SLACK`.
+
+    Args:
+        method, steps: see `verifier.bounds.bounds`.
     """
     from verifier.bounds import Method, bounds, gradient_bounds
 
     network, chosen = query.network, cast(Method, method)
-    values = bounds(network, query.box, method=chosen, everything=False)
+    values = bounds(network, query.box, method=chosen, steps=steps, everything=False)
     output = values[network.output]
     y = (output.lower.reshape(-1), output.upper.reshape(-1))
     x = (query.box.lower, query.box.upper)
@@ -67,7 +71,12 @@ def refuted_by_bounds(query: Query, method: str = "crown") -> Refutation | None:
 
 
 def refuted_in_parts(
-    query: Query, method: str = "crown", boxes: int | None = None, certifier: BoxCertifier | None = None
+    query: Query,
+    method: str = "crown",
+    boxes: int | None = None,
+    certifier: BoxCertifier | None = None,
+    *,
+    steps: int = BOUND_STEPS,
 ) -> Refutation | None:
     """As `refuted_by_bounds`, with the box halved a few times; None if these boxes do not suffice.
 
@@ -75,6 +84,7 @@ def refuted_in_parts(
 
     Args:
         boxes: how many are bounded at most; None: as many as take some tenths of a second, by the network's size.
+        method, steps: see `verifier.bounds.bounds`.
         certifier: writes a proof; only what it can certify counts as refuted.
     """
     if boxes is None:
@@ -83,7 +93,7 @@ def refuted_in_parts(
     open_boxes, found = [(0, query.box)], []
     for _ in range(boxes):
         node, box = open_boxes.pop()
-        refutation = refuted_by_bounds(replace(query, box=box), method)
+        refutation = refuted_by_bounds(replace(query, box=box), method, steps=steps)
         if refutation is not None and certifier is not None:
             cases = range(len(query.cases))
             if len(certifier.refute(certifier.region(node, box.lower, box.upper), cases)) < len(cases):

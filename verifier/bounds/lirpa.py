@@ -30,6 +30,7 @@ from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseOperator
+from verifier.options import BOUND_STEPS
 from verifier.properties.sets import Box
 
 SLACK = 1e-11
@@ -50,7 +51,7 @@ def lirpa_bounds(
     method: str = "crown",
     *,
     known: NetworkBounds | None = None,
-    iterations: int = 20,
+    steps: int = BOUND_STEPS,
     chunk: int = 512,
 ) -> NetworkBounds:
     """Bounds on every node's value from auto_LiRPA, intersected with interval bounds.
@@ -61,7 +62,7 @@ def lirpa_bounds(
     Args:
         method: "crown" or "alpha-crown".
         known: sound bounds to start from, intersected with.
-        iterations: steps of the slopes' optimisation, for "alpha-crown".
+        steps: of the slopes' optimisation, for "alpha-crown".
         chunk: how many entries of a node are bounded at once (limits the memory of convolutional networks).
 
     Raises:
@@ -70,7 +71,7 @@ def lirpa_bounds(
     """
     start = interval_bounds(network, box) if known is None else known
     found: dict[str, Bound] = {}
-    wrapped = _Wrapped(Values(network), box.lower, box.upper, network.input_shape, chunk, iterations)
+    wrapped = _Wrapped(Values(network), box.lower, box.upper, network.input_shape, chunk, steps)
     wanted = {network.output, *(n.inputs[0] for n in network.activations)}
     bent: set[str] = set()
     for index, node in enumerate(network.nodes[1:]):
@@ -117,11 +118,11 @@ class _Wrapped:
     """A module whose output is the concatenation of many nodes, as a BoundedModule over a box of inputs."""
 
     def __init__(
-        self, module: nn.Module, lower: Array, upper: Array, shape: tuple[int, ...], chunk: int, iterations: int
+        self, module: nn.Module, lower: Array, upper: Array, shape: tuple[int, ...], chunk: int, steps: int
     ) -> None:
         package = load()
         low, high = (torch.tensor(end.reshape(1, *shape)) for end in (lower, upper))
-        options = {**OPTIONS, "crown_batch_size": chunk, "optimize_bound_args": {"iteration": iterations}}
+        options = {**OPTIONS, "crown_batch_size": chunk, "optimize_bound_args": {"iteration": steps}}
         self.chunk = chunk
         with _quiet():
             try:

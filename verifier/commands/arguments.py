@@ -178,7 +178,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that asks engines."""
-    from verifier.options import BOUNDS
+    from verifier.options import BOUND_STEPS, BOUNDS
 
     group = parser.add_argument_group("solving")
     group.add_argument(
@@ -194,6 +194,9 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=count, default=cores, metavar="N", help=f"threads of one engine ({cores})")
     group.add_argument("--seed", type=natural, default=0, help="seed of everything random (0)")
     group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
+    group.add_argument(
+        "--bound-steps", type=count, default=BOUND_STEPS, metavar="N", help=f"steps of alpha-crown ({BOUND_STEPS})"
+    )
     group.add_argument(
         "--propagate", action="store_true", help="saliency: give solvers the phases and bounds that propagation finds"
     )
@@ -217,6 +220,7 @@ def options_of(args: argparse.Namespace) -> Options:
         threads=args.threads,
         seed=args.seed,
         bounds=args.bounds,
+        bound_steps=args.bound_steps,
         propagate=args.propagate,
         prepass=not args.no_prepass,
         compare=args.compare,

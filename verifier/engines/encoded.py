@@ -56,7 +56,7 @@ def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: floa
         relax: see `verifier.encodings.query.encode`.
     """
     method = _method(options, exact)
-    values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
+    values = bounds(query.network, query.box, method, steps=options.bound_steps)  # type: ignore[arg-type]
     gradients = None
     if query.gradient is not None:
         gradients = gradient_bounds(query.network, query.box, query.gradient.output, values, method)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def _method(options: Options, exact: bool) -> str:
 def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -> list[Subproblem]:
     """A query on the gradient with its bounds, as one question; with propagation, none if that refutes it."""
     method = _method(options, exact)
-    values = bounds(query.network, query.box, method)  # type: ignore[arg-type]
+    values = bounds(query.network, query.box, method, steps=options.bound_steps)  # type: ignore[arg-type]
     if options.propagate:
         from verifier.engines.saliency.hints import witness_parts
 

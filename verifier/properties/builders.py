@@ -98,7 +98,7 @@ def saliency_robustness(
 
     For every x' within ``epsilon`` (L∞) of ``x``, inside ``domain``: if the map at x' is similar to the map at x,
     then the label of x' is ``label``. As in the paper by default: ``|∂N_label/∂x (x') - ∂N_label/∂x (x)|∞ <= delta``.
-    A tie with another output counts as a violation.
+    A tie with another output counts as a violation, which the paper's Equation 14 leaves out (docs/papers.md).
 
     Args:
         x: the input x̂, of the network's input shape or flat.

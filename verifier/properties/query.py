@@ -259,6 +259,9 @@ class Query:
 def larger_output_cases(outputs: int, label: int, *, width: int | None = None) -> tuple[Conjunction, ...]:
     """One case per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label).
 
+    Le et al. (ACML 2023), Equation 14, print ``y_j > y_label``: their cases are these without the ties, so that what holds
+    here holds there. (docs/papers.md; a strict row, `Conjunction.strict`, asks theirs.)
+
     Args:
         width: number of columns of the rows, where further outputs follow the labels'.
     """
