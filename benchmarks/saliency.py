@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import saliency_maps
@@ -35,13 +36,17 @@ PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_structures, 
 """The commands, in the order of their sections in the report."""
 
 
-def report(_: argparse.Namespace) -> None:
-    """Write results/saliency.md."""
-    records = journal()
+def text(records: list[dict[str, Any]]) -> str:
+    """The report of a journal's records."""
     lines = ["# Saliency robustness\n", MEASURED + "\n"]
     for part in PARTS:
         lines += part.section(records)
-    (RESULTS / "saliency.md").write_text("\n".join(lines))
+    return "\n".join(lines)
+
+
+def report(_: argparse.Namespace) -> None:
+    """Write results/saliency.md."""
+    (RESULTS / "saliency.md").write_text(text(journal()))
 
 
 def main() -> None:
