@@ -8,8 +8,12 @@ TORCH_INDEX ?=
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Processors whose arithmetic the numerical tests are tried with, as OpenBLAS calls them: what this machine can run.
-KERNELS := Prescott Nehalem Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo 2>/dev/null),SkylakeX)
-# The tests for that, and for the lowest versions of all dependencies: those without a long search.
+KERNELS := Prescott Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo 2>/dev/null),SkylakeX,Nehalem)
+# The tests for that: the corpus, and the units that compare numbers.
+NUMERICAL := tests/corpus $(addprefix tests/unit/test_,$(addsuffix .py,bounds_crown bounds_interval decide encodings \
+    exact_system lp maps numbers operators query regions_random rounding simplify structured)) \
+    -k "not native and not marabou and not cvc5"
+# The tests with the lowest versions of all dependencies: those without a long search.
 FAST := tests/unit tests/corpus -k "not native and not marabou and not cvc5"
 
 .PHONY: demo test kernels lowest lint env clean
@@ -40,7 +44,7 @@ test: $(STAMP)
 kernels: $(STAMP)
 	@for kernel in $(KERNELS); do \
 	    echo "make: tests with OpenBLAS's products for $$kernel"; \
-	    OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n 2 $(FAST) || exit 1; \
+	    OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n 2 $(NUMERICAL) || exit 1; \
 	done
 
 # The tests with the lowest version of every dependency that pyproject.toml admits (PyTorch stays as it is).

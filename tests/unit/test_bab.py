@@ -263,3 +263,42 @@ def test_an_error_in_one_free_thread_ends_the_search() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         search(Broken(1.0), settings=FREE).run(root(3), Deadline.after(30))
+
+
+def test_what_a_pause_interrupts_is_done_when_the_search_goes_on() -> None:
+    limit = [0]
+
+    class Slow(Parabola):
+        def bound(self, batch: Pieces, deadline: Deadline) -> Bounded[Pieces]:
+            time.sleep(0.002)
+            deadline.check("while bounding")
+            return super().bound(batch, deadline)
+
+    paused = search(Slow(1.01), settings=FREE, stop=lambda so_far: "pause" if so_far.done >= limit[0] else "")
+    result = paused.run(root(5))
+    pauses = 0
+    while result.ending is Ending.OPEN:
+        assert result.reason == "pause"
+        limit[0] = result.done + 1
+        result = paused.resume(Deadline.after(20))
+        pauses += 1
+    assert result.ending is Ending.PROVED
+    assert result.closed == pytest.approx(5.0)
+    assert pauses > 20
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_the_deadline_interrupts_is_still_open(threads: int) -> None:
+    class Slow(Parabola):
+        def bound(self, batch: Pieces, deadline: Deadline) -> Bounded[Pieces]:
+            time.sleep(0.05)
+            deadline.check("while bounding")
+            return super().bound(batch, deadline)
+
+    settings = Settings(batch=1, piece=1, threads=threads, free=True)
+    late = search(Slow(1.01), settings=settings)
+    result = late.run(root(4), Deadline.after(0.12))
+    assert (result.ending, result.late) == (Ending.OPEN, True)
+    result = late.resume(Deadline.after(30))
+    assert result.ending is Ending.PROVED
+    assert result.closed == pytest.approx(4.0)

@@ -6,6 +6,7 @@ limit of time ends the search (or `Settings.free` lets every thread go its own w
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
 import threading
@@ -130,7 +131,10 @@ class BranchAndBound(Generic[B]):
         return self.resume(deadline, listener)
 
     def resume(self, deadline: Deadline = NEVER, listener: Listener = ignore) -> SearchResult:
-        """Go on with what a run left open because `stop` said so, or for want of time before it began a subproblem."""
+        """Go on with what a run left open, because `stop` said so or a limit was met.
+
+        What was interrupted is begun anew: a bounder and a leaf solver must be able to look at a subproblem again.
+        """
         told, self._ended = _Told(time.monotonic(), listener, self.settings), ""
         try:
             drive = self._freely if self.settings.free and self.settings.threads > 1 else self._together
@@ -141,10 +145,17 @@ class BranchAndBound(Generic[B]):
                 return self._so_far(reason=str(error), late=True)
         except (MemoryLimitError, MemoryError) as error:
             return self._so_far(reason=str(error) or "out of memory")
+        finally:
+            interrupted, self._taken = self._taken, []
+            for piece in interrupted:
+                with contextlib.suppress(MemoryLimitError):  # it is kept all the same
+                    self.store.push(piece)
         if self._witness is not None:
             return self._so_far(Ending.WITNESS)
         if self._ended:
             return self._so_far(reason=self._ended)
+        if len(self.store):  # no end was reached: nothing is proved
+            return self._so_far(reason="interrupted")
         return self._so_far(reason=self._stuck[0][1]) if self._stuck else self._so_far(Ending.PROVED)
 
     def _together(self, pool: ThreadPoolExecutor, deadline: Deadline, told: _Told) -> None:
@@ -159,12 +170,20 @@ class BranchAndBound(Generic[B]):
                 results = [self._work(piece, deadline) for piece in pieces]
             else:
                 results = list(pool.map(lambda piece: self._work(piece, deadline), pieces))
-            self._taken = []
+            self._taken, full = [], None
             for worked in results:
-                self._collect(worked)
+                try:
+                    self._collect(worked)
+                except MemoryLimitError as error:  # the others are not to be lost
+                    full = error
+            if full is not None:
+                raise full
 
     def _freely(self, pool: ThreadPoolExecutor, deadline: Deadline, told: _Told) -> None:
-        """Each thread takes the next piece as soon as it is free; when the search has ended, all deadlines have passed."""
+        """Each thread takes the next piece as soon as it is free.
+
+        After a witness or an error all deadlines have passed; where `stop` ends the search, pieces in work are finished.
+        """
         changed, until = threading.Condition(), _Stoppable(deadline.at)
 
         def work() -> None:
@@ -189,7 +208,7 @@ class BranchAndBound(Generic[B]):
                     raise
             finally:
                 with changed:
-                    if self._ended or sys.exc_info()[0]:
+                    if sys.exc_info()[0]:
                         until.over.set()
                     changed.notify_all()
 

@@ -200,8 +200,8 @@ class Tree:
         if node.empty:
             return LeafAnswer(Verdict.REFUTED)
         if self._is_leaf(node) and not node.searched:
-            node.searched = True
-            witness = self._search_leaf(node, deadline)
+            witness, node.children = self._search_leaf(node, deadline)
+            node.searched = True  # only now: a search that a limit interrupts says nothing
             closed = not node.children
         else:
             witness, closed = settle_leaf(self.problem, node.state, deadline)
@@ -279,9 +279,9 @@ class Tree:
             return True
         return bool((state.phase[-1] == 0).any()) and all((phase != 0).all() for phase in state.phase[:-1])
 
-    def _search_leaf(self, node: Node, deadline: Deadline) -> Point | None:
-        """Search below a leaf; a witness, or `Node.children` are the regions that are to be settled on their own."""
-        state = node.state
+    def _search_leaf(self, node: Node, deadline: Deadline) -> tuple[Point | None, list[Node]]:
+        """Search below a leaf: a witness if there is one, and the regions that are to be settled on their own."""
+        state, left = node.state, list[Node]()
 
         def settle(case: int, start: Fixing) -> Point | None:
             """Search on one linear program what a tree of bounds alone leaves open."""
@@ -299,12 +299,12 @@ class Tree:
                 iterations = relaxation.lp.iterations - known
                 depth = state.depth + dive.depth
                 self.statistics.count(nodes=dive.nodes, programs=dive.nodes, iterations=iterations, depth=depth)
-            node.children += [child for fixing in dive.unsettled for child in self._region(state, case, fixing)]
+            left.extend(child for fixing in dive.unsettled for child in self._region(state, case, fixing))
             return witness
 
         if self._small:
             found = (settle(case, ()) for case in state.cases)
-            return next((witness for witness in found if witness is not None), None)
+            return next((witness for witness in found if witness is not None), None), left
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.saliency.leaf import leaf_of
         from verifier.engines.saliency.leaf_search import LeafSearch
@@ -318,7 +318,7 @@ class Tree:
 
         search = LeafSearch(leaf, settle_part, self.settings.leaf_few)
         try:
-            return search.run(deadline)
+            return search.run(deadline), left
         finally:
             self.statistics.count(nodes=search.nodes, depth=state.depth + search.depth)
 
