@@ -262,7 +262,13 @@ def decimal(rng: np.random.Generator, digits: int = 0) -> Decimal:
 
 
 def text_of(value: F) -> str:
-    """A fraction with a power of ten for denominator, as a decimal."""
+    """A fraction as a decimal, or as a quotient where it is none."""
+    rest = value.denominator
+    for factor in (2, 5):
+        while rest % factor == 0:
+            rest //= factor
+    if rest > 1:
+        return f"(/ {value.numerator} {value.denominator})"
     digits = next(k for k in itertools.count() if (value * 10**k).denominator == 1)
     shown = str(abs(value.numerator) * (10**digits // value.denominator)).rjust(digits + 1, "0")
     cut = len(shown) - digits
