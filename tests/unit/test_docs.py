@@ -86,7 +86,9 @@ LINES = sorted({line for page in PAGES for line in command_lines(page)})
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_command_lines_parse(line: str) -> None:
+def test_command_lines_parse(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()  # where the examples write
+    monkeypatch.chdir(tmp_path)
     words = arguments(line)
     parsed = cli.parser(words[0]).parse_args(words)
     assert parsed.command == words[0]

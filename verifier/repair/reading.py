@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,9 @@ from verifier.repair.specification import (
     output_class,
 )
 
+DEEPEST = 100
+"""Specifications are nested about five deep."""
+
 
 def specification_from_json(text: str, network: Network) -> Specification:
     """A specification from the text of a JSON file; see `specification_from_dict`.
@@ -33,13 +38,22 @@ def specification_from_json(text: str, network: Network) -> Specification:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not a number")
 
+    if (
+        _depth(text) > DEEPEST
+    ):  # the parser's own limit follows the interpreter's, which other packages raise past safety
+        raise PropertyError("not JSON that can be read: too deep")
     try:
         data = json.loads(text, parse_constant=refuse, object_pairs_hook=_once)
     except ValueError as error:
         raise PropertyError(f"not JSON: {error}") from None
-    except RecursionError:
-        raise PropertyError("not JSON that can be read: too deep") from None
     return specification_from_dict(data, network)
+
+
+def _depth(text: str) -> int:
+    """How deep brackets are nested outside of strings."""
+    steps = {"[": 1, "{": 1, "]": -1, "}": -1}
+    brackets = re.findall(r"[\[\]{}]", re.sub(r'"(?:\\.|[^"\\])*"', "", text))
+    return max(accumulate(steps[b] for b in brackets), default=0)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
