@@ -345,6 +345,7 @@ class FakeNetwork:
     def __init__(self, inputs: int, outputs: int) -> None:
         self.input_size, self.output_size = inputs, outputs
         self.domain = self.tail = None
+        self.integer_inputs = False
 
 
 def test_published_counterexamples_satisfy_what_is_read(shared_data: Path) -> None:
