@@ -56,13 +56,21 @@ def _entry(values: Any, v: int, window: Any, k: int) -> float:
 
 
 @njit(cache=True)
-def _ties(values: Any, a: int, b: int, window: Any, zero: bool, best_a: float, best_b: float, reach: float) -> int:
-    """How many entries are within reach of the maximum at both ends."""
-    count = 1 if zero and -best_a > -reach and -best_b > -reach else 0
-    for k in range(window.shape[0]):
-        if window[k] >= 0 and values[a, window[k]] - best_a > -reach and values[b, window[k]] - best_b > -reach:
-            count += 1
-    return count
+def _parallel(values: Any, a: int, b: int, window: Any, zero: bool, best_a: float, reach: float) -> bool:
+    """Whether two entries are within reach of the maximum at one end, and of each other at the other end.
+
+    They are equal but for rounding errors as long as one of them is the maximum, be it on a part of the segment only.
+    """
+    low = ZERO_WINS if zero else 0
+    for i in range(low, window.shape[0]):
+        if (i != ZERO_WINS and window[i] < 0) or _entry(values, a, window, i) - best_a <= -reach:
+            continue
+        for k in range(i + 1, window.shape[0]):
+            if window[k] < 0 or _entry(values, a, window, k) - best_a <= -reach:
+                continue
+            if abs(_entry(values, b, window, i) - _entry(values, b, window, k)) < reach:
+                return True
+    return False
 
 
 @njit(cache=True)
@@ -164,11 +172,12 @@ def cut_pools(
         m = 0
         for o in range(outputs):
             current[o] = winner[a, o]
-            if near[a, o] and near[b, o]:
-                reach = NEAR * (weight[o] * wide + offset[o])
-                if _ties(values, a, b, windows[o], zero, best[a, o], best[b, o], reach) > 1:
-                    doubtful = True
-                    break
+            reach = NEAR * (weight[o] * wide + offset[o])
+            if (near[a, o] and _parallel(values, a, b, windows[o], zero, best[a, o], reach)) or (
+                near[b, o] and _parallel(values, b, a, windows[o], zero, best[b, o], reach)
+            ):
+                doubtful = True
+                break
             if winner[a, o] == winner[b, o]:
                 continue
             tolerance = weight[o] * wide + offset[o]
