@@ -4,7 +4,19 @@
 `verifier.bab.store` holds the stores. Nothing here knows networks.
 """
 
-from verifier.bab.parts import Batch, Bounded, Bounder, Brancher, Children, Items, LeafAnswer, LeafSolver, Open, Verdict
+from verifier.bab.parts import (
+    Batch,
+    Bounded,
+    Bounder,
+    Brancher,
+    Children,
+    Items,
+    LastResort,
+    LeafAnswer,
+    LeafSolver,
+    Open,
+    Verdict,
+)
 from verifier.bab.search import BranchAndBound, Ending, SearchResult, Settings
 from verifier.bab.store import DepthStore, PriorityStore, Store
 
@@ -18,6 +30,7 @@ __all__ = [
     "DepthStore",
     "Ending",
     "Items",
+    "LastResort",
     "LeafAnswer",
     "LeafSolver",
     "Open",

@@ -173,12 +173,16 @@ class LeafSolver(Protocol[In]):
         """Decide a batch of one; what stays OPEN is split if it can be."""
 
 
-class NoLeafSolver:
-    """Takes nothing and decides nothing."""
+class LastResort:
+    """The `takes` of a leaf solver that is asked only about what cannot be split."""
 
     def takes(self, batch: Batch, lower: Array) -> npt.NDArray[np.bool_]:
         """None of them."""
         return np.zeros(len(batch), dtype=bool)
+
+
+class NoLeafSolver(LastResort):
+    """Takes nothing and decides nothing."""
 
     def solve(self, leaf: Batch, deadline: Deadline) -> LeafAnswer:
         """Open."""

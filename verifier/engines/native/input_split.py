@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bab import (
     Bounded,
@@ -20,6 +19,7 @@ from verifier.bab import (
     Children,
     DepthStore,
     Ending,
+    LastResort,
     LeafAnswer,
     SearchResult,
     Settings,
@@ -77,7 +77,7 @@ class Boxes:
         return float(sum(value.nbytes for value in self.block.values()))
 
 
-class InputSplit:
+class InputSplit(LastResort):
     """One search: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
@@ -228,10 +228,6 @@ class InputSplit:
                 found.bound[k] = 0.0
                 found.axis[k] = ((high - low)[self.free] / self.widths).argmax()
         return found
-
-    def takes(self, batch: Boxes, lower: Array) -> npt.NDArray[np.bool_]:
-        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
-        return np.zeros(len(batch), dtype=bool)
 
     def solve(self, leaf: Boxes, deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`."""

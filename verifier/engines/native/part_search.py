@@ -20,6 +20,7 @@ from verifier.bab import (
     BranchAndBound,
     Children,
     Ending,
+    LastResort,
     LeafAnswer,
     SearchResult,
     Settings,
@@ -59,7 +60,7 @@ class Outcome:
     leaves: list[Nodes] = field(default_factory=list)
 
 
-class PartSearch:
+class PartSearch(LastResort):
     """The search of one part: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
@@ -196,10 +197,6 @@ class PartSearch:
             fixed[unit, column] = sign
             children.append(Nodes(np.maximum(ahead[side], some.bound), some.row, fixed.T, weights.T))
         return Children(Nodes.join(children), np.concatenate([parent, parent]))
-
-    def takes(self, batch: Nodes, lower: Array) -> npt.NDArray[np.bool_]:
-        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
-        return np.zeros(len(batch), dtype=bool)
 
     def solve(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: a node without free units, by linear programming."""

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bab import (
     Bounded,
@@ -26,6 +25,7 @@ from verifier.bab import (
     DepthStore,
     Ending,
     Items,
+    LastResort,
     LeafAnswer,
     Settings,
     Verdict,
@@ -74,7 +74,7 @@ class Part:
     failure: str = ""
 
 
-class ReluSplit:
+class ReluSplit(LastResort):
     """One search; see the module."""
 
     def __init__(
@@ -171,10 +171,6 @@ class ReluSplit:
         parents = [k for k, part in enumerate(batch.items) if not part.failure for _ in part.halves]
         halves = tuple(half for part in batch.items if not part.failure for half in part.halves)
         return Children(Items(halves, batch.size), np.array(parents, dtype=np.intp))
-
-    def takes(self, batch: Items[Part], lower: Array) -> npt.NDArray[np.bool_]:
-        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
-        return np.zeros(len(batch), dtype=bool)
 
     def solve(self, leaf: Items[Part], deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: why a part cannot be divided further."""

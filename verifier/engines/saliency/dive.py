@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bab import (
     Bounded,
@@ -22,6 +21,7 @@ from verifier.bab import (
     DepthStore,
     Ending,
     Items,
+    LastResort,
     LeafAnswer,
     Settings,
     Verdict,
@@ -79,7 +79,7 @@ class _Fixed:
     objective: float = 0.0
 
 
-class Dive:
+class Dive(LastResort):
     """The search below one state over all its unknown phases, for one case: the parts of its branch and bound.
 
     Attributes:
@@ -168,10 +168,6 @@ class Dive:
         unit, first = branch
         children = tuple(_Fixed((*node.fixing, (unit, phase)), node.basis) for phase in (-first, first))
         return Children(Items(children), np.zeros(2, dtype=np.intp))
-
-    def takes(self, batch: Items[_Fixed], lower: Array) -> npt.NDArray[np.bool_]:
-        """See `verifier.bab.LeafSolver.takes`: only what cannot be split."""
-        return np.zeros(len(batch), dtype=bool)
 
     def solve(self, leaf: Items[_Fixed], deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: it is done with here, and left to others."""
