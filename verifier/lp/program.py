@@ -285,7 +285,8 @@ class LinearProgram:
             finally:
                 done.set()
 
-        threading.Thread(target=run).start()
+        thread = threading.Thread(target=run)
+        thread.start()
         try:
             while not done.wait(0.2):
                 pass
@@ -293,6 +294,8 @@ class LinearProgram:
             self._solver.cancelSolve()
             done.wait()
             raise
+        finally:
+            thread.join()  # it has nothing left to do
 
     def _checked(self, status: LpStatus) -> LpStatus:
         """INFEASIBLE in place of DOUBTFUL where the ray proves it."""
