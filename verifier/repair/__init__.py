@@ -2,6 +2,7 @@
 
 from verifier.repair.api import RepairResult, RepairStatus, repair
 from verifier.repair.effect import Drawdown, drawdown
+from verifier.repair.explanation import gradient_bounds, repair_explanation
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
 from verifier.repair.property import PropertyRepair, PropertyRepairStatus, repair_property
 from verifier.repair.reading import specification_from_dict, specification_from_json
@@ -35,8 +36,10 @@ __all__ = [
     "check",
     "check_exactly",
     "drawdown",
+    "gradient_bounds",
     "output_class",
     "repair",
+    "repair_explanation",
     "repair_property",
     "repairable_layers",
     "specification_from_dict",
