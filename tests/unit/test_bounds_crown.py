@@ -18,7 +18,8 @@ from verifier.bounds import bounds, gradient_bounds, lirpa_compat
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_values
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.phases import Slopes, phases
+from verifier.bounds.phases import phases
+from verifier.bounds.relaxation import Slopes
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.encoded import decide
 from verifier.errors import EngineError, InputError

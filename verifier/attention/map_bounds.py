@@ -14,7 +14,8 @@ from verifier.attention.inconsistency import Inconsistency
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_gradients, multiply
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.phases import Pair, Slopes, Winners, phases
+from verifier.bounds.phases import Pair, phases
+from verifier.bounds.relaxation import Slopes, Winners
 from verifier.encodings.perturbations import Perturbed, box_mean
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Scale

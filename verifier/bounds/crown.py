@@ -23,18 +23,18 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.bounds.crown_lines import Lines, PoolLines, piecewise_lines, pool_lines, value_range
 from verifier.bounds.crown_rounding import Intervals, Rounding
+from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation
+from verifier.bounds.relaxations import relaxation
 from verifier.lazy import sp
 from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Scale, Select
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
 from verifier.rounding import UNIT_ROUNDOFF
 
 Index = npt.NDArray[np.intp]
-AllLines = dict[str, Lines | PoolLines]
+AllLines = dict[str, LinearRelaxation | PoolRelaxation]
 """Relaxations by the name of the activation node."""
 
 CHUNK = 1 << 18
@@ -175,12 +175,9 @@ class Crown:
                 break
         return Relaxation(intervals, lines, empty)
 
-    def line(self, node: Node, low: Array, high: Array) -> Lines | PoolLines:
+    def line(self, node: Node, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation:
         """The relaxation of one activation for preactivation bounds ``(B, size)``."""
-        if isinstance(node.operator, MaxPool):
-            return pool_lines(node.operator, self.network[node.inputs[0]].shape, low, high)
-        assert isinstance(node.operator, PiecewiseLinear)
-        return piecewise_lines(node.operator, low, high)
+        return relaxation(node.operator).linear(node.operator, self.network[node.inputs[0]].shape, low, high)
 
     def lines(self, intervals: Intervals) -> AllLines:
         """The relaxations of all activations for known preactivation bounds."""
@@ -190,17 +187,7 @@ class Crown:
         """Entries of a preactivation whose piece is not decided by the bounds."""
         need = np.zeros(low.shape, dtype=bool)
         for node in self._consumers[name]:
-            if isinstance(node.operator, MaxPool):
-                found = pool_lines(node.operator, self.network[name].shape, low, high)
-                windows = node.operator.windows(self.network[name].shape)
-                boxes, outputs = np.nonzero(found.unstable)
-                entries = windows[outputs]
-                boxes = np.broadcast_to(boxes[:, None], entries.shape)
-                need[boxes[entries >= 0], entries[entries >= 0]] = True
-            else:
-                assert isinstance(node.operator, PiecewiseLinear)
-                for point in node.operator.breaks:
-                    need |= (low < point) & (high > point)
+            need |= relaxation(node.operator).undecided(node.operator, self.network[name].shape, low, high)
         return need
 
     def _interval(self, node: Node, values: Intervals) -> tuple[Array, Array]:
@@ -218,13 +205,7 @@ class Crown:
             middle = operator.forward(*centers).reshape(len(radii[0]), -1)
             radius = self.rounding.spread(node, radii) + 4 * self.rounding.gamma * self.rounding.sizes[node.name]
             return middle - radius, middle + radius
-        low, high = values[node.inputs[0]]
-        if isinstance(operator, MaxPool):
-            shape = (len(low), *self.network[node.inputs[0]].shape)
-            ends = (operator.forward(end.reshape(shape)).reshape(len(low), -1) for end in (low, high))
-            return next(ends), next(ends)
-        assert isinstance(operator, PiecewiseLinear)
-        return value_range(operator, low, high)
+        return relaxation(operator).range(operator, self.network[node.inputs[0]].shape, *values[node.inputs[0]])
 
     # -- backward ----------------------------------------------------------------------------------------
     def lower(
@@ -315,7 +296,7 @@ class Crown:
                 if keep:
                     kept[node.name] = a
                 line = lines[node.name]
-                if isinstance(line, PoolLines):
+                if isinstance(line, PoolRelaxation):
                     found = (self._through_pool(node, line, a, box_of, constant),)
                 else:
                     alpha = None if slopes is None else slopes.get(node.name)
@@ -364,7 +345,7 @@ class Crown:
         found = operator.transpose(a.reshape(len(a), *node.shape), *shapes)
         return tuple(part.reshape(len(a), -1) for part in found)
 
-    def _through_pool(self, node: Node, line: PoolLines, a: Array, box_of: Index, constant: Array) -> Array:
+    def _through_pool(self, node: Node, line: PoolRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
         size = self.network[node.inputs[0]].size
         passes = line.decided[box_of] | (a > 0)
         constant += np.einsum("ij,ij->i", np.where(passes, 0.0, a), line.upper[box_of])
@@ -373,7 +354,7 @@ class Crown:
         return total.astype(np.float64).reshape(len(a), size)  # without any entry bincount counts in integers
 
 
-def _through_lines(line: Lines, a: Array, box_of: Index, constant: Array, alpha: Array | None) -> Array:
+def _through_lines(line: LinearRelaxation, a: Array, box_of: Index, constant: Array, alpha: Array | None) -> Array:
     """Coefficients of the preactivations; the intercepts go to ``constant`` in place."""
     negative = np.minimum(a, 0.0)
     constant += np.einsum("ij,ij->i", negative, line.upper_intercept[box_of])

@@ -9,7 +9,7 @@ Section 3.1; valid for every order of summation and for fused operations) and m_
 * affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
   value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
 * activation v = f(w), lines of slope at most L and intercept at most t on the root box:
-  ``E_v = L E_w + γ (L m_w + t)``.
+  ``E_v = L E_w + γ (L m_w + t)``; for an output that depends on several inputs the largest of them counts.
 
 k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
 1 + 1e-6 covers the second-order terms.
@@ -22,11 +22,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from verifier.bounds.crown_lines import slope_limit
+from verifier.bounds.relaxations import relaxation
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Sum
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
 from verifier.rounding import LARGEST, TINY, gamma
 
@@ -90,17 +89,13 @@ class Rounding:
                 m = self.spread(node, m_in) + np.abs(self.constants.get(node.name, np.zeros(1)))
                 e = self.spread(node, e_in) + self.gamma * m
                 r = self.spread(node, r_in)
-            elif isinstance(node.operator, MaxPool):
-                windows = node.operator.windows(self.network[node.inputs[0]].shape)
-                m = np.where(windows >= 0, m_in[0][windows], 0.0).max(axis=1)
-                e = np.where(windows >= 0, e_in[0][windows], 0.0).max(axis=1) + 2 * self.gamma * m
-                r = np.where(windows >= 0, r_in[0][windows], 0.0).max(axis=1)
             else:
-                assert isinstance(node.operator, PiecewiseLinear)
-                limit, intercept = slope_limit(node.operator, m_in[0])
-                m = limit * m_in[0] + intercept
-                e = limit * e_in[0] + self.gamma * m
-                r = limit * r_in[0]
+                relaxed, shape = relaxation(node.operator), self.network[node.inputs[0]].shape
+                m, e, r = (relaxed.gathered(node.operator, shape, v[0]) for v in (m_in, e_in, r_in))
+                limit, intercept = relaxed.limits(node.operator, m)
+                m = limit * m + intercept
+                e = limit * e + relaxed.roundings * self.gamma * m
+                r = limit * r
             m = m * (1 + 1e-6)
             sizes[node.name], reach[node.name] = m, r + m + 1.0
             if node.name in known:

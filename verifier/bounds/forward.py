@@ -20,13 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_lines import Lines, piecewise_lines, relu_lines
 from verifier.bounds.crown_rounding import absolute_operator
+from verifier.bounds.relaxation import LinearRelaxation
+from verifier.bounds.relaxations import elementwise, relu_relaxation
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Select
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.piecewise import MaxPool
 from verifier.rounding import LARGEST, TINY, UNIT_ROUNDOFF, gamma
 
 SPARSE_BELOW = 0.2
@@ -140,12 +141,11 @@ class Forward:
             return self._affine(node, inputs, boxes)
         if isinstance(operator, MaxPool):
             return self._pool(operator.windows(self.network[node.inputs[0]].shape), inputs[0], boxes)
-        assert isinstance(operator, PiecewiseLinear)
-        forms = inputs[0]
+        relaxed, forms = elementwise(operator), inputs[0]
         slack = self.gamma * forms.size
         low = boxes.least(forms.lower, slack)
         high = boxes.greatest(forms.upper, slack)
-        return self._through(piecewise_lines(operator, low, high), forms, boxes)
+        return self._through(relaxed.linear(operator, node.shape, low, high), forms, boxes)
 
     def _affine(self, node: Node, inputs: list[Forms], boxes: Boxes) -> Forms:
         operator = self._operators[node.name]
@@ -185,7 +185,7 @@ class Forward:
         flat = operator.linear(*batch).reshape(boxes * columns, -1)
         return np.array(flat.T, order="C").reshape(-1, boxes, columns)  # a copy: the operator may return its input
 
-    def _through(self, lines: Lines, forms: Forms, boxes: Boxes) -> Forms:
+    def _through(self, lines: LinearRelaxation, forms: Forms, boxes: Boxes) -> Forms:
         """The functions beyond an elementwise activation."""
         ends = []
         below = (lines.lower_slope, lines.lower_intercept, forms.lower, forms.upper)
@@ -216,7 +216,7 @@ class Forward:
         low = boxes.least(a.lower - b.upper, slack)
         high = boxes.greatest(a.upper - b.lower, slack)
         low[met], high[met] = 0.0, 0.0
-        lines = relu_lines(low, high)
+        lines = relu_relaxation(low, high)
         slope = lines.upper_slope[:, :, None]
         upper = slope * a.upper + (1 - slope) * b.upper
         extra = lines.upper_intercept + self.gamma * (a.size + b.size + lines.upper_intercept) + TINY

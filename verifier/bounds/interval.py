@@ -23,7 +23,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
+from verifier.bounds.phases import Pair, Phases, phases
+from verifier.bounds.relaxation import Slopes, Winners
+from verifier.bounds.relaxations import relaxation
 from verifier.errors import InputError, NetworkError
 from verifier.limits import poll
 from verifier.network.graph import Network, Node
@@ -39,7 +41,6 @@ from verifier.network.operators import (
     Shape,
     Sum,
 )
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
 
@@ -147,11 +148,10 @@ def forward(node: Node, inputs: list[Pair]) -> Pair:
         if constant is not None:
             spread = spread + slack * np.abs(constant)
         return _ends(operator.forward(*centres), spread, slack)
-    if isinstance(operator, MaxPool):
-        return operator.forward(inputs[0][0]), operator.forward(inputs[0][1])
-    if isinstance(operator, PiecewiseLinear):
-        return _piecewise_range(operator, *inputs[0])
-    raise NetworkError(f"no interval bounds for {type(operator).__name__}", place=node.name)
+    low, high = inputs[0]
+    flat = (end.reshape(len(low), -1) for end in (low, high))
+    lower, upper = relaxation(operator).range(operator, low.shape[1:], *flat)
+    return lower.reshape(-1, *node.shape), upper.reshape(-1, *node.shape)
 
 
 def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winners | None) -> list[Pair]:
@@ -159,7 +159,7 @@ def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winner
 
     Args:
         shapes: of the inputs.
-        phase: for a piecewise-linear node, what is possible there.
+        phase: for an activation, what is possible there.
     """
     operator = node.operator
     if not node.inputs:
@@ -273,25 +273,6 @@ def _raised(radius: Array, centre: Array, slack: float) -> Array:
 def _ends(centre: Array, spread: Array, slack: float) -> Pair:
     spread = spread * (1 + 2 * slack)
     return centre - spread, centre + spread
-
-
-def _piecewise_range(operator: PiecewiseLinear, lower: Array, upper: Array) -> Pair:
-    if operator.is_relu:
-        return np.maximum(lower, 0.0), np.maximum(upper, 0.0)
-    smallest, largest = np.full(lower.shape, np.inf), np.full(lower.shape, -np.inf)
-    ends = (-np.inf, *operator.breaks, np.inf)
-    for k, (slope, intercept) in enumerate(zip(operator.slopes, operator.intercepts, strict=True)):
-        touched = (lower <= ends[k + 1]) & (upper >= ends[k])
-        for z in (np.clip(lower, ends[k], ends[k + 1]), np.clip(upper, ends[k], ends[k + 1])):
-            value = slope * z + intercept
-            if slope == 0 or (abs(slope) == 1 and intercept == 0):
-                low = high = value
-            else:
-                rounding = 2 * SPACING * (np.abs(slope * z) + abs(intercept)) + np.where(z != 0, 1e-300, 0.0)
-                low, high = value - rounding, value + rounding
-            np.minimum(smallest, low, out=smallest, where=touched)
-            np.maximum(largest, high, out=largest, where=touched)
-    return smallest, largest
 
 
 def _routed(phase: Winners, grad: Pair, shape: Shape) -> Pair:

@@ -33,7 +33,8 @@ import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import add, backward, batch_size, terms
-from verifier.bounds.phases import Pair, Phases, Slopes, Winners, phases
+from verifier.bounds.phases import Pair, Phases, phases
+from verifier.bounds.relaxation import Slopes, Winners
 from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (

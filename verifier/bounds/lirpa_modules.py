@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verifier.bounds.bound import NetworkBounds
-from verifier.bounds.phases import Slopes, Winners, phases
+from verifier.bounds.phases import phases
+from verifier.bounds.relaxation import Slopes, Winners
 from verifier.errors import UnsupportedOperatorError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import (

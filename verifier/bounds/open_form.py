@@ -35,8 +35,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.crown_lines import relu_lines
 from verifier.bounds.open_values import Affine, Matrix, longest_row
+from verifier.bounds.relaxations import relu_relaxation
 from verifier.errors import InputError
 from verifier.limits import Work, poll
 from verifier.network.graph import Network, Node
@@ -295,7 +295,7 @@ class OpenForm:
         block.magnitude = np.maximum(np.abs(block.low), np.abs(block.high))
         block.z_low, block.z_high = block.low[:count], block.high[:count]
         block.low, block.high = np.maximum(block.low, 0.0), np.maximum(block.high, 0.0)
-        lines = relu_lines(block.z_low, block.z_high)
+        lines = relu_relaxation(block.z_low, block.z_high)
         block.slope, block.intercept = lines.upper_slope, lines.upper_intercept
         block.start = np.where(phases == 0, lines.lower_slope, 0.0)
         block.open_cost = 3 * self.gamma * block.magnitude[:count] + TINY

@@ -7,61 +7,16 @@ encodings all start from the phases that are still possible.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from verifier.bounds.relaxation import Slopes, Winners
+from verifier.bounds.relaxations import relaxation
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 Pair = tuple[Array, Array]
 """Lower and upper ends, each ``(batch, *shape)``."""
-
-
-@dataclass(frozen=True, eq=False)
-class Slopes:
-    """The slopes an elementwise operator can have: any in ``[smallest, largest]``, unit by unit.
-
-    Attributes:
-        smallest, largest: ``(batch, *shape)``.
-    """
-
-    smallest: Array
-    largest: Array
-
-    @property
-    def fixed(self) -> npt.NDArray[np.bool_]:
-        """Units with one slope left, ``(batch, *shape)``."""
-        return np.asarray(self.smallest == self.largest)
-
-
-@dataclass(frozen=True, eq=False)
-class Winners:
-    """The entries of each pooling window that can be its maximum.
-
-    Attributes:
-        windows: flat input indices ``(outputs, k)``; -1 in the padding.
-        possible: ``(batch, outputs, k)``; at least one per window.
-    """
-
-    windows: npt.NDArray[np.int64]
-    possible: npt.NDArray[np.bool_]
-
-    @property
-    def fixed(self) -> npt.NDArray[np.bool_]:
-        """Windows with one possible winner, ``(batch, outputs)``."""
-        return np.asarray(self.possible.sum(axis=-1) == 1)
-
-    @property
-    def overlaps(self) -> int:
-        """The largest number of windows that share an entry."""
-        return int(np.bincount(self.windows[self.windows >= 0]).max(initial=1))
-
-
 Phases = Mapping[str, Slopes | Winners]
-"""By the name of the piecewise-linear node."""
+"""By the name of the activation's node."""
 
 
 def phases(network: Network, values: Mapping[str, Pair]) -> dict[str, Slopes | Winners]:
@@ -71,39 +26,15 @@ def phases(network: Network, values: Mapping[str, Pair]) -> dict[str, Slopes | W
     of a window that tie count as possible winners. To fix a phase (branching), replace its entry.
 
     Args:
-        values: bounds on every node that goes into a piecewise-linear operator, ``(batch, *shape)`` each.
+        values: bounds on every node that goes into an activation, ``(batch, *shape)`` each.
     """
     result: dict[str, Slopes | Winners] = {}
     for node in network.activations:
-        lower, upper = values[node.inputs[0]]
-        if isinstance(node.operator, MaxPool):
-            result[node.name] = winners(node.operator, lower, upper)
-        elif isinstance(node.operator, PiecewiseLinear):
-            result[node.name] = slopes(node.operator, lower, upper)
+        low, high = values[node.inputs[0]]
+        batch, shape = len(low), low.shape[1:]
+        flat = (end.reshape(batch, -1) for end in (low, high))
+        found = relaxation(node.operator).derivatives(node.operator, shape, *flat)
+        if isinstance(found, Slopes):
+            found = Slopes(found.smallest.reshape(batch, *shape), found.largest.reshape(batch, *shape))
+        result[node.name] = found
     return result
-
-
-def slopes(operator: PiecewiseLinear, lower: Array, upper: Array) -> Slopes:
-    """Smallest and largest slope of the pieces that ``[lower, upper]`` touches, breakpoints included."""
-    smallest, largest = np.full(lower.shape, np.inf), np.full(lower.shape, -np.inf)
-    ends = (-np.inf, *operator.breaks, np.inf)
-    pieces = [(slope, ends[k], ends[k + 1]) for k, slope in enumerate(operator.slopes)]
-    pieces += [(slope, b, b) for slope, b in zip(operator.at_breaks, operator.breaks, strict=True)]
-    for slope, left, right in pieces:
-        touched = (lower <= right) & (upper >= left)
-        np.minimum(smallest, slope, out=smallest, where=touched)
-        np.maximum(largest, slope, out=largest, where=touched)
-    return Slopes(smallest, largest)
-
-
-def winners(operator: MaxPool, lower: Array, upper: Array) -> Winners:
-    """Which entries of each window can be its maximum, ties included.
-
-    Args:
-        lower, upper: bounds on the operator's input, ``(batch, channels, H, W)``.
-    """
-    windows = operator.windows(lower.shape[1:])
-    outside = windows < 0
-    low = np.where(outside, -np.inf, lower.reshape(len(lower), -1)[:, windows])
-    high = np.where(outside, -np.inf, upper.reshape(len(upper), -1)[:, windows])
-    return Winners(windows, (high >= low.max(axis=-1, keepdims=True)) & ~outside)

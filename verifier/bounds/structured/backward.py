@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from verifier.bounds.relaxations import elementwise
 from verifier.bounds.structured.maps import Backend, Map, Tensor, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
 from verifier.errors import InputError
 from verifier.network.graph import Network
-from verifier.network.operators import AffineOperator, Array, Concat, Conv, Dense, Scale, Shape, Sum
+from verifier.network.operators import AffineOperator, Array, Concat, Conv, Dense, Operator, Scale, Shape, Sum
 from verifier.properties.sets import Box
-from verifier.rounding import OUTWARD, TINY, gamma
+from verifier.rounding import TINY, gamma
 
 Ends = tuple[Array, Array]
 """Lower and upper ends of a node's values, each of the node's shape, float64."""
@@ -232,19 +233,18 @@ class Backward:
                 cost = cost + CONSTANTS * backend.tensor(np.abs(linear.constant)).reshape(node.shape)
             step = _Step(self._raised(cost))
         else:
-            step = self._relu(node.shape, *self.values[node.inputs[0]], readers)
+            step = self._relu(node.operator, *self.values[node.inputs[0]], readers)
         self._steps[name] = step
         return step
 
-    def _relu(self, shape: Shape, low: Array, high: Array, readers: int) -> _Step:
-        """The chord above; below, the line 0 or z, whichever leaves less area."""
-        backend = self.backend
-        unstable = (low < 0) & (high > 0)
-        lower = np.where(unstable, high > -low, low >= 0).astype(np.float64)
-        chord = np.where(unstable, high / np.where(unstable, high - low, 1.0), lower)
-        bend = backend.tensor(np.where(unstable, chord - lower, 0.0))
-        chord = lower + bend.double().cpu().numpy()  # the slope that passes will really use
-        top = np.maximum(np.maximum(-chord * low, high * (1 - chord)), 0.0) + OUTWARD * (high - low)
+    def _relu(self, operator: Operator, low: Array, high: Array, readers: int) -> _Step:
+        """The table's relaxation, with the upper slope that passes will really use."""
+        backend, relaxed = self.backend, elementwise(operator)
+        found = relaxed.linear(operator, low.shape, low, high)
+        lower, unstable = found.lower_slope, found.unstable
+        bend = backend.tensor(np.where(unstable, found.upper_slope - lower, 0.0))
+        above = lower + bend.double().cpu().numpy()
+        _, top = relaxed.intercepts(operator, low, high, lower, above)
         intercept = backend.tensor(np.where(unstable, np.maximum(top, 4 * self._tiny), 0.0)) * (1 + 4 * backend.unit)
         size = backend.tensor(np.maximum(np.abs(low), np.abs(high)))
         cost = gamma(readers + 8, backend.unit) * (size + intercept) + CONSTANTS * intercept

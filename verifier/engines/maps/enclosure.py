@@ -16,7 +16,8 @@ import numpy.typing as npt
 from verifier.bounds.crown import Crown
 from verifier.bounds.crown_rounding import Intervals
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.phases import Slopes, phases
+from verifier.bounds.phases import phases
+from verifier.bounds.relaxation import Slopes
 from verifier.errors import UnsupportedOperatorError
 from verifier.network.graph import Network
 from verifier.network.operators import Array

@@ -17,11 +17,12 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
+from verifier.bounds.relaxations import relaxation
 from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.rows import Conditions
 from verifier.rounding import LARGEST, TINY
 
@@ -80,16 +81,8 @@ class ActivationColumns:
         """How many phases of units are open on each box: breakpoints inside, or entries that can be a maximum, less one."""
         total = np.zeros(len(pre_low), dtype=np.int64)
         for node, part in self._columns:
-            low, high = pre_low[:, part], pre_high[:, part]
-            if isinstance(node.operator, MaxPool):
-                windows = node.operator.windows(self._shapes[node.name])
-                lows = np.where(windows >= 0, low[:, windows], -np.inf)
-                highs = np.where(windows >= 0, high[:, windows], -np.inf)
-                total += (highs >= lows.max(axis=2, keepdims=True)).sum(axis=(1, 2)) - len(windows)
-            else:
-                assert isinstance(node.operator, PiecewiseLinear)
-                for point in node.operator.breaks:
-                    total += ((low < point) & (point < high)).sum(axis=1)
+            shape = self._shapes[node.name]
+            total += relaxation(node.operator).choices(node.operator, shape, pre_low[:, part], pre_high[:, part])
         return total
 
 
