@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions import LineRestriction, line, lines
-from verifier.report.regions import ACAS_XU, ACAS_XU_MEAN, ACAS_XU_RANGE, COLOURS, INK
+from verifier.report.regions import ACAS_XU, ACAS_XU_MEAN, ACAS_XU_RANGE
+from verifier.report.style import COLOURS, INK
 
 RADIUS = 12_000.0
 """Feet."""

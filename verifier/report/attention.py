@@ -20,8 +20,9 @@ from verifier.network.operators import Array
 from verifier.report.attention_areas import area_json, area_rows, tiles_figure, write_tiles
 from verifier.report.attention_notes import notes
 from verifier.report.attention_page import page
+from verifier.report.style import FAILS, HOLDS, INK, PARTLY, figure_of
 
-COLORS = ("#7fbf7b", "#d9d9d9", "#fdae61")
+COLORS = (HOLDS, FAILS, PARTLY)
 """Of regions that hold everywhere, nowhere, in a part."""
 
 
@@ -53,9 +54,7 @@ def map_figure(m: RegionMap, chosen: Array | None = None) -> Any:
     Two parameters: the plane; one: bands, with the inconsistency as steps; more: the regions' centers over the
     first two parameters. Chosen parameters are marked with their numbers.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = figure_of(11, 5)
     chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
     for k, aspect in enumerate(("label", "attention")):
         axes = figure.add_subplot(1, 2, k + 1)
@@ -99,9 +98,9 @@ def _legend(axes: Any, m: RegionMap, aspect: Aspect) -> None:
         shown = zip(COLORS, NAMES[aspect], words, strict=True)
         handles = [Patch(color=c, label=f"{name}: {text}") for c, name, text in shown]
         if m.perturbed.dimension == 2:
-            handles.append(Patch(facecolor="none", edgecolor="#b2182b", label="outermost boundary"))
+            handles.append(Patch(facecolor="none", edgecolor=INK, label="outermost boundary"))
     if m.table is not None and m.perturbed.dimension == 1:
-        handles.append(Line2D([], [], color="red", linestyle="--", label="δ"))
+        handles.append(Line2D([], [], color=INK, linestyle="--", label="δ"))
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(handles), fontsize=8, frameon=False,
         handlelength=1.2, columnspacing=1.0,
@@ -133,7 +132,7 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
             low, high = t.polygon(i)[:, 0]
             axes.axvspan(low, high, color=COLORS[kinds[i]], alpha=0.8, linewidth=0)
             axes.plot([low, high], [t.high[i], t.high[i]], color="black", linewidth=1)
-        axes.axhline(m.delta, color="red", linewidth=0.8, linestyle="--")
+        axes.axhline(m.delta, color=INK, linewidth=0.8, linestyle="--")
         axes.set_ylabel("inconsistency (largest on the region)")
         return
     polygons = [t.polygon(i) for i in range(len(t))]
@@ -148,7 +147,7 @@ def _draw(axes: Any, m: RegionMap, aspect: Aspect) -> None:
         )
     )
     chosen = [polygons[i] for i in np.flatnonzero(outer)]
-    axes.add_collection(PolyCollection(chosen, facecolors="none", edgecolors="#b2182b", linewidths=0.9))
+    axes.add_collection(PolyCollection(chosen, facecolors="none", edgecolors=INK, linewidths=0.9))
 
 
 def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
@@ -309,16 +308,16 @@ def write(m: RegionMap | AreaMap, paths: Sequence[Path]) -> None:
     for path in paths:
         kind = path.suffix.lower()
         if kind == ".html":
-            write_text(path, page(m, rows_of(m), figure_of(m)))
+            write_text(path, page(m, rows_of(m), map_picture(m)))
         elif kind == ".csv":
             (write_tiles if isinstance(m, AreaMap) else write_csv)(m, path)  # type: ignore[arg-type]
         elif kind == ".json":
             write_text(path, json.dumps(plain(m, everything=True), indent=1) + "\n")
         else:
-            write_figure(path, figure_of(m))
+            write_figure(path, map_picture(m))
 
 
-def figure_of(m: RegionMap | AreaMap) -> Any:
+def map_picture(m: RegionMap | AreaMap) -> Any:
     """The picture of a map."""
     return tiles_figure(m) if isinstance(m, AreaMap) else map_figure(m)
 

@@ -11,8 +11,9 @@ import numpy as np
 from verifier.attention import AreaMap
 from verifier.attention.areas import PROVED, REFUTED
 from verifier.files import whole_text
+from verifier.report.style import FAILS, HOLDS, OPEN, figure_of
 
-COLORS = {0: "#e8e8e8", PROVED: "#7fbf7b", REFUTED: "#d6604d"}
+COLORS = {0: OPEN, PROVED: HOLDS, REFUTED: FAILS}
 WORDS = {0: "open", PROVED: "holds", REFUTED: "fails"}
 SIDE = 128
 """Pixels a side of the picture of a map of more than two parameters."""
@@ -21,10 +22,9 @@ SIDE = 128
 def tiles_figure(m: AreaMap) -> Any:
     """The tiles over the first two parameters, for label and attention."""
     from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    figure = figure_of(11, 4.8)
     box, low, high = m.perturbed.box, m.tiles.low, m.tiles.high
     panels = figure.subplots(1, 2)
     for k, (axes, title) in enumerate(zip(panels, ("the class", "the attention"), strict=True)):

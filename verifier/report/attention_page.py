@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +10,11 @@ import numpy as np
 from verifier.attention import Answer, AreaMap, AspectAnswer, RegionMap
 from verifier.attention.table import Aspect
 from verifier.network.operators import Array
+from verifier.report import html
 from verifier.report.attention_notes import notes
+from verifier.report.html import Section
+from verifier.report.style import figure_of, picture_of, signed_map
 
-STYLE = """
-body{font-family:system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem;line-height:1.5}
-h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ddd}
-.lead{color:#555;margin-top:0}.cards{display:flex;gap:1rem;flex-wrap:wrap}
-.card{flex:1 1 20rem;border:1px solid #ddd;border-radius:.5rem;padding:1rem}
-.card h3{margin:0 0 .3rem 0;font-size:1rem}.answer{font-size:1.35rem;font-weight:600;margin:.2rem 0}
-.yes{color:#1b7837}.no{color:#b2182b}.open{color:#8a6d00}
-.bar{display:flex;height:1rem;border-radius:.3rem;overflow:hidden;margin:.5rem 0;border:1px solid #ccc}
-.bar div{height:100%}.small{color:#555;font-size:.9rem}
-table{border-collapse:collapse}td,th{text-align:left;vertical-align:top;padding:.15rem 1rem .15rem 0}
-img{max-width:100%}figure{margin:0}dt{font-weight:600}dd{margin:0 0 .5rem 0}
-"""
 SEEN = {
     Answer.ROBUST: ("yes", "Yes, everywhere"),
     Answer.NOT_ROBUST: ("no", "No, not everywhere"),
@@ -74,30 +62,17 @@ def page(m: RegionMap | AreaMap, rows: list[tuple[str, str]], figure: Any) -> st
         figure: the map's picture.
         rows: figures for those who want them, as pairs of words.
     """
-    cards = "\n".join(_card(m, aspect) for aspect in ("label", "attention") if aspect in m.answers)  # type: ignore[arg-type]
-    figures = "\n".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Attention robustness</title><style>{STYLE}</style></head><body>
-<h1>Does the network keep its answer, and its reasons?</h1>
-<p class="lead">{_lead(m)}</p>
-<div class="cards">{cards}</div>
-<h2>What was asked</h2>
-{_asked(m)}
-<h2>Where it holds</h2>
-{_picture(m, figure)}
-<h2>The worst case found</h2>
-{_worst(m)}
-<h2>What remains open</h2>
-<p>{_open(m)}</p>
-<h2>How certain this is</h2>
-<p>{_certain(m)}</p>
-<h2>Words</h2>
-<dl>{_words(m)}</dl>
-<h2>Figures for the record</h2>
-<table class="small">{figures}</table>
-</body></html>
-"""
+    head = html.cards(_card(m, aspect) for aspect in ("label", "attention") if aspect in m.answers)  # type: ignore[arg-type]
+    parts = [
+        Section("What was asked", _asked(m)),
+        Section("Where it holds", _picture(m, figure)),
+        Section("The worst case found", _worst(m)),
+        Section("What remains open", html.paragraph(_open(m))),
+        Section("How certain this is", html.paragraph(_certain(m))),
+        Section("Words", _words(m)),
+        Section("Figures for the record", html.facts(rows)),
+    ]
+    return html.page("Does the network keep its answer, and its reasons?", _lead(m), parts, head=head)
 
 
 def _percent(value: float) -> str:
@@ -112,7 +87,7 @@ def _percent(value: float) -> str:
 
 
 def _lead(m: RegionMap | AreaMap) -> str:
-    name = html.escape(m.perturbed.original.source or "the network")
+    name = m.perturbed.original.source or "the network"
     return (
         f"{name} sees an image as class {m.label}. The image is changed in {m.perturbed.dimension} "
         f"way{'s' * (m.perturbed.dimension > 1)} at once. For which strengths of the changes is the answer still class "
@@ -127,17 +102,10 @@ def _card(m: RegionMap | AreaMap, aspect: Aspect) -> str:
         aspect
     ]
     measured = not isinstance(m, AreaMap) or aspect in m.shares
-    bar = "".join(
-        f'<div style="width:{100 * value:.4f}%;background:{color}"></div>'
-        for value, color in ((part.holds, "#7fbf7b"), (part.fails, "#d6604d"), (part.open, "#e8e8e8"))
-    )
     text = f"holds on {_percent(part.holds)} of all changes, fails on {_percent(part.fails)}"
     text += f", open on {_percent(part.open)}" if part.open > 0 else ""
-    shown = f'<div class="bar">{bar}</div><div class="small">{text}</div>' if measured else ""
-    return (
-        f'<div class="card"><h3>{title}</h3><div class="answer {kind}">{words}</div>{shown}'
-        f'<div class="small">{html.escape(_why(found))}</div></div>'
-    )
+    shown = html.shares(part.holds, part.fails, part.open) + html.paragraph(text, small=True) if measured else ""
+    return html.answer(title, kind, words, shown + html.paragraph(_why(found), small=True))
 
 
 def _why(found: AspectAnswer) -> str:
@@ -150,13 +118,13 @@ def _asked(m: RegionMap | AreaMap) -> str:
     rows = []
     for name, p in zip(m.perturbed.labels, m.perturbed.perturbations, strict=True):
         meaning = PLAIN.get(type(p).__name__.lower(), "the image is moved in a direction that was given")
-        rows.append(f"<tr><th>{html.escape(name)}</th><td>{p.low:g} to {p.high:g}</td><td>{meaning}</td></tr>")
-    return (
-        f"<table>{''.join(rows)}</table><p>All combinations of these changes count. 'Looks at the same things' means: the "
-        f"difference between the saliency map and the one expected is at most {m.delta:g} "
-        f"(see <i>inconsistency</i> below; 0 is 'exactly the same').</p>"
-        + "".join(f"<p>Note: {html.escape(text)}.</p>" for text in notes(m))
+        rows.append((name, f"{p.low:g} to {p.high:g}", meaning))
+    words = (
+        "All combinations of these changes count. 'Looks at the same things' means: the difference between the saliency map "
+        f"and the one expected is at most {m.delta:g} (see 'inconsistency' below; 0 is 'exactly the same')."
     )
+    remarks = "".join(html.paragraph(f"Note: {text}.") for text in notes(m))
+    return html.table(("change", "strength", "meaning"), rows) + html.paragraph(words) + remarks
 
 
 def _picture(m: RegionMap | AreaMap, figure: Any) -> str:
@@ -168,13 +136,14 @@ def _picture(m: RegionMap | AreaMap, figure: Any) -> str:
     )
     legend = (
         "green: holds, red: fails, grey: open" if isinstance(m, AreaMap)
-        else "green: holds, grey: fails everywhere in the region, orange: in a part of it; red outline: the edge of "
+        else "green: holds, red: fails everywhere in the region, orange: in a part of it; dark outline: the edge of "
         "what holds around the unchanged image"
     )  # fmt: skip
-    return (
-        f"<figure>{_image(figure, 'map of the changes')}</figure><p class='small'>Every point is one combination of "
-        f"changes; the unchanged image is where all of them are 0. The plane is cut into {what}: {legend}.{more}</p>"
+    caption = (
+        "Every point is one combination of changes; the unchanged image is where all of them are 0. The plane is cut "
+        f"into {what}: {legend}.{more}"
     )
+    return html.picture(figure, "map of the changes: where label and attention hold", caption)
 
 
 def _points(m: RegionMap | AreaMap) -> list[tuple[str, Array]]:
@@ -194,47 +163,36 @@ def _points(m: RegionMap | AreaMap) -> list[tuple[str, Array]]:
 def _worst(m: RegionMap | AreaMap) -> str:
     points = _points(m)
     if not points:
-        return "<p>No failure was found, and no combination of changes is worse than the others.</p>"
+        return html.paragraph("No failure was found, and no combination of changes is worse than the others.")
     theta = np.stack([t for _, t in points])
     outputs = m.perturbed.network.forward(theta).reshape(len(theta), -1)
     values = m.settings(m.perturbed, theta, m.label)
     parts = []
     for (words, point), output, value in zip(points, outputs, values, strict=True):
         where = ", ".join(f"{n} {v:.4g}" for n, v in zip(m.perturbed.labels, point, strict=True))
-        parts.append(
-            f"<li><b>{words}</b> ({where}): the network says class {int(output.argmax())}; inconsistency {value:.4g}.</li>"
-        )
-    return f"<ul>{''.join(parts)}</ul><figure>{_image(worst_figure(m, theta), 'images and saliency maps')}</figure>"
+        says = f"the network says class {int(output.argmax())}; inconsistency {value:.4g}."
+        parts.append(f"{words[:1].upper()}{words[1:]} ({where}): {says}")
+    caption = "Maps: red raises the score of the class, blue lowers it; all have the same scale."
+    shown = html.picture(
+        worst_figure(m, theta), "the image, the changed image, the map expected and the map found", caption
+    )
+    return html.bullets(parts) + shown
 
 
 def worst_figure(m: RegionMap | AreaMap, theta: Array) -> Any:
     """The image as it was and changed, the map expected and the map found, for each parameter ``(k, d)``."""
-    from matplotlib.figure import Figure
-
     which = list(m.settings.outputs(m.perturbed, m.label)).index(m.label)
     actual = m.settings.maps(m.perturbed, theta, m.label)[:, which].sum(axis=1)
     expected = m.settings.expected(m.perturbed, theta, m.label)[:, which].sum(axis=1)
     images = m.perturbed.images(theta)
-    figure = Figure(figsize=(11, 2.9 * len(theta)), layout="constrained")
+    figure = figure_of(11, 2.9 * len(theta))
     top = max(float(np.abs(actual).max()), float(np.abs(expected).max()), 1e-12)
-    for row in range(len(theta)):
-        for column, (title, picture) in enumerate(
-            (
-                ("the image", m.perturbed.image),
-                ("changed", images[row]),
-                ("where it should look", expected[row]),
-                ("where it looks", actual[row]),
-            )
-        ):
-            axes = figure.add_subplot(len(theta), 4, 4 * row + column + 1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(title, fontsize=10)
-            if column < 2:
-                shown = np.clip(np.moveaxis(picture, 0, -1), 0, 1)
-                axes.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
-            else:
-                axes.imshow(picture, cmap="seismic", vmin=-top, vmax=top)
+    grid = figure.subplots(len(theta), 4, squeeze=False)
+    for row, axes in enumerate(grid):
+        picture_of(axes[0], m.perturbed.image, m.perturbed.image.shape, title="the image")
+        picture_of(axes[1], images[row], m.perturbed.image.shape, title="changed")
+        signed_map(axes[2], expected[row], expected[row].shape, size=top, title="where it should look", bar=False)
+        signed_map(axes[3], actual[row], actual[row].shape, size=top, title="where it looks")
     return figure
 
 
@@ -244,7 +202,7 @@ def _open(m: RegionMap | AreaMap) -> str:
         if aspect in m.answers and (left := shares(m, aspect).open) > 0:  # type: ignore[arg-type]
             parts.append(f"For {words}, {_percent(left)} of all changes are not decided.")
     if m.reason:
-        parts.append(f"Why: {html.escape(m.reason)}.")
+        parts.append(f"Why: {m.reason}.")
     return " ".join(parts) or "Nothing: every combination of changes is decided."
 
 
@@ -277,12 +235,5 @@ def _words(m: RegionMap | AreaMap) -> str:
         "changes, Θ": "A combination of strengths, one for each kind of change; Θ stands for all of them, and the shares "
         "above are shares of it.",
     }
-    return "".join(f"<dt>{a}</dt><dd>{html.escape(b)}</dd>" for a, b in entries.items())
-
-
-def _image(figure: Any, words: str) -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
-    return f'<img alt="{words}" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">'
+    body = "".join(f"<dt>{html.text(a)}</dt><dd>{html.text(b)}</dd>" for a, b in entries.items())
+    return f"<dl>{body}</dl>"

@@ -14,10 +14,22 @@ import numpy as np
 
 from verifier.errors import InputError
 from verifier.network.operators import Array
+from verifier.report.style import (
+    FAINT,
+    INK,
+    colour_of,
+    figure_of,
+    image_shape,
+    picture_of,
+    plain_axes,
+    signed_map,
+)
 
 if TYPE_CHECKING:
+    from verifier.attribution.attribute import Attribution
     from verifier.regions.classes import ClassBands, ClassMap
     from verifier.regions.line import LineRestriction
+    from verifier.regions.plane import PlaneRestriction
     from verifier.regions.polygons import Plane
 
 ACAS_XU = ("clear of conflict", "weak left", "weak right", "strong left", "strong right")
@@ -27,14 +39,6 @@ ACAS_XU_RANGE = np.array([60261.0, 2 * np.pi, 2 * np.pi, 1100.0, 1200.0])
 """Normalisation ``(x - mean) / range`` of the inputs of ACAS Xu: distance to the intruder (feet), its angle and
 heading (radians, counter-clockwise from ahead), own and its velocity (feet a second)."""
 
-COLOURS = (
-    "#94c3d4", "#f3b562", "#7fb685", "#c8553d", "#426a8c",
-    "#9c89b8", "#e29ab5", "#6b705c", "#cfb9a0", "#1d3540",
-)  # fmt: skip
-"""One colour per class, repeated beyond the tenth."""
-
-INK, FAINT = "#22313f", "#9aa7b1"
-
 
 def line_plot(restriction: LineRestriction, outputs: Sequence[int] | None = None, best: str | None = "max") -> Any:
     """The network along a line: outputs over t, the class bands, and a tick at every breakpoint.
@@ -43,63 +47,82 @@ def line_plot(restriction: LineRestriction, outputs: Sequence[int] | None = None
         outputs: the outputs to draw; the (at most ten) first ones by default.
         best: "max" or "min" draws the class bands by the largest or smallest output; None leaves them out.
     """
-    from matplotlib.figure import Figure
-
     t, values = restriction.breakpoints, restriction.values
     chosen = list(range(min(10, values.shape[1]))) if outputs is None else list(outputs)
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    figure = figure_of(9, 4.4)
     heights = [5.0, 0.45, 0.35] if best else [5.0, 0.35]
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for k in chosen:
-        axes[0].plot(
-            t, values[:, k], color=COLOURS[k % len(COLOURS)], linewidth=1.8, label=str(k), solid_joinstyle="round"
-        )
+        axes[0].plot(t, values[:, k], color=colour_of(k), linewidth=1.8, label=str(k), solid_joinstyle="round")
     axes[0].set_ylabel("output")
     axes[0].set_title(f"{len(restriction):,} linear pieces", loc="left", color=INK, fontsize=11)
     if len(chosen) > 1:
         axes[0].legend(
             ncols=len(chosen), frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), handlelength=1.2
         )
-    _plain(axes[0])
+    plain_axes(axes[0])
     if best:
         _bands(axes[1], restriction.classes(best=best))
+        _beside(axes[1], "class")
     _ticks(axes[-1], t)
-    axes[-1].set_xlabel("t")
+    _beside(axes[-1], "breaks")
+    axes[-1].set_xlabel(f"t: from the start {_point(restriction.start)} at 0 to the end {_point(restriction.end)} at 1")
     axes[0].set_xlim(0, 1)
     return figure
 
 
 def bands_plot(bands: ClassBands, names: Sequence[str] | None = None) -> Any:
     """The classes along a line as coloured bands."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.7), layout="constrained")
+    figure = figure_of(9, 1.7)
     axes = figure.add_subplot()
     _bands(axes, bands)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("t")
+    axes.set_xlabel("t, from the start at 0 to the end at 1")
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     _legend(axes, np.unique(bands.labels), names)
     return figure
 
 
-def plane_plot(
-    classes: ClassMap, names: Sequence[str] | None = None, *, labels: tuple[str, str] = ("s", "t"), edges: bool = True
-) -> Any:
-    """The classes on a polygon of a plane, with the linear regions drawn faintly and the boundary in ink."""
-    from matplotlib.figure import Figure
+def restriction_plot(restriction: PlaneRestriction, *, best: str = "max", names: Sequence[str] | None = None) -> Any:
+    """A network on a polygon: see `plane_plot`.
 
-    figure = Figure(figsize=(7, 6.4), layout="constrained")
+    Args:
+        best: "max" or "min": whether the largest or the smallest output is the class.
+        names: of the classes; their numbers by default.
+    """
+    return plane_plot(restriction.classes(best=best), names, plane=restriction.plane)
+
+
+def plane_plot(
+    classes: ClassMap,
+    names: Sequence[str] | None = None,
+    *,
+    labels: tuple[str, str] = ("s", "t"),
+    edges: bool = True,
+    plane: Plane | None = None,
+) -> Any:
+    """The classes on a polygon of a plane, with the linear regions drawn faintly and the boundary in ink.
+
+    Args:
+        names: of the classes; their numbers by default.
+        labels: what the axes are called.
+        edges: whether linear regions are drawn.
+        plane: names the inputs at the polygon's corners, below the picture.
+    """
+    figure = figure_of(7, 6.4)
     axes = figure.add_subplot()
     _polygons(axes, classes.polygons, classes.labels, edges)
     _boundary(axes, classes.boundaries)
     axes.set_aspect("equal")
     axes.autoscale_view()
     axes.margins(0)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
+    axes.set_xlabel(labels[0], color=INK)
+    axes.set_ylabel(labels[1], color=INK)
     axes.set_title(f"{len(np.unique(classes.regions)):,} linear regions", loc="left", color=INK, fontsize=11)
+    axes.tick_params(colors=INK, labelsize=8)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    if plane is not None:
+        _name_corners(figure, axes, classes.vertices, plane)
     _legend(axes, np.unique(classes.labels), names)
     return figure
 
@@ -120,10 +143,9 @@ def polar_map(
         heading: the intruder's heading in radians, relative to the ownship's; draws a sample intruder.
         step: edges are bent by steps of at most this angle.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    figure = Figure(figsize=(7.2, 6.6), layout="constrained")
+    figure = figure_of(7.2, 6.6)
     axes = figure.add_subplot()
     radius = float(classes.vertices[:, 0].max())
     bent = [_polar(_bend(polygon, step)) for polygon in classes.polygons]
@@ -168,52 +190,76 @@ def acas_xu_map(classes: ClassMap, plane: Plane, title: str = "") -> Any:
     return polar_map(replace(classes, vertices=x[:, :2]), heading=heading, title=title)
 
 
+def attribution_plot(found: Attribution) -> Any:
+    """An attribution: see `heat_map`; the input stands beside the map where both have its shape."""
+    same = found.values.shape == found.input.shape
+    title = f"{found.what} of output {found.target}"
+    return heat_map(found.values, found.values.shape, found.input if same else None, title)
+
+
 def heat_map(attributions: Array, shape: Sequence[int], image: Array | None = None, title: str = "") -> Any:
     """Attributions of an image's pixels (summed over channels), red for, blue against; the image beside it.
 
     Args:
-        attributions: flattened, of an input of this shape.
-        shape: ``(channels, H, W)``; anything else is drawn as bars over the input's entries.
-        image: the input itself, flattened, to be drawn on the left.
+        attributions: of an input of this shape, or flattened.
+        shape: as `verifier.report.style.image_shape` draws it; what is no image is drawn as bars over the entries.
+        image: the input itself, to be drawn on the left.
     """
-    from matplotlib.figure import Figure
-
     flat = np.asarray(attributions, dtype=np.float64).reshape(-1)
-    if len(shape) != 3 or 1 in tuple(shape)[1:]:
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
+    shape = tuple(shape)
+    if image_shape(shape)[1] == 1:
+        figure = figure_of(7, 3.2)
         axes = figure.add_subplot()
         axes.bar(np.arange(flat.size), flat, color=np.where(flat >= 0, "#b2182b", "#2166ac"))
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xlabel("input")
+        axes.set_xlabel("entry")
         axes.set_ylabel("attribution")
         axes.set_title(title, loc="left", color=INK, fontsize=11)
-        _plain(axes)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        plain_axes(axes)
         return figure
-    summed = flat.reshape(tuple(shape)).sum(axis=0)
-    size = float(np.abs(summed).max()) or 1.0
     panels = 1 if image is None else 2
-    figure = Figure(figsize=(4.2 * panels + 0.6, 4.2), layout="constrained")
+    figure = figure_of(4.2 * panels + 0.6, 4.2)
     grid: Any = np.atleast_1d(figure.subplots(1, panels))
     if image is not None:
-        x = np.asarray(image, dtype=np.float64).reshape(tuple(shape))
-        x = (x - x.min()) / (float(np.ptp(x)) or 1.0)
-        grid[0].imshow(x.transpose(1, 2, 0) if shape[0] == 3 else x.mean(axis=0), cmap="gray", interpolation="nearest")
-        grid[0].set_title("input", loc="left", color=INK, fontsize=11)
-    drawn = grid[-1].imshow(summed, cmap="RdBu_r", vmin=-size, vmax=size, interpolation="nearest")
-    grid[-1].set_title(title or "attribution", loc="left", color=INK, fontsize=11)
-    for one in grid:
-        one.set_axis_off()
-    bar = figure.colorbar(drawn, ax=grid[-1], shrink=0.85, pad=0.02)
-    bar.outline.set_visible(False)
+        picture_of(grid[0], image, shape, title="input")
+    signed_map(grid[-1], flat, shape, title=title or "attribution")
     return figure
 
 
 # -- parts -----------------------------------------------------------------------------------------------
-def _plain(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.grid(axis="y", color="#e8edf0", linewidth=0.8)
-    axes.set_axisbelow(True)
+def _point(x: Array, most: int = 3) -> str:
+    """An input in a few words: ``(0.5, 1, 0 … of 784)``."""
+    shown = ", ".join(f"{v:.3g}" for v in x[:most])
+    return f"({shown})" if len(x) <= most else f"({shown} … of {len(x)})"
+
+
+def _beside(axes: Any, words: str) -> None:
+    """A label on the left, as axes without ticks have no room for one."""
+    axes.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=8, color=INK)
+
+
+def _name_corners(figure: Any, axes: Any, vertices: Array, plane: Plane) -> None:
+    """Letters at the polygon's corners, and below the picture which inputs they are."""
+    from scipy.spatial import ConvexHull
+
+    corners = vertices[ConvexHull(vertices).vertices]
+    low = np.lexsort(corners.round(9).T[::-1])[0]
+    corners = np.roll(corners, -low, axis=0)
+    before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
+    turns = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0])
+    corners = corners[turns > 1e-9 * np.ptp(vertices, axis=0).prod()][:8]
+    centre = corners.mean(axis=0)
+    words = []
+    for letter, corner, x in zip("ABCDEFGH", corners, plane.embed(corners), strict=False):
+        axes.annotate(
+            letter, corner, xytext=np.sign(corner - centre) * 8, textcoords="offset points", ha="center", va="center",
+            fontsize=10, fontweight="bold", color=INK, annotation_clip=False,
+        )  # fmt: skip
+        axes.plot(*corner, "o", color=INK, markersize=3, clip_on=False, zorder=5)
+        words.append(f"{letter} {_point(x)}")
+    lines = ["   ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
+    figure.supxlabel("\n".join(lines), fontsize=8, color=INK)
 
 
 def _ticks(axes: Any, t: Array) -> None:
@@ -227,11 +273,11 @@ def _ticks(axes: Any, t: Array) -> None:
 
 def _bands(axes: Any, bands: ClassBands) -> None:
     starts, widths = bands.boundaries[:-1], np.diff(bands.boundaries)
-    colours = [COLOURS[k % len(COLOURS)] for k in bands.labels.tolist()]
+    colours = [colour_of(k) for k in bands.labels.tolist()]
     axes.bar(starts, np.ones(len(starts)), widths, align="edge", color=colours, linewidth=0)
     for start, width, label in zip(starts, widths, bands.labels.tolist(), strict=True):
         if width > 0.02:
-            red, green, blue = (int(COLOURS[label % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5))
+            red, green, blue = (int(colour_of(label)[i : i + 2], 16) for i in (1, 3, 5))
             ink = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 130 else "white"
             axes.text(start + width / 2, 0.5, str(label), ha="center", va="center", fontsize=8, color=ink)
     axes.set_ylim(0, 1)
@@ -243,7 +289,7 @@ def _bands(axes: Any, bands: ClassBands) -> None:
 def _polygons(axes: Any, polygons: Sequence[Array], labels: Any, edges: bool) -> None:
     from matplotlib.collections import PolyCollection
 
-    colours = [COLOURS[k % len(COLOURS)] for k in np.asarray(labels).tolist()]
+    colours = [colour_of(k) for k in np.asarray(labels).tolist()]
     lines: Any = colours
     width = 0.3
     if edges and len(polygons) <= 60_000:
@@ -265,8 +311,7 @@ def _legend(axes: Any, labels: Any, names: Sequence[str] | None) -> None:
     shown = [int(k) for k in labels]
     axes.legend(
         handles=[
-            Patch(color=COLOURS[k % len(COLOURS)], label=names[k] if names and k < len(names) else f"class {k}")
-            for k in shown
+            Patch(color=colour_of(k), label=names[k] if names and k < len(names) else f"class {k}") for k in shown
         ],
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),

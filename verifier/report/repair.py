@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from verifier.network.operators import Array
 from verifier.regions.classes import ClassMap
 from verifier.regions.plane import PlaneRestriction
+from verifier.report.style import INK, colour_of, figure_of, plain_axes
 
-COLOURS = (
-    "#f2efe6", "#8fb8de", "#f6c28b", "#2f6690", "#d1603d", "#7a9e7e", "#b49fcc", "#e4b363", "#5c4b51", "#8cbeb2",
-)  # fmt: skip
-"""One colour per class, from the eleventh on again from the first."""
+if TYPE_CHECKING:
+    from verifier.repair import PropertyRepair, RepairResult
 
 
 def before_and_after(
@@ -35,10 +34,9 @@ def before_and_after(
     Returns:
         a matplotlib figure.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(9.5, 4.6 * len(rows)), layout="constrained")
+    figure = figure_of(9.5, 4.6 * len(rows))
     axes = figure.subplots(len(rows), 2, squeeze=False)
     used: set[int] = set()
     each = [best] * len(rows) if isinstance(best, str) else best
@@ -49,7 +47,7 @@ def before_and_after(
             ax.set_title(f"{title}, {word}", fontsize=11)
             used |= set(np.unique(classes.labels).tolist())
     patches = [
-        Patch(facecolor=COLOURS[k % len(COLOURS)], edgecolor="#777777", label=names[k] if names else f"class {k}")
+        Patch(facecolor=colour_of(k), edgecolor="#777777", label=names[k] if names else f"class {k}")
         for k in sorted(used)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), frameon=False)
@@ -61,7 +59,7 @@ def draw_classes(ax: Any, classes: ClassMap, *, polar: bool = False) -> None:
     from matplotlib.collections import PolyCollection
 
     polygons = [_cartesian(p) for p in classes.polygons] if polar else classes.polygons
-    colours = [COLOURS[k % len(COLOURS)] for k in classes.labels]
+    colours = [colour_of(k) for k in classes.labels.tolist()]
     ax.add_collection(PolyCollection(polygons, facecolors=colours, edgecolors=colours, linewidths=0.3))
     everything = np.concatenate(polygons)
     low, high = everything.min(axis=0), everything.max(axis=0)
@@ -89,16 +87,37 @@ def _cartesian(polygon: Array, step: float = np.pi / 90) -> Array:
 
 def met_curves(curves: Mapping[str, Sequence[float]]) -> Any:
     """Constraints met (share, 0 to 1) after 0, 1, 2 … weight changes (the patching paper's Figure 4)."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    figure = figure_of(6, 3.8)
     ax = figure.subplots()
-    for (name, shares), colour in zip(curves.items(), COLOURS[3:] * len(curves), strict=False):
-        ax.plot(range(len(shares)), 100 * np.asarray(shares), marker="o", label=name, color=colour)
+    for k, (name, shares) in enumerate(curves.items(), start=3):
+        ax.plot(range(len(shares)), 100 * np.asarray(shares), marker="o", label=name, color=colour_of(k))
     ax.set_xlabel("weights changed")
     ax.set_ylabel("key points met (%)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
+    plain_axes(ax)
     ax.legend(frameon=False)
+    return figure
+
+
+def changes_plot(result: RepairResult | PropertyRepair, most: int = 20) -> Any:
+    """The changed weights, the largest changes first.
+
+    Args:
+        most: how many are drawn.
+    """
+    figure = figure_of(7, 3.4)
+    ax = figure.add_subplot()
+    order = sorted(result.changes.items(), key=lambda item: -abs(item[1]))[:most]
+    colours = ["#b2182b" if delta > 0 else "#2166ac" for _, delta in order]
+    ax.barh(range(len(order)), [delta for _, delta in order], color=colours)
+    ax.set_yticks(range(len(order)), [name for name, _ in order], fontsize=7)
+    ax.invert_yaxis()
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_xlabel("change of the weight", color=INK)
+    rest = f", the largest {most} of" if len(result.changes) > most else ""
+    ax.set_title(f"{result.status}:{rest} {len(result.changes)} changed weights", loc="left", color=INK, fontsize=11)
+    plain_axes(ax)
+    ax.grid(axis="y", visible=False)
     return figure
