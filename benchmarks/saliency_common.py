@@ -108,7 +108,9 @@ def ask_images(
             record |= {"prepass": options.prepass, "propagate": options.propagate}
             if _key(record) in done:
                 continue
-            query = verifier.saliency_robustness(network, x, epsilon / factor, share * size, label, domain=(low, high))
+            query = verifier.saliency_robustness(
+                network, x, epsilon=epsilon / factor, delta=share * size, label=label, domain=(low, high)
+            )
             ask(record, query, options)
 
 

@@ -82,7 +82,7 @@ def queries() -> Iterator[tuple[dict[str, Any], Query]]:
                     how["top_k"] = k if similarity == "top-k" else 0
                     condition = condition_at(network, x, **how)
                     size = 0.0 if similarity == "top-k" else float(condition.distance(np.zeros((1, n)))[0])
-                    query = verifier.saliency_robustness(network, x, epsilon, SHARE * size, **how)
+                    query = verifier.saliency_robustness(network, x, epsilon=epsilon, delta=SHARE * size, **how)
                     record = {"set": "maps", "network": name, "input": index, "map": kind, "similarity": similarity}
                     yield record | {"epsilon": epsilon, "share": SHARE}, query
 

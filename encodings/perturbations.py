@@ -161,6 +161,16 @@ def perturbed(
     Raises:
         InputError: an image that does not fit or is not in [0, 1], no perturbation, or what a perturbation
             finds wrong with its own settings.
+
+    Source:
+        Munakata et al., NFM 2023, Section 4.1 and Appendix I.5.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([np.eye(4), [[1, 1, 0, 0], [0, 0, 1, 1]]], [np.zeros(4), [0, 0]])
+        >>> brighter = verifier.perturbed(network, [[0.5, 0.5], [0, 0]], [verifier.Brightness(low=0, high=0.2)])
+        >>> brighter.network([0.1]).round(6)  # an ordinary network of the parameter
+        array([1.2, 0.2])
     """
     x = _checked_image(network, image)
     if not perturbations:

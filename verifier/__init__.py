@@ -16,96 +16,258 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.api import verify
-    from verifier.bounds.bound import Bound, NetworkBounds
-    from verifier.certification import certify
-    from verifier.errors import (
-        EngineError,
-        InputError,
-        NetworkError,
-        PropertyError,
-        UnsupportedOperatorError,
-        VerifierError,
+    from verifier.api import verify as verify
+    from verifier.attention.areas import AreaMap as AreaMap
+    from verifier.attention.areas import AreaSettings as AreaSettings
+    from verifier.attention.inconsistency import Inconsistency as Inconsistency
+    from verifier.attention.maps import attention_areas as attention_areas
+    from verifier.attention.maps import attention_map as attention_map
+    from verifier.attention.region_map import RegionMap as RegionMap
+    from verifier.attribution.attribute import Attribution as Attribution
+    from verifier.attribution.attribute import attribute as attribute
+    from verifier.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
+    from verifier.bounds import bounds as bounds
+    from verifier.bounds import gradient_bounds as gradient_bounds
+    from verifier.bounds.bound import Bound as Bound
+    from verifier.bounds.bound import NetworkBounds as NetworkBounds
+    from verifier.certification import Certification as Certification
+    from verifier.certification import certify as certify
+    from verifier.encodings.perturbation_kinds import (
+        Blend as Blend,
     )
-    from verifier.network.graph import Network, feedforward
-    from verifier.network.loading import load
-    from verifier.network.onnx_writer import write_onnx
-    from verifier.options import Options
-    from verifier.properties.builders import robustness, saliency_robustness
-    from verifier.properties.conjunction import Conjunction
-    from verifier.properties.query import GradientBox, Query
-    from verifier.properties.sets import Box
-    from verifier.properties.vnnlib import read_vnnlib
-    from verifier.search.replay import replay
-    from verifier.verdict import Certainty, Status, Verdict, Witness
+    from verifier.encodings.perturbation_kinds import (
+        Blur as Blur,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Brightness as Brightness,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Contrast as Contrast,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Linear as Linear,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Patch as Patch,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Perturbation as Perturbation,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Rotation as Rotation,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Shear as Shear,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Translation as Translation,
+    )
+    from verifier.encodings.perturbation_kinds import (
+        Zoom as Zoom,
+    )
+    from verifier.encodings.perturbations import perturbed as perturbed
+    from verifier.errors import (
+        EngineError as EngineError,
+    )
+    from verifier.errors import (
+        InputError as InputError,
+    )
+    from verifier.errors import (
+        LimitError as LimitError,
+    )
+    from verifier.errors import (
+        NetworkError as NetworkError,
+    )
+    from verifier.errors import (
+        OutputError as OutputError,
+    )
+    from verifier.errors import (
+        PropertyError as PropertyError,
+    )
+    from verifier.errors import (
+        UnsupportedOperatorError as UnsupportedOperatorError,
+    )
+    from verifier.errors import (
+        VerifierError as VerifierError,
+    )
+    from verifier.listening import progress as progress
+    from verifier.network.graph import Network as Network
+    from verifier.network.graph import feedforward as feedforward
+    from verifier.network.loading import load as load
+    from verifier.network.onnx_writer import write_onnx as write_onnx
+    from verifier.options import Options as Options
+    from verifier.proofs.check import check_proof as check_proof
+    from verifier.proofs.proof import Proof as Proof
+    from verifier.proofs.proof import ProofError as ProofError
+    from verifier.proofs.proof import load_proof as load_proof
+    from verifier.properties.builders import robustness as robustness
+    from verifier.properties.builders import saliency_robustness as saliency_robustness
+    from verifier.properties.conjunction import Conjunction as Conjunction
+    from verifier.properties.query import GradientBox as GradientBox
+    from verifier.properties.query import Query as Query
+    from verifier.properties.sets import Box as Box
+    from verifier.properties.vnnlib import read_vnnlib as read_vnnlib
+    from verifier.regions.line import (
+        LineRestriction as LineRestriction,
+    )
+    from verifier.regions.line import (
+        LineRestrictions as LineRestrictions,
+    )
+    from verifier.regions.line import (
+        line as line,
+    )
+    from verifier.regions.line import (
+        lines as lines,
+    )
+    from verifier.regions.plane import PlaneRestriction as PlaneRestriction
+    from verifier.regions.plane import plane as plane
+    from verifier.regions.tiles import plane_tiles as plane_tiles
+    from verifier.repair import repair as repair
+    from verifier.repair.api import RepairResult as RepairResult
+    from verifier.repair.api import RepairStatus as RepairStatus
+    from verifier.repair.effect import Drawdown as Drawdown
+    from verifier.repair.effect import drawdown as drawdown
+    from verifier.repair.property import PropertyRepair as PropertyRepair
+    from verifier.repair.property import repair_property as repair_property
+    from verifier.repair.specification import (
+        LineRegion as LineRegion,
+    )
+    from verifier.repair.specification import (
+        OutputPolytope as OutputPolytope,
+    )
+    from verifier.repair.specification import (
+        PointRegion as PointRegion,
+    )
+    from verifier.repair.specification import (
+        PolygonRegion as PolygonRegion,
+    )
+    from verifier.repair.specification import (
+        Requirement as Requirement,
+    )
+    from verifier.repair.specification import (
+        Specification as Specification,
+    )
+    from verifier.repair.specification import (
+        output_class as output_class,
+    )
+    from verifier.saliency import (
+        Threshold as Threshold,
+    )
+    from verifier.saliency import (
+        largest_delta as largest_delta,
+    )
+    from verifier.saliency import (
+        largest_epsilon as largest_epsilon,
+    )
+    from verifier.search.replay import replay as replay
+    from verifier.verdict import Certainty as Certainty
+    from verifier.verdict import Status as Status
+    from verifier.verdict import Verdict as Verdict
+    from verifier.verdict import Witness as Witness
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "verify": "verifier.api",
-    "certify": "verifier.certification",
-    "Bound": "verifier.bounds.bound",
-    "NetworkBounds": "verifier.bounds.bound",
-    "EngineError": "verifier.errors",
-    "InputError": "verifier.errors",
-    "NetworkError": "verifier.errors",
-    "PropertyError": "verifier.errors",
-    "UnsupportedOperatorError": "verifier.errors",
-    "VerifierError": "verifier.errors",
-    "Network": "verifier.network.graph",
-    "feedforward": "verifier.network.graph",
-    "load": "verifier.network.loading",
-    "write_onnx": "verifier.network.onnx_writer",
-    "Options": "verifier.options",
-    "robustness": "verifier.properties.builders",
-    "saliency_robustness": "verifier.properties.builders",
-    "Conjunction": "verifier.properties.conjunction",
-    "GradientBox": "verifier.properties.query",
-    "Query": "verifier.properties.query",
-    "Box": "verifier.properties.sets",
-    "read_vnnlib": "verifier.properties.vnnlib",
-    "replay": "verifier.search.replay",
-    "Certainty": "verifier.verdict",
-    "Status": "verifier.verdict",
-    "Verdict": "verifier.verdict",
-    "Witness": "verifier.verdict",
+CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Networks": {
+        "verifier.network.loading": ("load",),
+        "verifier.network.graph": ("feedforward", "Network"),
+        "verifier.network.onnx_writer": ("write_onnx",),
+    },
+    "Questions": {
+        "verifier.properties.builders": ("robustness", "saliency_robustness"),
+        "verifier.properties.vnnlib": ("read_vnnlib",),
+        "verifier.properties.query": ("Query", "GradientBox"),
+        "verifier.properties.conjunction": ("Conjunction",),
+        "verifier.properties.sets": ("Box",),
+    },
+    "Answers": {
+        "verifier.api": ("verify",),
+        "verifier.options": ("Options",),
+        "verifier.verdict": ("Verdict", "Status", "Certainty", "Witness"),
+        "verifier.search.replay": ("replay",),
+        "verifier.proofs.proof": ("load_proof", "Proof", "ProofError"),
+        "verifier.proofs.check": ("check_proof",),
+    },
+    "Many questions": {
+        "verifier.certification": ("certify", "Certification"),
+        "verifier.saliency": ("largest_delta", "largest_epsilon", "Threshold"),
+    },
+    "Bounds": {
+        "verifier.bounds": ("bounds", "gradient_bounds"),
+        "verifier.bounds.bound": ("Bound", "NetworkBounds"),
+    },
+    "Lines and planes": {
+        "verifier.regions.line": ("line", "lines", "LineRestriction", "LineRestrictions"),
+        "verifier.regions.plane": ("plane", "PlaneRestriction"),
+        "verifier.regions.tiles": ("plane_tiles",),
+    },
+    "Attributions": {
+        "verifier.attribution.attribute": ("attribute", "Attribution"),
+        "verifier.attribution.integrated_gradients": ("IntegratedGradients",),
+    },
+    "Attention maps": {
+        "verifier.attention.maps": ("attention_map", "attention_areas"),
+        "verifier.attention.region_map": ("RegionMap",),
+        "verifier.attention.areas": ("AreaMap", "AreaSettings"),
+        "verifier.attention.inconsistency": ("Inconsistency",),
+        "verifier.encodings.perturbations": ("perturbed",),
+        "verifier.encodings.perturbation_kinds": (
+            "Perturbation",
+            "Brightness",
+            "Contrast",
+            "Patch",
+            "Blend",
+            "Blur",
+            "Linear",
+            "Translation",
+            "Rotation",
+            "Zoom",
+            "Shear",
+        ),
+    },
+    "Repairs": {
+        "verifier.repair": ("repair",),
+        "verifier.repair.property": ("repair_property", "PropertyRepair"),
+        "verifier.repair.api": ("RepairResult", "RepairStatus"),
+        "verifier.repair.specification": (
+            "Specification",
+            "Requirement",
+            "OutputPolytope",
+            "output_class",
+            "LineRegion",
+            "PointRegion",
+            "PolygonRegion",
+        ),
+        "verifier.repair.effect": ("drawdown", "Drawdown"),
+    },
+    "Progress and errors": {
+        "verifier.listening": ("progress",),
+        "verifier.errors": (
+            "VerifierError",
+            "EngineError",
+            "InputError",
+            "LimitError",
+            "NetworkError",
+            "OutputError",
+            "PropertyError",
+            "UnsupportedOperatorError",
+        ),
+    },
 }
+"""The public names by topic and by the module that each comes from; `docs/api.md` is made of this."""
 
-__all__ = [  # noqa: RUF022 - in the order of use
-    "load",
-    "feedforward",
-    "write_onnx",
-    "read_vnnlib",
-    "robustness",
-    "saliency_robustness",
-    "verify",
-    "certify",
-    "replay",
-    "Network",
-    "Box",
-    "Conjunction",
-    "GradientBox",
-    "Query",
-    "Options",
-    "Bound",
-    "NetworkBounds",
-    "Status",
-    "Certainty",
-    "Verdict",
-    "Witness",
-    "VerifierError",
-    "EngineError",
-    "InputError",
-    "NetworkError",
-    "PropertyError",
-    "UnsupportedOperatorError",
-]
+_WHERE = {name: module for topic in CONTENTS.values() for module, names in topic.items() for name in names}
+
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'verifier' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
+    module = importlib.import_module(_WHERE[name])
+    if module.__name__ == f"{__name__}.{name}":
+        return module  # a package that is called like the function it holds, such as `repair`
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

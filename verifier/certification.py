@@ -24,6 +24,7 @@ from verifier.options import Options
 from verifier.properties.numbers import Numbers
 from verifier.properties.query import Query, larger_output_cases
 from verifier.properties.sets import Box
+from verifier.shown import Shown
 
 MISCLASSIFIED = "misclassified"
 """In place of a status: the network's own answer at the input is another label, so no radius is asked."""
@@ -57,8 +58,8 @@ class Line:
     other: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certification:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Certification(Shown):
     """All answers.
 
     Attributes:
@@ -70,6 +71,8 @@ class Certification:
     lines: tuple[Line, ...]
     radii: tuple[str, ...]
     count: int
+
+    _drawn_by = "verifier.report.certification:certified_curve"
 
     def at(self, epsilon: str) -> tuple[Line, ...]:
         """The answers at one radius."""
@@ -103,15 +106,12 @@ class Certification:
             )
         return "".join(rows)
 
-    def __repr__(self) -> str:
-        shares = ", ".join(f"{self.certified(e):.1%} at {e}" for e in self.radii)
-        return f"Certification of {self.count} inputs: accuracy {self.accuracy:.1%}, certified {shares}"
-
-    def _repr_html_(self) -> str:
-        rows = [line.strip("| \n").split(" | ") for line in self.table().splitlines()]
-        head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:])
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {
+            f"radius {e}": f"{self.certified(e):.1%} certified, {self.not_refuted(e):.1%} not refuted"
+            for e in self.radii
+        }
+        return f"Certification of {self.count} inputs, accuracy {self.accuracy:.1%}", facts
 
 
 def certify(

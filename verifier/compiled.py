@@ -214,7 +214,7 @@ def _saliency() -> None:
     rng = np.random.default_rng(0)
     shapes = ((6, 5), (60, 6), (3, 60))  # most phases are known before the last layer, whose leaves are compiled
     network = feedforward([rng.normal(size=s) for s in shapes], [0.1 * rng.normal(size=s[0]) for s in shapes])
-    query = saliency_robustness(network, rng.uniform(0.3, 0.7, 5), 0.3, 0.3)
+    query = saliency_robustness(network, rng.uniform(0.3, 0.7, 5), epsilon=0.3, delta=0.3)
     SaliencyEngine().solve(query, Options(), NEVER)
 
 

@@ -1,8 +1,12 @@
-"""scipy.sparse, imported when it is first used: start-up counts, and many small questions never need it."""
+"""What is imported when it is first used (start-up counts), and packages that are functions as well.
+
+scipy.sparse: many small questions never need it.
+"""
 
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,4 +27,25 @@ else:
 
     sp = _Sparse()
 
-__all__ = ["sp"]
+__all__ = ["CallablePackage", "callable_as", "sp"]
+
+
+class CallablePackage(ModuleType):
+    """A package that is called like the function it is named after: ``verifier.repair(…)`` is ``verifier.repair.repair(…)``.
+
+    Python binds a package's name in its parent when it is imported, whatever stood there before: the name cannot be the
+    function, so the package learns to be called.
+    """
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return self.__wrapped__(*args, **keywords)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function: `inspect.signature` follows it."""
+        return getattr(self, self.__name__.rpartition(".")[2])
+
+
+def callable_as(package: str) -> None:
+    """Make a package, which has a function of its own name, callable as that function."""
+    sys.modules[package].__class__ = CallablePackage

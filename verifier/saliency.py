@@ -26,6 +26,7 @@ from verifier.properties.builders import Domain, condition_at, robustness, salie
 from verifier.properties.maps import SaliencyMap
 from verifier.properties.query import Query
 from verifier.rounding import float_above
+from verifier.shown import Shown
 from verifier.verdict import Status, Verdict, Witness
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ MOST_LAST = 10
 """Number of last questions."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Threshold:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Threshold(Shown):
     """Where a property stops to hold.
 
     Attributes:
@@ -57,6 +58,14 @@ class Threshold:
     proved: Verdict | None = None
     undecided: int = 0
     questions: int = 0
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {
+            "holds up to": repr(self.lower) if self.proved is not None else "nothing proved",
+            "refuted from": repr(self.upper) if self.witness is not None else "no witness",
+            "questions": f"{self.questions}, {self.undecided} undecided",
+        }
+        return "Threshold", facts
 
 
 def largest_delta(
@@ -89,12 +98,30 @@ def largest_delta(
     Raises:
         InputError: for a tolerance or timeout that is not positive.
         PropertyError: as `verifier.saliency_robustness`.
+
+    Source:
+        the question is that of Le et al., ACML 2023; the search is this module's.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> found = verifier.largest_delta(network, [0.9, 0.1], epsilon=0.5)
+        >>> found.undecided, round(found.lower, 6), round(found.upper, 6)  # the map is (1, -1), and 0 where the label is lost
+        (0, 1.0, 1.0)
     """
     run = _Run(tolerance, timeout, options, listener)
 
     def query(delta: float) -> Query:
         return saliency_robustness(
-            network, x, epsilon, delta, label, domain=domain, map=map, similarity=similarity, top_k=top_k
+            network,
+            x,
+            epsilon=epsilon,
+            delta=delta,
+            label=label,
+            domain=domain,
+            map=map,
+            similarity=similarity,
+            top_k=top_k,
         )
 
     condition = condition_at(network, x, label=label, domain=domain, map=map, similarity=similarity, top_k=top_k)
@@ -147,6 +174,15 @@ def largest_epsilon(
     Raises:
         InputError: for a tolerance, timeout or ``most`` that is not positive.
         PropertyError: as `verifier.saliency_robustness`.
+
+    Source:
+        the question is that of Le et al., ACML 2023; the search is this module's.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> verifier.largest_epsilon(network, [0.9, 0.1], delta=0.5).lower  # no input at all with a similar map
+        1.0
     """
     if not most > 0:
         raise InputError(f"the largest radius must be positive, got {most}")
@@ -154,7 +190,15 @@ def largest_epsilon(
 
     def query(epsilon: float) -> Query:
         return saliency_robustness(
-            network, x, epsilon, delta, label, domain=domain, map=map, similarity=similarity, top_k=top_k
+            network,
+            x,
+            epsilon=epsilon,
+            delta=delta,
+            label=label,
+            domain=domain,
+            map=map,
+            similarity=similarity,
+            top_k=top_k,
         )
 
     def distance(witness: Witness) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from verifier.network.operators import Array
+from verifier.shown import Shown
 
 if TYPE_CHECKING:
     from verifier.proofs.proof import Proof
@@ -53,8 +54,8 @@ def shortly(values: Array, most: int = 4) -> str:
     return f"[{shown}]" if len(values) <= most else f"[{shown} …; {len(values)}]"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Witness:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Witness(Shown):
     """An input that refutes a property, and how it was checked again on the original network.
 
     Attributes:
@@ -69,6 +70,7 @@ class Witness:
         onnxruntime: whether it also holds in onnxruntime (float32 for float32 models); None if not run.
         runtime_output: onnxruntime's output at the input; None if not run.
         remarks: what the replay noticed (the float32 point differs, say).
+        shape: of one input of the network; () if it is not known.
     """
 
     input: Array
@@ -80,10 +82,34 @@ class Witness:
     onnxruntime: bool | None = None
     runtime_output: Array | None = None
     remarks: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
 
-    def __repr__(self) -> str:
-        words = "exact" if self.exact else "NOT confirmed"
-        return f"<Witness input {shortly(self.input)}, output {shortly(self.output)}, {words}>"
+    _drawn_by = "verifier.report.witness:witness_plot"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        checks = ["exactly"] if self.exact else ["NOT confirmed"]
+        if self.onnxruntime is not None:
+            checks.append("in onnxruntime" if self.onnxruntime else "NOT in onnxruntime")
+        facts = {"input": shortly(self.input), "output": shortly(self.output)}
+        if len(self.output) > 1:
+            facts["largest"] = self.lead
+        return "Witness", {**facts, "replayed": ", ".join(checks)}
+
+    @property
+    def lead(self) -> str:
+        """Which output is the largest, and by how much: in words."""
+        first, second = sorted(range(len(self.output)), key=lambda k: (-self.output[k], k))[:2]
+        ahead = float(self.output[first] - self.output[second])
+        return (
+            f"outputs {first} and {second}, equal"
+            if ahead == 0
+            else f"output {first}, by {ahead:.6g} over output {second}"
+        )
+
+    @property
+    def shaped(self) -> Array:
+        """The input in the network's input shape, where that is known."""
+        return self.input.reshape(self.shape) if self.shape else self.input
 
     @property
     def point(self) -> tuple[Fraction, ...]:
@@ -96,8 +122,8 @@ class Witness:
         return self.exact
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Verdict(Shown):
     """The answer to a query, with where it came from.
 
     Attributes:
@@ -138,12 +164,12 @@ class Verdict:
         if not self.status.decided and not self.reason:
             raise ValueError(f"{self.status.name} must say why")
 
-    def __repr__(self) -> str:
-        words = [self.status.name, f"by {self.engine}" if self.engine else "", self.reason]
-        words += [self.certainty.value if self.certainty else "", repr(self.witness) if self.witness else ""]
+    def _facts(self) -> tuple[str, dict[str, str]]:
         total = self.times.get("total")
-        words.append("" if total is None else f"{total:.3g} s")
-        return f"<Verdict {', '.join(word for word in words if word)}>"
+        title = f"Verdict {self.status.name}" + (f" ({self.certainty.value})" if self.certainty else "")
+        facts = {"by": self.engine, "in": "" if total is None else f"{total:.3g} s", "because": self.reason}
+        facts["witness"] = "" if self.witness is None else repr(self.witness)
+        return title, {name: fact for name, fact in facts.items() if fact}
 
     def __bool__(self) -> bool:
         raise TypeError("a Verdict is not a bool: look at verdict.status")

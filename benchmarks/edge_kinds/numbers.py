@@ -132,7 +132,7 @@ def saliency_case(
 def asked(network: Network, x: np.ndarray, epsilon: float, question: SaliencyQuestion, seed: int) -> Iterable[Trial]:
     """The question in the package's own terms, put to the engines."""
     query = verifier.saliency_robustness(
-        network, x, epsilon, float(question.delta), question.label, domain=None, map=question.map,
+        network, x, epsilon=epsilon, delta=float(question.delta), label=question.label, domain=None, map=question.map,
         similarity=question.similarity, top_k=question.top if question.similarity == "top-k" else 0,
     )  # fmt: skip
     yield from ask(query, seed, question.violated(), question.is_witness)
@@ -207,7 +207,7 @@ def bandit_at_zero(seed: int) -> Iterable[Trial]:
         weights=tuple(F(int(j == label)) for j in range(2)),
     )  # fmt: skip
     truth = any(question.meets(region, slopes[label]) for region in bandit_regions())
-    query = verifier.saliency_robustness(network, x, 1.0, 0.0, label)
+    query = verifier.saliency_robustness(network, x, epsilon=1.0, delta=0.0, label=label)
 
     def is_witness(point: Sequence[F]) -> bool:
         return all(0 <= v <= 1 for v in point) and question.is_witness(point)

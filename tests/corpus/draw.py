@@ -141,7 +141,7 @@ class Generator:
         if self.kind == "robustness":
             return robustness(network, point, epsilon, label=label)
         delta = self.delta(network, point, epsilon, label)
-        return saliency_robustness(network, point, epsilon, delta, label)
+        return saliency_robustness(network, point, epsilon=epsilon, delta=delta, label=label)
 
     def balanced(self, network: Network, point: Array, epsilon: float, label: int) -> Network:
         """The network with its last bias moved so that the label's lead at the point is a share of what

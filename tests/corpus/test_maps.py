@@ -54,7 +54,14 @@ def make(seed: int, name: str, similarity: str, *, hidden: tuple[int, ...] = (4,
     delta = size * float(rng.choice([0.0, 0.1, 0.5, 1.0]))
     k = 1 if similarity == "top-k" else 0
     return saliency_robustness(
-        network, x, float(rng.choice([0.25, 1.0])), delta, domain=None, map=chosen, similarity=similarity, top_k=k
+        network,
+        x,
+        epsilon=float(rng.choice([0.25, 1.0])),
+        delta=delta,
+        domain=None,
+        map=chosen,
+        similarity=similarity,
+        top_k=k,
     )
 
 

@@ -77,7 +77,9 @@ def contains(part: Subproblem, x: np.ndarray) -> bool:
 @given(st.integers(0, 10_000), st.floats(0.05, 0.8), st.floats(0.01, 2.0), st.booleans())
 def test_every_witness_is_in_a_part_and_in_a_part_of_that(seed: int, epsilon: float, delta: float, few: bool) -> None:
     network = dense(seed)
-    query = saliency_robustness(network, np.random.default_rng(seed).normal(size=3), epsilon, delta, domain=None)
+    query = saliency_robustness(
+        network, np.random.default_rng(seed).normal(size=3), epsilon=epsilon, delta=delta, domain=None
+    )
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hints, "FEW", 2 if few else 0)
@@ -146,7 +148,7 @@ def test_a_solver_with_few_entries_of_the_gradient_decides_the_same(
         network = dense(seed, (4, 6, 5, 3))
         x = np.random.default_rng(seed).normal(size=4)
         size = float(np.abs(network.gradient(x, int(np.argmax(network.forward(x))))).max())
-        query = saliency_robustness(network, x, 0.8, (0.05 + 0.1 * (seed % 4)) * size, domain=None)
+        query = saliency_robustness(network, x, epsilon=0.8, delta=(0.05 + 0.1 * (seed % 4)) * size, domain=None)
         truth = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
         found = HighsEngine().solve(query, Options(propagate=propagated), Deadline.after(20))
         assert found.answer is truth.answer
@@ -157,13 +159,13 @@ def test_a_solver_with_few_entries_of_the_gradient_decides_the_same(
 
 def test_without_time_a_part_is_no_proof() -> None:
     network = dense(3, (4, 6, 5, 3))
-    query = saliency_robustness(network, np.zeros(4), 0.8, 5.0, domain=None)
+    query = saliency_robustness(network, np.zeros(4), epsilon=0.8, delta=5.0, domain=None)
     assert HighsEngine().solve(query, Options(propagate=True), Deadline.after(0.0)).answer is Answer.TIMEOUT
 
 
 def test_a_query_that_speaks_of_the_gradient_keeps_all_entries() -> None:
     network = dense(1)
-    query = saliency_robustness(network, np.zeros(3), 0.8, 5.0, domain=None)
+    query = saliency_robustness(network, np.zeros(3), epsilon=0.8, delta=5.0, domain=None)
     row = Conjunction(g_rows=np.ones((1, 3)), bound=np.array([50.0]))
     parts = hints.witness_parts(replace(query, common=row), bounds(network, query.box, "crown"))
     assert parts

@@ -81,7 +81,7 @@ def test_propagation_and_relaxation_lose_no_witness(seed: int, epsilon: float, d
     """Every sampled witness has its preactivations, its h and its phases inside what propagation keeps."""
     network = dense_network(seed)
     x = np.random.default_rng(seed).normal(size=3)
-    query = saliency_robustness(network, x, epsilon, delta, domain=None)
+    query = saliency_robustness(network, x, epsilon=epsilon, delta=delta, domain=None)
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
     points = points[query.holds(points)][:50]
     assume(len(points))
@@ -146,7 +146,7 @@ def test_no_proof_contradicts_a_sample(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=2)
     size = float(np.abs(network.gradient(x, 0)).max())
-    query = saliency_robustness(network, x, 0.5, float(rng.uniform(0.05, 1.5)) * size, domain=None)
+    query = saliency_robustness(network, x, epsilon=0.5, delta=float(rng.uniform(0.05, 1.5)) * size, domain=None)
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert result.answer in (Answer.SAT, Answer.UNSAT), result.reason
     if result.answer is Answer.SAT:
@@ -157,14 +157,14 @@ def test_no_proof_contradicts_a_sample(seed: int) -> None:
 
 
 def test_a_deadline_is_never_a_proof() -> None:
-    query = saliency_robustness(dense_network(3, (4, 30, 30, 3)), np.zeros(4), 2.0, 3.0, domain=None)
+    query = saliency_robustness(dense_network(3, (4, 30, 30, 3)), np.zeros(4), epsilon=2.0, delta=3.0, domain=None)
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT
 
 
 def test_impossible_gradients_are_refuted_by_propagation() -> None:
     network = dense_network(5)
-    query = saliency_robustness(network, np.zeros(3), 0.3, 0.0, domain=None)
+    query = saliency_robustness(network, np.zeros(3), epsilon=0.3, delta=0.0, domain=None)
     problem = Problem.of(query)
     gradient = query.gradient
     assert gradient is not None
@@ -191,7 +191,7 @@ def test_dives_agree_with_exact_arithmetic(seed: int) -> None:
     network = dense_network(seed, (3, 2, 14, 3))
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
-    query = saliency_robustness(network, x, 1.0, (0.02, 0.1, 0.4)[seed % 3] * size, domain=None)
+    query = saliency_robustness(network, x, epsilon=1.0, delta=(0.02, 0.1, 0.4)[seed % 3] * size, domain=None)
     check_against_z3(query)
 
 
@@ -206,7 +206,7 @@ def test_the_stage_without_the_gradient_agrees_with_exact_arithmetic(seed: int) 
     network = dense_network(seed, (3, 6, 5, 3))
     x = np.random.default_rng(seed).normal(size=3)
     size = float(np.abs(network.gradient(x, 0)).max())
-    query = saliency_robustness(network, x, (0.02, 0.3, 1.0)[seed % 3], 0.5 * size, domain=None)
+    query = saliency_robustness(network, x, epsilon=(0.02, 0.3, 1.0)[seed % 3], delta=0.5 * size, domain=None)
     check_against_z3(query, engine)
 
 
@@ -236,7 +236,7 @@ def test_nothing_is_proved_by_composed_constants_that_round(exactly: bool, throu
             builder.add(Scale(np.ones(1), np.full(1, shift)))
     builder.add(relu())
     builder.add(Dense(np.array([[1.0], [0.0]]), np.array([0.0, 1.2])))
-    query = saliency_robustness(builder.build(), [0.0], 0.5, 5.0, label=1, domain=None)
+    query = saliency_robustness(builder.build(), [0.0], epsilon=0.5, delta=5.0, label=1, domain=None)
     result = engine.solve(query, Options(), Deadline.after(20))
     assert result.answer is not Answer.UNSAT
     assert not exactly or result.answer is Answer.SAT
@@ -246,7 +246,7 @@ def test_an_exact_solver_that_is_given_padded_bounds_is_called_rigorous() -> Non
     pytest.importorskip("z3")
     from verifier.engines.z3_engine import Z3Engine
 
-    query = saliency_robustness(dense_network(0), np.zeros(3), 0.01, 0.0, domain=None)
+    query = saliency_robustness(dense_network(0), np.zeros(3), epsilon=0.01, delta=0.0, domain=None)
     for propagate_first, certainty in ((False, Certainty.EXACT), (True, Certainty.RIGOROUS)):
         result = Z3Engine().solve(query, Options(propagate=propagate_first), Deadline.after(20))
         assert result.answer is Answer.UNSAT
@@ -258,7 +258,9 @@ def test_an_exact_solver_that_is_given_padded_bounds_is_called_rigorous() -> Non
 def test_a_network_without_activations_and_a_map_with_the_input(similarity: str, delta: float, holds: bool) -> None:
     # similar maps within 0.1 have x₀ in [0.466, 0.534] and x₁ in [0.4, 0.6]; the label changes where x₁ + 0.1 >= 2 x₀
     network = feedforward([np.array([[1.0, 2.0], [3.0, 1.0]])], [np.array([0.1, 0.0])])
-    query = saliency_robustness(network, [0.5, 0.5], 0.5, delta, map="gradient-input", similarity=similarity)
+    query = saliency_robustness(
+        network, [0.5, 0.5], epsilon=0.5, delta=delta, map="gradient-input", similarity=similarity
+    )
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert (result.answer is Answer.UNSAT) == holds
     assert result.x is None or replay(query, result.x).exact

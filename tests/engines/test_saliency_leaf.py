@@ -59,7 +59,7 @@ def residual_network(seed: int) -> Network:
 def query_of(network: Network, seed: int, epsilon: float, delta: float) -> Query:
     x = np.random.default_rng(seed).normal(size=network.input_size)
     size = float(np.abs(network.gradient(x, 0)).max())
-    return saliency_robustness(network, x, epsilon, delta * size + 1e-3, domain=None)
+    return saliency_robustness(network, x, epsilon=epsilon, delta=delta * size + 1e-3, domain=None)
 
 
 def leaf_with_witness(query: Query, seed: int) -> tuple[Leaf, Array, Array, int] | None:

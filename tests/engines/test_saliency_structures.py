@@ -45,7 +45,7 @@ def largest_entry(network: Network) -> float:
 
 
 def test_a_small_box_is_proved(network: Network) -> None:
-    query = verifier.saliency_robustness(network, one(), 0.01, 0.1 * largest_entry(network), 1)
+    query = verifier.saliency_robustness(network, one(), epsilon=0.01, delta=0.1 * largest_entry(network), label=1)
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(30))
     assert result.answer is Answer.UNSAT
     corners = np.where(np.random.default_rng(0).random((200, 784)) < 0.5, query.box.lower, query.box.upper)
@@ -53,7 +53,7 @@ def test_a_small_box_is_proved(network: Network) -> None:
 
 
 def test_a_large_box_has_a_witness_with_a_similar_map(network: Network) -> None:
-    query = verifier.saliency_robustness(network, one(), 0.3, largest_entry(network), 1)
+    query = verifier.saliency_robustness(network, one(), epsilon=0.3, delta=largest_entry(network), label=1)
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(30))
     assert result.answer is Answer.SAT
     assert result.x is not None
@@ -61,7 +61,7 @@ def test_a_large_box_has_a_witness_with_a_similar_map(network: Network) -> None:
 
 
 def test_a_hard_question_ends_at_its_deadline(network: Network) -> None:
-    query = verifier.saliency_robustness(network, one(), 0.15, 1e-3 * largest_entry(network), 1)
+    query = verifier.saliency_robustness(network, one(), epsilon=0.15, delta=1e-3 * largest_entry(network), label=1)
     began = time.monotonic()
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(2.0))
     assert result.answer in (Answer.TIMEOUT, Answer.UNSAT)
@@ -69,7 +69,7 @@ def test_a_hard_question_ends_at_its_deadline(network: Network) -> None:
 
 
 def test_the_attack_comes_nearer_than_its_start(network: Network) -> None:
-    query = verifier.saliency_robustness(network, one(), 0.3, 1e-6 * largest_entry(network), 1)
+    query = verifier.saliency_robustness(network, one(), epsilon=0.3, delta=1e-6 * largest_entry(network), label=1)
     plain = verifier.robustness(network, one(), 0.3, label=1)
     rng = np.random.default_rng(0)
     points = np.where(rng.random((300, 784)) < 0.5, plain.box.lower, plain.box.upper)

@@ -26,7 +26,7 @@ def query_of(seed: int, share: float) -> Query:
     x = rng.uniform(-1, 1, 3)
     label = int(np.argmax(network.forward(x)))
     size = float(np.abs(network.gradient(x, label)).max())
-    return verifier.saliency_robustness(network, x, 0.3, share * size, label, domain=(-2.0, 2.0))
+    return verifier.saliency_robustness(network, x, epsilon=0.3, delta=share * size, label=label, domain=(-2.0, 2.0))
 
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.1), (0, 0.6), (3, 0.1), (3, 0.6), (5, 0.1)])

@@ -98,7 +98,7 @@ def test_the_published_bandit_network(engine: Engine, shared_data: Path) -> None
         (1.25, Answer.SAT),
         (1.5, Answer.SAT),
     ):
-        query = saliency_robustness(network, [1, 1, 0, 1, 1], 1.0, delta)
+        query = saliency_robustness(network, [1, 1, 0, 1, 1], epsilon=1.0, delta=delta)
         answer, certainty = ask(engine, query)
         assert answer is expected
         if answer is Answer.UNSAT:
@@ -108,7 +108,7 @@ def test_the_published_bandit_network(engine: Engine, shared_data: Path) -> None
 @every_engine
 def test_a_time_limit_is_never_unsat(engine: Engine) -> None:
     """A query far too hard for the time given: three hidden layers of 60, large box."""
-    query = saliency_robustness(random_network([20, 60, 60, 60, 3], 1), np.full(20, 0.5), 0.5, 0.3)
+    query = saliency_robustness(random_network([20, 60, 60, 60, 3], 1), np.full(20, 0.5), epsilon=0.5, delta=0.3)
     answer, _ = ask(engine, query, seconds=1.0, bounds="interval")
     assert answer in (Answer.TIMEOUT, Answer.UNKNOWN, Answer.SAT)
 
@@ -151,7 +151,7 @@ def test_narrow_boxes_are_not_taken_for_points(engine: Engine) -> None:
         biases = [n.operator.bias for n in network.nodes if hasattr(n.operator, "bias")]
         biases[-1] = last.bias + shift  # type: ignore[attr-defined]
         network = feedforward(weights, biases)
-        query = saliency_robustness(network, x, 4e-6, 1e-9, label=0)
+        query = saliency_robustness(network, x, epsilon=4e-6, delta=1e-9, label=0)
         assert ask(engine, query)[0] is Answer.SAT
         far = feedforward(weights, [*biases[:-1], biases[-1] + np.array([reach, 0.0])])
         assert ask(engine, robustness(far, x, 4e-6, label=0))[0] is Answer.UNSAT

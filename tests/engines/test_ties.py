@@ -209,7 +209,7 @@ def test_a_search_goes_on_where_its_budget_ended() -> None:
 def test_a_tie_is_a_change_of_label_and_the_paper_s_strict_equation_14_can_be_asked() -> None:
     """y = (x, 0) on [0, 1] (Le et al., ACML 2023): the maps are all the same, and only x = 0 has a tie."""
     network = feedforward([[[1.0]], [[1.0], [0.0]]], [[1.0], [-1.0, 0.0]])
-    query = saliency_robustness(network, [1.0], 1.0, 0.0)
+    query = saliency_robustness(network, [1.0], epsilon=1.0, delta=0.0)
     verdict = verify(query, timeout=30)
     assert verdict.status is Status.VIOLATED
     assert verdict.witness is not None

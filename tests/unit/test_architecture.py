@@ -34,10 +34,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("attribution",),
     ("regions",),
     ("network",),
-    ("options", "compiled_kernels"),
+    ("options", "compiled_kernels", "listening"),
     ("limits", "events", "rounding"),
     ("files", "highs", "threads"),
-    ("arguments",),
+    ("arguments", "shown"),
     ("errors", "lazy"),
 )
 """From the top down: a module may import from its own line's packages only itself, and anything of the lines below."""

@@ -29,10 +29,12 @@ WRONG: dict[str, Callable[[], Any]] = {
     "robustness: x": lambda: verifier.robustness(NETWORK, "x.npy", 0.1),
     "robustness: epsilon": lambda: verifier.robustness(NETWORK, X, "0.1"),
     "robustness: label": lambda: verifier.robustness(NETWORK, X, 0.1, label=1.5),
-    "saliency_robustness: network": lambda: verifier.saliency_robustness(None, X, 0.1, 0.1),
-    "saliency_robustness: delta": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, None),
-    "saliency_robustness: map": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, 0.1, map=3),
-    "saliency_robustness: similarity": lambda: verifier.saliency_robustness(NETWORK, X, 0.1, 0.1, similarity=2),
+    "saliency_robustness: network": lambda: verifier.saliency_robustness(None, X, epsilon=0.1, delta=0.1),
+    "saliency_robustness: delta": lambda: verifier.saliency_robustness(NETWORK, X, epsilon=0.1, delta=None),
+    "saliency_robustness: map": lambda: verifier.saliency_robustness(NETWORK, X, epsilon=0.1, delta=0.1, map=3),
+    "saliency_robustness: similarity": lambda: verifier.saliency_robustness(
+        NETWORK, X, epsilon=0.1, delta=0.1, similarity=2
+    ),
     "verify: query": lambda: verifier.verify(NETWORK),
     "verify: engine": lambda: verifier.verify(QUERY, engine=3),
     "verify: timeout": lambda: verifier.verify(QUERY, timeout="soon"),

@@ -41,7 +41,7 @@ def test_the_scaled_query_is_the_same(name: str, similarity: str) -> None:
         chosen, k = named_map(name, 3, steps=2, samples=2), int(similarity == "top-k")
         reference = condition_at(network, x, 0.0, other, map=chosen, similarity=similarity, top_k=k).reference
         query = verifier.saliency_robustness(
-            network, x, 1.0, 0.7 * float(np.abs(reference).max()), other, domain=None, map=chosen,
+            network, x, epsilon=1.0, delta=0.7 * float(np.abs(reference).max()), label=other, domain=None, map=chosen,
             similarity=similarity, top_k=k,
         )  # fmt: skip
         again = balanced(query)
@@ -93,7 +93,7 @@ def test_engines_take_weights_of_any_size(engine: str, scale: float) -> None:
     weights = [rng.normal(size=(b, a)) * scale for a, b in itertools.pairwise((3, 4, 3, 2))]
     network = feedforward(weights, [rng.normal(size=len(w)) * scale ** (k + 1) for k, w in enumerate(weights)])
     x = rng.normal(size=3)
-    query = verifier.saliency_robustness(network, x, 0.01, 0.0, domain=None)
+    query = verifier.saliency_robustness(network, x, epsilon=0.01, delta=0.0, domain=None)
     verdict = verifier.verify(query, engine=engine, timeout=20, prepass=False)
     truth = verifier.verify(query, engine="z3", timeout=20, prepass=False)
     assert truth.status.decided

@@ -288,7 +288,7 @@ def test_the_steps_of_the_options_reach_the_optimisation(monkeypatch):
     monkeypatch.setattr(lirpa, "lirpa_bounds", spy)
     network, x = dense(np.random.default_rng(6)), np.full(4, 0.5)
     options = Options(bounds="alpha-crown", bound_steps=3)
-    for query in (robustness(network, x, 0.3), saliency_robustness(network, x, 0.3, 0.01)):
+    for query in (robustness(network, x, 0.3), saliency_robustness(network, x, epsilon=0.3, delta=0.01)):
         decide(query, options, NEVER, lambda encoding, deadline: EngineResult(answer=Answer.UNKNOWN), exact=False)
     assert seen == [3, 3]
     question = mock.MagicMock(query=robustness(network, x, 0.3), options=options, deadline=NEVER)

@@ -203,7 +203,7 @@ def small_queries(count: int) -> list[Query]:
             [np.round(rng.normal(size=(b, a)) * 4) / 4 for a, b in itertools.pairwise(sizes)],
             [np.round(rng.normal(size=b) * 4) / 4 for b in sizes[1:]],
         )
-        found.append(saliency_robustness(network, rng.random(3), 1.0, float(rng.choice([0.5, 1.0, 4.0]))))
+        found.append(saliency_robustness(network, rng.random(3), epsilon=1.0, delta=float(rng.choice([0.5, 1.0, 4.0]))))
     return found
 
 

@@ -33,13 +33,13 @@ def query_for(seed: int, name: str, similarity: str, share: float = 0.4) -> veri
     net, x = network(seed), rng.normal(size=3)
     how = {"map": named_map(name, 3, steps=3, samples=3, sigma=0.2, seed=seed), "similarity": similarity}
     how |= {"top_k": 1 if similarity == "top-k" else 0, "domain": None}
-    loose = verifier.saliency_robustness(net, x, 0.5, 1e6, **how)  # type: ignore[arg-type]
+    loose = verifier.saliency_robustness(net, x, epsilon=0.5, delta=1e6, **how)  # type: ignore[arg-type]
     from verifier.properties.builders import condition_at
 
     condition = condition_at(net, x, map=how["map"], similarity=similarity, top_k=how["top_k"])  # type: ignore[arg-type]
     points = loose.box.sample(100, rng)
     far = float(condition.distance(condition.map.values(net, condition.output, points)).max())
-    return verifier.saliency_robustness(net, x, 0.5, max(far, 0.0) * share, **how)  # type: ignore[arg-type]
+    return verifier.saliency_robustness(net, x, epsilon=0.5, delta=max(far, 0.0) * share, **how)  # type: ignore[arg-type]
 
 
 def test_maps_are_what_their_definitions_say() -> None:
@@ -124,15 +124,15 @@ def test_wrong_choices_are_errors() -> None:
         {"similarity": "top-k", "top_k": 3},
     ):
         with pytest.raises(PropertyError):
-            verifier.saliency_robustness(net, x, 0.1, 0.1, **wrong)  # type: ignore[arg-type]
-    query = verifier.saliency_robustness(net, x, 0.1, 0.1, domain=None, map="integrated-exact")
+            verifier.saliency_robustness(net, x, epsilon=0.1, delta=0.1, **wrong)  # type: ignore[arg-type]
+    query = verifier.saliency_robustness(net, x, epsilon=0.1, delta=0.1, domain=None, map="integrated-exact")
     with pytest.raises(EngineError, match="integrated-exact"):
         verifier.verify(query, engine="highs")
 
 
 def test_a_witness_shows_its_map() -> None:
     net = feedforward([np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]])], [np.ones(2), np.zeros(2)])
-    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), 0.5, 0.5, map="gradient-input")
+    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), epsilon=0.5, delta=0.5, map="gradient-input")
     witness = verifier.verify(query, timeout=20).witness
     assert witness is not None
     assert witness.map is not None
@@ -143,7 +143,7 @@ def test_a_witness_shows_its_map() -> None:
 def test_further_outputs_of_the_query_stay_inside() -> None:
     """SmoothGrad's network has one output more; the witness and onnxruntime see the original network."""
     net = feedforward([np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]])], [np.ones(2), np.zeros(2)])
-    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), 0.5, 0.5, map="smooth")
+    query = verifier.saliency_robustness(net, np.array([0.5, 0.25]), epsilon=0.5, delta=0.5, map="smooth")
     assert query.network.output_size == 3
     witness = verifier.verify(query, timeout=20).witness
     assert witness is not None

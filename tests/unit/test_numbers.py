@@ -239,7 +239,7 @@ def test_an_input_is_similar_to_itself(name: str, similarity: str) -> None:
         network = feedforward(weights, [rng.normal(size=len(w)) for w in weights])
         x = rng.normal(size=3)
         query = verifier.saliency_robustness(
-            network, x, 0.5, 0.0, domain=None, map=named_map(name, 3, steps=3, samples=3), similarity=similarity,
+            network, x, epsilon=0.5, delta=0.0, domain=None, map=named_map(name, 3, steps=3, samples=3), similarity=similarity,
             top_k=1 if similarity == "top-k" else 0,
         )  # fmt: skip
         assert query.condition is not None or query.gradient is not None
@@ -251,11 +251,11 @@ def test_an_input_is_similar_to_itself(name: str, similarity: str) -> None:
 
 
 def test_equal_maps_at_delta_zero() -> None:
-    query = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), 0.3, 0.0)
+    query = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), epsilon=0.3, delta=0.0)
     for name in able(query, (*EXACT, "saliency", "highs")):
         assert answer(query, name) is Status.VIOLATED, name
     assert verifier.verify(query, timeout=10).status is Status.VIOLATED
-    tie = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), 0.0, 0.0)
+    tie = verifier.saliency_robustness(constant_gradient(), np.array([0.6]), epsilon=0.0, delta=0.0)
     assert verifier.verify(tie, engine="z3").status is Status.HOLDS
 
 
@@ -267,7 +267,7 @@ def test_delta_beside_a_distance() -> None:
     )
     distance = 0.2
     for delta, violated in ((distance, True), (float(np.nextafter(distance, 0)), False)):
-        query = verifier.saliency_robustness(network, np.array([2.0]), 1.5, delta, 1, domain=None)
+        query = verifier.saliency_robustness(network, np.array([2.0]), epsilon=1.5, delta=delta, label=1, domain=None)
         for name in able(query, (*EXACT, "saliency", "highs")):
             assert answer(query, name) is (Status.VIOLATED if violated else Status.HOLDS), (name, delta)
 
@@ -311,7 +311,9 @@ def test_the_maps_engine_settles_ties(step: float, violated: bool) -> None:
     )
     distance = Fraction(0.2)
     delta = float(distance) if not step else float(np.nextafter(0.2, 0))
-    query = verifier.saliency_robustness(network, np.array([0.5]), 3.0, delta, 1, domain=None, map="absolute")
+    query = verifier.saliency_robustness(
+        network, np.array([0.5]), epsilon=3.0, delta=delta, label=1, domain=None, map="absolute"
+    )
     assert query.condition is not None
     result = MapsEngine().solve(query, Options(), Deadline.after(20))
     assert result.answer is (Answer.SAT if violated else Answer.UNSAT)

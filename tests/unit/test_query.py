@@ -35,15 +35,15 @@ def test_robustness_finds_the_threshold_exactly() -> None:
 def test_saliency_map_confines_the_witness() -> None:
     # |x - 0.5| as two ReLUs: the gradient of output 1 is -1 left of 0.5 and +1 right of it.
     network = feedforward([[[1.0], [-1.0]], [[0.0, 0.0], [1.0, 1.0]]], [[-0.5, 0.5], [0.25, 0.0]])
-    query = saliency_robustness(network, [0.1], 0.9, 0.5)
+    query = saliency_robustness(network, [0.1], epsilon=0.9, delta=0.5)
     x = np.array([[0.1], [0.3], [0.7], [0.9]])
     assert query.holds(x).tolist() == [False, True, False, False]
-    wide = saliency_robustness(network, [0.1], 0.9, 2.0)
+    wide = saliency_robustness(network, [0.1], epsilon=0.9, delta=2.0)
     assert wide.holds(x).tolist() == [False, True, True, False]
     # at the kink itself PyTorch's convention gives gradient 0
     assert replay(wide, np.array([0.5])).gradient is not None
     assert replay(wide, np.array([0.5])).gradient.tolist() == [0.0]  # type: ignore[union-attr]
-    assert replay(saliency_robustness(network, [0.1], 0.9, 0.999), np.array([0.5])).confirmed is False
+    assert replay(saliency_robustness(network, [0.1], epsilon=0.9, delta=0.999), np.array([0.5])).confirmed is False
 
 
 def test_rows_over_inputs_strictness_and_sparse_rows() -> None:
@@ -66,7 +66,7 @@ def test_rows_over_inputs_strictness_and_sparse_rows() -> None:
         (lambda n: robustness(n, [np.nan], 0.1), "NaN"),
         (lambda n: robustness(n, [1.5], 0.1), "outside the domain"),
         (lambda n: robustness(n, [0.5], 0.1, label=2), "label 2 does not exist"),
-        (lambda n: saliency_robustness(n, [0.5], 0.1, -1e-3), "delta must be"),
+        (lambda n: saliency_robustness(n, [0.5], epsilon=0.1, delta=-1e-3), "delta must be"),
         (lambda n: Query(network=n, box=Box([0, 0], [1, 1]), cases=(Conjunction(bound=[]),)), "2 inputs and"),
         (lambda n: Query(network=n, box=Box([0], [1]), cases=()), "at least one case"),
         (lambda n: Query(network=n, box=Box([0], [1]), cases=(Conjunction(y_rows=[[1.0]], bound=[0]),)), "y_rows"),

@@ -14,9 +14,9 @@ def test_reprs_are_short_and_say_what_it_is() -> None:
     network = verifier.feedforward(
         [rng.normal(size=(50, 784)), rng.normal(size=(10, 50))], [np.zeros(50), np.zeros(10)]
     )
-    assert repr(network) == "<Network built in Python: 784 → 10, 4 nodes, 50 neurons>"
+    assert repr(network) == "<Network built in Python, shape 784 → 10, nodes 4, neurons 50>"
     query = verifier.robustness(network, np.full(784, 0.5), 0.5)
-    assert "784 of 784 inputs vary, 9 cases" in repr(query)
+    assert "inputs 784 of 784 vary, cases 9" in repr(query)
     verdict = verifier.verify(query, timeout=20)
     assert verdict.status is Status.VIOLATED
     text = repr(verdict)

@@ -26,10 +26,10 @@ def test_largest_delta_is_between_a_proof_and_a_witness(network: verifier.Networ
     assert found.witness is not None
     assert not found.undecided
     assert 0 <= found.lower <= found.upper
-    query = verifier.saliency_robustness(network, x, 1.0, found.upper, domain=None)
+    query = verifier.saliency_robustness(network, x, epsilon=1.0, delta=found.upper, domain=None)
     assert verifier.replay(query, found.witness.input).exact
     if found.lower > 0:
-        below = verifier.saliency_robustness(network, x, 1.0, found.lower, domain=None)
+        below = verifier.saliency_robustness(network, x, epsilon=1.0, delta=found.lower, domain=None)
         assert verifier.verify(below, engine="z3", timeout=20).status is Status.HOLDS
 
 
@@ -64,7 +64,7 @@ def test_the_threshold_is_the_exact_distance_of_the_witness(network: verifier.Ne
     point = found.witness.point
 
     def confirmed(delta: float) -> bool:
-        query = verifier.saliency_robustness(network, x, 1.0, delta, domain=None, similarity=similarity)
+        query = verifier.saliency_robustness(network, x, epsilon=1.0, delta=delta, domain=None, similarity=similarity)
         return verifier.replay(query, point).exact
 
     assert confirmed(found.upper)

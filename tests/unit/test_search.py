@@ -208,7 +208,7 @@ def test_convolution_and_maxpool():
     x = rng.random(16)
     label = int(np.argmax(network.forward(x)))
     assert (network.forward(rng.random((20000, 16))).argmax(axis=1) != label).any(), "there are witnesses"
-    for query in (robustness(network, x, 1.0), saliency_robustness(network, x, 1.0, 100.0, label)):
+    for query in (robustness(network, x, 1.0), saliency_robustness(network, x, epsilon=1.0, delta=100.0, label=label)):
         found = find_witness(query, SOON, most=3.0)
         assert found is not None
         assert replay(query, found).exact

@@ -133,7 +133,7 @@ def test_what_does_not_carry_over_is_refused(tmp_path, kind, body):
 def test_maps_of_a_network_without_its_tail_are_refused(tmp_path):
     network = verifier.load(saved(tmp_path, "Softmax"), ordered=True)
     with pytest.raises(PropertyError, match="gradient"):
-        verifier.saliency_robustness(network, [0.5, 0.5], 0.1, 0.1)
+        verifier.saliency_robustness(network, [0.5, 0.5], epsilon=0.1, delta=0.1)
 
 
 def test_softmax_over_parts_of_the_outputs_is_refused(tmp_path):

@@ -35,6 +35,7 @@ from verifier.events import Listener, ignore
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
+from verifier.shown import Shown
 
 OPEN, PROVED, REFUTED = 0, 1, 2
 LOOSE = 3.0
@@ -91,8 +92,8 @@ class Tiles:
         return float(self.low.nbytes + self.high.nbytes + self.kinds.nbytes)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AreaMap:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class AreaMap(Shown):
     """How much of Θ is proved, refuted and open.
 
     Attributes:
@@ -118,6 +119,15 @@ class AreaMap:
     worst: Mapping[str, Array]
     bounded: int
     seconds: float
+
+    _drawn_by = "verifier.report.attention_areas:tiles_figure"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts: dict[str, str] = {aspect: found.answer.value for aspect, found in self.answers.items()}
+        for aspect, (proved, refuted, left) in self.shares.items():
+            facts[aspect] += f" (proved {proved:.1%}, refuted {refuted:.1%}, open {left:.1%})"
+        parameters = ", ".join(f"{p.label} in [{p.low:g}, {p.high:g}]" for p in self.perturbed.perturbations)
+        return f"AreaMap of {parameters}: {len(self.tiles):,} tiles", facts
 
 
 class AreaBounder:

@@ -73,6 +73,13 @@ def attention_map(
 
     Raises:
         InputError: what is wrong with image, perturbations or arguments.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([np.eye(4), [[1, 1, 0, 0], [0, 0, 1, 1]]], [np.zeros(4), [0, 0]])
+        >>> found = verifier.attention_map(network, [[0.9, 0.8], [0.1, 0.2]], [verifier.Brightness(low=0, high=0.1)])
+        >>> str(found.answers["label"].answer), str(found.answers["attention"].answer)
+        ('Answer.ROBUST', 'Answer.ROBUST')
     """
     if method not in ("exhaustive", "gbs"):
         raise InputError(f"unknown method {method!r}", fix="'exhaustive' or 'gbs' (tiles: attention_areas)")
@@ -128,6 +135,16 @@ def attention_areas(
 
     Raises:
         InputError: what is wrong with image, perturbations or arguments.
+
+    Source:
+        the question is that of Munakata et al., NFM 2023; the branch and bound over Θ is this package's own.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([np.eye(4), [[1, 1, 0, 0], [0, 0, 1, 1]]], [np.zeros(4), [0, 0]])
+        >>> image, changes = [[0.9, 0.8], [0.1, 0.2]], [verifier.Brightness(low=0, high=0.1), verifier.Translation(high=1)]
+        >>> verifier.attention_areas(network, image, changes).shares["label"]  # proved, refuted, open
+        (1.0, 0.0, 0.0)
     """
     layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
     deadline = Deadline.after(timeout)

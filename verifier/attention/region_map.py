@@ -19,10 +19,11 @@ from verifier.attention.tile_store import TileStore
 from verifier.encodings.perturbations import Perturbed
 from verifier.errors import InputError
 from verifier.network.operators import Array
+from verifier.shown import Shown
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class RegionMap:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class RegionMap(Shown):
     """Where in Θ the label holds and the saliency map moves as expected.
 
     Attributes:
@@ -67,6 +68,14 @@ class RegionMap:
     boundary: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = field(default_factory=dict)
     seconds: float = 0.0
     statistics: Mapping[str, float] = field(default_factory=dict)
+
+    _drawn_by = "verifier.report.attention:map_figure"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts: dict[str, str] = {aspect: found.answer.value for aspect, found in self.answers.items()}
+        parameters = ", ".join(f"{p.label} in [{p.low:g}, {p.high:g}]" for p in self.perturbed.perturbations)
+        regions = f"{self.summary.regions:,} regions" + ("" if self.complete else ", incomplete")
+        return f"RegionMap of {parameters}: {regions}", facts
 
     def _kept(self) -> Table:
         if self.table is None:

@@ -9,6 +9,7 @@ from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import interval_bounds, interval_gradient_bounds
 from verifier.bounds.jacobian import jacobian_bounds
 from verifier.errors import EngineError, InputError
+from verifier.lazy import callable_as
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.options import BOUND_STEPS
@@ -49,6 +50,16 @@ def bounds(
         InputError: for a box that does not fit the network, an unknown method or backend, or steps < 1.
         EngineError: if auto_LiRPA is needed and not installed, or, with backend "lirpa", fails. With the backend "own",
             "alpha-crown" falls back to "crown" where it fails; the result's ``method`` says so.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018; α-CROWN: Xu et al., ICLR 2021.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> found = verifier.bounds(network, verifier.Box.around([0.9, 0.1], 0.1))
+        >>> found[network.output].lower.round(6), found[network.output].upper.round(6)
+        (array([0.6, 0. ]), array([1., 0.]))
     """
     _check(network, box, method, backend, steps)
     if method == "interval":
@@ -95,6 +106,16 @@ def gradient_bounds(
 
     Raises:
         InputError, EngineError: as `bounds`.
+
+    Source:
+        the Jacobian by linear propagation: `verifier.bounds.jacobian`.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> found = verifier.gradient_bounds(network, verifier.Box.around([0.9, 0.1], 0.1), 0)
+        >>> found[network.input].lower, found[network.input].upper
+        (array([ 1., -1.]), array([ 1., -1.]))
     """
     _check(network, box, method, backend, steps)
     if values is None:
@@ -133,3 +154,6 @@ def _check(network: Network, box: Box, method: str, backend: str, steps: int) ->
         raise InputError(f"steps of the optimisation must be at least 1, got {steps}")
     if box.size != network.input_size:
         raise InputError(f"a box of {box.size} inputs does not fit a network with {network.input_size}")
+
+
+callable_as(__name__)

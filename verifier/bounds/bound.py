@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from verifier.errors import InputError
 from verifier.network.operators import Array
+from verifier.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Bound:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound(Shown):
     """``lower <= value <= upper``, elementwise, in the shape of the node it bounds.
 
     Raises:
@@ -22,6 +23,10 @@ class Bound:
 
     lower: Array
     upper: Array
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        shown = " ".join(f"[{a:.6g}, {b:.6g}]" for a, b in zip(self.lower.flat[:4], self.upper.flat[:4], strict=True))
+        return "Bound", {"entries": f"{self.lower.size:,}", "ends": shown + " …" * (self.lower.size > 4)}
 
     def __post_init__(self) -> None:
         if self.lower.shape != self.upper.shape:
@@ -46,8 +51,8 @@ class Bound:
         return np.asarray(inside.reshape(len(value), -1).all(axis=1))
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkBounds(Mapping[str, Bound]):
+@dataclass(frozen=True, eq=False, repr=False)
+class NetworkBounds(Shown, Mapping[str, Bound]):
     """Bounds by node name.
 
     Attributes:
@@ -57,6 +62,11 @@ class NetworkBounds(Mapping[str, Bound]):
 
     by_node: Mapping[str, Bound]
     method: str
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        last = list(self.by_node)[-1:]
+        facts = {"method": self.method, "nodes": f"{len(self)}"}
+        return "NetworkBounds", {**facts, **{f"of {name!r}": repr(self.by_node[name]) for name in last}}
 
     def __getitem__(self, name: str) -> Bound:
         return self.by_node[name]

@@ -109,8 +109,8 @@ def tiny_queries(gradient: bool, saliency_map: str = "gradient") -> list[tuple[A
     x = np.ones(2)
     if gradient:
         return [
-            (saliency_robustness(network, x, 0.75, 0.5, domain=None, map=saliency_map), Answer.SAT),
-            (saliency_robustness(network, x, 0.25, 0.5, domain=None, map=saliency_map), Answer.UNSAT),
+            (saliency_robustness(network, x, epsilon=0.75, delta=0.5, domain=None, map=saliency_map), Answer.SAT),
+            (saliency_robustness(network, x, epsilon=0.25, delta=0.5, domain=None, map=saliency_map), Answer.UNSAT),
         ]
     return [
         (robustness(network, x, 0.75, domain=None), Answer.SAT),

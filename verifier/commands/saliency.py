@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("epsilon", "delta"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
-    query = verifier.saliency_robustness(network, x, args.epsilon, args.delta, **how)
+    query = verifier.saliency_robustness(network, x, epsilon=args.epsilon, delta=args.delta, **how)
     verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
     status = report(verdict, args, query.description)
     if verdict.witness is not None:

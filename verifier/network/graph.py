@@ -14,6 +14,7 @@ from verifier.errors import InputError, NetworkError
 from verifier.network.operators import AffineOperator, Array, Input, Operator, Shape
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 from verifier.network.tails import Tail
+from verifier.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,8 @@ class Node:
         return prod(self.shape)
 
 
-@dataclass(frozen=True, eq=False)
-class Network:
+@dataclass(frozen=True, eq=False, repr=False)
+class Network(Shown):
     """A piecewise-linear network as a DAG of operators.
 
     Attributes:
@@ -65,10 +66,10 @@ class Network:
     remarks: tuple[str, ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 
-    def __repr__(self) -> str:
-        name = self.source or "built in Python"
+    def _facts(self) -> tuple[str, dict[str, str]]:
         sizes = " → ".join("×".join(map(str, shape)) for shape in (self.input_shape, self.output_shape))
-        return f"<Network {name}: {sizes}, {len(self.nodes)} nodes, {self.neurons:,} neurons>"
+        facts = {"shape": sizes, "nodes": f"{len(self.nodes)}", "neurons": f"{self.neurons:,}"}
+        return f"Network {self.source or 'built in Python'}", facts
 
     def __post_init__(self) -> None:
         index: dict[str, int] = {}
@@ -287,7 +288,7 @@ class NetworkBuilder:
         >>> hidden = builder.add(Dense(np.array([[1.0, -1.0]]), np.zeros(1)))
         >>> active = builder.add(relu(), hidden)
         >>> builder.build(active)
-        <Network built in Python: 2 → 1, 3 nodes, 1 neurons>
+        <Network built in Python, shape 2 → 1, nodes 3, neurons 1>
     """
 
     def __init__(self, input_shape: Shape, *, input_name: str = "input", source: str = "") -> None:
@@ -346,6 +347,17 @@ def feedforward(
     Args:
         weights: one ``(outputs, inputs)`` matrix per layer.
         biases: one ``(outputs,)`` vector per layer.
+        activation: after every layer but the last; a ReLU by default (`verifier.network.piecewise` has others).
+        source: what messages call the network.
+
+    Raises:
+        NetworkError: shapes that do not fit each other, NaN or infinity.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> network([0.9, 0.1])
+        array([0.8, 0. ])
     """
     from verifier.network.operators import Dense
     from verifier.network.piecewise import relu

@@ -38,6 +38,17 @@ def load(
             that differs from its model.
         UnsupportedOperatorError: an operator outside the piecewise-linear set, by node and type.
         InputError: a source of another kind, or a torch module without ``input_shape``.
+
+    Source:
+        which operators are read, and with what meaning: `docs/formats.md`.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, verifier
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "network.onnx")
+        >>> verifier.write_onnx(verifier.feedforward([np.eye(3), np.ones((2, 3))], [np.zeros(3), np.zeros(2)]), path)
+        >>> network = verifier.load(path, check=True)
+        >>> network.input_shape, network.output_shape, network.neurons
+        ((3,), (2,), 3)
     """
     if isinstance(source, Network):
         return source

@@ -29,6 +29,19 @@ def write_onnx(network: Network, path: str | Path, precision: Precision = "float
     Args:
         precision: "float32" rounds every weight to float32; "float64" keeps the network exactly, but
             onnxruntime has no float64 convolution on the CPU.
+
+    Raises:
+        InputError: no such precision.
+        NetworkError: an operator that ONNX does not have.
+        OutputError: the file cannot be written.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "network.onnx")
+        >>> verifier.write_onnx(network, path)
+        >>> verifier.load(path).input_shape
+        (2,)
     """
     import gzip
 

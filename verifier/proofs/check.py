@@ -49,10 +49,25 @@ class Checked:
 
 
 def check_proof(proof: Proof, query: Query) -> Checked:
-    """Check that a proof proves that a query has no solution.
+    """Check that a proof proves that a query has no solution, without any part of the search that found it.
+
+    Args:
+        proof: of `Verdict.proof`, or read by `verifier.load_proof`.
+        query: the question, built anew from the network and the property.
 
     Raises:
         ProofError: where and why it does not.
+
+    Source:
+        what is checked, and what is trusted: `docs/proofs.md`.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> query = verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
+        >>> verdict = verifier.verify(query, proof=True)
+        >>> verifier.check_proof(verdict.proof, query).margin > 0
+        True
     """
     began = time.monotonic()
     _check_subject(proof, query)

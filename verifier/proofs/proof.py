@@ -151,6 +151,15 @@ def load_proof(path: Path | str) -> Proof:
 
     Raises:
         ProofError: naming the file, if it is missing, truncated, altered, or of another format or version.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> query = verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "proof.npz")
+        >>> verifier.verify(query, proof=True).proof.save(path)
+        >>> verifier.check_proof(verifier.load_proof(path), query).leaves
+        1
     """
     place = str(path)
     if Path(path).is_file() and not zipfile.is_zipfile(path):  # numpy would take it for a pickle

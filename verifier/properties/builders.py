@@ -58,7 +58,7 @@ def robustness(
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
         >>> verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
-        <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', 2 of 2 inputs vary, 1 cases, of <Network built in Python: 2 → 2, 4 nodes, 2 neurons>>
+        <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', inputs 2 of 2 vary, cases 1, about outputs, of <Network built in Python, shape 2 → 2, nodes 4, neurons 2>>
     """
     domain = network_domain(network, domain)
     point, moved = _point(network, x, domain)
@@ -85,10 +85,10 @@ def robustness(
 def saliency_robustness(
     network: Network,
     x: npt.ArrayLike,
+    *,
     epsilon: float,
     delta: float,
     label: int | None = None,
-    *,
     domain: Domain = "network",
     map: str | SaliencyMap = "gradient",
     similarity: str = "linf",

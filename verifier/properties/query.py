@@ -22,6 +22,7 @@ from verifier.network.operators import Array
 from verifier.properties.conjunction import Choice, Conjunction
 from verifier.properties.numbers import Numbers
 from verifier.properties.sets import Box
+from verifier.shown import Shown
 
 if TYPE_CHECKING:
     from verifier.properties.similarity import MapCondition
@@ -96,8 +97,8 @@ class GradientBox:
         )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Query:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Query(Shown):
     """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``cases``.
 
     A condition with several disjunctions keeps some of them in ``clauses`` instead of multiplying them out: engines do
@@ -128,11 +129,17 @@ class Query:
     anchor: Array | None = None
     description: str = ""
 
-    def __repr__(self) -> str:
-        words = [f"{self.box.varying} of {self.box.size} inputs vary", f"{len(self.cases)} cases"]
-        words += ["gradient"] * (self.gradient is not None) + ["saliency map"] * (self.condition is not None)
-        what = f"{self.description!r}, " if self.description else ""
-        return f"<Query {what}{', '.join(words)}, of {self.network!r}>"
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        spoken = (
+            ["outputs"] + ["gradient"] * (self.gradient is not None) + ["saliency map"] * (self.condition is not None)
+        )
+        facts = {
+            "inputs": f"{self.box.varying} of {self.box.size} vary",
+            "cases": f"{len(self.cases)}",
+            "about": ", ".join(spoken),
+            "of": repr(self.network),
+        }
+        return f"Query {self.description!r}" if self.description else "Query", facts
 
     def __post_init__(self) -> None:
         n, m = self.network.input_size, self.network.output_size

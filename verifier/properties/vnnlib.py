@@ -48,8 +48,25 @@ def read_vnnlib(path: str | PathLike[str], network: Network) -> Query:
 
     A VNN-LIB file describes counterexamples: the query asks for an input that satisfies all assertions.
 
+    Args:
+        path: the file; inputs and outputs are numbered as in the network's flattened input and output.
+        network: what it is about.
+
     Raises:
         PropertyError: with file and line: a syntax error, sizes that are not the network's, an unbounded input.
+
+    Source:
+        the VNN-LIB standard, as the competition uses it: `docs/formats.md`.
+
+    Example:
+        >>> import numpy as np, pathlib, tempfile, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "property.vnnlib")
+        >>> names = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1"))
+        >>> inputs = "(assert (and (>= X_0 0.8) (<= X_0 1) (>= X_1 0) (<= X_1 0.2)))"
+        >>> _ = path.write_text(names + inputs + "(assert (<= Y_0 Y_1))")
+        >>> verifier.verify(verifier.read_vnnlib(path, network)).status
+        <Status.HOLDS: 'holds'>
     """
     text = read_text(path)
     if not text.strip():

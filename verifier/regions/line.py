@@ -31,13 +31,14 @@ from verifier.regions.exact import ExactWalk
 from verifier.regions.long_lines import walk_lines
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import Pair
+from verifier.shown import Shown
 
 UNINTERRUPTED = 1e9
 """Multiplications that the compiled walk, which cannot be stopped, may take under a deadline: about half a second."""
 
 
-@dataclass(frozen=True, eq=False)
-class LineRestriction:
+@dataclass(frozen=True, eq=False, repr=False)
+class LineRestriction(Shown):
     """A network on the segment from ``start`` (t = 0) to ``end`` (t = 1).
 
     Attributes:
@@ -65,6 +66,15 @@ class LineRestriction:
     exact_breakpoints: tuple[Fraction, ...] | None = None
     exact_output: Pair | None = None
     by_rounding: int = 0
+
+    _drawn_by = "verifier.report.regions:line_plot"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        classes = self.classes().labels if self.values.shape[1] > 1 else ()
+        facts = {"pieces": f"{len(self):,}", "length": f"{float(np.linalg.norm(self.end - self.start)):.6g}"}
+        if len(classes):
+            facts["classes"] = " ".join(map(str, classes[:12])) + (" …" if len(classes) > 12 else "")
+        return "LineRestriction", {**facts, "of": repr(self.network)}
 
     def __len__(self) -> int:
         """Number of pieces."""
@@ -139,8 +149,8 @@ class LineRestriction:
         return self.first + self._pieces(pieces)
 
 
-@dataclass(frozen=True, eq=False)
-class LineRestrictions(Sequence[LineRestriction]):
+@dataclass(frozen=True, eq=False, repr=False)
+class LineRestrictions(Shown, Sequence[LineRestriction]):
     """Restrictions to many lines in flat arrays; ``restrictions[k]`` is line k.
 
     Attributes:
@@ -161,6 +171,10 @@ class LineRestrictions(Sequence[LineRestriction]):
     offsets: Index
     patterns: Patterns
     by_rounding: int = 0
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {"lines": f"{len(self):,}", "pieces": f"{self.pieces:,}", "of": repr(self.network)}
+        return "LineRestrictions", facts
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -219,6 +233,9 @@ def line(
         InputError: if a shape does not fit, an end contains NaN or infinity, or values overflow float64.
         TimeLimitError, MemoryLimitError: if a limit does not suffice.
 
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Algorithm 1.
+
     Example:
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
@@ -255,6 +272,15 @@ def lines(
     Raises:
         InputError: if shapes do not fit, an end contains NaN or infinity, or values overflow float64.
         TimeLimitError, MemoryLimitError: if a limit does not suffice.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Algorithm 1.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> [len(one) for one in verifier.lines(network, [[0, 1], [0, 0.5]], [1, 0])]
+        [2, 2]
     """
     a, b = _end(network, starts, "starts"), _end(network, ends, "ends")
     if len(a) != len(b) and 1 not in (len(a), len(b)):

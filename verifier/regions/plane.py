@@ -24,10 +24,11 @@ from verifier.regions.classes import ClassMap, class_map
 from verifier.regions.patterns import Patterns
 from verifier.regions.polygons import Plane, areas_and_centroids, edges, plane_of
 from verifier.regions.subdivision import Subdivision
+from verifier.shown import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class PlaneRestriction:
+@dataclass(frozen=True, eq=False, repr=False)
+class PlaneRestriction(Shown):
     """A network on a convex polygon of a plane, as convex polygons on which it is affine.
 
     Attributes:
@@ -48,6 +49,16 @@ class PlaneRestriction:
     values: Array
     tolerance: Array
     patterns: Patterns
+
+    _drawn_by = "verifier.report.regions:restriction_plot"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {"regions": f"{len(self):,}", "vertices": f"{len(self.vertices):,}"}
+        if self.values.shape[1] > 1:
+            areas = self.classes().areas
+            order = sorted(range(len(areas)), key=lambda k: -areas[k])
+            facts["classes"] = ", ".join(f"{k}: {areas[k] / areas.sum():.1%}" for k in order[:6] if areas[k] > 0)
+        return "PlaneRestriction", {**facts, "of": repr(self.network)}
 
     def __len__(self) -> int:
         """Number of polygons."""
@@ -145,6 +156,9 @@ def plane(
         InputError: if shapes do not fit, u and v are parallel, or the polygon has fewer than 3 corners, is not
             convex, has no area, or contains NaN.
         MemoryLimitError, TimeLimitError: if a limit does not suffice.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Appendix; SyReNN, TACAS 2021.
 
     Example:
         >>> import numpy as np, verifier

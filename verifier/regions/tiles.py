@@ -91,6 +91,15 @@ def plane_tiles(
 
     Yields:
         the tiles with their restrictions; a single one, whose share is 1, if the whole polygon fits.
+
+    Raises:
+        InputError: as `verifier.plane`.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> [(tile.share, len(found)) for tile, found in verifier.plane_tiles(network, [[0, 0], [1, 0], [1, 1], [0, 1]])]
+        [(1.0, 2)]
     """
     where, corners = plane_of(network, origin, u, v, polygon)
 

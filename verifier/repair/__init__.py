@@ -1,5 +1,6 @@
 """Repair: small, provable changes of weights over whole regions."""
 
+from verifier.lazy import callable_as
 from verifier.repair.api import RepairResult, RepairStatus, repair
 from verifier.repair.effect import Drawdown, drawdown
 from verifier.repair.explanation import gradient_bounds, repair_explanation
@@ -45,3 +46,6 @@ __all__ = [
     "specification_from_dict",
     "specification_from_json",
 ]
+
+
+callable_as(__name__)

@@ -24,6 +24,7 @@ from verifier.repair.rows import layer_rows
 from verifier.repair.search import LayerRepair, Outcome, Settings, positive_or_none, repair_layer
 from verifier.repair.specification import Specification
 from verifier.repair.together import Alternation
+from verifier.shown import Shown
 
 METHODS = ("greedy", "lp", "maxsmt", "layers")
 
@@ -44,8 +45,8 @@ class RepairStatus(enum.StrEnum):
     """Time ran out, or a solver gave up: the reason says which."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RepairResult:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RepairResult(Shown):
     """What a repair did.
 
     Attributes:
@@ -76,6 +77,18 @@ class RepairResult:
     reason: str = ""
     check: Check
     seconds: float
+
+    _drawn_by = "verifier.report.repair:changes_plot"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {
+            "met": f"{self.met_before:,} before, {self.met_after:,} after, of {self.total:,} key points",
+            "changed": f"{len(self.changes)} weights, sum {self.norms['l1']:.4g}, largest {self.norms['linf']:.4g}",
+        }
+        return f"RepairResult {str(self.status).upper()}", {
+            **facts,
+            **({"because": self.reason} if self.reason else {}),
+        }
 
     @property
     def norms(self) -> Mapping[str, float]:
@@ -139,6 +152,18 @@ def repair(
     Raises:
         InputError: an unknown layer, method or norm; a number outside its range.
         PropertyError: a specification that does not fit the network.
+
+    Source:
+        Sotoudeh, Thakur, "Correcting Deep Neural Networks with Small, Generalizing Patches", 2019; `docs/repair.md`.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> on_a_line = verifier.LineRegion([0.4, 0.5], [0.2, 0.5])
+        >>> wanted = verifier.Requirement(on_a_line, verifier.output_class(2, 0, margin=0.01))
+        >>> result = verifier.repair(network, verifier.Specification((wanted,)))
+        >>> str(result.status), result.met_before, result.met_after
+        ('repaired', 0, 2)
     """
     start = time.perf_counter()
     settings = Settings(norm=norm, steps=steps, soft=soft, reach=reach, exact=exact)

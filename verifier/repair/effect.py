@@ -37,12 +37,23 @@ class Drawdown:
 def drawdown(
     frozen: FrozenNetwork, inputs: Array, labels: npt.ArrayLike | None = None, *, largest: bool = True
 ) -> Drawdown:
-    """Compare the labels of the original and the repaired network on a data set.
+    """Compare the labels of the original and the repaired network on a data set (Sotoudeh, Thakur, 2019, Section 6).
 
     Args:
         inputs: ``(batch, *input_shape)`` or flat.
         labels: true labels ``(batch,)``, if known.
         largest: whether the label is the largest output (else the smallest, as in ACAS Xu).
+
+    Raises:
+        InputError: inputs that do not fit the network.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> wanted = verifier.Requirement(verifier.LineRegion([0.4, 0.5], [0.2, 0.5]), verifier.output_class(2, 0, margin=0.1))
+        >>> result = verifier.repair(network, verifier.Specification((wanted,)))
+        >>> verifier.drawdown(result.frozen, np.array([[0.9, 0.1], [0.1, 0.9]]), [0, 1]).changed
+        1
     """
     pick = np.argmax if largest else np.argmin
     before, after = [], []

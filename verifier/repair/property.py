@@ -29,6 +29,7 @@ from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
 from verifier.repair.search import positive_or_none
 from verifier.repair.specification import OutputPolytope, PointRegion, Requirement, Specification, output_class
+from verifier.shown import Shown
 from verifier.verdict import Status, Verdict
 
 
@@ -45,8 +46,8 @@ class PropertyRepairStatus(enum.StrEnum):
     """Time or rounds ran out, or the verifier did not decide: see the reason."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PropertyRepair:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PropertyRepair(Shown):
     """What a repair from a property did.
 
     Attributes:
@@ -66,6 +67,14 @@ class PropertyRepair:
     counterexamples: Array
     reason: str = ""
     seconds: float = 0.0
+
+    _drawn_by = "verifier.report.repair:changes_plot"
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        found = f"{len(self.counterexamples)} counterexamples found on the way"
+        facts = {"changed": f"{len(self.changes)} weights of the last layer", "after": found}
+        title = f"PropertyRepair {str(self.status).upper()}"
+        return title, {**facts, "verdict": repr(self.verdict), **({"because": self.reason} if self.reason else {})}
 
 
 def repair_property(
@@ -95,6 +104,13 @@ def repair_property(
     Raises:
         InputError: an argument out of range; a network whose last layer is followed by an activation.
         PropertyError: a property that speaks of gradients, or of inputs alone.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> result = verifier.repair_property(verifier.robustness(network, [0.6, 0.5], epsilon=0.1), verifier.verify)
+        >>> str(result.status), result.verdict.status.name
+        ('repaired', 'HOLDS')
     """
     positive_or_none(timeout, "timeout")
     positive_or_none(margin, "margin")

@@ -69,7 +69,23 @@ class OutputPolytope:
 
 
 def output_class(outputs: int, label: int, *, largest: bool = True, margin: float = 0.0) -> OutputPolytope:
-    """The outputs of one class: output ``label`` is the largest (or the smallest), by ``margin``."""
+    """The outputs of one class: output ``label`` is the largest (or the smallest), by ``margin``.
+
+    Args:
+        outputs: number of outputs.
+        label: the class.
+        largest: whether the largest output is the class, else the smallest.
+        margin: by how much, at least.
+
+    Raises:
+        PropertyError: no such class, a margin that is no finite number.
+
+    Example:
+        >>> import verifier
+        >>> verifier.output_class(3, 1, margin=0.5).rows
+        array([[ 1., -1.,  0.],
+               [ 0., -1.,  1.]])
+    """
     if isinstance(label, bool) or not isinstance(label, (int, np.integer)):
         raise PropertyError(f"a class is a whole number, got {label!r}")
     if not 0 <= label < outputs:

@@ -44,6 +44,16 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
 
     Returns:
         a `Witness` whose ``exact`` says whether the point refutes the property.
+
+    Raises:
+        TypeError: x is no array of numbers.
+
+    Example:
+        >>> import numpy as np, verifier
+        >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+        >>> query = verifier.robustness(network, [0.6, 0.5], epsilon=0.1)
+        >>> verifier.replay(query, np.array([0.5, 0.6])).confirmed, verifier.replay(query, np.array([0.6, 0.5])).confirmed
+        (True, False)
     """
     if isinstance(x, tuple):
         whole = query.network.integer_inputs
@@ -77,6 +87,7 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         gradient=None if g is None else np.array([float(v) for v in g]),
         map=saliency,
         exact=confirmed,
+        shape=query.network.input_shape,
     )
 
 
