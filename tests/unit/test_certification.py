@@ -46,7 +46,7 @@ def test_the_truth_is_certified_and_refuted_at_its_very_radius() -> None:
     assert violated.witness is not None
     assert violated.witness[0] <= violated.witness[1]
     assert "| 1/64 | 3 | 0 | 0 | 1 | 75.0% |" in found.table()
-    assert "<td>75.0%</td>" in found._repr_html_()
+    assert "75.0% certified" in found._repr_html_()
     assert len(repr(found).splitlines()) == 1
 
 

@@ -21,7 +21,7 @@ def test_reprs_are_short_and_say_what_it_is() -> None:
     assert verdict.status is Status.VIOLATED
     text = repr(verdict)
     assert text.startswith("<Verdict VIOLATED, by ")
-    assert "<Witness input [" in text
+    assert "<Witness, input [" in text
     assert "; 784], output [" in text
     assert max(len(repr(thing)) for thing in (network, query, verdict, verdict.witness)) < 400
 

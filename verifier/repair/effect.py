@@ -52,7 +52,7 @@ def drawdown(
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
         >>> wanted = verifier.Requirement(verifier.LineRegion([0.4, 0.5], [0.2, 0.5]), verifier.output_class(2, 0, margin=0.1))
         >>> result = verifier.repair(network, verifier.Specification((wanted,)))
-        >>> verifier.drawdown(result.frozen, np.array([[0.9, 0.1], [0.1, 0.9]]), [0, 1]).changed
+        >>> verifier.drawdown(result.frozen, np.array([[0.3, 0.5]]), [0]).changed
         1
     """
     pick = np.argmax if largest else np.argmin
