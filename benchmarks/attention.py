@@ -30,8 +30,9 @@ from common import RESULTS, data_folder
 
 from verifier.attention import AreaMap, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
 from verifier.encodings.perturbations import Brightness, Contrast, Patch, Perturbation, Translation, perturbed
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 
 COMBINATIONS = ("BP", "TP", "TB")

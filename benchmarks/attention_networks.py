@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from common import data_folder
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 
 FOLDER = Path(__file__).resolve().parent / "networks" / "attention"

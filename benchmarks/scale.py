@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, machine, table
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
 from verifier.properties.sets import Box
 

@@ -132,8 +132,9 @@ def _processor() -> str:
 
 
 def _regions() -> None:
+    from verifier.network.convolution import Conv
     from verifier.network.graph import NetworkBuilder, feedforward
-    from verifier.network.operators import Conv, Dense, Reshape
+    from verifier.network.operators import Dense, Reshape
     from verifier.network.piecewise import MaxPool, clip, relu
     from verifier.regions import line, lines, plane
 
@@ -157,8 +158,9 @@ def _regions() -> None:
 def _native() -> None:
     from verifier.engines.native import NativeEngine
     from verifier.limits import NEVER, Deadline
+    from verifier.network.convolution import Conv
     from verifier.network.graph import NetworkBuilder, feedforward
-    from verifier.network.operators import Conv, Dense, Reshape
+    from verifier.network.operators import Dense, Reshape
     from verifier.network.piecewise import leaky_relu, relu
     from verifier.options import Options
     from verifier.properties.builders import robustness

@@ -36,9 +36,10 @@ from verifier.encodings.perturbations import (
     Zoom,
     perturbed,
 )
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, leaky_relu, relu
 
 Point = tuple[Fraction, ...]

@@ -21,9 +21,10 @@ from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import InputError
 from verifier.events import ignore
 from verifier.limits import NEVER, Deadline
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import relu
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query

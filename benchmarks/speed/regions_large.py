@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from common import RESULTS, machine, table
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, relu
 from verifier.regions import line, plane
 

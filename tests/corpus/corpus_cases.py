@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Operator, Reshape, Sum
+from verifier.network.operators import Dense, Operator, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import GradientBox, Query

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import z3
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from corpus_cases import Case, line
 from corpus_oracle import verdicts
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
+from verifier.network.operators import Array, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.properties.builders import robustness, saliency_robustness
 from verifier.properties.conjunction import Conjunction

@@ -22,8 +22,9 @@ from verifier.engines.saliency import SaliencyEngine, hints
 from verifier.engines.saliency.engine import SaliencySettings
 from verifier.engines.subproblem import Subproblem
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness

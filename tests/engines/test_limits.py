@@ -17,9 +17,10 @@ from verifier.engines.registry import get
 from verifier.engines.saliency.form import relu_form
 from verifier.errors import EngineError, TimeLimitError
 from verifier.limits import Deadline, in_force, poll
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 from verifier.options import Options
 from verifier.properties.sets import Box

@@ -19,9 +19,10 @@ from verifier.engines.native import NativeEngine
 from verifier.engines.native.certify import BoxCertifier
 from verifier.engines.native.settings import NativeSettings, ReluSettings
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.proofs import Proof, ProofError, load_proof
 from verifier.proofs.check import check_proof

@@ -15,8 +15,9 @@ from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Select, Sum
+from verifier.network.operators import Dense, Reshape, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.conjunction import Conjunction

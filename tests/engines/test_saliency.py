@@ -20,8 +20,9 @@ from verifier.engines.saliency.propagation import contract, propagate
 from verifier.engines.saliency.relaxation import Relaxation
 from verifier.limits import Deadline
 from verifier.lp.certificate import dual_bound, refutes
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Scale, Sum
+from verifier.network.operators import Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness

@@ -23,8 +23,9 @@ from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation
 from verifier.engines.saliency.tree import TreeSettings
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Array, Conv, Dense, Reshape, Sum
+from verifier.network.operators import Array, Dense, Reshape, Sum
 from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness

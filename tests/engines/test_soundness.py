@@ -20,8 +20,9 @@ from verifier.engines.saliency.engine import SaliencyEngine, SaliencySettings
 from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import InputError
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Operator, Reshape, Scale, Sum
+from verifier.network.operators import Dense, Operator, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.conjunction import Conjunction

@@ -25,8 +25,9 @@ from verifier.encodings.perturbations import (
 )
 from verifier.errors import InputError
 from verifier.events import Event, Progress, ignore
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
 from verifier.regions import line, plane
 

@@ -9,8 +9,9 @@ import pytest
 
 from verifier.attribution import METHODS, IntegratedGradients, density, gradient_deviation, quadrature
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.graph import NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
 from verifier.regions import line
 

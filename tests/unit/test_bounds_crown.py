@@ -24,9 +24,10 @@ from verifier.engines.base import Answer, EngineResult
 from verifier.engines.encoded import decide
 from verifier.errors import EngineError, InputError
 from verifier.limits import NEVER
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.pipeline import RefuteByBounds
 from verifier.properties.sets import Box

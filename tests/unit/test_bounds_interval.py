@@ -14,9 +14,10 @@ from verifier.bounds import bounds, gradient_bounds
 from verifier.bounds.interval import interval_gradients, interval_values
 from verifier.bounds.phases import phases
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.properties.sets import Box
 

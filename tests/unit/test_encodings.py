@@ -23,9 +23,10 @@ from verifier.encodings.smtlib import script
 from verifier.encodings.z3_terms import Z3Terms, fraction_of, rational
 from verifier.errors import EngineError
 from verifier.highs import new_highs
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.properties.builders import saliency_robustness
 from verifier.properties.conjunction import Conjunction

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier.errors import InputError, NetworkError
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseOperator, absolute, clip, leaky_relu, relu
 
 

@@ -9,10 +9,11 @@ import pytest
 
 import verifier.network.loading as loading
 from verifier.errors import InputError, NetworkError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.nnet import read_nnet
 from verifier.network.onnx_writer import to_onnx, write_onnx
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.network.runtime import RuntimeModel
 

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import verifier.network.loading as loading
 from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network
-from verifier.network.operators import Conv, Dense, Scale
+from verifier.network.operators import Dense, Scale
 from verifier.network.runtime import RuntimeModel
 
 RNG = np.random.default_rng(7)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from verifier.bounds import bounds
 from verifier.errors import NetworkError
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Select,
-    Shape,
-    Sum,
-)
+from verifier.network.convolution import Conv
+from verifier.network.graph import NetworkBuilder
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import (
     MaxPool,
     PiecewiseLinear,
@@ -27,6 +22,8 @@ from verifier.network.piecewise import (
     leaky_relu,
     relu,
 )
+from verifier.properties.sets import Box
+from verifier.rounding import UNIT_ROUNDOFF
 
 rng = np.random.default_rng(7)
 
@@ -66,6 +63,48 @@ def test_affine_parts_agree(operator: AffineOperator, shapes: tuple[Shape, ...])
     for part, matrix, shape in zip(parts, matrices, shapes, strict=True):
         assert part.shape == (3, *shape)
         assert np.allclose(part.reshape(3, -1), (matrix.T @ grad.reshape(3, -1).T).T, atol=1e-12)
+
+
+@dataclass(frozen=True, eq=False)
+class CumSum(AffineOperator):
+    """An operator with nothing but what the interface asks for."""
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def linear(self, *inputs: Array) -> Array:
+        total: Array = inputs[0].cumsum(axis=-1)
+        return total
+
+    def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
+        return (grad[..., ::-1].cumsum(axis=-1)[..., ::-1],)
+
+
+@pytest.mark.parametrize(("operator", "shapes"), [*AFFINE, (CumSum(), ((2, 5),))], ids=lambda v: type(v).__name__)
+def test_sizes_and_numbers_of_terms_are_those_of_the_matrices(operator, shapes):
+    matrices = operator.matrices(*shapes)
+    sizes = operator.absolute().matrices(*shapes)
+    raised = operator.absolute(0.5).matrices(*shapes)
+    for matrix, size, floored in zip(matrices, sizes, raised, strict=True):
+        assert (np.abs(matrix.toarray()) == size.toarray()).all()
+        assert (np.where(size.toarray() > 0, np.maximum(size.toarray(), 0.5), 0.0) == floored.toarray()).all()
+    rows = sum((m.toarray() != 0).sum(axis=1) for m in matrices)
+    assert operator.terms(False, *shapes) >= rows.max()
+    assert operator.terms(True, *shapes) >= max((m.toarray() != 0).sum(axis=0).max() for m in matrices)
+
+
+def test_bounds_of_an_operator_that_no_analysis_names_are_rounded_by_its_length():
+    """Interval bounds took every unknown operator for one that adds nothing up, and so lost the rounding of long sums."""
+    size = 2000
+    builder = NetworkBuilder((size,))
+    network = builder.build(builder.add(CumSum()))
+    x = np.random.default_rng(0).uniform(0.1, 0.3, size)
+    exact = sum(map(Fraction, x.tolist()))
+    box = Box(x, x)
+    for method in ("interval", "crown"):
+        found = bounds(network, box, method)[network.output]
+        assert Fraction(float(found.lower[-1])) <= exact <= Fraction(float(found.upper[-1]))
+        assert (found.upper - found.lower)[-1] >= size * UNIT_ROUNDOFF * float(exact)
 
 
 def test_conv_equals_torch() -> None:

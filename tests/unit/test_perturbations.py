@@ -27,8 +27,9 @@ from verifier.encodings.perturbations import (
     warped,
 )
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
 from verifier.properties.query import Query, larger_output_cases
 

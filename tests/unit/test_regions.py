@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.regions import line, lines, plane
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from verifier.attribution import IntegratedGradients
 from verifier.errors import InputError, TimeLimitError
+from verifier.network.convolution import Conv
 from verifier.network.graph import NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 from verifier.regions import line, lines, long_lines, look, plane
 

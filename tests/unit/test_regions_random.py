@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.regions import line, lines, plane
 

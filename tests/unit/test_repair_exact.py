@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from verifier.errors import InputError, PropertyError
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork, dyadic
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 from verifier.regions import plane
 from verifier.repair import (

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Conv, Dense, Reshape, Sum
+from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
 from verifier.repair import (
     FrozenNetwork,

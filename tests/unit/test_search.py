@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import verifier.network.loading as loading
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.onnx_writer import write_onnx
-from verifier.network.operators import Conv, Dense, Reshape
+from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, leaky_relu
 from verifier.network.runtime import RuntimeModel
 from verifier.properties.builders import robustness, saliency_robustness

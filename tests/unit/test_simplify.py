@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Conv, Dense, Reshape, Scale
+from verifier.network.operators import Dense, Reshape, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.network.simplify import absorb_shifts, activations_to_relu, fold_affine, maxpool_to_relu, simplify
 

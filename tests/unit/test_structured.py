@@ -32,9 +32,10 @@ from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.maxima import recognise_maxima
-from verifier.network.operators import AffineOperator, Conv, Dense, Reshape
+from verifier.network.operators import AffineOperator, Dense, Reshape
 from verifier.network.piecewise import absolute, relu
 from verifier.options import Options
 from verifier.properties.builders import robustness

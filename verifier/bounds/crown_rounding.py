@@ -18,14 +18,13 @@ k is the largest number of terms in one of the sums, plus the number of nodes, p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from verifier.bounds.relaxations import relaxation
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Dense, Sum
+from verifier.network.operators import AffineOperator, Array
 from verifier.properties.sets import Box
 from verifier.rounding import LARGEST, TINY, gamma
 
@@ -55,7 +54,7 @@ class Rounding:
         for node in network.nodes:
             operator = node.operator
             if isinstance(operator, AffineOperator):
-                self._absolute[node.name] = absolute_operator(operator)
+                self._absolute[node.name] = operator.absolute()
                 constant = operator.constant()
                 if constant is not None and np.any(constant):
                     spread = np.broadcast_to(constant, node.shape)
@@ -108,15 +107,3 @@ class Rounding:
         shaped = [x.reshape(-1, *self.network[i].shape) for x, i in zip(inputs, node.inputs, strict=True)]
         result = self._absolute[node.name].linear(*shaped)
         return result.reshape(*inputs[0].shape[:-1], node.size)
-
-
-def absolute_operator(operator: AffineOperator) -> AffineOperator:
-    """The operator with the absolute values of its coefficients (its constant is not used)."""
-    if isinstance(operator, Sum):
-        return Sum(tuple(1 for _ in operator.signs))
-    if operator.coefficients is None:
-        return operator
-    if isinstance(operator, Dense) and operator.sparse_weight is not None:
-        return Dense(abs(operator.sparse_weight), operator.bias)  # type: ignore[arg-type]
-    changes = {operator.coefficients: np.abs(getattr(operator, operator.coefficients))}
-    return replace(operator, **changes)  # type: ignore[arg-type]

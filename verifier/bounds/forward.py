@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_rounding import absolute_operator
 from verifier.bounds.relaxation import LinearRelaxation
 from verifier.bounds.relaxations import elementwise, relu_relaxation
 from verifier.errors import InputError
@@ -101,7 +100,7 @@ class Forward:
             if isinstance(node.operator, AffineOperator):
                 operator = _sparse(node.operator)
                 self._operators[node.name] = operator
-                self._absolute[node.name] = absolute_operator(operator)
+                self._absolute[node.name] = operator.absolute()
         self.width = max(n.size for n in network.nodes)
         """Entries of the largest value."""
 

@@ -15,8 +15,7 @@ gradients) are correctly rounded, so one step outwards to the neighbouring float
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from math import prod
 from weakref import WeakKeyDictionary
 
@@ -29,18 +28,7 @@ from verifier.bounds.relaxations import relaxation
 from verifier.errors import InputError, NetworkError
 from verifier.limits import poll
 from verifier.network.graph import Network, Node
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Select,
-    Shape,
-    Sum,
-)
+from verifier.network.operators import AffineOperator, Array, Concat, Reshape, Select, Shape, Sum
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
 
@@ -142,7 +130,7 @@ def forward(node: Node, inputs: list[Pair]) -> Pair:
         return low, operator.forward(*(p[1] for p in inputs))
     if isinstance(operator, AffineOperator):
         centres, radii = zip(*(_centre(*p) for p in inputs), strict=True)
-        slack, size = rounding(operator, False), magnitude(operator)
+        slack, size = rounding(operator, False, [c.shape[1:] for c in centres]), magnitude(operator)
         spread = size.linear(*(_raised(r, c, slack) for r, c in zip(radii, centres, strict=True)))
         constant = operator.constant()
         if constant is not None:
@@ -171,7 +159,7 @@ def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winner
         return list(zip(lows, highs, strict=True))
     if isinstance(operator, AffineOperator):
         centre, radius = _centre(*grad)
-        slack = rounding(operator, True)
+        slack = rounding(operator, True, shapes)
         centres = operator.transpose(centre, *shapes)
         spreads = magnitude(operator).transpose(_raised(radius, centre, slack), *shapes)
         return [_ends(c, s, slack) for c, s in zip(centres, spreads, strict=True)]
@@ -214,47 +202,16 @@ def multiply(a: Pair, b: Pair) -> Pair:
 def magnitude(operator: AffineOperator) -> AffineOperator:
     """The operator with the absolute values of its coefficients (those not zero at least `FLOOR`); cached."""
     if operator not in _magnitudes:
-        changed = operator
-        if isinstance(operator, Sum):
-            changed = Sum((1,) * len(operator.signs))
-        elif isinstance(operator, Dense) and operator.sparse_weight is not None:
-            sparse = operator.sparse_weight.copy()
-            sparse.data = _floored(sparse.data)
-            changed = Dense(sparse, operator.bias)  # type: ignore[arg-type]
-        elif operator.coefficients is not None:
-            size = _floored(getattr(operator, operator.coefficients))
-            changed = replace(operator, **{operator.coefficients: size})  # type: ignore[arg-type]
-        _magnitudes[operator] = changed
+        _magnitudes[operator] = operator.absolute(FLOOR)
     return _magnitudes[operator]
-
-
-def _floored(weights: Array) -> Array:
-    return np.where(weights == 0, 0.0, np.maximum(np.abs(weights), FLOOR))
-
-
-def terms(operator: AffineOperator, transposed: bool) -> int:
-    """The largest number of products summed for one entry of ``W x`` (or of ``Wᵀ x``)."""
-    if isinstance(operator, Dense):
-        return operator.weight_shape[0 if transposed else 1]
-    if isinstance(operator, Conv):
-        out, per_group, height, width = operator.weight.shape
-        return int((out // operator.groups if transposed else per_group) * height * width)
-    if isinstance(operator, Scale):
-        return 1
-    if isinstance(operator, Sum):
-        return 1 if transposed else len(operator.signs)
-    if isinstance(operator, Select):
-        used = operator.index[operator.index >= 0]
-        return int(np.bincount(used.reshape(-1)).max(initial=1)) if transposed else 1
-    return 1
 
 
 _magnitudes: WeakKeyDictionary[AffineOperator, AffineOperator] = WeakKeyDictionary()
 
 
-def rounding(operator: AffineOperator, transposed: bool) -> float:
+def rounding(operator: AffineOperator, transposed: bool, shapes: Sequence[Shape]) -> float:
     """The ``g`` of the module's error analysis."""
-    return (terms(operator, transposed) + 4) * SPACING
+    return (operator.terms(transposed, *shapes) + 4) * SPACING
 
 
 def _centre(lower: Array, upper: Array) -> Pair:

@@ -32,22 +32,13 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
-from verifier.bounds.interval import add, backward, batch_size, terms
+from verifier.bounds.interval import add, backward, batch_size
 from verifier.bounds.phases import Pair, Phases, phases
 from verifier.bounds.relaxation import Slopes, Winners
 from verifier.limits import poll
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Select,
-    Sum,
-)
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.rounding import SPACING
 
 CHUNK = 1 << 21
@@ -215,8 +206,8 @@ class _Jacobian:
                 spread = [p[1] for p in self._parts(node, (-magnitude, magnitude))]
         else:
             spread = [p[1] for p in self._parts(node, (-magnitude, magnitude))]
-        operator = node.operator
-        size = terms(operator, False) if isinstance(operator, AffineOperator) else 2
+        operator, shapes = node.operator, [self.network[i].shape for i in node.inputs]
+        size = operator.terms(False, *shapes) if isinstance(operator, AffineOperator) else 2
         self.roundings += size + 8
         columns = node.size // len(operator.weight) * size if isinstance(operator, Conv) else 0
         self.row_cost = max(self.row_cost, node.size, columns)
@@ -305,6 +296,6 @@ def _passed_on(node: Node, kind: int, phase: Slopes | Winners | None) -> tuple[i
         return GENERAL, phase.overlaps > 1 and kind == GENERAL
     if isinstance(operator, (Reshape, Concat, Scale, Sum)):
         return kind, False
-    if isinstance(operator, Select) and terms(operator, True) == 1:
+    if isinstance(operator, Select) and operator.terms(True) == 1:
         return kind, False
     return (CONSTANT if kind == CONSTANT else GENERAL), kind == GENERAL

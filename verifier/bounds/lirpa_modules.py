@@ -13,17 +13,9 @@ from verifier.bounds.bound import NetworkBounds
 from verifier.bounds.phases import phases
 from verifier.bounds.relaxation import Slopes, Winners
 from verifier.errors import UnsupportedOperatorError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Sum,
-)
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 MATRIX_LIMIT = 1 << 25

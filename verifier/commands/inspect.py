@@ -71,7 +71,8 @@ def operators_in_words() -> str:
 
 def layer(network: Network, node: Node) -> dict[str, Any]:
     """One node: name, operator with its detail, shape, inputs, neurons, weights (non-zeros of a sparse one)."""
-    from verifier.network.operators import AffineOperator, Conv, Dense
+    from verifier.network.convolution import Conv
+    from verifier.network.operators import AffineOperator, Dense
     from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
 
     operator, detail, weights = node.operator, "", 0

@@ -10,8 +10,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import InputError, NetworkError
-from verifier.network.operators import AffineOperator, Array, Input, Operator, Shape
+from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
+from verifier.network.operators import Activation, AffineOperator, Array, Input, Operator, Shape
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 from verifier.network.tails import Tail
 from verifier.shown import Shown
@@ -130,17 +130,17 @@ class Network(Shown):
 
     @cached_property
     def activations(self) -> tuple[Node, ...]:
-        """The nodes with a piecewise-linear operator, in topological order."""
-        return tuple(n for n in self.nodes if isinstance(n.operator, PiecewiseOperator))
+        """The nodes whose operator is not affine, in topological order."""
+        return tuple(n for n in self.nodes if isinstance(n.operator, Activation))
 
     @property
     def neurons(self) -> int:
-        """Number of piecewise-linear units (outputs of ReLU, MaxPool and the like)."""
+        """Number of outputs of activations (ReLU, MaxPool and the like)."""
         return sum(n.size for n in self.activations)
 
     @cached_property
     def is_relu_only(self) -> bool:
-        """Whether every piecewise-linear operator is a ReLU."""
+        """Whether every activation is a ReLU."""
         return all(isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu for n in self.activations)
 
     # -- evaluation --------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class Network(Shown):
     __call__ = forward
 
     def preactivations(self, x: npt.ArrayLike) -> dict[str, Array]:
-        """For each piecewise-linear node, by its name: the values that go into it, ``(batch, *shape)``."""
+        """For each activation, by its name: the values that go into it, ``(batch, *shape)``."""
         values = self.values(x)
         return {n.name: values[n.inputs[0]] for n in self.activations}
 
@@ -251,7 +251,8 @@ class Network(Shown):
                 shapes = [self[i].shape for i in node.inputs]
                 parts = node.operator.transpose(upstream, *shapes)
             else:
-                parts = (_piecewise(node).vjp(upstream, values[node.inputs[0]]),)
+                assert isinstance(node.operator, Activation)
+                parts = (node.operator.vjp(upstream, values[node.inputs[0]]),)
             for name, part in zip(node.inputs, parts, strict=True):
                 gradients[name] = gradients[name] + part if name in gradients else part
         for node in self.nodes:
@@ -274,7 +275,8 @@ class Network(Shown):
 
 
 def _piecewise(node: Node) -> PiecewiseOperator:
-    assert isinstance(node.operator, PiecewiseOperator)
+    if not isinstance(node.operator, PiecewiseOperator):
+        raise UnsupportedOperatorError(f"{type(node.operator).__name__} has no pieces", place=f"node {node.name!r}")
     return node.operator
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from verifier.arguments import PATH, checked, instance
 from verifier.errors import InputError, NetworkError
 from verifier.files import write_bytes
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Concat, Conv, Dense, Reshape, Scale, Select, Shape, Sum
+from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 Precision = Literal["float32", "float64"]

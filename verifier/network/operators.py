@@ -4,20 +4,20 @@ Arrays carry the batch as their first axis: an operator whose output has shape `
 shape ``(batch, *s)``. All arithmetic is float64; the same code also runs on object arrays of Python
 integers, which is how `verifier.network.exact` evaluates a network without rounding.
 
-An operator is either *affine* (`AffineOperator`: Dense, Conv, Scale, Sum, Concat, Reshape, Select) or
-*piecewise linear* (`PiecewiseOperator`, in `verifier.network.piecewise`: PiecewiseLinear, MaxPool).
+An operator is either *affine* (`AffineOperator`: Dense, Scale, Sum, Concat, Reshape and Select here, Conv in
+`verifier.network.convolution`) or an `Activation` (in `verifier.network.piecewise`: PiecewiseLinear, MaxPool). An affine
+operator needs `output_shape`, `linear` and `transpose`; all else has a default, which own code may do faster.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from verifier.errors import NetworkError
 from verifier.lazy import sp
@@ -31,6 +31,9 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, eq=False)
 class Operator(ABC):
     """One step of a network. Stateless, immutable, picklable."""
+
+    elementwise: ClassVar[bool] = False
+    """Whether each entry of the output depends on the same entry of every input alone."""
 
     @property
     def kind(self) -> str:
@@ -60,11 +63,25 @@ class Input(Operator):
 
 
 @dataclass(frozen=True, eq=False)
+class Activation(Operator):
+    """An operator of one input that is not affine; its bounds are in `verifier.bounds.relaxations`."""
+
+    @abstractmethod
+    def vjp(self, grad: Array, x: Array) -> Array:
+        """The gradient with respect to the input at ``x``, by the gradient convention.
+
+        Args:
+            grad: upstream gradient ``(batch, *output_shape)``.
+            x: the operator's input ``(batch, *input_shape)``.
+        """
+
+
+@dataclass(frozen=True, eq=False)
 class AffineOperator(Operator):
     """An operator that is affine in all its inputs together: linear part plus a constant."""
 
     coefficients: ClassVar[str | None] = None
-    """Name of the field that holds the linear part's numbers; None when they are all 0 or ±1."""
+    """Name of the field that holds the linear part's numbers; None when they are all 0 or 1 (else see `absolute`)."""
 
     @property
     def kind(self) -> str:
@@ -90,6 +107,21 @@ class AffineOperator(Operator):
     def forward(self, *inputs: Array) -> Array:
         value, constant = self.linear(*inputs), self.constant()
         return value if constant is None else value + constant
+
+    def absolute(self, least: float = 0.0) -> AffineOperator:
+        """The operator with the absolute values of its coefficients, those not zero raised to ``least``.
+
+        What its constant is then is left open.
+        """
+        if self.coefficients is None:
+            return self
+        made: AffineOperator = replace(self, **{self.coefficients: _sizes(getattr(self, self.coefficients), least)})
+        return made
+
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        """The largest number of products that are summed for one entry of `linear` (or of `transpose`)."""
+        axis, gathered = (0, max) if transposed else (1, sum)
+        return gathered(int(m.count_nonzero(axis=axis).max(initial=1)) for m in self.matrices(*shapes))
 
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         """The linear part as one sparse matrix ``(flat output, flat input)`` for each input."""
@@ -173,117 +205,22 @@ class Dense(AffineOperator):
     def constant(self) -> Array | None:
         return self.bias
 
+    def absolute(self, least: float = 0.0) -> Dense:
+        sparse = self.sparse_weight
+        if sparse is None:
+            return replace(self, weight=_sizes(self.weight, least))
+        size = sp.csr_array((_sizes(sparse.data, least), sparse.indices, sparse.indptr), shape=sparse.shape)
+        return Dense(size, self.bias)  # type: ignore[arg-type]
+
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        return self.weight_shape[0 if transposed else 1]
+
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         weight = self.sparse_weight
         if weight is None:
             weight = sp.csr_array(self.weight)
         repeat = prod(shapes[0][:-1])
         return (weight,) if repeat == 1 else (sp.csr_array(sp.kron(sp.eye_array(repeat), weight)),)
-
-
-@dataclass(frozen=True, eq=False)
-class Conv(AffineOperator):
-    """Two-dimensional convolution (cross-correlation, as in ONNX and torch) over ``(channels, H, W)``.
-
-    Attributes:
-        weight: ``(out channels, in channels / groups, kernel H, kernel W)``.
-        bias: ``(out channels,)``.
-        stride, dilation: per axis (H, W).
-        padding: (top, left, bottom, right), zeros.
-        groups: number of channel groups.
-    """
-
-    weight: Array
-    bias: Array
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    coefficients: ClassVar[str | None] = "weight"
-    BLOCK: ClassVar[int] = 1 << 17
-    """Entries of windows that are multiplied at once."""
-    SMALL_MAP: ClassVar[int] = 100
-    """Up to so many positions several images are multiplied together."""
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        channels = self.weight.shape[1] * self.groups
-        if len(shape) != 3 or shape[0] != channels:
-            raise NetworkError(f"a convolution over {channels} channels cannot take an input of shape {shape}")
-        size = window_output_size((shape[1], shape[2]), self.weight.shape[2:], self.stride, self.padding, self.dilation)
-        return (self.weight.shape[0], *size)
-
-    def linear(self, *inputs: Array) -> Array:
-        (x,) = inputs
-        (channels, height, width), batch = self.output_shape(x.shape[1:]), len(x)
-        kernel = self.weight.reshape(self.groups, channels // self.groups, -1)
-        positions, window = height * width, self.groups * kernel.shape[2]
-        result = np.empty((batch, self.groups, kernel.shape[1], positions), np.result_type(x, kernel))
-        if positions > self.SMALL_MAP:
-            # the positions last, so that rows of the image are copied, not single entries; blocks that fit the cache
-            step = max(1, self.BLOCK // (window * positions))
-            for i in range(0, batch, step):
-                windows = self._windows(x[i : i + step]).transpose(0, 1, 4, 5, 2, 3)
-                result[i : i + step] = np.matmul(kernel, windows.reshape(len(windows), self.groups, -1, positions))
-        else:
-            # one product over the positions of many images: over one image's it would be too narrow to be fast
-            step = max(1, 16 * self.BLOCK // (window * positions))
-            for i in range(0, batch, step):
-                windows = self._windows(x[i : i + step]).transpose(1, 4, 5, 0, 2, 3)
-                product = np.matmul(kernel, windows.reshape(self.groups, kernel.shape[2], -1))
-                result[i : i + step] = product.reshape(*kernel.shape[:2], -1, positions).transpose(2, 0, 1, 3)
-        return result.reshape(batch, channels, height, width)
-
-    def _windows(self, x: Array) -> Array:
-        return sliding_windows(x, self.weight.shape[2:], self.stride, self.padding, self.dilation, 0)
-
-    def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
-        ((channels, height, width),) = shapes
-        top, left, bottom, right = self.padding
-        batch, out_channels, out_h, out_w = grad.shape
-        kernel_h, kernel_w = self.weight.shape[2:]
-        padded = np.zeros((batch, channels, height + top + bottom, width + left + right), dtype=grad.dtype)
-        kernel = self.weight.reshape(self.groups, out_channels // self.groups, -1).transpose(0, 2, 1)
-        step = max(1, self.BLOCK // (channels * kernel_h * kernel_w * out_h * out_w))
-        for b in range(0, batch, step):
-            upstream = grad[b : b + step].reshape(-1, self.groups, kernel.shape[2], out_h * out_w)
-            if out_h * out_w == 1:  # one position: the batch takes its place
-                columns = np.matmul(kernel, upstream[..., 0].transpose(1, 2, 0)).transpose(2, 0, 1)
-            else:
-                columns = np.matmul(kernel, upstream)
-            columns = columns.reshape(-1, channels, kernel_h, kernel_w, out_h, out_w)
-            for i in range(kernel_h):
-                rows = slice(i * self.dilation[0], i * self.dilation[0] + out_h * self.stride[0], self.stride[0])
-                for j in range(kernel_w):
-                    x = j * self.dilation[1]
-                    padded[b : b + step, :, rows, x : x + out_w * self.stride[1] : self.stride[1]] += columns[
-                        :, :, i, j
-                    ]
-        return (np.ascontiguousarray(padded[:, :, top : top + height, left : left + width]),)
-
-    def constant(self) -> Array | None:
-        result: Array = self.bias[:, None, None]
-        return result
-
-    def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
-        (shape,) = shapes
-        index = np.arange(prod(shape), dtype=np.int64).reshape(1, *shape)
-        windows = sliding_windows(index, self.weight.shape[2:], self.stride, self.padding, self.dilation, -1)[0]
-        height, width = windows.shape[1:3]
-        out_channels, per_group = self.weight.shape[:2]
-        rows, cols, data = [], [], []
-        positions = np.arange(height * width).reshape(height, width)
-        for c in range(out_channels):
-            first = c // (out_channels // self.groups) * per_group
-            sources = windows[first : first + per_group].transpose(1, 2, 0, 3, 4).reshape(height * width, -1)
-            values = np.broadcast_to(self.weight[c].reshape(-1), sources.shape)
-            keep = (sources >= 0) & (values != 0)
-            rows.append(np.broadcast_to((c * height * width + positions).reshape(-1, 1), sources.shape)[keep])
-            cols.append(sources[keep])
-            data.append(values[keep])
-        size = (out_channels * height * width, prod(shape))
-        triple = (np.concatenate(data), (np.concatenate(rows), np.concatenate(cols)))
-        return (sp.csr_array(sp.coo_array(triple, shape=size)),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,6 +234,7 @@ class Scale(AffineOperator):
     scale: Array
     shift: Array
     coefficients: ClassVar[str | None] = "scale"
+    elementwise: ClassVar[bool] = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -314,6 +252,9 @@ class Scale(AffineOperator):
     def constant(self) -> Array | None:
         return self.shift
 
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        return 1
+
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         return (sp.csr_array(sp.diags_array(self.scale.reshape(-1))),)
 
@@ -323,6 +264,7 @@ class Sum(AffineOperator):
     """Sum or difference of nodes of one shape (a residual connection): ``Σ signs[k] · input[k]``."""
 
     signs: tuple[int, ...]
+    elementwise: ClassVar[bool] = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) != len(self.signs) or any(s != shapes[0] for s in shapes):
@@ -337,6 +279,12 @@ class Sum(AffineOperator):
 
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         return tuple(grad if sign > 0 else -grad for sign in self.signs)
+
+    def absolute(self, least: float = 0.0) -> Sum:
+        return Sum((1,) * len(self.signs))
+
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        return 1 if transposed else len(self.signs)
 
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         return tuple(sp.csr_array(sign * sp.eye_array(prod(shapes[0]))) for sign in self.signs)
@@ -362,6 +310,9 @@ class Concat(AffineOperator):
         ends = np.cumsum([s[self.axis] for s in shapes])[:-1]
         return tuple(np.split(grad, ends, axis=self.axis + 1))
 
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        return 1
+
 
 @dataclass(frozen=True, eq=False)
 class Reshape(AffineOperator):
@@ -379,6 +330,9 @@ class Reshape(AffineOperator):
 
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         return (grad.reshape(len(grad), *shapes[0]),)
+
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        return 1
 
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         return (sp.csr_array(sp.eye_array(prod(self.shape))),)
@@ -421,6 +375,10 @@ class Select(AffineOperator):
             return None
         return np.where(self.index < 0, self.fill, 0.0)
 
+    def terms(self, transposed: bool, *shapes: Shape) -> int:
+        used = self.index[self.index >= 0]
+        return int(np.bincount(used.reshape(-1)).max(initial=1)) if transposed else 1
+
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         flat = self.index.reshape(-1)
         rows = np.flatnonzero(flat >= 0)
@@ -428,36 +386,5 @@ class Select(AffineOperator):
         return (sp.csr_array(sp.coo_array(triple, shape=(flat.size, prod(shapes[0])))),)
 
 
-def window_output_size(
-    size: tuple[int, int],
-    kernel: tuple[int, int] | Shape,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int] = (1, 1),
-) -> tuple[int, int]:
-    """Height and width of what a sliding window makes of an image of height and width ``size``."""
-    height = (size[0] + padding[0] + padding[2] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    width = (size[1] + padding[1] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    if height < 1 or width < 1:
-        raise NetworkError(f"a window of {tuple(kernel)} does not fit an image of {tuple(size)}")
-    return height, width
-
-
-def sliding_windows(
-    x: Array,
-    kernel: tuple[int, int] | Shape,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    dilation: tuple[int, int],
-    fill: float,
-) -> Array:
-    """All windows of ``x (batch, channels, H, W)``: ``(batch, channels, out H, out W, kernel H, kernel W)``."""
-    top, left, bottom, right = padding
-    if any(padding):
-        height, width = x.shape[2:]
-        padded = np.full((*x.shape[:2], height + top + bottom, width + left + right), fill, dtype=x.dtype)
-        padded[:, :, top : top + height, left : left + width] = x
-        x = padded
-    extent = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
-    windows = sliding_window_view(x, extent, axis=(2, 3))
-    return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+def _sizes(weights: Array, least: float) -> Array:
+    return np.where(weights == 0, 0.0, np.maximum(np.abs(weights), least)) if least else np.abs(weights)

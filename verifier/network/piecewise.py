@@ -11,26 +11,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import NetworkError
-from verifier.network.operators import Array, Operator, Shape, sliding_windows, window_output_size
+from verifier.network.convolution import sliding_windows, window_output_size
+from verifier.network.operators import Activation, Array, Shape
 
 
 @dataclass(frozen=True, eq=False)
-class PiecewiseOperator(Operator):
-    """An operator of one input that is affine on each of finitely many polyhedral pieces."""
-
-    @abstractmethod
-    def vjp(self, grad: Array, x: Array) -> Array:
-        """The gradient with respect to the input at ``x``, by the gradient convention above.
-
-        Args:
-            grad: upstream gradient ``(batch, *output_shape)``.
-            x: the operator's input ``(batch, *input_shape)``.
-        """
+class PiecewiseOperator(Activation):
+    """An activation that is affine on each of finitely many polyhedral pieces."""
 
     @abstractmethod
     def pattern(self, x: Array) -> npt.NDArray[np.int16]:
@@ -63,6 +56,7 @@ class PiecewiseLinear(PiecewiseOperator):
     intercepts: tuple[float, ...]
     at_breaks: tuple[float, ...]
     label: str = "PiecewiseLinear"
+    elementwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         k = len(self.breaks)

@@ -12,7 +12,8 @@ import numpy as np
 from verifier.errors import UnsupportedOperatorError
 from verifier.lazy import sp
 from verifier.network.assembly import Assembler, Value, Weight
-from verifier.network.operators import Array, Conv
+from verifier.network.convolution import Conv
+from verifier.network.operators import Array
 
 
 def matmul(b: Assembler, value: Value, matrix: Weight, name: str, *, left: bool) -> Value:

@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 
 from verifier.lazy import sp
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, Node
-from verifier.network.operators import Array, Conv, Dense, Operator, Reshape, Scale, Select, Shape, Sum
+from verifier.network.operators import Array, Dense, Operator, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
 
 

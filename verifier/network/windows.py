@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from verifier.errors import NetworkError
 from verifier.network.assembly import Assembler, Value
-from verifier.network.operators import Array, Conv, Shape
+from verifier.network.convolution import Conv
+from verifier.network.operators import Array, Shape
 from verifier.network.piecewise import MaxPool
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from verifier.lazy import sp
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network
-from verifier.network.operators import AffineOperator, Array, Conv, Dense, Operator, Scale
+from verifier.network.operators import AffineOperator, Array, Dense, Operator, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import ExactRow

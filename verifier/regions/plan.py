@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.limits import NEVER, Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Conv, Dense
+from verifier.network.operators import Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
 from verifier.regions.cells import Bits, Index
 from verifier.regions.rounding import Slack, slacks

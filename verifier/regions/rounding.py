@@ -18,18 +18,9 @@ import numpy as np
 from scipy.sparse.linalg import norm as sparse_norm
 
 from verifier.limits import NEVER, Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Select,
-    Sum,
-)
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.rounding import TINY, UNIT_ROUNDOFF
 

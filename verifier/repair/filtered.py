@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.interval import magnitude, terms
+from verifier.bounds.interval import magnitude
 from verifier.network.exact import ExactNetwork, Rationals, dyadic
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array
@@ -60,14 +60,14 @@ def _run(network: Network, x: Array, pattern: Mapping[str, npt.NDArray[np.int16]
         operator = node.operator
         if isinstance(operator, AffineOperator):
             constant = operator.constant()
-            size = magnitude(operator)
+            size, count = magnitude(operator), operator.terms(False, *(v.shape[1:] for v in inputs))
             value = operator.linear(*inputs)
             spread = size.linear(*(np.abs(v).astype(np.float64) * (1 + 1e-15) + e for v, e in zip(inputs, wrong)))
             if constant is not None:
                 value = value + constant
                 spread = spread + np.abs(constant)
             values[node.name] = value
-            errors[node.name] = (size.linear(*wrong) + (terms(operator, False) + 8) * UNIT * spread) * (1 + 1e-9) + TINY
+            errors[node.name] = (size.linear(*wrong) + (count + 8) * UNIT * spread) * (1 + 1e-9) + TINY
             continue
         assert isinstance(operator, PiecewiseOperator)
         (z,), (e,) = inputs, wrong

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError, NetworkError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array, Conv, Dense
+from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 
 CHUNK = 8192

@@ -229,11 +229,12 @@ def _errors(
     sizes = {frozen.network.input: np.abs(frozen.network.batch(x)[0])}
     for node in frozen.network.nodes[1:]:
         operator, inputs = frozen.operator(node), [sizes[i] for i in node.inputs]
-        growth *= 1 + (rounding(operator, False) if isinstance(operator, AffineOperator) else 4 * UNIT_ROUNDOFF)
         if isinstance(operator, AffineOperator):
+            growth *= 1 + rounding(operator, False, [v.shape[1:] for v in inputs])
             size, constant = magnitude(operator).linear(*inputs), operator.constant()
             sizes[node.name] = size if constant is None else size + np.abs(constant)
         else:
+            growth *= 1 + 4 * UNIT_ROUNDOFF
             sizes[node.name] = _piece_size(operator, inputs[0], pattern[node.name])
     outputs = sizes[frozen.network.output].reshape(len(x), -1)
     largest = outputs @ np.abs(rows).T + np.abs(bound)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError
-from verifier.network.operators import AffineOperator, Array, Conv, Dense, sliding_windows
+from verifier.network.convolution import Conv, sliding_windows
+from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.repair.frozen import FrozenNetwork, parameter_names
 from verifier.repair.keypoints import KeyPoints
 

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.limits import Deadline
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network
-from verifier.network.operators import Array, Conv
+from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 

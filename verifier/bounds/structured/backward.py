@@ -32,8 +32,9 @@ from verifier.bounds.relaxations import elementwise
 from verifier.bounds.structured.maps import Backend, Map, Tensor, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
 from verifier.errors import InputError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network
-from verifier.network.operators import AffineOperator, Array, Concat, Conv, Dense, Operator, Scale, Shape, Sum
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Operator, Scale, Shape, Sum
 from verifier.properties.sets import Box
 from verifier.rounding import TINY, gamma
 

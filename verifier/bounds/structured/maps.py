@@ -20,21 +20,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from verifier.bounds.interval import magnitude, terms
+from verifier.bounds.interval import magnitude
 from verifier.errors import EngineError
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import (
-    AffineOperator,
-    Array,
-    Concat,
-    Conv,
-    Dense,
-    Reshape,
-    Scale,
-    Select,
-    Shape,
-    Sum,
-)
+from verifier.network.operators import AffineOperator, Array, Concat, Dense, Reshape, Scale, Select, Shape, Sum
 
 Tensor = torch.Tensor
 
@@ -124,10 +114,7 @@ class Map:
 
     def terms(self, transposed: bool) -> int:
         """The most products in one sum of W x (or Wᵀ a), and one more for the rounding of the weights themselves."""
-        operator = self.operator
-        if type(operator) in _KNOWN:
-            return terms(operator, transposed) + 1
-        return (sum(int(np.prod(s)) for s in self.shapes) if not transposed else self.node.size) + 1
+        return self.operator.terms(transposed, *self.shapes) + 1
 
     # -- products ----------------------------------------------------------------------------------------
     def forward(self, *inputs: Tensor, absolute: bool = False) -> Tensor:
@@ -235,9 +222,6 @@ class Map:
             last = int(np.prod(self.shapes[0]))
             self._index = torch.as_tensor(np.where(index < 0, last, index), device=self.backend.device)
         return self._index
-
-
-_KNOWN = frozenset({Dense, Conv, Scale, Sum, Concat, Reshape, Select})
 
 
 def maps_of(network: Network, backend: Backend) -> dict[str, Map]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Concat, Conv, Scale, Shape, Sum
-from verifier.network.piecewise import PiecewiseLinear
+from verifier.network.operators import Concat, Shape
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def seen(network: Network, node: Node, window: Window | None, source: str) -> Wi
     shape, operator = network[source].shape, node.operator
     if window is None or len(shape) != 3:
         return Window.whole(shape)
-    if isinstance(operator, (PiecewiseLinear, Scale, Sum)) or (isinstance(operator, Concat) and operator.axis == 0):
+    if operator.elementwise or (isinstance(operator, Concat) and operator.axis == 0):
         return window
     if isinstance(operator, Conv):
         (top, left, _, _), kernel = operator.padding, operator.weight.shape[2:]
