@@ -107,6 +107,23 @@ def test_exact_evaluation_is_exact_where_float64_is_not() -> None:
     assert ExactNetwork(network).gradient(thirds, 0) == [0, 0, 0]
 
 
+@pytest.mark.parametrize("x", [[0.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.3, 0.0, -0.2]])
+def test_exact_evaluation_leaves_out_zeros_alone(x: list[float]) -> None:
+    weights = [np.array([[0.1, 0.7, 0.0], [0.3, -0.1, 0.2]]), np.array([[0.9, -0.7], [1.3, 0.4]])]
+    biases = [np.array([0.1, -1.0]), np.array([0.2, 0.3])]
+    point = [Fraction(v) for v in x]
+    hidden = [max(_exactly(row, point) + Fraction(b), Fraction(0)) for row, b in zip(weights[0], biases[0], strict=True)]
+    expected = [_exactly(row, hidden) + Fraction(b) for row, b in zip(weights[1], biases[1], strict=True)]
+    exact = ExactNetwork(feedforward(weights, biases))
+    assert exact.output(x) == expected
+    seen = [Fraction(v) if h > 0 else Fraction(0) for v, h in zip(weights[1][1].tolist(), hidden, strict=True)]
+    assert exact.gradient(x, 1) == [_exactly(column, seen) for column in weights[0].T]
+
+
+def _exactly(row: np.ndarray, values: list[Fraction]) -> Fraction:
+    return sum((Fraction(w) * v for w, v in zip(row.tolist(), values, strict=True)), Fraction(0))
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
 def test_dyadic_keeps_every_float(values: list[float]) -> None:
     assert dyadic(np.array(values)).fractions() == [Fraction(v) for v in values]

@@ -117,6 +117,19 @@ class _SparseIntegers(AffineOperator):
         return total
 
 
+class _DenseIntegers(Dense):
+    """A `Dense` with integer weights: products with zeros, of which pixels and ReLUs have many, are left out."""
+
+    def linear(self, *inputs: Array) -> Array:
+        (x,) = inputs
+        used = x.reshape(-1, x.shape[-1]).astype(bool).any(axis=0)
+        return np.asarray(x[..., used] @ self.weight.T[used])
+
+    def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
+        used = grad.reshape(-1, grad.shape[-1]).astype(bool).any(axis=0)
+        return (np.asarray(grad[..., used] @ self.weight[used]),)
+
+
 class ExactNetwork:
     """A network whose weights are held as exact rationals, for repeated exact evaluation."""
 
@@ -277,11 +290,11 @@ class ExactNetwork:
                 denominator = weights.denominator
                 if sparse is not None:
                     operator = _SparseIntegers(sparse.tocoo(), weights.numerators)
+                elif isinstance(operator, Dense):
+                    operator = _DenseIntegers(weights.numerators, operator.bias)
                 else:
                     changes: dict[str, Array] = {field: weights.numerators}
                     operator = replace(operator, **changes)  # type: ignore[arg-type]
-                    if isinstance(operator, Dense):
-                        operator.__dict__["_sparse"] = None
             self._operators[node.name] = (operator, denominator, exact_constant)
         return self._operators[node.name]
 
