@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from verifier.engines import registry
 from verifier.engines.base import Engine
 from verifier.errors import EngineError, InputError, TimeLimitError
 from verifier.events import Listener, ignore
-from verifier.limits import in_force
+from verifier.limits import MemoryBudget, deadline_in_force, in_force
 from verifier.options import Options
 from verifier.pipeline import PipelineSettings, Question, stages
 from verifier.properties.query import Query
@@ -74,12 +75,13 @@ def verify(
 def _verdict(query: Query, options: Options, listener: Listener, settings: PipelineSettings) -> Verdict:
     engines, notes = _engines(query, options)
     asked = query.network if query.condition is None else query.condition.network
-    _compile(query, options, engines, listener)
-    question = Question(query, options, engines, listener, settings)  # its clock starts here
+    compiling = _compile(query, options, engines, listener)
+    with in_force(deadline_in_force().later(compiling)):
+        question = Question(query, options, engines, listener, settings)  # its clock starts here
     for remark in (*asked.remarks, *notes):
         question.note(remark)
     try:
-        with in_force(question.deadline):
+        with in_force(question.deadline, MemoryBudget.of(options.memory)):
             for stage in stages(query, options, engines, settings):
                 verdict = stage.run(question)
                 if verdict is not None:
@@ -116,10 +118,12 @@ def _engines(query: Query, options: Options) -> tuple[list[Engine], list[str]]:
     return engines, notes
 
 
-def _compile(query: Query, options: Options, engines: Sequence[Engine], listener: Listener) -> None:
-    """Compile what will be used, the first time after an installation."""
+def _compile(query: Query, options: Options, engines: Sequence[Engine], listener: Listener) -> float:
+    """Compile what will be used, the first time after an installation; the seconds that it took."""
+    began = time.monotonic()
     if options.prepass:
         compiled.ensure(compiled.LINES, listener)
     for engine in engines:
         for part in engine.kernels(query):
             compiled.ensure(part, listener)
+    return time.monotonic() - began

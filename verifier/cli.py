@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     """Run a command line. Errors of the system are left to `main`, as they may be standard output's."""
     first = next((word for word in words if not word.startswith("-")), "")
+    began = time.monotonic()
     try:
         args = parser(first).parse_args(words)
+        args.began = began
         status: int = args.run(args)
         return status
     except OutputError as error:

@@ -25,6 +25,7 @@ import numpy as np
 from verifier.errors import OutputError
 from verifier.events import Listener, Note, ignore
 from verifier.files import make_folder, write_text
+from verifier.limits import NEVER, in_force
 
 COMPILED = ("attention", "attention/traversal", "bounds", "regions", "engines/native", "engines/saliency")
 """Folders with the kernels of `SAMPLES`."""
@@ -52,7 +53,8 @@ def ensure(part: str, listener: Listener = ignore) -> None:
     began = time.monotonic()
     _write_bytecode()
     try:
-        SAMPLES[part]()
+        with in_force(NEVER):
+            SAMPLES[part]()
     except BaseException:
         _done.discard(part)
         raise

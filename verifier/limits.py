@@ -11,8 +11,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from verifier.errors import InputError, MemoryLimitError, TimeLimitError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 GIB = 1 << 30
 SHARE = 0.6
@@ -27,13 +31,18 @@ class Deadline:
 
     @staticmethod
     def after(seconds: float | None) -> Deadline:
-        """The deadline this many seconds from now."""
-        return Deadline(None if seconds is None else time.monotonic() + seconds)
+        """The deadline this many seconds from now (None: never), but no later than the one in force."""
+        outer = _in_force.get()
+        return outer if seconds is None else outer.sooner(seconds)
 
     def sooner(self, seconds: float) -> Deadline:
         """The earlier of this deadline and the one so many seconds from now: a stage's share of the time."""
         at = time.monotonic() + seconds
         return Deadline(at if self.at is None else min(at, self.at))
+
+    def later(self, seconds: float) -> Deadline:
+        """This deadline put off: what took so long does not count."""
+        return Deadline(None if self.at is None else self.at + seconds)
 
     @property
     def left(self) -> float:
@@ -62,23 +71,47 @@ NEVER = Deadline(None)
 """No limit of time."""
 
 _in_force: ContextVar[Deadline] = ContextVar("deadline in force", default=NEVER)
+_memory_in_force: ContextVar[MemoryBudget | None] = ContextVar("memory budget in force", default=None)
 
 
 @contextmanager
-def in_force(deadline: Deadline) -> Iterator[None]:
-    """Make a deadline the one that `poll` looks at, in this thread and until the block is left."""
+def in_force(deadline: Deadline, memory: MemoryBudget | None = None) -> Iterator[None]:
+    """Make a deadline the one that `poll` looks at, and a budget (None: as before) that of `MemoryBudget.of(None)`.
+
+    In this thread and those of a `thread_pool`, until the block is left.
+    """
     token = _in_force.set(deadline)
+    held = _memory_in_force.set(memory or _memory_in_force.get())
     try:
         yield
     finally:
         _in_force.reset(token)
+        _memory_in_force.reset(held)
+
+
+def deadline_in_force() -> Deadline:
+    """The deadline that `poll` looks at."""
+    return _in_force.get()
+
+
+def thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads under the limits that are in force where they are asked for."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    deadline, memory = _in_force.get(), _memory_in_force.get()
+
+    def begin() -> None:
+        _in_force.set(deadline)
+        _memory_in_force.set(memory)
+
+    return ThreadPoolExecutor(threads, initializer=begin)
 
 
 def poll(what: str) -> None:
     """Stop if the deadline in force has passed.
 
     For loops over a network's nodes deep inside bounds, forms and exact arithmetic, which have no other use for a
-    deadline: searches are handed theirs. In threads that a search starts there is none in force.
+    deadline: searches are handed theirs.
 
     Raises:
         TimeLimitError: it has passed.
@@ -115,13 +148,13 @@ class MemoryBudget:
 
     @staticmethod
     def of(gib: float | None) -> MemoryBudget:
-        """The budget of so many GiB; for None a share (`SHARE`) of the machine's memory.
+        """The budget of so many GiB; for None the one in force, and if there is none a share (`SHARE`) of the machine's.
 
         Raises:
             InputError: the number is not positive.
         """
         if gib is None:
-            return MemoryBudget(SHARE * machine_memory())
+            return _memory_in_force.get() or MemoryBudget(SHARE * machine_memory())
         if not gib > 0:
             raise InputError(f"memory must be positive, got {gib}")
         return MemoryBudget(gib * GIB)

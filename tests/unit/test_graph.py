@@ -112,7 +112,9 @@ def test_exact_evaluation_leaves_out_zeros_alone(x: list[float]) -> None:
     weights = [np.array([[0.1, 0.7, 0.0], [0.3, -0.1, 0.2]]), np.array([[0.9, -0.7], [1.3, 0.4]])]
     biases = [np.array([0.1, -1.0]), np.array([0.2, 0.3])]
     point = [Fraction(v) for v in x]
-    hidden = [max(_exactly(row, point) + Fraction(b), Fraction(0)) for row, b in zip(weights[0], biases[0], strict=True)]
+    hidden = [
+        max(_exactly(row, point) + Fraction(b), Fraction(0)) for row, b in zip(weights[0], biases[0], strict=True)
+    ]
     expected = [_exactly(row, hidden) + Fraction(b) for row, b in zip(weights[1], biases[1], strict=True)]
     exact = ExactNetwork(feedforward(weights, biases))
     assert exact.output(x) == expected

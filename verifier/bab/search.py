@@ -22,7 +22,7 @@ from verifier.bab.parts import B, Bounder, Brancher, LeafAnswer, LeafSolver, NoL
 from verifier.bab.store import Store
 from verifier.errors import EngineError, MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Progress, ignore
-from verifier.limits import NEVER, Deadline
+from verifier.limits import NEVER, Deadline, thread_pool
 from verifier.properties.numbers import Point
 
 
@@ -138,7 +138,7 @@ class BranchAndBound(Generic[B]):
         told, self._ended = _Told(time.monotonic(), listener, self.settings), ""
         try:
             drive = self._freely if self.settings.free and self.settings.threads > 1 else self._together
-            with ThreadPoolExecutor(self.settings.threads) as pool:
+            with thread_pool(self.settings.threads) as pool:
                 drive(pool, deadline, told)
         except TimeLimitError as error:
             if self._witness is None:

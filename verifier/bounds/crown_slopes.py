@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy.typing as npt
 
 from verifier.bounds.open_form import OpenForm, Start
 from verifier.bounds.open_kernels import add_constant, add_sizes, ascent_step, least, relax, score_units
-from verifier.limits import poll
+from verifier.limits import poll, thread_pool
 from verifier.network.operators import Array
 
 Phases = npt.NDArray[np.int8]
@@ -239,7 +238,7 @@ class UnitBounder:
 
         chunks = range(0, len(start), CHUNK)
         if self.threads > 1 and len(chunks) > 1:
-            with ThreadPoolExecutor(self.threads) as pool:
+            with thread_pool(self.threads) as pool:
                 list(pool.map(part, chunks))
         else:
             for first in chunks:

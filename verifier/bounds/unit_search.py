@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from verifier.bounds.crown_slopes import CHUNK, LARGEST_HALF, UnitBounder, ascend, inputs_of, prove
 from verifier.bounds.open_form import OpenForm, Start
+from verifier.limits import thread_pool
 from verifier.network.operators import Array
 
 STEPS = 3
@@ -86,7 +87,7 @@ class UnitSearch:
         rows = _undecided(lower)
         if not len(rows) or not (form.phases == 0).any():
             return lower, weights
-        with ThreadPoolExecutor(self.first.threads) as pool:
+        with thread_pool(self.first.threads) as pool:
             opened, rows = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort, self.patience)
         found = np.full(len(start), 0.0)
         np.minimum.at(found, opened.row, opened.bound)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verifier.properties.builders import Domain
+    from verifier.properties.query import Query
 
 
 def add_parser(subparsers: Any) -> None:
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import verifier
     from verifier.commands.arguments import options_of
-    from verifier.commands.console import progress_listener
+    from verifier.commands.deciding import decide
     from verifier.commands.inputs import load_model, read_input
     from verifier.commands.verdicts import report
     from verifier.errors import InputError
@@ -148,9 +149,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ("epsilon", "delta"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
-    query = verifier.saliency_robustness(network, x, epsilon=args.epsilon, delta=args.delta, **how)
-    verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
-    status = report(verdict, args, query.description)
+
+    def question() -> Query:
+        return verifier.saliency_robustness(network, x, epsilon=args.epsilon, delta=args.delta, **how)
+
+    verdict, description = decide(args, question, options)
+    status = report(verdict, args, description)
     if verdict.witness is not None:
         _draw(args, network, x, verdict.witness.input, how)
     return status
@@ -163,6 +167,7 @@ def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -
 
     from verifier.commands.arguments import options_of, refuse
     from verifier.commands.console import progress_listener
+    from verifier.commands.deciding import clock
     from verifier.commands.verdicts import write_witness
     from verifier.errors import InputError
     from verifier.saliency import largest_delta, largest_epsilon
@@ -174,7 +179,10 @@ def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -
     options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
     listener = progress_listener(args.quiet)
-    found = search(network, x, getattr(args, given), timeout=args.timeout, options=options, listener=listener, **how)
+    with clock(args):
+        found = search(
+            network, x, getattr(args, given), timeout=args.timeout, options=options, listener=listener, **how
+        )
     if found.witness is not None:
         _draw(args, network, x, found.witness.input, how)
         if args.witness is not None:

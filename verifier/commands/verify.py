@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.properties.query import Query
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,15 +36,18 @@ def run(args: argparse.Namespace) -> int:
 
     import verifier
     from verifier.commands.arguments import options_of
-    from verifier.commands.console import progress_listener, say
+    from verifier.commands.console import say
+    from verifier.commands.deciding import decide
     from verifier.commands.inputs import load_model
     from verifier.commands.verdicts import report
 
     options = replace(options_of(args), proof=args.proof is not None)
-    network = load_model(args, ordered=True)
-    query = verifier.read_vnnlib(args.property, network)
-    verdict = verifier.verify(query, options=options, listener=progress_listener(args.quiet))
-    status = report(verdict, args, query.description)
+
+    def question() -> Query:
+        return verifier.read_vnnlib(args.property, load_model(args, ordered=True))
+
+    verdict, description = decide(args, question, options)
+    status = report(verdict, args, description)
     if verdict.proof is not None:
         verdict.proof.save(args.proof)
         if not args.quiet:

@@ -19,7 +19,7 @@ from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.disjunctions import solve
 from verifier.engines.process import HEADER, Request
 from verifier.errors import TimeLimitError
-from verifier.limits import Deadline, in_force
+from verifier.limits import Deadline, MemoryBudget, in_force
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         limit_memory(request.memory)
         engine = load_engine(request.engine)
         deadline = Deadline.after(request.seconds)
-        with in_force(deadline):
+        with in_force(deadline, MemoryBudget.of(request.memory)):
             result: Any = solve(engine, request.query, request.options, deadline, send)
     except TimeLimitError as error:
         result = EngineResult(answer=Answer.TIMEOUT, reason=error.problem)

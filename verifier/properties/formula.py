@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 
 from verifier.errors import PropertyError
+from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.network.magnitude import largest_values
 from verifier.network.operators import Array
@@ -360,6 +361,7 @@ class _Side:
 
     def conjunction(self, atoms: Sequence[Atom], ends: tuple[Numbers, Numbers], reach: _Reach) -> Conjunction:
         """The atoms, and the bounds on single inputs that are tighter than the ends."""
+        poll("while the property's disjuncts were made rows")
         rows = [ExactRow(_fractions(a.x), _fractions(a.y), {}, Fraction(a.bound), a.inner) for a in atoms]
         strict = [atom.strict for atom in atoms]
         if self.upper is not ends[1]:

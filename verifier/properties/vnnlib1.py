@@ -17,6 +17,7 @@ from math import lcm
 from typing import TypeVar
 
 from verifier.errors import PropertyError
+from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation, to_query
@@ -224,6 +225,7 @@ class _Parser:
         found: list[T] = []
         while self.next < len(self.tokens) and self.tokens[self.next] != ")":
             found.append(one())
+            poll("while the property was read")
         self._expect(")")
         return found
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import PropertyError
+from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.properties.formula import And, Formula, Or, Term, less, to_query
 from verifier.properties.query import Query
@@ -108,6 +109,7 @@ def _tree(text: str, place: str) -> Any:
 
 
 def _formula(node: Any, place: str) -> Formula:
+    poll("while the property was read")
     kind = type(node).__name__
     if kind in ("And", "Or"):
         parts = [_formula(part, place) for part in node.args]

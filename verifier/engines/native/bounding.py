@@ -8,7 +8,6 @@ handed on to the box's children.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from verifier.bounds.forward import Forward
 from verifier.bounds.relaxations import relaxation
 from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
 from verifier.errors import InputError
+from verifier.limits import thread_pool
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
 from verifier.network.piecewise import PiecewiseLinear
@@ -344,5 +344,5 @@ def _in_parts(work: Callable[[slice], None], boxes: int, step: int, threads: int
         for part in parts:
             work(part)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         list(pool.map(work, parts))

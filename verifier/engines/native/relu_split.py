@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ from verifier.engines.native.part_search import Outcome, PartSearch
 from verifier.engines.native.settings import ReluSettings
 from verifier.errors import TimeLimitError
 from verifier.events import Event, Listener, Note, Progress
-from verifier.limits import Deadline, MemoryBudget
+from verifier.limits import Deadline, MemoryBudget, thread_pool
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -154,7 +153,7 @@ class ReluSplit(LastResort):
         if len(batch) == 1:
             ends = [self._refute(batch.items[0], self.threads)]
         else:
-            with ThreadPoolExecutor(len(batch)) as pool:
+            with thread_pool(len(batch)) as pool:
                 ends = list(pool.map(lambda part: self._refute(part, 1), batch.items))
         searched = []
         for part, (outcome, halves) in zip(batch.items, ends, strict=True):
