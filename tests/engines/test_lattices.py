@@ -16,9 +16,10 @@ from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.maxima import recognise_maxima
+from verifier.network.maxima import RecogniseMaxima
 from verifier.network.operators import Array, Dense
 from verifier.network.piecewise import MaxPool, relu
+from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
@@ -82,7 +83,7 @@ def greatest_value(functions: Array, members: Array, box: Box) -> float:
 def test_lattices_become_maxima_and_stay_the_same_function(seed: int) -> None:
     rng = np.random.default_rng(seed)
     network, functions, members = lattice(rng)
-    reduced = recognise_maxima(network)
+    reduced = reduce(network, (RecogniseMaxima(),))
     assert reduced.exact
     assert all(isinstance(node.operator, MaxPool) for node in reduced.network.activations)
     assert len(reduced.network.activations) == len(network.activations)
@@ -109,7 +110,7 @@ def test_any_sum_of_one_relu_and_a_line_is_read_exactly(seed: int) -> None:
     for operator in (Dense(before, bias), relu(), Dense(after, rng.integers(-2, 3, size=4) / 2)):
         b.add(operator)
     network = b.build()
-    reduced = recognise_maxima(network).network
+    reduced = reduce(network, (RecogniseMaxima(),)).network
     assert not reduced.is_relu_only
     for _ in range(5):
         x = [Fraction(int(k), 4) for k in rng.integers(-8, 9, size=3)]
@@ -135,7 +136,7 @@ def test_other_blocks_are_left_alone(case: str) -> None:
     if case == "output":
         last = rectified
     network = b.build(last)
-    assert recognise_maxima(network).network is network
+    assert reduce(network, (RecogniseMaxima(),)).network is network
 
 
 def test_blocks_that_overlap_are_read_one_by_one() -> None:
@@ -145,7 +146,7 @@ def test_blocks_that_overlap_are_read_one_by_one() -> None:
         b.add(Dense(np.array([[weight]]), np.array([bias])))
         b.add(relu())
     network = b.build(b.add(Dense(np.array([[1.5]]), np.zeros(1))))
-    reduced = recognise_maxima(network).network
+    reduced = reduce(network, (RecogniseMaxima(),)).network
     assert sum(isinstance(node.operator, MaxPool) for node in reduced) > 1
     for k in range(-12, 13):
         x = [Fraction(k, 4)]

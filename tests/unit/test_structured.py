@@ -34,9 +34,10 @@ from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimit
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.maxima import recognise_maxima
+from verifier.network.maxima import RecogniseMaxima
 from verifier.network.operators import AffineOperator, Dense, Reshape
 from verifier.network.piecewise import absolute, relu
+from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.properties.builders import robustness
 from verifier.properties.conjunction import Conjunction
@@ -392,7 +393,7 @@ def test_networks_of_maxima_are_not_condensed() -> None:
         [np.kron(np.eye(2), pair) @ corners, 0.5 * np.kron(np.eye(2), [[1.0, 1.0, 1.0, -1.0]])],
         [np.zeros(8), np.zeros(2)],
     )
-    assert recognise_maxima(network).network is not network
+    assert reduce(network, (RecogniseMaxima(),)).network is not network
     case = Conjunction(y_rows=np.array([[1.0, 1.0]]), bound=np.array([-0.5]))
     query = Query(network=network, box=Box(np.full(2, -1.0), np.full(2, 1.0)), cases=(case,))
     exact = ExactSettings(inputs=0)

@@ -7,8 +7,6 @@ with its line in `TABLE`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,26 +101,26 @@ class Piecewise(Elementwise[PiecewiseLinear]):
             best_slope, best = np.zeros_like(low), np.full_like(low, -np.inf)
             for i in range(len(points)):
                 for j in range(i + 1, len(points)):
-                    gap = points[j] - points[i]
-                    slope = np.where(gap > 0, (values[j] - values[i]) / np.where(gap > 0, gap, 1.0), 0.0)
+                    width = points[j] - points[i]
+                    slope = np.where(width > 0, (values[j] - values[i]) / np.where(width > 0, width, 1.0), 0.0)
                     slope = np.clip(slope, slopes.min(), slopes.max())
                     height = sign * slope * middle + _least(points, values, slope, sign)
                     best_slope = np.where(height > best, slope, best_slope)
                     best = np.maximum(best, height)
             chosen[sign] = best_slope
         lower, upper = self.intercepts(operator, low, high, chosen[1.0], chosen[-1.0])
-        jump = _jump_at(operator, low)  # there the value is the left piece's
+        gap = _gap_at(operator, low)  # there the value is the left piece's
         return LinearRelaxation(
             np.where(stable, slopes[piece], chosen[1.0]),
-            np.where(stable, intercepts[piece] - jump, lower),
+            np.where(stable, intercepts[piece] - gap, lower),
             np.where(stable, slopes[piece], chosen[-1.0]),
-            np.where(stable, intercepts[piece] + jump, upper),
+            np.where(stable, intercepts[piece] + gap, upper),
             ~stable,
         )
 
     def intercepts(self, operator: PiecewiseLinear, low: Array, high: Array, below: Array, above: Array) -> Ends:
         points, values = _vertices(operator, low, high)
-        slack = OUTWARD * sum((np.abs(v) for v in values), start=np.zeros_like(low)) + TINY + sum(_jumps(operator))
+        slack = OUTWARD * sum((np.abs(v) for v in values), start=np.zeros_like(low)) + TINY + sum(_gaps(operator))
         reach = np.maximum(np.abs(low), np.abs(high))
         lower = _least(points, values, below, 1.0) - (slack + OUTWARD * (np.abs(below) * reach))
         upper = -(_least(points, values, above, -1.0) - (slack + OUTWARD * (np.abs(above) * reach)))
@@ -145,7 +143,7 @@ class Piecewise(Elementwise[PiecewiseLinear]):
             return 1.0, magnitude
         limit = float(np.max(np.abs(operator.slopes)))
         ends = np.maximum(np.abs(operator.forward(magnitude)), np.abs(operator.forward(-magnitude)))
-        at_breaks = max(abs(float(operator.forward(np.array([b]))[0])) for b in operator.breaks) + sum(_jumps(operator))
+        at_breaks = max(abs(float(operator.forward(np.array([b]))[0])) for b in operator.breaks) + sum(_gaps(operator))
         intercepts = float(np.max(np.abs(operator.intercepts)))
         return limit, (ends + at_breaks + intercepts + limit * magnitude) * (1 + 1e-6)
 
@@ -162,21 +160,16 @@ def _least(points: list[Array], values: list[Array], slope: Array, sign: float) 
     return found
 
 
-@lru_cache(maxsize=256)
-def _jumps(operator: PiecewiseLinear) -> tuple[float, ...]:
-    """How far the pieces are apart at each breakpoint, rounded up; 0 where they meet exactly."""
-    found = []
-    for k, b in enumerate(map(Fraction, operator.breaks)):
-        left, right = (Fraction(operator.slopes[i]) * b + Fraction(operator.intercepts[i]) for i in (k, k + 1))
-        found.append(float_above(abs(left - right)) * (1 + SPACING))
-    return tuple(found)
+def _gaps(operator: PiecewiseLinear) -> list[float]:
+    """How far the pieces are apart at each breakpoint, rounded up more than sums of them need."""
+    return [float_above(gap) * (1 + OUTWARD) for gap in operator.gaps]
 
 
-def _jump_at(operator: PiecewiseLinear, z: Array) -> Array:
-    """The jump at a breakpoint on which z lies exactly, else 0."""
+def _gap_at(operator: PiecewiseLinear, z: Array) -> Array:
+    """The gap at a breakpoint on which z lies exactly, else 0."""
     total = np.zeros_like(z)
-    for b, jump in zip(operator.breaks, _jumps(operator), strict=True):
-        total = np.where(z == b, jump, total)
+    for b, gap in zip(operator.breaks, _gaps(operator), strict=True):
+        total = np.where(z == b, gap, total)
     return total
 
 

@@ -298,6 +298,11 @@ class NetworkBuilder:
         self._nodes = {input_name: Node(input_name, Input(tuple(input_shape)), (), tuple(input_shape))}
         self._last = input_name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the nodes added so far."""
+        return tuple(self._nodes)
+
     def shape(self, name: str) -> Shape:
         """Shape of a node added before."""
         return self._nodes[name].shape

@@ -18,7 +18,7 @@ from verifier.lazy import sp
 from verifier.network.graph import Network, NetworkBuilder, Node
 from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.network.simplify import Reduced
+from verifier.network.reduction import Reduced, Reduction, built
 
 MOST_TERMS = 8
 """ReLUs that an entry may be made of on average; layers with more are not looked at."""
@@ -36,33 +36,47 @@ class _Maxima:
     signs: Array
 
 
-def recognise_maxima(network: Network) -> Reduced:
-    """The network with ``Dense, ReLU, Dense`` replaced by a MaxPool over pairs where the three are maxima or minima.
+@dataclass(frozen=True)
+class RecogniseMaxima(Reduction):
+    """``Dense, ReLU, Dense`` replaced by a MaxPool over pairs where the three are maxima or minima.
 
-    Exact: blocks whose numbers might be rounded are left as they are. A network without such blocks is returned
-    itself.
+    Exact: blocks whose numbers might be rounded are left as they are. At a tie the gradient may be another one.
     """
+
+    def accepts(self, network: Network) -> bool:
+        uses = _uses(network)
+        return any(_block(network, node, uses) is not None for node in network.nodes[1:])
+
+    def apply(self, network: Network) -> Reduced:
+        uses = _uses(network)
+        found: dict[str, _Maxima] = {}
+        inner: set[str] = set()
+        for node in network.nodes[1:]:
+            block = _block(network, node, uses)
+            if block is not None and block[0].name not in found:  # else that one's output is the maxima's of another
+                maxima = _maxima(_sparse(block[0]), _dense(block[0]).bias, _sparse(node), _dense(node).bias)
+                if maxima is not None:
+                    found[node.name] = maxima
+                    inner.update(n.name for n in block)
+        if not found:
+            return Reduced.unchanged(network)
+        builder = NetworkBuilder(network.input_shape, input_name=network.input, source=network.source)
+        origin = {network.input: network.input}
+        for node in network.nodes[1:]:
+            if node.name in found:
+                first = network[network[node.inputs[0]].inputs[0]]
+                _add(builder, found[node.name], first.inputs[0], node.name)
+            elif node.name not in inner:
+                builder.add(node.operator, *node.inputs, name=node.name)
+            origin |= {name: node.name for name in builder.names if name not in origin}
+        return built(network, builder, network.output, True, origin)
+
+
+def _uses(network: Network) -> Counter[str]:
+    """How many readers each node has; the caller counts for the output."""
     uses = Counter(name for node in network for name in node.inputs)
     uses[network.output] += 1
-    found: dict[str, _Maxima] = {}
-    inner: set[str] = set()
-    for node in network.nodes[1:]:
-        block = _block(network, node, uses)
-        if block is not None and block[0].name not in found:  # else that one's output is the maxima's of another
-            maxima = _maxima(_sparse(block[0]), _dense(block[0]).bias, _sparse(node), _dense(node).bias)
-            if maxima is not None:
-                found[node.name] = maxima
-                inner.update(n.name for n in block)
-    if not found:
-        return Reduced(network, network, True)
-    builder = NetworkBuilder(network.input_shape, input_name=network.input, source=network.source)
-    for node in network.nodes[1:]:
-        if node.name in found:
-            first = network[network[node.inputs[0]].inputs[0]]
-            _add(builder, found[node.name], first.inputs[0], node.name)
-        elif node.name not in inner:
-            builder.add(node.operator, *node.inputs, name=node.name)
-    return Reduced(builder.build(network.output), network, True)
+    return uses
 
 
 def _dense(node: Node) -> Dense:

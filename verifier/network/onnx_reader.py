@@ -23,7 +23,8 @@ from verifier.network.onnx_movement import MOVES
 from verifier.network.onnx_operators import CONVERTERS, foreign, refusal
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
-from verifier.network.simplify import absorb_shifts
+from verifier.network.reduction import reduce
+from verifier.network.shifts import AbsorbShifts
 from verifier.network.tails import Tail
 
 LEGACY: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
@@ -110,7 +111,7 @@ class _Reader(Names):
             raise NetworkError("the output does not depend on the input", place=self.source)
         if tail is not None and tail.joint:
             self._one_group(Step(self, last), found)
-        network = absorb_shifts(self.assembler.finish(found, output))
+        network = reduce(self.assembler.finish(found, output), (AbsorbShifts(),)).network
         return replace(network, integer_inputs=self.integer_inputs, tail=tail, remarks=tuple(self.remarks))
 
     def _one_group(self, step: Step, scores: Value) -> None:

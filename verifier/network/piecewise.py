@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
 from math import prod
 from typing import ClassVar
 
@@ -78,6 +81,15 @@ class PiecewiseLinear(PiecewiseOperator):
     def is_relu(self) -> bool:
         """Whether this is exactly max(z, 0)."""
         return self.breaks == (0.0,) and self.slopes == (0.0, 1.0) and self.intercepts == (0.0, 0.0)
+
+    @cached_property
+    def gaps(self) -> tuple[Fraction, ...]:
+        """How far the pieces are apart at each breakpoint, exactly: not zero where their numbers were rounded."""
+        pieces = [(Fraction(s), Fraction(t)) for s, t in zip(self.slopes, self.intercepts, strict=True)]
+        return tuple(
+            abs(a * Fraction(b) + c - (d * Fraction(b) + e))
+            for b, ((a, c), (d, e)) in zip(self.breaks, pairwise(pieces), strict=True)
+        )
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

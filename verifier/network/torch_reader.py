@@ -25,7 +25,8 @@ from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.network.assembly import Assembler, Jump, Value
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
-from verifier.network.simplify import absorb_shifts
+from verifier.network.reduction import reduce
+from verifier.network.shifts import AbsorbShifts
 from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, OF_JUMPS, SIZES, supported
 
 SAMPLES = 4
@@ -53,7 +54,7 @@ def read_torch(module: nn.Module, input_shape: Shape) -> Network:
         warnings.simplefilter("ignore")  # deprecations inside torch.export
         plain, precision = _evaluable(module, shape, source)
         exported = _export(plain, shape, precision, source)
-        network = absorb_shifts(_Reader(exported, shape, source).read())
+        network = reduce(_Reader(exported, shape, source).read(), (AbsorbShifts(),)).network
         _compare(network, plain, shape, precision, source)
     return network
 

@@ -4,67 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
-from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.lazy import sp
-from verifier.network.graph import Network, NetworkBuilder, Node
-from verifier.network.operators import AffineOperator, Dense, Scale, Sum
-from verifier.network.piecewise import PiecewiseLinear, relu
-from verifier.network.simplify import maxpool_to_relu
+from verifier.network.graph import Network
+from verifier.network.operators import AffineOperator, Dense
+from verifier.network.piecewise import PiecewiseLinear
+from verifier.network.reduction import reduce
+from verifier.network.relu_reductions import FunctionsAsRelus, PoolsAsRelus
+
+TO_HINGES = (PoolsAsRelus(), FunctionsAsRelus(gradients=False))
+"""Proofs speak of values alone: one ReLU for each breakpoint."""
 
 
 def relu_network(network: Network) -> Network:
     """The same function over the reals, with every activation as ReLUs; its ReLUs have the numbers that proofs use.
 
     MaxPool is a knockout of ``max(a, b) = a + relu(b - a)``. An elementwise function with slopes ``s_0, s_1, …`` and
-    breaks ``b_1, …`` is ``s_0 z + t_0 + Σ s_k relu(z - b_k) - Σ s_{k-1} relu(z - b_k)``: nothing is rounded.
+    breaks ``b_1, …`` is ``s_0 z + t_0 + Σ (s_k - s_{k-1}) relu(z - b_k)``: nothing is rounded.
 
     Raises:
         UnsupportedOperatorError: a function whose pieces do not meet exactly, so that it has no such form.
     """
-    reduced = maxpool_to_relu(network).network
-    if reduced.is_relu_only:
-        return reduced
-    builder = NetworkBuilder(reduced.input_shape, input_name=reduced.input, source=reduced.source)
-    names = {reduced.input: reduced.input}
-    for node in reduced.nodes[1:]:
-        inputs = [names[i] for i in node.inputs]
-        operator = node.operator
-        if isinstance(operator, PiecewiseLinear) and not operator.is_relu:
-            names[node.name] = _hinges(builder, node, operator, inputs[0])
-        else:
-            names[node.name] = builder.add(operator, *inputs, name=node.name)
-    return builder.build(names[reduced.output])
-
-
-def _hinges(builder: NetworkBuilder, node: Node, operator: PiecewiseLinear, source: str) -> str:
-    pieces = list(zip(operator.slopes, operator.intercepts, strict=True))
-    for b, (left, right) in zip(operator.breaks, pairwise(pieces), strict=True):
-        ends = [Fraction(slope) * Fraction(b) + Fraction(intercept) for slope, intercept in (left, right)]
-        if ends[0] != ends[1]:
-            raise UnsupportedOperatorError(
-                f"the pieces of {operator.label} do not meet exactly at {b}",
-                place=f"node {node.name!r}",
-                fix="proofs can be kept of networks without this operator",
-            )
-
-    def scaled(factor: float, shift: float, of: str, name: str) -> str:
-        full = Scale(np.full(node.shape, factor), np.full(node.shape, shift))
-        return builder.add(full, of, name=f"{node.name}/{name}")
-
-    parts, signs = [scaled(operator.slopes[0], operator.intercepts[0], source, "line")], [1]
-    for k, b in enumerate(operator.breaks):
-        hinge = builder.add(relu(), scaled(1.0, -b, source, f"from{k}"), name=f"{node.name}/hinge{k}")
-        for factor, sign in ((operator.slopes[k + 1], 1), (operator.slopes[k], -1)):
-            if factor:
-                parts.append(scaled(factor, 0.0, hinge, f"{'in' if sign > 0 else 'out'}{k}"))
-                signs.append(sign)
-    return builder.add(Sum(tuple(signs)), *parts, name=node.name)
+    for node in network.activations:
+        if isinstance(node.operator, PiecewiseLinear):
+            for b, gap in zip(node.operator.breaks, node.operator.gaps, strict=True):
+                if gap:
+                    raise UnsupportedOperatorError(
+                        f"the pieces of {node.operator.label} do not meet exactly at {b}",
+                        place=f"node {node.name!r}",
+                        fix="proofs can be kept of networks without this operator",
+                    )
+    return reduce(network, TO_HINGES).network
 
 
 def fingerprint(network: Network) -> str:

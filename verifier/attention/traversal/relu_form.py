@@ -1,7 +1,6 @@
 """ReLU normal form: a network as layers of ReLUs with sparse affine maps between them.
 
-`relu_form` first writes every piecewise-linear operator with ReLUs (the reductions of
-`verifier.network.simplify`), then multiplies out the affine operators between them, so that what is left
+`relu_form` first writes every piecewise-linear operator with ReLUs (`verifier.network.relu_reductions`), then multiplies out the affine operators between them, so that what is left
 is, for each layer i,
 
     z_i = bias_i + Σ_{j < i} A_ij h_j,        h_i = relu(z_i)  (or z_i for a linear layer),
@@ -21,7 +20,8 @@ from verifier.errors import UnsupportedOperatorError
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import PiecewiseLinear
-from verifier.network.simplify import activations_to_relu, maxpool_to_relu
+from verifier.network.reduction import reduce
+from verifier.network.relu_reductions import TO_RELUS
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def relu_form(network: Network, keep: Sequence[str] = ()) -> ReluForm:
     Raises:
         UnsupportedOperatorError: an operator that is neither affine, elementwise piecewise linear nor MaxPool.
     """
-    network = activations_to_relu(maxpool_to_relu(network).network).network
+    network = reduce(network, TO_RELUS).network
     layers = [Layer(network.input, False, np.zeros(network.input_size), {})]
     linear: dict[str, int] = {}
     value: dict[str, _Affine] = {network.input: _unit(0, network.input_size)}

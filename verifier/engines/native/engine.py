@@ -32,12 +32,16 @@ from verifier.engines.native.probe import Probe
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
-from verifier.network.maxima import recognise_maxima
+from verifier.network.maxima import RecogniseMaxima
+from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
+
+MAXIMA = (RecogniseMaxima(),)
+"""For networks of few inputs."""
 
 
 class NativeEngine(Engine):
@@ -96,7 +100,7 @@ class NativeEngine(Engine):
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
-        maxima = recognise_maxima(query.network).network is not query.network  # then forward bounds are the better ones
+        maxima = reduce(query.network, MAXIMA).network is not query.network  # then forward bounds are the better ones
         if neurons >= self.settings.condensed_from and not maxima:
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
@@ -130,7 +134,7 @@ class NativeEngine(Engine):
 
 def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> BoxBounds:
     """The bounds that fit a network of few inputs; ``staged``: boxes in numpy first, where both can."""
-    reduced = recognise_maxima(query.network).network
+    reduced = reduce(query.network, MAXIMA).network
     if reduced is not query.network:  # bounds of maxima are tight without going back
         return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
     crown = Crown(query.network, query.box)

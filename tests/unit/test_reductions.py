@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,9 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
-from verifier.network.simplify import absorb_shifts, activations_to_relu, fold_affine, maxpool_to_relu, simplify
+from verifier.network.reduction import Reduction, reduce
+from verifier.network.relu_reductions import TO_RELUS, FunctionsAsRelus, PoolsAsRelus
+from verifier.network.shifts import AbsorbShifts
 
 KINDS = {
     "leaky": leaky_relu(0.25),
@@ -35,7 +38,7 @@ def one_activation(kind: PiecewiseLinear) -> Network:
 @pytest.mark.parametrize("name", KINDS)
 def test_activations_as_relus_are_exact_with_the_gradient_at_the_kinks(name):
     network = one_activation(KINDS[name])
-    reduced = activations_to_relu(network)
+    reduced = reduce(network, TO_RELUS)
     assert reduced.network.is_relu_only
     assert reduced.exact
     ours, theirs = ExactNetwork(network), ExactNetwork(reduced.network)
@@ -54,7 +57,7 @@ def test_maxpool_as_relus_is_exact_even_at_ties(seed):
     builder.add(MaxPool(kernel, stride, padding))
     builder.add(Reshape((int(np.prod(builder.shape(builder._last))),)))
     network = builder.build()
-    reduced = maxpool_to_relu(network).network
+    reduced = reduce(network, (PoolsAsRelus(),)).network
     assert reduced.is_relu_only
     x = rng.integers(-2, 3, size=network.input_size)  # many ties
     assert ExactNetwork(network).output(x) == ExactNetwork(reduced).output(x)
@@ -81,25 +84,56 @@ def deep(rng: np.random.Generator) -> Network:
     return builder.build()
 
 
-def test_simplify_folds_what_can_be_folded():
-    rng = np.random.default_rng(5)
-    network = deep(rng)
-    reduced = simplify(network)
-    assert not reduced.exact
-    assert reduced.network.is_relu_only
-    x = rng.normal(size=(40, network.input_size))
-    np.testing.assert_allclose(network.forward(x), reduced.network.forward(x), rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(network.gradient(x, 1), reduced.network.gradient(x, 1), rtol=1e-10, atol=1e-11)
+CHAINS: dict[str, tuple[Reduction, ...]] = {
+    "to ReLUs": TO_RELUS,
+    "as proofs have them": (PoolsAsRelus(), FunctionsAsRelus(gradients=False)),
+    "as read": (AbsorbShifts(),),
+    "all": (AbsorbShifts(), *TO_RELUS, AbsorbShifts()),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_of_reductions_leads_back_to_the_original_network(name):
+    network, rng = deep(np.random.default_rng(5)), np.random.default_rng(6)
+    reduced = reduce(network, CHAINS[name])
+    assert reduced.original is network
+    assert reduced.exact
+    assert reduced.network.is_relu_only == (name != "as read")
+    assert set(reduced.origin) == {node.name for node in reduced.network.nodes}
+    assert set(reduced.origin.values()) <= {node.name for node in network.nodes}
+    x = rng.integers(-4, 5, size=(3, network.input_size)) / 4
     assert (reduced.invert(x) == x).all()
-    folded = fold_affine(network).network
-    assert len(folded.nodes) == len(network.nodes) - 6
-    np.testing.assert_allclose(network.forward(x), folded.forward(x), rtol=1e-11, atol=1e-11)
+    for point in x:
+        assert ExactNetwork(network).output(point) == ExactNetwork(reduced.network).output(point)
+    ours, theirs = network.values(x), reduced.network.values(x)
+    for node in reduced.network.nodes:
+        if reduced.origin[node.name] == node.name:  # a node that kept its name kept its value
+            np.testing.assert_allclose(theirs[node.name], ours[node.name], rtol=1e-11, atol=1e-11)
+
+
+def test_reductions_keep_what_a_network_says_of_itself():
+    network = deep(np.random.default_rng(5))
+    ends = np.zeros(network.input_size), np.ones(network.input_size)
+    said = replace(network, integer_inputs=True, domain=ends, remarks=("read so",), source="a file")
+    reduced = reduce(said, TO_RELUS).network
+    assert (reduced.integer_inputs, reduced.domain, reduced.remarks, reduced.source) == (
+        True,
+        ends,
+        ("read so",),
+        "a file",
+    )
+
+
+def test_what_a_chain_does_not_accept_is_the_network_itself():
+    network = one_activation(relu())
+    for chain in CHAINS.values():
+        assert reduce(network, chain).network is network
 
 
 def test_absorbing_shifts_rounds_nothing():
     rng = np.random.default_rng(6)
     network = deep(rng)
-    same = absorb_shifts(network)
+    same = reduce(network, (AbsorbShifts(),)).network
     assert len(same.nodes) == len(network.nodes) - 2  # the last bias, and the doubled reshape
     x = rng.integers(-4, 5, size=network.input_size) / 4
     assert ExactNetwork(network).output(x) == ExactNetwork(same).output(x)
@@ -113,4 +147,4 @@ def test_a_value_that_is_used_twice_is_not_folded_away():
 
     builder.add(relu(), builder.add(Sum((1, 1)), first, shifted))
     network = builder.build()
-    assert fold_affine(network).network is network
+    assert reduce(network, (AbsorbShifts(),)).network is network

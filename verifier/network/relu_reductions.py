@@ -1,0 +1,126 @@
+"""Activations written with ReLUs: `TO_RELUS` makes a network of affine operators and ReLUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from verifier.network.graph import Network, NetworkBuilder, Node
+from verifier.network.operators import Reshape, Scale, Select, Sum
+from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
+from verifier.network.reduction import Reduced, Reduction, rewritten
+
+
+@dataclass(frozen=True)
+class PoolsAsRelus(Reduction):
+    """Every MaxPool as a knockout of ``max(a, b) = a + relu(b - a)``; exact over the reals.
+
+    A window of k entries takes ``k - 1`` ReLUs. At a tie the gradient goes to the first maximum, as in `MaxPool`.
+    """
+
+    def accepts(self, network: Network) -> bool:
+        return any(isinstance(n.operator, MaxPool) for n in network.activations)
+
+    def apply(self, network: Network) -> Reduced:
+        return rewritten(network, _knockout)
+
+
+def _knockout(builder: NetworkBuilder, node: Node, source: str) -> str | None:
+    if not isinstance(node.operator, MaxPool):
+        return None
+    windows = node.operator.windows(builder.shape(source))
+    # padding never wins: it is replaced by the window's first entry inside the image
+    first = np.take_along_axis(windows, np.argmax(windows >= 0, axis=1)[:, None], axis=1)
+    players = np.where(windows < 0, first, windows)
+    current, round_number = source, 0
+    while players.shape[1] > 1:
+        count, size = players.shape
+        half, name = (size + 1) // 2, f"{node.name}/round{round_number}"
+        left = builder.add(Select(players[:, ::2]), current, name=f"{name}/left")
+        # an entry without a partner meets itself
+        partner = np.minimum(2 * np.arange(half) + 1, size - 1)
+        right = builder.add(Select(players[:, partner]), current, name=f"{name}/right")
+        difference = builder.add(Sum((1, -1)), right, left, name=f"{name}/difference")
+        excess = builder.add(relu(), difference, name=f"{name}/excess")
+        current = builder.add(Sum((1, 1)), left, excess, name=f"{name}/winner")
+        players = np.arange(count * half, dtype=np.int64).reshape(count, half)
+        round_number += 1
+    if round_number == 0:
+        return builder.add(Select(players.reshape(node.shape)), source, name=node.name)
+    return builder.add(Reshape(node.shape), current, name=node.name)
+
+
+@dataclass(frozen=True)
+class FunctionsAsRelus(Reduction):
+    """Every elementwise function by ReLUs: LeakyReLU by one, Clip by one per finite end, |z| by two.
+
+    With slopes s_0, s_1, … and breakpoints b_1, b_2, … that have slopes a_k of their own by the gradient convention,
+
+        f(z) = s_0 z + t_0 + Σ_k (a_k - s_{k-1}) (relu(b_k - z) - (b_k - z)) + (s_k - a_k) relu(z - b_k)
+
+    (at b_k both ReLUs have the slope 0, and what is left is a_k). Coefficients that are no float64 numbers are sums of
+    two, so nothing is rounded: exact where the pieces meet exactly.
+
+    Attributes:
+        gradients: False writes all ReLUs as ``relu(z - b_k)``, one for each breakpoint, whatever the convention has there.
+    """
+
+    gradients: bool = True
+
+    def accepts(self, network: Network) -> bool:
+        return any(_is_other(n) for n in network.activations)
+
+    def apply(self, network: Network) -> Reduced:
+        gaps = [g for n in network.activations if isinstance(n.operator, PiecewiseLinear) for g in n.operator.gaps]
+        return rewritten(network, self._hinges, exact=not any(gaps))
+
+    def _hinges(self, builder: NetworkBuilder, node: Node, source: str) -> str | None:
+        operator = node.operator
+        if not isinstance(operator, PiecewiseLinear) or operator.is_relu:
+            return None
+        slopes, breaks = operator.slopes, operator.breaks
+        own = operator.at_breaks if self.gradients else slopes[:-1]
+        parts: list[str] = []
+        rest = operator.intercepts[0]
+
+        def scaled(factor: float, shift: float, of: str, name: str) -> str:
+            if factor == 1 and shift == 0:
+                return of
+            part = Scale(np.full(node.shape, factor), np.full(node.shape, shift))
+            return builder.add(part, of, name=f"{node.name}/{name}")
+
+        def add(value: str, coefficients: tuple[float, ...], name: str) -> None:
+            nonlocal rest
+            for k, factor in enumerate(coefficients):
+                parts.append(scaled(factor, rest, value, f"{name}{k}"))
+                rest = 0.0
+
+        turned = [v for a, s in zip(own, slopes, strict=False) for v in (a, -s)]
+        add(source, _floats(slopes[0], *turned), "line")
+        for k, (b, a) in enumerate(zip(breaks, own, strict=True)):
+            left, right = _floats(a, -slopes[k]), _floats(slopes[k + 1], -a)
+            if left:  # relu(b - z) - b; the z of the formula is in the line
+                hinge = builder.add(relu(), scaled(-1.0, b, source, f"before{k}"), name=f"{node.name}/left{k}")
+                add(scaled(1.0, -b, hinge, f"shifted{k}"), left, f"falling{k}.")
+            if right:
+                hinge = builder.add(relu(), scaled(1.0, -b, source, f"behind{k}"), name=f"{node.name}/right{k}")
+                add(hinge, right, f"rising{k}.")
+        return parts[0] if len(parts) == 1 else builder.add(Sum((1,) * len(parts)), *parts, name=node.name)
+
+
+def _is_other(node: Node) -> bool:
+    return isinstance(node.operator, PiecewiseLinear) and not node.operator.is_relu
+
+
+def _floats(*terms: float) -> tuple[float, ...]:
+    """Float64 numbers whose sum is exactly that of the terms: none for zero, one where it is one, else the terms."""
+    total = sum(map(Fraction, terms), Fraction(0))
+    if Fraction(float(total)) == total:
+        return (float(total),) if total else ()
+    return tuple(t for t in terms if t)
+
+
+TO_RELUS: tuple[Reduction, ...] = (PoolsAsRelus(), FunctionsAsRelus())
+"""To affine operators and ReLUs, gradients included."""
