@@ -28,9 +28,13 @@ floats = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, 
 
 @given(floats, floats)
 def test_counterexamples_read_back_exactly(x: np.ndarray, y: np.ndarray) -> None:
-    variables = [Variable("X", "input", "float32", (1, len(x))), Variable("Y", "output", "float32", (len(y),))]
+    places = np.arange(len(x)), np.arange(len(y))
+    variables = [
+        Variable("X", "input", "float32", (1, len(x)), places[0]),
+        Variable("Y", "output", "float32", (len(y),), places[1]),
+    ]
     for text in (counterexample_1(x, y), counterexample_2(x, y, variables)):
-        again = read_counterexample(text)
+        again = read_counterexample(text, variables)
         assert again[0].tolist() == x.tolist()
         assert again[1].tolist() == y.tolist()
 
@@ -38,7 +42,10 @@ def test_counterexamples_read_back_exactly(x: np.ndarray, y: np.ndarray) -> None
 def test_the_competitions_syntax() -> None:
     x, y = np.array([0.5, -1e-9]), np.array([2.0])
     assert counterexample_1(x, y) == "((X_0 0.5)\n(X_1 -1e-09)\n(Y_0 2.0))\n"
-    variables = [Variable("in", "input", "float32", (1, 2)), Variable("out", "output", "float32", (1, 1))]
+    variables = [
+        Variable("in", "input", "float32", (1, 2), np.arange(2)),
+        Variable("out", "output", "float32", (1, 1), np.arange(1)),
+    ]
     assert counterexample_2(x, y, variables) == "in float32 [1,2]\n0.5\n-1e-09\nout float32 [1,1]\n2.0\n"
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.crown_rounding import Intervals, Rounding
-from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation
+from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation, ProductRelaxation
 from verifier.bounds.relaxations import relaxation
 from verifier.lazy import sp
 from verifier.limits import poll
@@ -34,7 +34,7 @@ from verifier.properties.sets import Box
 from verifier.rounding import UNIT_ROUNDOFF
 
 Index = npt.NDArray[np.intp]
-AllLines = dict[str, LinearRelaxation | PoolRelaxation]
+AllLines = dict[str, LinearRelaxation | PoolRelaxation | ProductRelaxation]
 """Relaxations by the name of the activation node."""
 
 CHUNK = 1 << 18
@@ -175,7 +175,7 @@ class Crown:
                 break
         return Relaxation(intervals, lines, empty)
 
-    def line(self, node: Node, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation:
+    def line(self, node: Node, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation | ProductRelaxation:
         """The relaxation of one activation for preactivation bounds ``(B, size)``."""
         return relaxation(node.operator).linear(node.operator, self.network[node.inputs[0]].shape, low, high)
 
@@ -298,6 +298,8 @@ class Crown:
                 line = lines[node.name]
                 if isinstance(line, PoolRelaxation):
                     found = (self._through_pool(node, line, a, box_of, constant),)
+                elif isinstance(line, ProductRelaxation):
+                    found = (_through_product(line, a, box_of, constant),)
                 else:
                     alpha = None if slopes is None else slopes.get(node.name)
                     found = (_through_lines(line, a, box_of, constant, alpha),)
@@ -364,6 +366,12 @@ def _through_lines(line: LinearRelaxation, a: Array, box_of: Index, constant: Ar
     if line.lower_intercept is not None:
         constant += np.einsum("ij,ij->i", a - negative, line.lower_intercept[box_of])
     return np.where(a < 0, line.upper_slope[box_of], below) * a
+
+
+def _through_product(line: ProductRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
+    """Coefficients of both factors; the intercepts and errors go to ``constant`` in place."""
+    constant += np.einsum("ij,ij->i", a, line.intercept[box_of]) - np.einsum("ij,ij->i", np.abs(a), line.error[box_of])
+    return np.concatenate([a * line.x_slope[box_of], a * line.y_slope[box_of]], axis=1)
 
 
 def _clip(

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from verifier.bounds.interval import interval_values
 from verifier.bounds.relaxations import relaxation
 from verifier.errors import InputError
 from verifier.network.graph import Network, Node
@@ -62,6 +63,7 @@ class Rounding:
         self.gamma = gamma(2 * max(n.size for n in network.nodes) + 4 * len(network.nodes) + 64)
         if self.gamma * len(network.nodes) > 1e-6:
             raise InputError("the network is too large for the rounding analysis of float64")
+        self._intervals: Intervals = {}
         self.magnitudes: dict[str, Array] = {}
         self.errors: dict[str, Array] = {}
         self.sizes: dict[str, Array] = {}
@@ -91,7 +93,11 @@ class Rounding:
             else:
                 relaxed, shape = relaxation(node.operator), self.network[node.inputs[0]].shape
                 m, e, r = (relaxed.gathered(node.operator, shape, v[0]) for v in (m_in, e_in, r_in))
-                limit, intercept = relaxed.limits(node.operator, m)
+                between = self._between(node, known) if relaxed.needs_bounds else None
+                if between is None:
+                    limit, intercept = relaxed.limits(node.operator, m)
+                else:
+                    limit, intercept = relaxed.limits_between(node.operator, *between)
                 m = limit * m + intercept
                 e = limit * e + relaxed.roundings * self.gamma * m
                 r = limit * r
@@ -101,6 +107,20 @@ class Rounding:
                 m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
             magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + TINY
         self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
+
+    def _between(self, node: Node, known: Intervals) -> tuple[Array, Array]:
+        """Bounds of an activation's input on the root box, ``(size,)`` each: those that are known, else intervals."""
+        found = known.get(node.inputs[0])
+        if found is None:
+            if not self._intervals:
+                self._intervals = {
+                    name: (low.reshape(1, -1), high.reshape(1, -1))
+                    for name, (low, high) in interval_values(
+                        self.network, self.root.lower[None], self.root.upper[None]
+                    ).items()
+                }
+            found = self._intervals[node.inputs[0]]
+        return found[0].min(axis=0), found[1].max(axis=0)
 
     def spread(self, node: Node, inputs: Sequence[Array]) -> Array:
         """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""

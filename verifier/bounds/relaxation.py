@@ -68,6 +68,22 @@ class PoolRelaxation:
 
 
 @dataclass(frozen=True, eq=False)
+class ProductRelaxation:
+    """``x_slope x + y_slope y + intercept ± error`` around the product of an input's halves x and y.
+
+    Attributes:
+        x_slope, y_slope, intercept, error: ``(boxes, outputs)``.
+        unstable: ``(boxes, outputs)``: where both factors vary.
+    """
+
+    x_slope: Array
+    y_slope: Array
+    intercept: Array
+    error: Array
+    unstable: Mask
+
+
+@dataclass(frozen=True, eq=False)
 class Slopes:
     """The derivatives an elementwise operator can have: any in ``[smallest, largest]``, neuron by neuron.
 
@@ -112,6 +128,8 @@ class Relaxation(ABC, Generic[A]):
 
     roundings: ClassVar[int] = 1
     """How many sums a coefficient goes through on its way back (`verifier.bounds.crown_rounding`)."""
+    needs_bounds: ClassVar[bool] = False
+    """Whether the size of its input alone does not bound its slopes (`limits_between`)."""
 
     @abstractmethod
     def range(self, operator: A, shape: Shape, low: Array, high: Array) -> Ends:
@@ -122,7 +140,9 @@ class Relaxation(ABC, Generic[A]):
         """The derivatives possible on ``[low, high]``, as a closed superset of the gradient convention."""
 
     @abstractmethod
-    def linear(self, operator: A, shape: Shape, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation:
+    def linear(
+        self, operator: A, shape: Shape, low: Array, high: Array
+    ) -> LinearRelaxation | PoolRelaxation | ProductRelaxation:
         """Linear functions below and above the activation on ``[low, high]``."""
 
     @abstractmethod
@@ -134,12 +154,16 @@ class Relaxation(ABC, Generic[A]):
         """How many decisions about phases are open on each box, ``(boxes,)``; 0: the activation is affine there."""
 
     @abstractmethod
-    def limits(self, operator: A, magnitude: Array) -> tuple[float, Array]:
+    def limits(self, operator: A, magnitude: Array) -> tuple[float | Array, Array]:
         """``L, t``: no relaxation has a slope above L, or an intercept above t, while ``|z| <= magnitude``.
 
         Nor are values above ``L |z| + t``. A relative 1e-6 and `TINY` above t are allowed. ``magnitude`` and t:
         ``(outputs,)``, see `gathered`.
         """
+
+    def limits_between(self, operator: A, low: Array, high: Array) -> tuple[float | Array, Array]:
+        """`limits` for bounds of the activation's input, ``(size,)`` each, where ``needs_bounds``."""
+        return self.limits(operator, np.maximum(np.abs(low), np.abs(high)))
 
     def gathered(self, operator: A, shape: Shape, sizes: Array) -> Array:
         """The largest of the non-negative sizes ``(size,)`` that each output depends on, ``(outputs,)``."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from verifier.bounds.curved_relaxations import ProductOfHalves, SmoothRelaxation
 from verifier.bounds.relaxation import (
     Elementwise,
     Ends,
@@ -22,9 +23,12 @@ from verifier.bounds.relaxation import (
     Slopes,
     Winners,
 )
+from verifier.bounds.step_relaxations import StepRelaxation
 from verifier.errors import UnsupportedOperatorError
+from verifier.network.curved import Product, Smooth
 from verifier.network.operators import Array, Operator, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.steps import Jumping
 from verifier.rounding import OUTWARD, SPACING, TINY, float_above
 
 
@@ -138,7 +142,7 @@ class Piecewise(Elementwise[PiecewiseLinear]):
             total += ((low < point) & (high > point)).sum(axis=1)
         return total
 
-    def limits(self, operator: PiecewiseLinear, magnitude: Array) -> tuple[float, Array]:
+    def limits(self, operator: PiecewiseLinear, magnitude: Array) -> tuple[float | Array, Array]:
         if operator.is_relu:
             return 1.0, magnitude
         limit = float(np.max(np.abs(operator.slopes)))
@@ -208,7 +212,7 @@ class Pool(Relaxation[MaxPool]):
         possible = self.derivatives(operator, shape, low, high).possible
         return np.asarray(possible.sum(axis=(1, 2)) - possible.shape[1], dtype=np.int64)
 
-    def limits(self, operator: MaxPool, magnitude: Array) -> tuple[float, Array]:
+    def limits(self, operator: MaxPool, magnitude: Array) -> tuple[float | Array, Array]:
         return 1.0, np.zeros_like(magnitude)  # the upper constant is a bound of one entry, so `gathered` covers it
 
     def gathered(self, operator: MaxPool, shape: Shape, sizes: Array) -> Array:
@@ -224,7 +228,13 @@ def _in_windows(operator: MaxPool, shape: Shape, low: Array, high: Array) -> tup
     return windows, np.where(padding, -np.inf, low[:, windows]), np.where(padding, -np.inf, high[:, windows])
 
 
-TABLE: Mapping[type[Operator], Relaxation[Any]] = {PiecewiseLinear: Piecewise(), MaxPool: Pool()}
+TABLE: Mapping[type[Operator], Relaxation[Any]] = {
+    PiecewiseLinear: Piecewise(),
+    MaxPool: Pool(),
+    Jumping: StepRelaxation(),
+    Smooth: SmoothRelaxation(),
+    Product: ProductOfHalves(),
+}
 """By the operator's class."""
 
 

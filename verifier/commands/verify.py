@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.network.graph import Network
     from verifier.properties.query import Query
 
 
@@ -21,13 +22,48 @@ def add_parser(subparsers: Any) -> None:
         "counterexamples: HOLDS means that none exists, VIOLATED shows one.",
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
-    add_model(parser)
+    add_model(parser, nargs="?")
+    parser.add_argument(
+        "--network", type=_named, action="append", default=[], metavar="NAME=FILE",
+        help="the network that a file of VNN-LIB 2.0 calls NAME, in place of MODEL; once for each",
+    )  # fmt: skip
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
     parser.add_argument(
         "--proof", type=a_file, metavar="FILE", help="if it holds, write a proof for `verifier check-proof`; slower"
     )
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """``NAME=FILE``."""
+    name, sign, file = text.partition("=")
+    if not (name and sign and file):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE")
+    return name, Path(file)
+
+
+def _networks(args: argparse.Namespace) -> Network | dict[str, Network]:
+    """The model, or the named networks.
+
+    Raises:
+        InputError: both, neither, or a name twice.
+    """
+    from verifier.commands.inputs import load_model
+    from verifier.errors import InputError
+    from verifier.network.loading import load
+
+    if not args.network:
+        if args.model is None:
+            raise InputError("no network is named", fix="verifier verify MODEL PROPERTY, or --network NAME=FILE")
+        return load_model(args, ordered=True)
+    if args.model is not None or args.input_shape is not None:
+        raise InputError("a MODEL or --input-shape beside --network", fix="name all networks by --network NAME=FILE")
+    names = [name for name, _ in args.network]
+    if len(set(names)) < len(names):
+        raise InputError(f"--network names {max(names, key=names.count)!r} twice")
+    alone = len(args.network) == 1
+    return {name: load(file, check=args.check_model, ordered=alone) for name, file in args.network}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,13 +74,12 @@ def run(args: argparse.Namespace) -> int:
     from verifier.commands.arguments import options_of
     from verifier.commands.console import say
     from verifier.commands.deciding import decide
-    from verifier.commands.inputs import load_model
     from verifier.commands.verdicts import report
 
     options = replace(options_of(args), proof=args.proof is not None)
 
     def question() -> Query:
-        return verifier.read_vnnlib(args.property, load_model(args, ordered=True))
+        return verifier.read_vnnlib(args.property, _networks(args))
 
     verdict, description = decide(args, question, options)
     status = report(verdict, args, description)

@@ -56,6 +56,8 @@ class EngineResult:
 
 PIECEWISE_LINEAR = frozenset({"input", "affine", "relu", "piecewise-linear", "maxpool"})
 """The operators of piecewise-linear networks, by `Operator.kind`."""
+CURVED = frozenset({"step", "smooth", "product"})
+"""Those of others: functions with jumps, curved functions, products of two tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from verifier.network.operators import (
     Sum,
 )
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, clip, leaky_relu, relu
+from verifier.network.steps import Jumping, sign
 
 Weight: TypeAlias = Any
 """A float64 matrix: an array, or CSR where it is large and nearly empty."""
@@ -267,6 +268,23 @@ class Assembler:
             if len(curve.breaks) * (len(inner.breaks) + 1) > curves.MOST_BREAKS:
                 return
             curve = curve.after(inner)
+
+    def materialised(self, jump: Jump, name: str) -> Value:
+        """A function with jumps as a node of its own.
+
+        Raises:
+            UnsupportedOperatorError: its numbers are no floats.
+        """
+        curve = jump.curve
+        values = [slope * b + intercept for b, (slope, intercept) in zip(curve.breaks, curve.at, strict=True)]
+        numbers = [*curve.breaks, *(v for line in curve.lines for v in line), *values]
+        if not curve.breaks or len(curve.breaks) > curves.MOST_BREAKS or any(Fraction(float(v)) != v for v in numbers):
+            raise UnsupportedOperatorError(f"a step function with {len(curve.breaks)} jumps or rounded numbers")
+        slopes, intercepts = (tuple(map(float, part)) for part in zip(*curve.lines, strict=True))
+        operator = Jumping(tuple(map(float, curve.breaks)), slopes, intercepts, tuple(map(float, values)))
+        if (operator.breaks, operator.intercepts, operator.values) == ((0.0,), (-1.0, 1.0), (0.0,)):
+            operator = sign()
+        return Value(self.add(operator, jump.root, name=name), jump.shape)
 
     def _settled(self, root: str, shape: Shape, curve: Curve, name: str) -> Value | Jump:
         """A function of a node's entries as a value, if it is continuous."""

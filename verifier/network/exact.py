@@ -20,6 +20,7 @@ from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.steps import Jumping
 
 Number = int | float | Fraction
 
@@ -165,7 +166,7 @@ class ExactNetwork:
             if node.name in computed:
                 continue
             pieces = None if pattern is None else pattern.get(node.name)
-            computed[node.name] = self._forward(node, [computed[i] for i in node.inputs], pieces)
+            computed[node.name] = self.forward(node, [computed[i] for i in node.inputs], pieces)
         return computed
 
     def output(self, x: Sequence[Number] | Array) -> list[Fraction]:
@@ -247,7 +248,7 @@ class ExactNetwork:
                 break
             upstream = gradients[node.name]
             if isinstance(node.operator, AffineOperator):
-                operator, denominator, _ = self._exact(node)
+                operator, denominator, _ = self.integer_operator(node)
                 shapes = [network[i].shape for i in node.inputs]
                 found = operator.transpose(upstream.numerators, *shapes)
                 parts = [Rationals(part, upstream.denominator * denominator) for part in found]
@@ -264,7 +265,7 @@ class ExactNetwork:
             maps: whether the batch is an affine map: the coefficients of n variables, then the constants;
                 the operator's own constant then belongs to the last entry only.
         """
-        operator, denominator, constant = self._exact(node)
+        operator, denominator, constant = self.integer_operator(node)
         common = lcm(*(r.denominator for r in inputs))
         scaled = [r.numerators * (common // r.denominator) for r in inputs]
         result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
@@ -274,8 +275,8 @@ class ExactNetwork:
             result = result + Rationals(spread, constant.denominator)
         return result.reduced()
 
-    def _exact(self, node: Node) -> tuple[AffineOperator, int, Rationals | None]:
-        """The node's linear part with integer coefficients, their denominator, and the exact constant."""
+    def integer_operator(self, node: Node) -> tuple[AffineOperator, int, Rationals | None]:
+        """An affine node's linear part with integer coefficients, their denominator, and the exact constant."""
         if node.name not in self._operators:
             operator = node.operator
             assert isinstance(operator, AffineOperator)
@@ -298,7 +299,8 @@ class ExactNetwork:
             self._operators[node.name] = (operator, denominator, exact_constant)
         return self._operators[node.name]
 
-    def _forward(self, node: Node, inputs: list[Rationals], pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
+    def forward(self, node: Node, inputs: list[Rationals], pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
+        """A node's value from its inputs' values, on its own pieces or on given ones."""
         if isinstance(node.operator, AffineOperator):
             return self.affine(node, inputs)
         (x,) = inputs
@@ -308,13 +310,30 @@ class ExactNetwork:
             if pattern is not None:
                 return Rationals(node.operator.on_piece(x.numerators, pattern), x.denominator)
             return Rationals(node.operator.forward(x.numerators), x.denominator)
-        assert isinstance(node.operator, PiecewiseLinear)
+        if isinstance(node.operator, Jumping):
+            return self._jumping(node.operator, x)
+        if not isinstance(node.operator, PiecewiseLinear):
+            label = getattr(node.operator, "label", type(node.operator).__name__)
+            raise NetworkError(f"{label} has no rational values", place=f"node {node.name!r}")
         if node.operator.is_relu and pattern is None:
             return Rationals(np.maximum(x.numerators, 0), x.denominator)
         pieces = self._pieces(node.operator, x) if pattern is None else pattern
         slopes, intercepts = Rationals.of(node.operator.slopes), Rationals.of(node.operator.intercepts)
         linear = Rationals(slopes.numerators[pieces] * x.numerators, slopes.denominator * x.denominator)
         return (linear + Rationals(intercepts.numerators[pieces], intercepts.denominator)).reduced()
+
+    @staticmethod
+    def _jumping(operator: Jumping, x: Rationals) -> Rationals:
+        """The value of a function with jumps; what it is at a jump, it is there alone."""
+        place = np.zeros(x.numerators.shape, dtype=np.int64)
+        for b in map(Fraction, operator.breaks):
+            place += (x.numerators * b.denominator > b.numerator * x.denominator).astype(np.int64)
+        for k, b in enumerate(map(Fraction, operator.breaks)):
+            at = (x.numerators * b.denominator == b.numerator * x.denominator).astype(bool)
+            place = np.where(at, len(operator.breaks) + 1 + k, place)
+        slopes, intercepts = (Rationals.of(row) for row in operator.table())
+        linear = Rationals(slopes.numerators[place] * x.numerators, slopes.denominator * x.denominator)
+        return (linear + Rationals(intercepts.numerators[place], intercepts.denominator)).reduced()
 
     @staticmethod
     def _pieces(operator: PiecewiseLinear, x: Rationals) -> npt.NDArray[np.int64]:

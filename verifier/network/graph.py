@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
+from verifier.network.curved import Curved
 from verifier.network.operators import Activation, AffineOperator, Array, Input, Operator, Shape
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
+from verifier.network.ports import Port, in_turn, packed
 from verifier.network.tails import Tail
 from verifier.shown import Shown
 
@@ -54,6 +56,9 @@ class Network(Shown):
             says so; None if it does not.
         tail: an increasing function at the end that was left out, for questions about the order of outputs.
         remarks: what a user must know of how the network was read; verdicts repeat them.
+        input_ports, output_ports: the named tensors that the flat input and output consist of, one each as a rule.
+        models: the networks that this one was made of (`verifier.network.joint`), each with the places of its inputs
+            among these; the outputs are theirs, followed by ``products``: for each, positions among inputs and outputs.
     """
 
     nodes: tuple[Node, ...]
@@ -64,6 +69,10 @@ class Network(Shown):
     domain: tuple[Array, Array] | None = None
     tail: Tail | None = None
     remarks: tuple[str, ...] = ()
+    input_ports: tuple[Port, ...] = ()
+    output_ports: tuple[Port, ...] = ()
+    models: tuple[tuple[Network, npt.NDArray[np.int64]], ...] = ()
+    products: tuple[tuple[int, ...], ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 
     def _facts(self) -> tuple[str, dict[str, str]]:
@@ -87,6 +96,10 @@ class Network(Shown):
         if self.output not in index:
             raise NetworkError(f"there is no output node {self.output!r}", place=self.source)
         object.__setattr__(self, "_index", index)
+        if not self.input_ports:
+            object.__setattr__(self, "input_ports", in_turn([(self.input, self.input_shape)]))
+        if not self.output_ports:
+            object.__setattr__(self, "output_ports", in_turn([(self.output, self.output_shape)]))
 
     # -- structure ---------------------------------------------------------------------------------------
     def __getitem__(self, name: str) -> Node:
@@ -143,15 +156,28 @@ class Network(Shown):
         """Whether every activation is a ReLU."""
         return all(isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu for n in self.activations)
 
+    @cached_property
+    def is_piecewise_linear(self) -> bool:
+        """Whether every activation is affine on pieces that meet: no curved function, no product, no jump."""
+        return all(isinstance(n.operator, PiecewiseOperator) for n in self.activations)
+
+    @cached_property
+    def is_curved(self) -> bool:
+        """Whether a value may be irrational: replays then use enclosures (`verifier.network.enclosure`)."""
+        return any(isinstance(n.operator, Curved) for n in self.nodes)
+
     # -- evaluation --------------------------------------------------------------------------------------
-    def batch(self, x: npt.ArrayLike) -> tuple[Array, bool]:
+    def batch(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> tuple[Array, bool]:
         """``x`` as a float64 batch ``(batch, *input_shape)``, and whether it was a single input.
 
-        Accepts ``input_shape``, ``(batch, *input_shape)``, ``(input_size,)`` and ``(batch, input_size)``.
+        Accepts ``input_shape``, ``(batch, *input_shape)``, ``(input_size,)`` and ``(batch, input_size)``; and the
+        tensors of one input by their names (`input_ports`).
 
         Raises:
             InputError: for any other shape, and for NaN.
         """
+        if isinstance(x, Mapping):
+            x = packed(self.input_ports, x, self.input_size, self.source)
         array = np.asarray(x, dtype=np.float64)
         if np.isnan(array).any():
             raise InputError("the input contains NaN", place=self.source)
@@ -166,7 +192,9 @@ class Network(Shown):
             fix=f"expected {shape}, ({self.input_size},), or a batch of these",
         )
 
-    def values(self, x: npt.ArrayLike, names: Iterable[str] | None = None) -> dict[str, Array]:
+    def values(
+        self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike], names: Iterable[str] | None = None
+    ) -> dict[str, Array]:
         """The values of the named nodes (all, if None), each ``(batch, *shape)``; a single input is a batch of one."""
         wanted = None if names is None else set(names)
         if wanted is not None:
@@ -178,7 +206,7 @@ class Network(Shown):
             computed[node.name] = node.operator.forward(*(computed[i] for i in node.inputs))
         return computed if wanted is None else {n: computed[n] for n in computed if n in wanted}
 
-    def forward(self, x: npt.ArrayLike) -> Array:
+    def forward(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Array:
         """The network's output: ``(batch, *output_shape)``, or ``output_shape`` for a single input."""
         batch, single = self.batch(x)
         last_use: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ def load(
     *,
     check: bool = False,
     ordered: bool = False,
+    outputs: Sequence[str] | None = None,
 ) -> Network:
     """The network held by a file, a torch module, or an ONNX model in memory.
 
@@ -32,6 +34,9 @@ def load(
         ordered: whether a last Softmax, LogSoftmax, Sigmoid, Tanh or Exp of an ONNX model may be left out, so
             that outputs are the scores before it (`Network.tail`): for properties that compare outputs (`robustness`,
             `read_vnnlib`, which refuses others). Not for gradients, lines, maps or repairs of the outputs themselves.
+
+        outputs: of an ONNX model, names of the tensors (or nodes) that are to be the network's outputs, inner ones too;
+            None: its own, a classifier's label left out.
 
     Raises:
         NetworkError: a file that is missing, damaged or not a network; NaN weights; shapes that do not fit; a network
@@ -53,7 +58,7 @@ def load(
     if isinstance(source, Network):
         return source
     if isinstance(source, (str, Path)):
-        network = _load_file(Path(source), input_shape, ordered)
+        network = _load_file(Path(source), input_shape, ordered, outputs)
         if check and network.model_file:
             from verifier.network.agreement import check_against_runtime
 
@@ -71,21 +76,21 @@ def load(
     if type(source).__name__ == "ModelProto":
         from verifier.network.onnx_reader import network_of_model
 
-        return network_of_model(source, "", input_shape, ordered=ordered)
+        return network_of_model(source, "", input_shape, ordered=ordered, outputs=outputs)
     raise InputError(
         f"cannot load a network from {type(source).__name__}",
         fix="pass a path to .onnx, .onnx.gz or .nnet, a torch.nn.Module, or a Network",
     )
 
 
-def _load_file(path: Path, input_shape: Shape | None, ordered: bool) -> Network:
+def _load_file(path: Path, input_shape: Shape | None, ordered: bool, outputs: Sequence[str] | None) -> Network:
     name = path.name.lower()
     if path.is_dir():
         raise NetworkError("is a folder, and a model's file is expected", place=str(path), fix="name the file in it")
     if name.endswith((".onnx", ".onnx.gz")):
         from verifier.network.onnx_reader import read_onnx
 
-        return read_onnx(path, input_shape, ordered=ordered)
+        return read_onnx(path, input_shape, ordered=ordered, outputs=outputs)
     if name.endswith((".nnet", ".nnet.gz")):
         from verifier.network.nnet import read_nnet
 

@@ -7,7 +7,7 @@ the reference implementation that comes with ONNX, in float64; the rest goes thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.network import tails
-from verifier.network.assembly import Assembler, Jump, Value
+from verifier.network.assembly import Assembler, Jump, Value, without_batch
 from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.onnx_movement import MOVES
 from verifier.network.onnx_operators import CONVERTERS, foreign, refusal
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
+from verifier.network.ports import in_turn
 from verifier.network.reduction import reduce
 from verifier.network.shifts import AbsorbShifts
 from verifier.network.tails import Tail
@@ -42,7 +43,9 @@ DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
 """Where the operators come from that are known by name."""
 
 
-def read_onnx(path: str | Path, input_shape: Shape | None = None, *, ordered: bool = False) -> Network:
+def read_onnx(
+    path: str | Path, input_shape: Shape | None = None, *, ordered: bool = False, outputs: Sequence[str] | None = None
+) -> Network:
     """The network in an ONNX file, plain or gzipped.
 
     Weights are taken exactly (a float32 is a float64); where an operator's definition itself computes with
@@ -51,28 +54,36 @@ def read_onnx(path: str | Path, input_shape: Shape | None = None, *, ordered: bo
     Args:
         input_shape: full shape of the input with the batch, where the file leaves it open.
         ordered: whether a last Softmax, Sigmoid … may be left out (`Network.tail`).
+        outputs: names of the tensors (or nodes) that are the network's outputs, inner ones too; None: the model's.
 
     Raises:
-        NetworkError: a file that is damaged, or has several inputs or outputs, an open shape, NaN weights.
+        NetworkError: a file that is damaged, or has an open shape, NaN weights.
         UnsupportedOperatorError: an operator that is not piecewise linear or not known.
     """
     model = read_model(path)
-    network = network_of_model(model, str(path), input_shape, ordered=ordered)
+    network = network_of_model(model, str(path), input_shape, ordered=ordered, outputs=outputs)
     return replace(network, model_file=str(Path(path).absolute()))
 
 
 def network_of_model(
-    model: Any, source: str = "", input_shape: Shape | None = None, *, ordered: bool = False
+    model: Any,
+    source: str = "",
+    input_shape: Shape | None = None,
+    *,
+    ordered: bool = False,
+    outputs: Sequence[str] | None = None,
 ) -> Network:
     """The network of an ``onnx.ModelProto``; arguments and errors as in `read_onnx`."""
-    return _Reader(model, source, input_shape).read(ordered)
+    return _Reader(model, source, input_shape, outputs).read(ordered)
 
 
 class _Reader(Names):
     """The state of one reading: constants, and the values that depend on the input."""
 
-    def __init__(self, model: Any, source: str, input_shape: Shape | None) -> None:
-        self.source = source
+    def __init__(
+        self, model: Any, source: str, input_shape: Shape | None, outputs: Sequence[str] | None = None
+    ) -> None:
+        self.source, self.outputs = source, outputs
         refuse_external_data(model, source)
         model = _without_functions(model, source)
         self.graph = model.graph
@@ -82,37 +93,70 @@ class _Reader(Names):
         self.constants: dict[str, Array] = {}
         self.values: dict[str, Value | Jump | list[Any]] = {}
         inputs = [i for i in self.graph.input if i.name not in self.initializers]
-        if len(inputs) != 1:
+        if not inputs:
+            raise NetworkError("the model has no input", place=source)
+        if input_shape is not None and len(inputs) > 1:
             raise NetworkError(
-                f"the model has {len(inputs)} inputs ({', '.join(i.name for i in inputs)})",
+                f"one shape is given, and the model has {len(inputs)} inputs ({', '.join(i.name for i in inputs)})",
                 place=source,
-                fix="one input is supported: make the others constants",
+                fix="fix the shapes in the model (onnx.tools.update_model_dims)",
             )
-        shape = _input_shape(inputs[0], source, input_shape)
-        self.integer_inputs = self._input_type(inputs[0].type.tensor_type.elem_type)
-        self.integers = {inputs[0].name} if self.integer_inputs else set()
-        name = inputs[0].name
-        self.assembler = Assembler(shape, input_name=name, source=source)
-        self.values[name] = self.assembler.input
+        shapes = [_input_shape(i, source, input_shape) for i in inputs]
+        whole = [self._input_type(i.type.tensor_type.elem_type) for i in inputs]
+        if len(set(whole)) > 1:
+            raise NetworkError(
+                "some inputs are integers and others are not",
+                place=source,
+                fix="give the model inputs of floats and Cast inside of it",
+            )
+        self.integer_inputs = whole[0]
+        self.integers = {i.name for i in inputs} if whole[0] else set()
+        self.input_ports = in_turn([(i.name, without_batch(s)) for i, s in zip(inputs, shapes, strict=True)])
+        if len(inputs) == 1:
+            self.assembler = Assembler(shapes[0], input_name=inputs[0].name, source=source)
+            self.values[inputs[0].name] = self.assembler.input
+            return
+        size = sum(port.size for port in self.input_ports)
+        self.assembler = Assembler((1, size), input_name="inputs", source=source)
+        for port, shape in zip(self.input_ports, shapes, strict=True):
+            index = port.places.reshape(shape)
+            self.values[port.name] = self.assembler.select(self.assembler.input, index, port.name)
 
     def read(self, ordered: bool) -> Network:
-        output = _the_output(self.graph, self.source, self.remarks)
-        last = next((node for node in self.graph.node if output in node.output), None)
+        wanted = list(_the_outputs(self.graph, self.source, self.remarks, self.outputs))
         tail = None
-        if ordered and last is not None and last.op_type in TAILS:
-            tail, output = Tail(last.op_type, last.input[0]), last.input[0]
+        last = next((node for node in self.graph.node if wanted[0] in node.output), None)
+        if ordered and last is not None and last.op_type in TAILS and len(wanted) == 1:
+            tail, wanted = Tail(last.op_type, last.input[0]), [last.input[0]]
             self.remarks[tail.remark] = None
-        self.used = {output}
-        self._run(_needed(self.graph, {output}))
-        found = self.values.get(output)
-        if isinstance(found, Jump):
-            raise UnsupportedOperatorError("the output jumps: it is not piecewise linear", place=self.source)
-        if not isinstance(found, Value):
-            raise NetworkError("the output does not depend on the input", place=self.source)
+        self.used = set(wanted)
+        self._run(_needed(self.graph, set(wanted)))
+        found = [self._output(name) for name in wanted]
         if tail is not None and tail.joint:
-            self._one_group(Step(self, last), found)
-        network = reduce(self.assembler.finish(found, output), (AbsorbShifts(),)).network
-        return replace(network, integer_inputs=self.integer_inputs, tail=tail, remarks=tuple(self.remarks))
+            self._one_group(Step(self, last), found[0])
+        if len(found) == 1:
+            joined, name = found[0], wanted[0]
+        else:
+            flat = [Value(self.assembler.view(v, (v.size,), n), (v.size,)) for v, n in zip(found, wanted, strict=True)]
+            joined, name = self.assembler.concatenated(flat, 0, "outputs"), "outputs"
+        network = reduce(self.assembler.finish(joined, name), (AbsorbShifts(),)).network
+        return replace(
+            network,
+            integer_inputs=self.integer_inputs,
+            tail=tail,
+            remarks=tuple(self.remarks),
+            input_ports=self.input_ports,
+            output_ports=in_turn([(n, without_batch(v.shape)) for v, n in zip(found, wanted, strict=True)]),
+        )
+
+    def _output(self, name: str) -> Value:
+        found = self.values.get(name)
+        if isinstance(found, Jump):
+            found = self.assembler.materialised(found, f"{name}/steps")
+        if not isinstance(found, Value):
+            which = "the output" if self.outputs is None else f"the output {name!r}"
+            raise NetworkError(f"{which} does not depend on the input", place=self.source)
+        return found
 
     def _one_group(self, step: Step, scores: Value) -> None:
         """Refuse a Softmax over parts of the outputs: the order of those of different parts is not kept."""
@@ -261,21 +305,32 @@ def _without_functions(model: Any, source: str) -> Any:
         raise NetworkError(f"its functions cannot be written out: {error}", place=source) from None
 
 
-def _the_output(graph: Any, source: str, remarks: dict[str, None]) -> str:
-    """The output in question: the only one, or the only one of floats (a classifier's scores beside its label)."""
-    names = [o.name for o in graph.output]
+def _the_outputs(graph: Any, source: str, remarks: dict[str, None], asked: Sequence[str] | None) -> list[str]:
+    """The outputs in question: those that are asked for, or all of floats (a classifier's scores, not its label)."""
+    if asked is not None:
+        by_node = {node.name: node.output[0] for node in graph.node if node.name}
+        known = {*(o for node in graph.node for o in node.output), *(i.name for i in graph.input)}
+        found = [name if name in known else by_node.get(name, "") for name in asked]
+        if not asked or "" in found:
+            problem = f"no node or tensor is called {asked[found.index('')]!r}" if asked else "no output is asked for"
+            shown = [o.name for o in graph.output]
+            raise NetworkError(problem, place=source, fix=f"its outputs are {', '.join(shown)}; netron shows the rest")
+        return found
+    names = [str(o.name) for o in graph.output]
     if len(names) == 1:
-        return str(names[0])
-    floats = [o.name for o in graph.output if _may_hold_floats(o)]
-    if len(floats) != 1:
+        return names
+    floats = [str(o.name) for o in graph.output if _may_hold_floats(o)]
+    if not floats:
         raise NetworkError(
-            f"the model has {len(names)} outputs ({', '.join(names)})",
+            f"the model has {len(names)} outputs ({', '.join(names)}) and none of floats",
             place=source,
-            fix="one is supported: keep it with onnx.utils.extract_model",
+            fix="export the scores",
         )
-    others = ", ".join(n for n in names if n != floats[0])
-    remarks[f"of the model's outputs {floats[0]} is the one in question; {others} is left out"] = None
-    return str(floats[0])
+    others = ", ".join(n for n in names if n not in floats)
+    if others:
+        verb = "is the one" if len(floats) == 1 else "are those"
+        remarks[f"of the model's outputs {', '.join(floats)} {verb} in question; {others} is left out"] = None
+    return floats
 
 
 def _may_hold_floats(output: Any) -> bool:

@@ -111,7 +111,10 @@ class Step:
         if isinstance(found, Value):
             return found
         if isinstance(found, Jump):
-            raise self.unsupported("of a comparison or a sign, which jumps,")
+            name = self.node.input[k]
+            made = self.assembler.materialised(found, f"{name}/steps")
+            self.reader.values[name] = made
+            return made
         raise self.unsupported(f"with a {'sequence' if isinstance(found, list) else 'constant'} as input {k}")
 
     def tensor(self, k: int) -> Tensor:

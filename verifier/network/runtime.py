@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network
 from verifier.network.onnx_model import model_bytes, read_model, refuse_external_data
 from verifier.network.operators import Array
-from verifier.network.tails import Tail
+from verifier.network.ports import Port
 
 TYPES = {
     "float": "float32",
@@ -40,36 +43,45 @@ class RuntimeModel:
 
     def __init__(self, source: str | Path | Network | Any) -> None:
         self.model = str(source) if isinstance(source, (str, Path)) else "a model in memory"
+        self._parts: list[tuple[RuntimeModel, npt.NDArray[np.int64]]] = []
+        if isinstance(source, Network) and source.models:
+            self._join(source)
+            return
         tail = source.tail if isinstance(source, Network) else None
-        known = source.input_shape if isinstance(source, Network) else ()
+        ports = source.input_ports if isinstance(source, Network) else ()
+        wanted = [p.name for p in source.output_ports] if isinstance(source, Network) and source.model_file else []
+        if tail is not None:
+            wanted = [tail.tensor]
         if isinstance(source, Network) and source.model_file and Path(source.model_file).is_file():
             source = source.model_file
             self.model = source
         if isinstance(source, Network):
             self._session = self._written(source)
         elif isinstance(source, (str, Path)):
-            self._session = _session(_runnable(Path(source), tail), str(source))
+            self._session = _session(_runnable(Path(source), wanted), str(source))
         else:
             refuse_external_data(source, self.model)
             self._session = _session(source.SerializeToString(), self.model)
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise NetworkError(f"the model has {len(inputs)} inputs", place=self.model)
-        self._name = inputs[0].name
-        sizes = inputs[0].shape  # where the file leaves one open, the network was read with one; a batch is 1
-        read = [1] * (len(sizes) - len(known)) + list(known)
-        self._shape = [d if isinstance(d, int) and d > 0 else n for d, n in zip(sizes, read, strict=False)]
-        kind = inputs[0].type.removeprefix("tensor(").removesuffix(")")
-        if kind not in TYPES:
-            raise NetworkError(f"the model's input is of type {kind}", place=self.model, fix="numbers are supported")
-        self.dtype: np.dtype[Any] = np.dtype(TYPES[kind])
-        self._size = int(np.prod(self._shape))
+        self._feeds = [_Feed.of(i, port, self.model) for i, port in _paired(self._session.get_inputs(), ports)]
+        if not self._feeds:
+            raise NetworkError("the model has no input", place=self.model)
+        kinds = {feed.dtype for feed in self._feeds}
+        self.dtype: np.dtype[Any] = self._feeds[0].dtype if len(kinds) == 1 else np.dtype(np.float32)
+        self._size = sum(feed.size for feed in self._feeds)
         outputs = self._session.get_outputs()
-        # of several outputs the only one of floats, as the reader takes it: a classifier's scores, not its label
+        # of several outputs those of floats, as the reader takes them: a classifier's scores, not its label
         floats = [o.name for o in outputs if o.type in FLOATS or o.type.startswith("seq(map")]
-        self._output = floats[0] if len(floats) == 1 else outputs[0].name
-        if tail is not None and any(o.name == tail.tensor for o in outputs):
-            self._output = tail.tensor
+        self._outputs = floats or [outputs[0].name]
+        if wanted and {o.name for o in outputs} >= set(wanted):
+            self._outputs = list(wanted)
+
+    def _join(self, network: Network) -> None:
+        """Every model of a joint network runs from its own file; products of their values are made from these."""
+        self._parts = [(RuntimeModel(model), places) for model, places in network.models]
+        self.model = ", ".join(part.model for part, _ in self._parts)
+        kinds = {part.dtype for part, _ in self._parts}
+        self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+        self._size, self._products = network.input_size, network.products
 
     def _written(self, network: Network) -> Any:
         from verifier.network.onnx_writer import to_onnx
@@ -102,11 +114,55 @@ class RuntimeModel:
         return np.stack([self._one(row) for row in array])
 
     def _one(self, x: Array) -> Array:
-        feed = rounded(x.reshape(self._shape), self.dtype)
-        (result,) = self._session.run([self._output], {self._name: feed})
-        if isinstance(result, list):  # ZipMap's: scores by class
-            result = [list(scores.values()) for scores in result]
-        return np.asarray(result, dtype=np.float64).reshape(-1)
+        flat, start, feeds = x.reshape(-1), 0, dict[str, Array]()
+        if self._parts:
+            base = [rounded(flat, self.dtype).astype(np.float64)]
+            base += [part.run(flat[places]) for part, places in self._parts]
+            values = np.concatenate(base)
+            return np.concatenate([values[self._size :], [values[list(p)].prod() for p in self._products]])
+        for feed in self._feeds:
+            feeds[feed.name] = rounded(flat[start : start + feed.size].reshape(feed.shape), feed.dtype)
+            start += feed.size
+        found = []
+        for result in self._session.run(self._outputs, feeds):
+            if isinstance(result, list):  # ZipMap's: scores by class
+                result = [list(scores.values()) for scores in result]
+            found.append(np.asarray(result, dtype=np.float64).reshape(-1))
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class _Feed:
+    """One input of a session: its name, shape with the batch, and type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @staticmethod
+    def of(given: Any, port: Port | None, model: str) -> _Feed:
+        """What a session says of an input; where it leaves a size open, the network was read with one, and a batch is 1."""
+        sizes, known = given.shape, () if port is None else port.shape
+        read = [1] * (len(sizes) - len(known)) + list(known)
+        shape = tuple(d if isinstance(d, int) and d > 0 else n for d, n in zip(sizes, read, strict=False))
+        kind = given.type.removeprefix("tensor(").removesuffix(")")
+        if kind not in TYPES:
+            raise NetworkError(f"the model's input is of type {kind}", place=model, fix="numbers are supported")
+        return _Feed(given.name, shape, np.dtype(TYPES[kind]))
+
+
+def _paired(inputs: Sequence[Any], ports: Sequence[Port]) -> list[tuple[Any, Port | None]]:
+    """A session's inputs in the order of the network's ports."""
+    if len(ports) != len(inputs):
+        return [(i, None) for i in inputs]
+    by_name = {i.name: i for i in inputs}
+    if all(p.name in by_name for p in ports):
+        return [(by_name[p.name], p) for p in ports]
+    return list(zip(inputs, ports, strict=True))
 
 
 def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
@@ -118,18 +174,20 @@ def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
     return np.clip(np.rint(x), float(ends.min), float(ends.max)).astype(dtype)
 
 
-def _runnable(path: Path, tail: Tail | None) -> bytes | str:
+def _runnable(path: Path, outputs: Sequence[str]) -> bytes | str:
     """What onnxruntime is given: the file itself, beside which it finds external data; unpacked, if it is gzipped.
 
-    Where a function at the end was left out, the model also gives the tensor before it.
+    Where tensors inside of the model are wanted, it gives these too.
     """
-    if tail is not None:
-        import onnx
+    if outputs:
+        model = read_model(path)
+        lacking = [name for name in outputs if all(o.name != name for o in model.graph.output)]
+        if lacking:
+            import onnx
 
-        longer = read_model(path)
-        longer.graph.output.append(onnx.ValueInfoProto(name=tail.tensor))
-        made: bytes = longer.SerializeToString()
-        return made
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in lacking)
+            made: bytes = model.SerializeToString()
+            return made
     if path.suffix != ".gz":
         if not path.is_file():
             raise NetworkError("there is no such file", place=str(path))
@@ -137,8 +195,8 @@ def _runnable(path: Path, tail: Tail | None) -> bytes | str:
     data = model_bytes(path)
     if b"location" not in data:  # the key of external data's file
         return data
-    model: bytes = read_model(path).SerializeToString()
-    return model
+    whole: bytes = read_model(path).SerializeToString()
+    return whole
 
 
 def _session(model: bytes | str, place: str) -> Any:

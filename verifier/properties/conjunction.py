@@ -128,11 +128,25 @@ class Conjunction:
         x, y, g = ({j: Fraction(a) for j, a in part} for part in parts)
         return ExactRow(x, y, g, Fraction(float(self.bound[k])))
 
-    def holds_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
-        """Whether all rows hold at one point, in rational arithmetic."""
+    def holds_exactly(
+        self,
+        x: Sequence[Fraction],
+        y: Sequence[Fraction],
+        g: Sequence[Fraction] | None,
+        y_above: Sequence[Fraction] | None = None,
+    ) -> bool:
+        """Whether all rows hold at one point, in rational arithmetic.
+
+        Args:
+            y_above: where outputs are only known to lie in intervals, their upper ends; ``y`` has the lower ones.
+        """
         for k in range(len(self)):
             row = self.exact_row(k)
-            total = dot(row.x, x) + dot(row.y, y) - (row.bound if row.inner is None else row.inner)
+            total = dot(row.x, x) - (row.bound if row.inner is None else row.inner)
+            if y_above is None:
+                total += dot(row.y, y)
+            else:
+                total += sum((a * (y_above if a > 0 else y)[j] for j, a in row.y.items()), Fraction(0))
             if row.g:
                 assert g is not None
                 total += dot(row.g, g)

@@ -245,10 +245,16 @@ class Query(Shown):
             result &= choice.holds(x, y, g)
         return result
 
-    def met_exactly(self, x: Sequence[Fraction], y: Sequence[Fraction], g: Sequence[Fraction] | None) -> bool:
-        """The same for one point, in rational arithmetic."""
-        return (self.common is None or self.common.holds_exactly(x, y, g)) and all(
-            any(case.holds_exactly(x, y, g) for case in choice) for choice in (self.cases, *self.clauses)
+    def met_exactly(
+        self,
+        x: Sequence[Fraction],
+        y: Sequence[Fraction],
+        g: Sequence[Fraction] | None,
+        y_above: Sequence[Fraction] | None = None,
+    ) -> bool:
+        """The same for one point, in rational arithmetic; ``y_above`` as in `Conjunction.holds_exactly`."""
+        return (self.common is None or self.common.holds_exactly(x, y, g, y_above)) and all(
+            any(case.holds_exactly(x, y, g, y_above) for case in choice) for choice in (self.cases, *self.clauses)
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -42,15 +43,17 @@ def version(text: str) -> int:
     return 2 if _VERSION_2.match(text) else 1
 
 
-@checked(path=PATH, network=instance(Network, "a Network (`verifier.load` reads one)"))
-def read_vnnlib(path: str | PathLike[str], network: Network) -> Query:
-    """The query of a VNN-LIB file (1.0 or 2.0, gzipped or not) about a network.
+@checked(
+    path=PATH, network=instance((Network, Mapping), "a Network (`verifier.load` reads one), or several by their names")
+)
+def read_vnnlib(path: str | PathLike[str], network: Network | Mapping[str, Network]) -> Query:
+    """The query of a VNN-LIB file (1.0 or 2.0, gzipped or not) about a network, or several.
 
     A VNN-LIB file describes counterexamples: the query asks for an input that satisfies all assertions.
 
     Args:
         path: the file; inputs and outputs are numbered as in the network's flattened input and output.
-        network: what it is about.
+        network: what it is about; where a file of VNN-LIB 2.0 declares several, each by its name there.
 
     Raises:
         PropertyError: with file and line: a syntax error, sizes that are not the network's, an unbounded input.
@@ -72,6 +75,10 @@ def read_vnnlib(path: str | PathLike[str], network: Network) -> Query:
     if not text.strip():
         raise PropertyError("the property file is empty", place=str(path))
     if version(text) == 1:
+        if not isinstance(network, Network):
+            if len(network) != 1:
+                raise PropertyError(f"VNN-LIB 1.0 speaks of one network, and {len(network)} are given", place=str(path))
+            (network,) = network.values()
         return vnnlib1.parse(text, network, place=str(path))
     from verifier.properties import vnnlib2
 

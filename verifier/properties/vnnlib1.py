@@ -21,6 +21,7 @@ from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation, to_query
+from verifier.properties.products import Products
 from verifier.properties.query import Query
 
 _TOKEN = re.compile(r"[()]|\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+")
@@ -47,7 +48,8 @@ def parse(text: str, network: Network, *, place: str = "") -> Query:
     Raises:
         PropertyError: with the line, for anything outside the subset; for sizes that are not the network's.
     """
-    parser = _Parser(text, place)
+    products = Products(network, place)
+    parser = _Parser(text, place, products)
     assertions = parser.commands()
     for letter, size, what in (("X", network.input_size, "inputs"), ("Y", network.output_size, "outputs")):
         declared = parser.declared[letter]
@@ -60,14 +62,14 @@ def parse(text: str, network: Network, *, place: str = "") -> Query:
                 place=place,
                 fix="is the property meant for another network?",
             )
-    return to_query(network, assertions, place=place)
+    return to_query(products.network(), assertions, place=place)
 
 
 class _Parser:
     """Recursive descent over a flat list of tokens; positions are kept only to name lines in errors."""
 
-    def __init__(self, text: str, place: str) -> None:
-        self.text, self.place = text, place
+    def __init__(self, text: str, place: str, products: Products) -> None:
+        self.text, self.place, self.products = text, place, products
         self.tokens: list[str] = []
         self.offsets: list[int] = []
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
@@ -272,13 +274,9 @@ class _Parser:
             return _sum(parts, Fraction(1))
         if head == "/":
             return self._quotient(parts, at)
-        factors = [p.constant for p in parts if p.is_constant]
-        terms = [p for p in parts if not p.is_constant]
-        if len(terms) > 1:
-            raise self._error("a product of two variables is not linear", at)
-        total = terms[0] if terms else Term(constant=Fraction(1))
-        for factor in factors:
-            total = total.times(factor)
+        total = Term(constant=Fraction(1))
+        for part in parts:
+            total = self.products.times(total, part)
         return total
 
     def _quotient(self, parts: list[Term], at: int) -> Term:

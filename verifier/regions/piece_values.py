@@ -34,7 +34,7 @@ class PieceValues:
 
     def affine(self, node: Node, rows: Index | None = None) -> Pair:
         """The functions of an affine node's value; of a `Dense` node on request only these entries."""
-        operator, denominator, constant = self.exact._exact(node)
+        operator, denominator, constant = self.exact.integer_operator(node)
         if rows is not None and isinstance(operator, Dense) and len(node.shape) == 1:
             operator = replace(operator, weight=operator.weight[rows], bias=operator.bias[rows])
             operator.__dict__["_sparse"] = None

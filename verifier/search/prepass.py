@@ -77,7 +77,9 @@ class _Search:
 
     def run(self) -> Array | None:
         """The stages in turn, attacks and lines alternating until the time is over."""
-        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack, self._polish, self._lines]
+        stages: list[Callable[[int], Array | None]] = [self._samples, self._attack, self._polish]
+        if self.query.network.is_piecewise_linear:
+            stages.append(self._lines)
         for round_number in range(10_000):
             for stage in stages:
                 if self.deadline.passed:

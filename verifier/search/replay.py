@@ -18,6 +18,7 @@ import numpy as np
 from verifier.arguments import NUMBERS, checked, instance
 from verifier.errors import NetworkError
 from verifier.limits import Deadline
+from verifier.network.enclosure import EnclosedNetwork
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Dense
@@ -63,8 +64,12 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
     point = np.array([float(v) for v in xs])
     allowed = not query.network.integer_inputs or all(v.denominator == 1 for v in xs)
     exact_network = exact_network or ExactNetwork(query.network)
-    values = exact_network.values(xs)
-    y = values[query.network.output].fractions()
+    values, above = {}, None
+    if query.network.is_curved:
+        y, above = EnclosedNetwork(query.network, exact_network).output(xs)
+    else:
+        values = exact_network.values(xs)
+        y = values[query.network.output].fractions()
     g: list[Fraction] | None = None
     inside = query.box.contains_exactly(xs)
     if query.gradient is not None:
@@ -77,7 +82,7 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         found = query.condition.exact_map(xs)
         inside = inside and query.condition.admits(found)
         saliency = np.array([float(v) for v in found])
-    confirmed = inside and allowed and query.met_exactly(xs, y, g)
+    confirmed = inside and allowed and query.met_exactly(xs, y, g, above)
     rational = [k for k, v in enumerate(xs) if Fraction(float(point[k])) != v]
     return Witness(
         input=point,

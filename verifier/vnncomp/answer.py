@@ -57,15 +57,18 @@ def counterexample_2(x: Array, y: Array, variables: Sequence[Variable]) -> str:
     """A counterexample in the syntax for VNN-LIB 2.0: ``X float32 [1,2]`` and one value a line, for each variable."""
     lines = []
     for variable in variables:
-        values = x if variable.kind == "input" else y
+        values = (x if variable.kind == "input" else y)[variable.places.reshape(-1)]
         shape = ",".join(map(str, variable.shape))
         lines.append(f"{variable.name} {variable.type_name} [{shape}]")
         lines += [_number(v) for v in values]
     return "\n".join(lines) + "\n"
 
 
-def read_counterexample(text: str) -> tuple[Array, Array]:
+def read_counterexample(text: str, variables: Sequence[Variable] = ()) -> tuple[Array, Array]:
     """Input and output of a counterexample in either syntax, flattened.
+
+    Args:
+        variables: those of the property, in the syntax for VNN-LIB 2.0.
 
     Raises:
         InputError: not a counterexample.
@@ -86,9 +89,14 @@ def read_counterexample(text: str) -> tuple[Array, Array]:
             if not blocks:
                 raise InputError("values before the first variable")
             blocks[-1].append(_float(line.strip()))
-    if len(blocks) != 2:
-        raise InputError(f"{len(blocks)} variables in the counterexample; expected an input and an output")
-    return np.array(blocks[0]), np.array(blocks[1])
+    if len(blocks) != len(variables):
+        raise InputError(f"{len(blocks)} variables in the counterexample; {len(variables)} are declared")
+    flat = {"input": dict[int, float](), "output": dict[int, float]()}
+    for variable, block in zip(variables, blocks, strict=True):
+        if len(block) != variable.places.size:
+            raise InputError(f"{variable.name} has {len(block)} values; {variable.places.size} are declared")
+        flat[variable.kind].update(zip(variable.places.reshape(-1).tolist(), block, strict=True))
+    return _array(flat["input"]), _array(flat["output"])
 
 
 def _array(values: dict[int, float]) -> Array:

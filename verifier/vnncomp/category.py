@@ -7,10 +7,13 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from verifier.errors import InputError
 from verifier.files import reading
+
+if TYPE_CHECKING:
+    from verifier.properties.query import Query
 
 Number = TypeVar("Number", int, float)
 
@@ -160,10 +163,33 @@ def network_files(onnx: str) -> list[str]:
     Raises:
         InputError: a list that is not one of pairs (name, file).
     """
+    return list(named_files(onnx).values())
+
+
+def named_files(onnx: str) -> dict[str, str]:
+    """The network files that a row names, by the names of a VNN-LIB 2.0 file; "" for the only one of a row without.
+
+    Raises:
+        InputError: a list that is not one of pairs (name, file).
+    """
     if not onnx.startswith("["):
-        return [onnx]
+        return {"": onnx}
     try:
-        pairs = ast.literal_eval(onnx)
-        return [str(file) for _, file in pairs]
+        return {str(name): str(file) for name, file in ast.literal_eval(onnx)}
     except (ValueError, SyntaxError, TypeError):
         raise InputError(f"not a list of pairs (name, file): {onnx}") from None
+
+
+def read_question(onnx: str, vnnlib: Path, folder: Path = Path()) -> Query:
+    """The query of a row's property about its network, or networks.
+
+    Raises:
+        NetworkError, PropertyError: a file that is damaged, or does not fit.
+    """
+    from verifier.network.loading import load
+    from verifier.properties.vnnlib import read_vnnlib
+
+    files = {name: resolve(folder / file) for name, file in named_files(onnx).items()}
+    if list(files) == [""]:
+        return read_vnnlib(resolve(folder / vnnlib), load(files[""], ordered=True))
+    return read_vnnlib(resolve(folder / vnnlib), {name: load(file) for name, file in files.items()})

@@ -74,21 +74,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -> tuple[str, str]:
     """The result and the counterexample's text; fills in the details."""
-    from verifier.vnncomp.category import network_files, resolve
-
-    files = network_files(args.onnx)
-    if len(files) != 1:
-        details["reason"] = f"properties of {len(files)} networks are not supported"
-        return "unknown", ""
-
     import verifier
     from verifier.properties.vnnlib import read_text, version
     from verifier.verdict import Status
     from verifier.vnncomp.answer import counterexample_1, counterexample_2
+    from verifier.vnncomp.category import read_question, resolve
 
-    property_file = resolve(args.vnnlib)
-    network = verifier.load(resolve(Path(files[0])), ordered=True)
-    query = verifier.read_vnnlib(property_file, network)
+    query = read_question(args.onnx, args.vnnlib)
+    network = query.network
     left = deadline - time.monotonic()
     if left <= 0:
         details["reason"] = "the time was over when the files were read"
@@ -113,13 +106,13 @@ def decide(args: argparse.Namespace, deadline: float, details: dict[str, Any]) -
             details["reason"] = "a counterexample in exact arithmetic, but none found that onnxruntime confirms"
             details["exact"] = witness.input.tolist()
             return "unknown", ""
-        text = read_text(property_file)
+        text = read_text(resolve(args.vnnlib))
         outputs = witness.runtime_output if network.tail is None else network.tail.values(witness.runtime_output)
         if version(text) == 1:
-            return "sat", counterexample_1(witness.input, outputs)
+            return "sat", counterexample_1(witness.input, outputs[: network.output_size - len(network.products)])
         from verifier.properties.vnnlib2 import variables
 
-        return "sat", counterexample_2(witness.input, outputs, variables(text))
+        return "sat", counterexample_2(witness.input, outputs, variables(text, network))
     words = {Status.HOLDS: "unsat", Status.UNKNOWN: "unknown", Status.TIMEOUT: "timeout", Status.ERROR: "error"}
     return words[verdict.status], ""
 

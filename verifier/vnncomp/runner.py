@@ -22,7 +22,7 @@ from verifier.errors import InputError, VerifierError
 from verifier.events import Event, Listener, ignore
 from verifier.threads import VARIABLES
 from verifier.vnncomp.answer import read_answer, read_counterexample
-from verifier.vnncomp.category import Category, Instance, network_files, resolve
+from verifier.vnncomp.category import Category, Instance, read_question, resolve
 from verifier.vnncomp.journal import Journal, Record
 
 ATTEMPTS = 3
@@ -164,16 +164,16 @@ def _checked(record: Record, folder: Path, instance: Instance) -> Record:
     """The record with what the competition's check says of its counterexample, found apart from the tool's run."""
     if record.result != "sat":
         return record
-    from verifier.network.loading import load
     from verifier.network.runtime import RuntimeModel
-    from verifier.properties.vnnlib import read_vnnlib
+    from verifier.properties.vnnlib import read_text, version
+    from verifier.properties.vnnlib2 import variables
     from verifier.vnncomp.witness import check
 
     try:
-        (file,) = network_files(instance.onnx)
-        model = resolve(folder / file)
-        query = read_vnnlib(resolve(folder / instance.vnnlib), load(model, ordered=True))
-        x, _ = read_counterexample(record.counterexample)
+        query = read_question(instance.onnx, Path(instance.vnnlib), folder)
+        text = read_text(resolve(folder / instance.vnnlib))
+        declared = variables(text, query.network) if version(text) == 2 else ()
+        x, _ = read_counterexample(record.counterexample, declared)
         found = check(query, RuntimeModel(query.network), x)
     except Exception as error:  # a check that cannot be made has not been passed
         return replace(record, witness=f"INVALID: {type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.engines.base import (
+    CURVED,
     PIECEWISE_LINEAR,
     Answer,
     Availability,
@@ -48,7 +49,7 @@ class NativeEngine(Engine):
     """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
 
     name: ClassVar[str] = "native"
-    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR)
+    capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR | CURVED)
     isolated: ClassVar[bool] = False
 
     def __init__(self, settings: NativeSettings = NativeSettings()) -> None:
@@ -58,6 +59,8 @@ class NativeEngine(Engine):
         return Availability(True, "built in")
 
     def withholds_proof(self, query: Query) -> str:
+        if not query.network.is_piecewise_linear:
+            return "the format knows piecewise-linear networks"
         if not query.clauses:
             return ""
         return f"the format has no place for {1 + len(query.clauses)} disjunctions side by side: multiply them out"
@@ -85,6 +88,10 @@ class NativeEngine(Engine):
                 return EngineResult(answer=Answer.SAT, x=query.box.lower)
             if not options.proof:  # else it is the box of a proof, too
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
+        if not query.network.is_piecewise_linear:
+            from verifier.engines.native.curved_search import search_curved
+
+            return search_curved(query, conditions, options, self.settings, deadline, listener)
         exact, limits = None, self.settings.exact
         if not options.proof and query.network.neurons <= limits.neurons and query.box.varying <= limits.inputs:
             exact = RegionSearch(query)

@@ -1,0 +1,82 @@
+"""Functions with jumps: Sign, comparisons, thresholds.
+
+What the value at a jump is belongs to the function: ``Sign(0)`` is 0, and a comparison with ``>=`` is true there. So a
+network with jumps is evaluated, and its counterexamples are replayed, in exact rationals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from verifier.errors import NetworkError
+from verifier.network.operators import Activation, Array, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Jumping(Activation):
+    """An elementwise function that is affine between breakpoints and may jump at them.
+
+    Attributes:
+        breaks: increasing, ``k`` of them.
+        slopes, intercepts: ``k + 1`` each: the function before, between and after the breakpoints.
+        values: its value at each breakpoint.
+        label: its name in the source.
+    """
+
+    breaks: tuple[float, ...]
+    slopes: tuple[float, ...]
+    intercepts: tuple[float, ...]
+    values: tuple[float, ...]
+    label: str = "Step"
+
+    def __post_init__(self) -> None:
+        k = len(self.breaks)
+        if k < 1 or len(self.slopes) != k + 1 or len(self.intercepts) != k + 1 or len(self.values) != k:
+            raise NetworkError(f"{self.label}: k breaks need k + 1 slopes and intercepts and k values at breaks")
+
+    @property
+    def kind(self) -> str:
+        return "step"
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def places(self, x: Array) -> npt.NDArray[np.int64]:
+        """Where each entry lies: the number of its piece, or ``k + 1 + j`` at breakpoint j of k."""
+        breaks = np.asarray(self.breaks)
+        piece = np.searchsorted(breaks, x, side="left")
+        at = np.minimum(piece, len(breaks) - 1)
+        return np.asarray(np.where(breaks[at] == x, len(breaks) + 1 + at, piece), dtype=np.int64)
+
+    def table(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Slopes and intercepts by `places`."""
+        return (*self.slopes, *(0.0 for _ in self.breaks)), (*self.intercepts, *self.values)
+
+    def forward(self, *inputs: Array) -> Array:
+        (z,) = inputs
+        slopes, intercepts = (np.asarray(row) for row in self.table())
+        where = self.places(z)
+        return np.asarray(slopes[where] * z + intercepts[where])
+
+    def vjp(self, grad: Array, x: Array) -> Array:
+        """A direction to search in, since the derivative says nothing of jumps.
+
+        The slope of the pieces, and for each jump its height spread over the values that are usual here (the
+        straight-through estimator: Bengio, Léonard, Courville, *Estimating or propagating gradients through stochastic
+        neurons*, 2013; with a width that fits the data instead of 1).
+        """
+        slope = np.asarray(self.slopes)[np.searchsorted(np.asarray(self.breaks), x, side="left")]
+        for k, b in enumerate(self.breaks):
+            jump = self.slopes[k + 1] * b + self.intercepts[k + 1] - self.slopes[k] * b - self.intercepts[k]
+            away = np.abs(x - b)
+            width = max(float(away.mean()), 1e-30)
+            slope = slope + jump / width / (1.0 + (away / width) ** 2)
+        return np.asarray(grad * slope)
+
+
+def sign() -> Jumping:
+    """-1, 0 or 1."""
+    return Jumping((0.0,), (0.0, 0.0), (-1.0, 1.0), (0.0,), "Sign")
