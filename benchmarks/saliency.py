@@ -2,6 +2,7 @@
 
     python benchmarks/saliency.py table2 [--engines saliency,highs] [--timeout 60] [--deltas 1e-4,5e-4,1e-3]
     python benchmarks/saliency.py table3
+    python benchmarks/saliency.py thresholds [--timeout 120]
     python benchmarks/saliency.py scale  [--networks 256x2,256x4,3_50] [--images 20] [--timeout 60]
     python benchmarks/saliency.py structures [--networks pool,residual,cnn-pool] [--images 10] [--timeout 60]
     python benchmarks/saliency.py maps   [--timeout 10]
@@ -24,6 +25,7 @@ import saliency_scale
 import saliency_structures
 import saliency_table2
 import saliency_table3
+import saliency_thresholds
 from common import RESULTS
 from saliency_common import journal
 
@@ -32,7 +34,7 @@ MEASURED = (
     "2026-11-28 (Intel Xeon, shared with other work)."
 )
 """When and where the journal's records were measured."""
-PARTS = (saliency_table2, saliency_table3, saliency_scale, saliency_structures, saliency_maps)
+PARTS = (saliency_table2, saliency_table3, saliency_thresholds, saliency_scale, saliency_structures, saliency_maps)
 """The commands, in the order of their sections in the report."""
 
 

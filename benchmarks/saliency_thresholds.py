@@ -1,0 +1,97 @@
+"""Beyond Table 2: for its regions the largest δ that holds, and at δ = 0.001 the largest ε, proved from both sides.
+
+Writes the brackets to the journal and draws ``results/saliency_thresholds.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from common import RESULTS, data_folder, table
+from saliency_common import append, journal, region_query, regions
+
+import verifier
+from verifier.saliency import Threshold, largest_delta, largest_epsilon
+
+DELTA = 1e-3
+"""δ of the largest ε: the paper's largest."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Search both thresholds of every region that the journal has not."""
+    network = verifier.load(data_folder() / "vnncomp" / "mnist_fc" / "onnx" / "mnist-net_256x2.onnx.gz")
+    done = {(r["find"], r["image"], r["epsilon"]) for r in journal() if r["set"] == "thresholds"}
+    for image, epsilon in regions(args.regions):
+        x = region_query(network, image, epsilon, DELTA).start
+        for find in ("delta", "epsilon"):
+            if (find, image, epsilon) in done:
+                continue
+            start, cpu = time.perf_counter(), time.process_time()
+            found: Threshold
+            if find == "delta":
+                found = largest_delta(network, x, float(epsilon), domain=(0.0, 1.0), timeout=args.timeout)
+            else:
+                found = largest_epsilon(network, x, DELTA, domain=(0.0, 1.0), most=0.25, timeout=args.timeout)
+            ends = {"lower": found.lower, "upper": found.upper, "undecided": found.undecided, "limit": args.timeout}
+            took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+            append({"set": "thresholds", "find": find, "image": image, "epsilon": epsilon, **ends, **took})
+
+
+def section(records: list[dict[str, Any]]) -> list[str]:
+    """The report's lines on the thresholds, and the figure."""
+    mine = sorted((r for r in records if r["set"] == "thresholds"), key=lambda r: (r["find"], r["epsilon"], r["image"]))
+    if not mine:
+        return []
+    draw(mine)
+    rows = [
+        (
+            {"delta": "δ", "epsilon": "ε"}[r["find"]],
+            r["image"],
+            r["epsilon"] if r["find"] == "delta" else f"δ = {DELTA:g}",
+            f"{r['lower']:.5g}",
+            f"{r['upper']:.5g}",
+            f"{r['upper'] / r['lower']:.3f}" if r["lower"] > 0 else "–",
+            f"{r['seconds']:.0f}",
+        )
+        for r in mine
+    ]
+    header = ["largest", "image", "at", "proved to hold at", "refuted from (witness)", "ratio", "s"]
+    return [
+        "## Thresholds: how far Table 2's regions hold\n",
+        f"The largest δ for the region's ε, and the largest ε for δ = {DELTA:g}, by bisection between a proof and a witness; "
+        f"at most {max(r['limit'] for r in mine):g} s each, one thread, beside other work.\n",
+        table(header, rows),
+        "![Brackets of the largest δ and ε](saliency_thresholds.png)\n",
+    ]
+
+
+def draw(records: list[dict[str, Any]]) -> None:
+    """The brackets as bars: proved below, refuted above, open between."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, find in zip(figure.subplots(1, 2), ("delta", "epsilon"), strict=True):
+        mine = [r for r in records if r["find"] == find]
+        for k, r in enumerate(mine):
+            least = min(m["lower"] for m in mine if m["lower"] > 0) / 3
+            lower = max(r["lower"], least)
+            axes.plot([least, lower], [k, k], color="tab:blue", lw=5, solid_capstyle="butt")
+            axes.plot([lower, r["upper"]], [k, k], color="0.7", lw=5, solid_capstyle="butt")
+            axes.plot(r["upper"], k, "x", color="tab:red")
+        axes.set_xscale("log")
+        axes.set_yticks(
+            range(len(mine)), [f"image {r['image']}" + f", ε {r['epsilon']}" * (find == "delta") for r in mine]
+        )
+        axes.set_xlabel("δ" if find == "delta" else f"ε at δ = {DELTA:g}")
+        axes.set_title("proved (blue), open (grey), refuted from the cross on", fontsize=9)
+    figure.savefig(RESULTS / "saliency_thresholds.png", dpi=120)
+
+
+def add_parser(commands: Any) -> None:
+    """The command ``thresholds``."""
+    parser = commands.add_parser("thresholds")
+    parser.add_argument("--regions", default="", help="image/ε, comma separated; all if not given")
+    parser.add_argument("--timeout", type=float, default=120.0)
+    parser.set_defaults(run=run)
