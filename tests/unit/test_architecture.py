@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("commands",),
     ("vnncomp",),
     ("__init__",),
-    ("saliency", "certification", "explanation"),
+    ("saliency", "certification", "explanation", "explain"),
     ("api",),
     ("pipeline",),
     ("compiled",),

@@ -3,7 +3,10 @@
 from verifier.explain.abductive import AbductiveExplanation, Contrast, explain
 from verifier.explain.extremes import Extreme, ExtremeSettings
 from verifier.explain.features import Features, columns, patches
+from verifier.explain.influence import Influence, InfluenceCell, InfluenceTable, influences, monotone_radius
 from verifier.explain.lipschitz import lipschitz, lipschitz_on_line
+from verifier.explain.radius import Radius
+from verifier.explain.stability import stable_radius
 
 __all__ = [
     "AbductiveExplanation",
@@ -11,9 +14,16 @@ __all__ = [
     "Extreme",
     "ExtremeSettings",
     "Features",
+    "Influence",
+    "InfluenceCell",
+    "InfluenceTable",
+    "Radius",
     "columns",
     "explain",
+    "influences",
     "lipschitz",
     "lipschitz_on_line",
+    "monotone_radius",
     "patches",
+    "stable_radius",
 ]

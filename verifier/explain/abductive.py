@@ -34,12 +34,14 @@ from verifier.errors import InputError, UnsupportedOperatorError
 from verifier.events import Listener, Progress, ignore
 from verifier.explain.features import Features, columns
 from verifier.limits import Deadline
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.builders import Domain, network_domain, robustness
 from verifier.properties.query import Query
 from verifier.properties.sets import Box, Ends
+from verifier.shown import Shown
 from verifier.verdict import Status, Verdict
 
 PREFIXES = 24
@@ -65,8 +67,8 @@ class Contrast:
     label: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AbductiveExplanation:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AbductiveExplanation(Shown):
     """What was found.
 
     Attributes:
@@ -118,13 +120,13 @@ class AbductiveExplanation:
         place = {int(k): rank for rank, k in enumerate(order.tolist(), 1)}
         return max((place[k] for k in self.kept), default=0)
 
-    def __repr__(self) -> str:
+    def _facts(self) -> tuple[str, dict[str, str]]:
         words = "irredundant" if self.irredundant else f"{len(self.undecided)} of them undecided"
-        smallest = f"; {len(self.contrast.features)} suffice to change it" if self.contrast else ""
-        return (
-            f"<Explanation of label {self.label}: {len(self.kept)} of {len(self.features)} features, {words}{smallest}, "
-            f"{self.questions} questions, {self.seconds:.2f} s>"
-        )
+        facts = {"label": str(self.label), "kept": f"{len(self.kept)} of {len(self.features)} features, {words}"}
+        if self.contrast is not None:
+            facts["to change it"] = f"{len(self.contrast.features)} features suffice: label {self.contrast.label}"
+        facts["took"] = f"{self.questions} questions, {self.seconds:.2f} s"
+        return "AbductiveExplanation", facts
 
 
 @checked(
@@ -170,7 +172,7 @@ def explain(
         >>> from verifier.explain import columns, explain
         >>> network = verifier.feedforward([np.array([[4.0, 1.0, 0.0], [0.0, 0.0, 1.0]])], [np.array([-2.0, 0.0])])
         >>> explain(network, [0.9, 0.5, 0.1], features=columns(network, ["a", "b", "c"])).names
-        ('a', 'c')
+        ('a',)
     """
     run = _Run(network, x, epsilon, domain, label, features, options, Deadline.after(timeout), listener)
     return run.search(order)
@@ -209,8 +211,9 @@ class _Run:
         self.x: Array = self.query.anchor
         y = self.network.forward(self.x).reshape(-1)
         self.label = int(np.argmax(y)) if self.wanted is None else self.wanted
-        pinned = self.ask(frozenset())
-        if pinned.status is not Status.HOLDS:
+        self.exact = ExactNetwork(self.network)
+        outputs = self.exact.output([Fraction(v) for v in self.x.tolist()])
+        if any(v >= outputs[self.label] for j, v in enumerate(outputs) if j != self.label):
             raise InputError(
                 f"label {self.label} is not the network's own at the input (or ties there): there is nothing to explain"
             )
@@ -276,10 +279,7 @@ class _Run:
 
     def _replayed(self, w: Array) -> bool:
         """Whether a point refutes in exact arithmetic, too."""
-        from verifier.network.exact import ExactNetwork
-
-        self._exact = getattr(self, "_exact", None) or ExactNetwork(self.network)
-        y = self._exact.output([Fraction(v) for v in w.tolist()])
+        y = self.exact.output([Fraction(v) for v in w.tolist()])
         return bool(self.query.box.contains(w)) and any(v >= y[self.label] for j, v in enumerate(y) if j != self.label)
 
     # -- bounds ------------------------------------------------------------------------------------------

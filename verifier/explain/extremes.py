@@ -38,6 +38,7 @@ from verifier.properties.maps import SaliencyMap, sampled_network
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
+from verifier.shown import Shown
 
 LEAST_GAP = 1e-9
 """No search goes nearer than this: bounds cover rounding errors, and so never meet what is reached."""
@@ -78,8 +79,8 @@ class ExtremeSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Extreme:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Extreme(Shown):
     """Between what the largest value of an objective lies.
 
     Attributes:
@@ -99,6 +100,13 @@ class Extreme:
     subproblems: int
     reason: str
     seconds: float
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {"reached": f"{self.lower:.6g}", "proved at most": f"{self.upper:.6g}"}
+        facts["took"] = f"{self.subproblems} subproblems, {self.seconds:.2f} s"
+        if self.reason:
+            facts["ended"] = self.reason
+        return "Extreme", facts
 
     @property
     def gap(self) -> float:
@@ -189,7 +197,7 @@ def largest(
     found = search.run(root, deadline, listener)
     worst = min(found.worst, 0.0) if found.left else 0.0
     lower, point, at = bounder.reached()
-    upper = max(bounder.limit - worst, lower)
+    upper = max(bounder.highest, bounder.limit - worst if worst else -np.inf, lower)
     return Extreme(
         lower=lower,
         upper=float(np.nextafter(upper, np.inf)) if worst else upper,
@@ -210,6 +218,8 @@ class _Bounder:
     gap: float
     target: float | None
     best: float = -np.inf
+    highest: float = -np.inf
+    """The highest bound of a box that was closed."""
     candidates: list[tuple[float, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -264,6 +274,8 @@ class _Bounder:
             low, high = batch.low[found.open], batch.high[found.open]
             self.look(np.concatenate([low + (high - low) / 2, np.clip(found.corners[found.open], low, high)]))
         limit = self.limit
+        with self._lock:
+            self.highest = max(self.highest, float(above[above <= limit].max(initial=-np.inf)))
         return Bounded(bounded, np.where(above <= limit, 1.0, np.minimum(limit - above, -1e-300)))
 
 
