@@ -111,6 +111,9 @@ def _are_numbers(value: Any) -> bool:
 NUMBER = Kind("a number (int or float)", _is_number)
 WHOLE = Kind("a whole number", _is_whole)
 NUMBERS = Kind("numbers (an array, a tensor or nested sequences)", _are_numbers)
+RADIUS = Kind(
+    'a number, or text such as "2/255"', lambda value: isinstance(value, (str, Fraction)) or _is_number(value)
+)
 TEXT = instance(str, "a string")
 PATH = instance((str, os.PathLike), "a path")
 FUNCTION = Kind("a function", callable)

@@ -19,11 +19,9 @@ import numpy.typing as npt
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network
-from verifier.network.operators import Array
 from verifier.options import Options
-from verifier.properties.numbers import Numbers
+from verifier.properties.normalisation import Normalisation, exact_radius
 from verifier.properties.query import Query, larger_output_cases
-from verifier.properties.sets import Box
 from verifier.shown import Shown
 
 MISCLASSIFIED = "misclassified"
@@ -203,10 +201,8 @@ class _Job:
         if domain is not None and ((self.images < domain[0]) | (self.images > domain[1])).any():
             k = int(np.flatnonzero(((self.images < domain[0]) | (self.images > domain[1])).any(axis=1))[0])
             raise InputError(f"image {k} leaves the domain {domain}", fix="scale the images, or name their domain")
-        self.mean, self.std = (_per_entry(s, network, n) for s, n in zip(scale, ("mean", "std"), strict=True))
-        if (self.std == 0).any():
-            raise InputError("a standard deviation is 0")
-        self.outputs = network.forward(self._scaled(self.images)).reshape(len(x), -1)
+        self.scale = Normalisation.of(network, *scale)
+        self.outputs = network.forward(self.scale.apply(self.images)).reshape(len(x), -1)
         given = self.outputs.argmax(axis=1) if labels is None else np.asarray(labels).reshape(-1)
         if len(given) != len(x) or ((given < 0) | (given >= network.output_size)).any():
             raise InputError(f"{len(given)} labels for {len(x)} images, each from 0 to {network.output_size - 1}")
@@ -215,9 +211,6 @@ class _Job:
         self.seconds = 0.0
         self._digest = _digest(network)
         self._lock = threading.Lock()
-
-    def _scaled(self, x: Array) -> Array:
-        return (x - self.mean) / self.std
 
     def ask(self, k: int, journal: _Journal | None) -> list[Line]:
         """The answers for one input, the smallest radius first."""
@@ -254,7 +247,7 @@ class _Job:
         verdict = verify(self._query(k, label, name, radius), options=self.options)
         witness, other = None, None
         if verdict.witness is not None:
-            point = verdict.witness.input * self.std + self.mean
+            point = self.scale.invert(verdict.witness.input)
             others = np.where(np.arange(self.network.output_size) == label, -np.inf, verdict.witness.output)
             witness, other = tuple(float(v) for v in point), int(others.argmax())
         return Line(
@@ -271,26 +264,23 @@ class _Job:
         )
 
     def _query(self, k: int, label: int, name: str, radius: Fraction) -> Query:
-        """The question, its box exactly as asked: ``(clip(x ± ε) - mean) / std`` in rationals."""
-        ends: tuple[list[Fraction], list[Fraction]] = ([], [])
-        for x, m, s in zip(self.images[k].tolist(), self.mean.tolist(), self.std.tolist(), strict=True):
-            low, high = Fraction(x) - radius, Fraction(x) + radius
-            if self.domain is not None:
-                low, high = max(low, Fraction(self.domain[0])), min(high, Fraction(self.domain[1]))
-            both = sorted(((low - Fraction(m)) / Fraction(s), (high - Fraction(m)) / Fraction(s)))
-            ends[0].append(both[0])
-            ends[1].append(both[1])
+        """The question, its box exactly as asked."""
         return Query(
             network=self.network,
-            box=Box.exactly(Numbers.given_as(ends[0]), Numbers.given_as(ends[1])),
+            box=self.scale.box(self.images[k], radius, self.domain),
             cases=larger_output_cases(self.network.output_size, label),
-            anchor=self._scaled(self.images[k]),
+            anchor=self.scale.apply(self.images[k]),
             description=f"label {label} within L∞ distance {name} of input {k}",
         )
 
     def _key(self, k: int, label: int, radius: Fraction) -> str:
         words: tuple[Any, ...] = (self._digest, self.images[k].tobytes().hex(), label, str(radius), str(self.domain))
-        words += (self.mean.tobytes().hex(), self.std.tobytes().hex(), self.options.timeout, self.options.engine)
+        words += (
+            self.scale.mean.tobytes().hex(),
+            self.scale.std.tobytes().hex(),
+            self.options.timeout,
+            self.options.engine,
+        )
         return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()
 
 
@@ -337,27 +327,11 @@ def _radii(epsilon: Any) -> list[tuple[str, Fraction]]:
     several = epsilon if isinstance(epsilon, (list, tuple, np.ndarray)) else [epsilon]
     found = []
     for radius in several:
-        try:
-            exact = Fraction(radius.replace(" ", "")) if isinstance(radius, str) else Fraction(float(radius))
-        except (ValueError, ZeroDivisionError, TypeError, OverflowError):
-            raise InputError(f"{radius!r} is no radius", fix='a number, or text such as "2/255"') from None
-        if exact < 0:
-            raise InputError(f"a radius must be at least 0, and is {radius}")
+        exact = exact_radius(radius if isinstance(radius, str) else float(radius))
         found.append((radius if isinstance(radius, str) else f"{float(radius):g}", exact))
     if not found:
         raise InputError("no radius is named")
     return sorted(dict(found).items(), key=lambda pair: pair[1])
-
-
-def _per_entry(numbers: Sequence[float] | None, network: Network, name: str) -> Array:
-    """A mean or deviation for every input entry, ``(n,)``."""
-    if numbers is None:
-        return np.full(network.input_size, 0.0 if name == "mean" else 1.0)
-    given = np.asarray(numbers, dtype=np.float64).reshape(-1)
-    channels = network.input_shape[0] if network.input_shape else 1
-    if len(given) not in (1, channels):
-        raise InputError(f"{len(given)} numbers as {name} for {channels} channels", fix="one, or one per channel")
-    return np.repeat(given, network.input_size // len(given))
 
 
 def _digest(network: Network) -> str:

@@ -16,15 +16,19 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from verifier.commands.console import say
 from verifier.errors import InputError, LimitError, OutputError, TimeLimitError, VerifierError
 from verifier.threads import VARIABLES
 
+if TYPE_CHECKING:
+    from verifier.commands.result import Result
+
 COMMANDS = {
     "verify": "decide a property file about a network",
     "check-proof": "check a proof that `verify --proof` wrote",
+    "robustness": "does every input near this one keep its label?",
     "certify": "certified accuracy of a data set: for which inputs is the label proved?",
     "saliency": "do inputs with a similar gradient map keep the label?",
     "attention": "for which perturbations does the label hold and the map move as expected?",
@@ -50,6 +54,32 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message, fix=f"see {self.prog} --help")
 
 
+class Schema(argparse.Action):
+    """Prints the published schema."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **words: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **words)
+
+    def __call__(self, top: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from verifier.commands.schema import text
+
+        sys.stdout.write(text())
+        top.exit()
+
+
+class Completion(argparse.Action):
+    """Prints a completion script of all commands and options."""
+
+    def __call__(self, top: argparse.ArgumentParser, _: Any, shell: Any, *__: Any) -> NoReturn:
+        try:
+            import shtab
+        except ModuleNotFoundError:
+            fix = 'pip install "pwl-verifier[completion]"'
+            raise InputError("completion scripts are written by shtab, which is not installed", fix=fix) from None
+        print(shtab.complete(parser(), shell=shell))
+        top.exit()
+
+
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The argument parser; only the named command's own module is imported (all of them, if None)."""
     top = Parser(
@@ -59,6 +89,11 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     from verifier import __version__
 
+    top.add_argument("--schema", action=Schema, help="print the JSON schema of what --json writes, and stop")
+    top.add_argument(
+        "--completion", choices=("bash", "zsh", "tcsh"), action=Completion,
+        help="print a completion script for this shell, and stop",
+    )  # fmt: skip
     top.add_argument("--version", action="version", version=f"pwl-verifier {__version__}")
     top.add_argument("--traceback", action="store_true", help="show where an unexpected error comes from")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -92,32 +127,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     """Run a command line. Errors of the system are left to `main`, as they may be standard output's."""
-    first = next((word for word in words if not word.startswith("-")), "")
-    began = time.monotonic()
+    command = next((word for word in words if not word.startswith("-")), "")
+    clock, started = time.monotonic(), time.time()
+
+    def failed(error: VerifierError | str, status: int) -> int:
+        if "--json" in words:
+            import json
+
+            from verifier.commands.result import failure
+
+            record = failure(command if command in COMMANDS else "", words, started, status, error)
+            print(json.dumps(record, indent=1), flush=True)
+        return _failed(str(error), status)
+
     try:
-        args = parser(first).parse_args(words)
-        args.began = began
-        status: int = args.run(args)
-        return status
+        args = parser(command).parse_args(words)
+        args.words, args.began, args.started = words, clock, started
+        return _done(args)
     except OutputError as error:
-        return _failed(str(error), ERROR)
+        return failed(error, ERROR)
     except TimeLimitError as error:
-        return _failed(str(error), TIMEOUT)
+        return failed(error, TIMEOUT)
     except LimitError as error:
-        return _failed(str(error), UNKNOWN)
+        return failed(error, UNKNOWN)
     except VerifierError as error:
-        return _failed(str(error), USAGE)
+        return failed(error, USAGE)
     except KeyboardInterrupt:
         say("verifier: interrupted")
         return INTERRUPTED
     except MemoryError:
-        return _failed("out of memory (a smaller question, or a machine with more)", ERROR)
+        return failed("out of memory (a smaller question, or a machine with more)", ERROR)
     except OSError:
         raise
     except Exception as error:
         if "--traceback" in words:
             say(traceback.format_exc())
-        return _failed(f"unexpected {_where(error)} (an error of this program: please report it)", ERROR)
+        return failed(f"unexpected {_where(error)} (an error of this program: please report it)", ERROR)
+
+
+def _done(args: argparse.Namespace) -> int:
+    """Run a command that was understood; its exit status."""
+    from verifier.commands.console import watched
+    from verifier.commands.result import show
+
+    with watched(getattr(args, "quiet", False)) as args.listener:
+        result: Result = args.run(args)
+    return show(result, args)
 
 
 def _failed(text: str, status: int) -> int:

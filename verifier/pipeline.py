@@ -17,12 +17,13 @@ from verifier.engines.base import Answer, Engine
 from verifier.engines.disjunctions import GROUP
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import InputError, OutputError
-from verifier.events import Listener, Note, StageStarted
+from verifier.events import Event, Listener, Note, Progress, StageStarted
 from verifier.limits import NEVER, Deadline, in_force
+from verifier.listening import describe
 from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
-from verifier.verdict import Certainty, Status, Verdict, Witness
+from verifier.verdict import Certainty, EngineAnswer, Status, Verdict, Witness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +55,29 @@ class Question:
         engines: those that will be asked.
         times: seconds by stage.
         notes: remarks for the verdict.
+        answers: of several engines.
         last: the stage that began last.
     """
 
     def __init__(
         self, query: Query, options: Options, engines: Sequence[Engine], listener: Listener, settings: PipelineSettings
     ) -> None:
-        self.query, self.options, self.engines, self.listener = query, options, tuple(engines), listener
+        self.query, self.options, self.engines = query, options, tuple(engines)
+        self._told, self._progress = listener, dict[str, Progress]()
         self.began = time.monotonic()
         self.deadline = Deadline.after(options.timeout)
         self.times: dict[str, float] = {}
         self.notes: list[str] = []
+        self.answers: tuple[EngineAnswer, ...] = ()
         self.last = ""
         self._settings = settings
         self._exact: Any = None
+
+    def listener(self, event: Event) -> None:
+        """Tell an event, and remember how far each stage has come."""
+        if isinstance(event, Progress):
+            self._progress[event.stage] = event
+        self._told(event)
 
     @contextmanager
     def stage(self, name: str, engine: str = "") -> Iterator[None]:
@@ -98,7 +108,9 @@ class Question:
     def answer(self, status: Status, **fields: Any) -> Verdict:
         """A verdict with the times and notes so far."""
         times = {**self.times, "total": time.monotonic() - self.began}
-        return Verdict(status=status, times=times, notes=tuple(self.notes), **fields)
+        if not status.decided:
+            fields["progress"] = "; ".join(describe(event) for event in self._progress.values())
+        return Verdict(status=status, times=times, notes=tuple(self.notes), answers=self.answers, **fields)
 
     def keep(self, engine: str, reason: str) -> Path | None:
         """The file with the query of a failed solver call, if such files are to be kept."""
@@ -233,8 +245,7 @@ class AskEngines:
             )
         question.times["solve"] -= question.times.get("replay", 0.0) - replayed
         if len(outcomes) > 1:
-            for outcome in outcomes:
-                question.note(str(outcome))
+            question.answers = tuple(outcome.answer for outcome in outcomes)
         clash = contradiction(outcomes)
         if clash:
             return self._clash(question, outcomes, clash)

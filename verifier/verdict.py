@@ -122,6 +122,25 @@ class Witness(Shown):
         return self.exact
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineAnswer:
+    """What one of several engines said.
+
+    Attributes:
+        engine: its name.
+        answer: in a few words: "proved", "refuted", "refuted, not confirmed", "unknown", "timeout" or "error".
+        seconds: wall-clock seconds until the answer was in.
+        certainty: of a proof.
+        reason: of an answer that decides nothing.
+    """
+
+    engine: str
+    answer: str
+    seconds: float
+    certainty: Certainty | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Verdict(Shown):
     """The answer to a query, with where it came from.
@@ -133,6 +152,8 @@ class Verdict(Shown):
         engine: name of the engine (or search, or bound method) that decided; "" if none.
         certainty: how strong a HOLDS is; None otherwise.
         reason: in words, for UNKNOWN, TIMEOUT and ERROR; why the engine was picked, for "auto", is in ``notes``.
+        progress: how far the work had come, for UNKNOWN, TIMEOUT and ERROR; "" if nothing was told.
+        answers: of each engine, where several were asked, in the order in which they came.
         times: wall-clock seconds by stage, and "total".
         bounds: bound method that was used, "" if none.
         unconfirmed: a witness that a solver proposed and the replay did not confirm.
@@ -147,6 +168,8 @@ class Verdict(Shown):
     engine: str = ""
     certainty: Certainty | None = None
     reason: str = ""
+    progress: str = ""
+    answers: tuple[EngineAnswer, ...] = ()
     times: Mapping[str, float] = field(default_factory=dict)
     bounds: str = ""
     unconfirmed: Witness | None = None

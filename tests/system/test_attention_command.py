@@ -31,7 +31,7 @@ BOTH = ["--perturb", "brightness:-0.2:0.4", "--perturb", "patch:0:0.5,top=1,left
 def test_the_files_hold_the_map(model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [tmp_path / f"map.{kind}" for kind in ("html", "csv", "json", "png")]
     status = main([*model, *BOTH, "--delta", "0.5", "--json", *(w for n in names for w in ("--out", str(n)))])
-    said = json.loads(capsys.readouterr().out)
+    said = json.loads(capsys.readouterr().out)["result"]
     assert status == (1 if "NotRobust" in {v["answer"] for v in said["verdicts"].values()} else 0)
     assert said["complete"]
     assert said["covered"] == pytest.approx(1.0, rel=1e-9)
@@ -66,7 +66,7 @@ def test_tiles_on_disk_and_files_from_them(
     streamed = [*model, *BOTH, "--delta", "0.5", "--keep", "12", "--stream", str(tmp_path / "tiles")]
     names = [w for kind in ("csv", "html") for w in ("--out", str(tmp_path / f"map.{kind}"))]
     assert main([*streamed, *names, "--json"]) in (0, 1)
-    said = json.loads(capsys.readouterr().out)
+    said = json.loads(capsys.readouterr().out)["result"]
     assert said["covered"] == pytest.approx(1.0, abs=1e-9)
     with (tmp_path / "map.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -60,7 +60,7 @@ def test_a_proof_is_written_and_checked(files: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("HOLDS: proved in floating point with all rounding errors bounded")
     assert "a proof of" in done.stderr
     assert "the proof is right" in run("check-proof", proof, model, holds, code=0).stdout
-    assert json.loads(run("check-proof", proof, model, holds, "--json", code=0).stdout)["right"] is True
+    assert json.loads(run("check-proof", proof, model, holds, "--json", code=0).stdout)["result"]["right"] is True
     done = run("check-proof", proof, model, files / "violated.vnnlib", code=1)
     assert "is a proof of another property: its box differs" in done.stdout
     proof.write_bytes(proof.read_bytes()[:-30])
@@ -92,42 +92,42 @@ def test_violated_is_1_and_shows_the_witness(files: Path, tmp_path: Path) -> Non
 def test_json(files: Path) -> None:
     done = run("verify", files / "net.onnx", files / "violated.vnnlib", "--json", "--quiet", code=1)
     record = json.loads(done.stdout)
-    assert record["status"] == "violated"
-    assert record["witness"]["exact"] is True
-    assert sum(record["witness"]["input"]) <= 1
+    assert record["verdict"] == "violated"
+    assert record["result"]["witness"]["exact"] is True
+    assert sum(record["result"]["witness"]["input"]) <= 1
     assert record["times"]["total"] > 0
     assert done.stderr == ""
     holds = json.loads(run("verify", files / "net.onnx", files / "holds.vnnlib", "--json", "--quiet", code=0).stdout)
-    assert holds["status"] == "holds"
-    assert holds["witness"] is None
-    assert holds["certainty"] in ("exact", "rigorous", "numerical")
+    assert holds["verdict"] == "holds"
+    assert holds["result"]["witness"] is None
+    assert holds["result"]["certainty"] in ("exact", "rigorous", "numerical")
 
 
 def test_saliency(files: Path) -> None:
     common = ("saliency", files / "net.onnx", "--delta", 0.5, "--domain=none")
     run(*common, "--input", files / "x.npy", "--epsilon", 0.25, code=0)
     done = run(*common, "--input", files / "x.txt", "--epsilon", 0.75, "--json", code=1)
-    assert json.loads(done.stdout)["witness"]["gradient"] == [1.0, 1.0]
+    assert json.loads(done.stdout)["result"]["witness"]["gradient"] == [1.0, 1.0]
     run("saliency", files / "net.onnx", "--input", files / "x.npy", "--epsilon", 5, "--delta", 0.1, code=1)
 
 
 def test_saliency_with_another_map(files: Path) -> None:
     common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none", "--epsilon", 0.75)
     done = run(*common, "--delta", 0.5, "--map", "gradient-input", "--similarity", "l1", "--json", code=0)
-    assert "gradient-input" in json.loads(done.stdout)["property"]
+    assert "gradient-input" in json.loads(done.stdout)["question"]["text"]
     done = run(*common, "--map", "absolute", "--similarity", "top-k", "--top-k", 1, "--json", code=1)
-    assert len(json.loads(done.stdout)["witness"]["map"]) == 2
+    assert len(json.loads(done.stdout)["result"]["witness"]["map"]) == 2
 
 
 def test_saliency_finds_the_threshold(files: Path) -> None:
     common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none")
     picture = files / "map.png"
     done = run(*common, "--epsilon", 0.75, "--find", "delta", "--json", "--picture", picture, code=0)
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["result"]
     assert found["refuted_from"] == pytest.approx(found["holds_up_to"], abs=1e-8)
     assert picture.stat().st_size > 1000
     done = run(*common, "--delta", 0.5, "--find", "epsilon", "--json", code=0)
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["result"]
     assert found["holds_up_to"] <= found["refuted_from"] <= found["holds_up_to"] + 1e-3
 
 
@@ -181,8 +181,8 @@ def test_an_error_from_outside(files: Path) -> None:
 def test_doctor_finds_working_engines() -> None:
     done = run("doctor", "--json")
     record = json.loads(done.stdout)
-    states = {found["engine"]: found["state"] for found in record["engines"]}
-    assert set(states.values()) <= {"works", "not installed"}, record["engines"]
+    states = {found["engine"]: found["state"] for found in record["result"]["engines"]}
+    assert set(states.values()) <= {"works", "not installed"}, record["result"]["engines"]
     assert done.returncode == 0
     assert states["z3"] == states["highs"] == "works"
 

@@ -7,6 +7,7 @@ delivered: else 2 (bad usage or input) or 5 (error), with one line on standard e
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from verifier.engines import registry
 from verifier.network.graph import feedforward
 from verifier.network.onnx_writer import write_onnx
 
+ROOT = Path(__file__).resolve().parents[2]
 PROPERTY = """(declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)
 (assert (>= X_0 {low})) (assert (<= X_0 1)) (assert (>= X_1 {low})) (assert (<= X_1 1)) (assert (<= Y_0 Y_1))
 """
@@ -35,7 +38,10 @@ GOOD = {
     "verify --json": ("verify net.onnx violated.vnnlib --json", 1),
     "check-proof": ("check-proof proof.npz net.onnx holds.vnnlib", 0),
     "check-proof wrong": ("check-proof proof.npz net.onnx violated.vnnlib", 1),
+    "robustness": ("robustness net.onnx x.npy --epsilon 1/4", 0),
+    "robustness violated": ("robustness net.onnx y.npy --epsilon 1/4 --mean 0.5 --std 0.5", 1),
     "saliency": (SALIENCY, 0),
+    "saliency --find": ("saliency net.onnx --input x.npy --epsilon 0.9 --find delta", 0),
     "certify": ("certify net.onnx data.npz --epsilon 1/64 --epsilon 0.5", 0),
     "attention": (ATTENTION, 0),
     "line": ("line net.onnx x.npy y.npy", 0),
@@ -49,6 +55,7 @@ GOOD = {
     "help": ("--help", 0),
     "help of a command": ("verify --help", 0),
     "version": ("--version", 0),
+    "schema": ("--schema", 0),
 }
 """Good command lines, at least one for each command, and their exit status."""
 
@@ -62,6 +69,14 @@ BAD: list[tuple[str, int]] = [
     ("certify net.onnx data.npz --epsilon wide", 2),
     ("certify net.onnx data.npz --epsilon 0.1 --std 0", 2),
     ("certify net.onnx data.npz --epsilon 0.1 --first 99", 2),
+    ("robustness net.onnx missing.npy --epsilon 0.1", 2),
+    ("robustness net.onnx x.npy --epsilon 1/0", 2),
+    ("robustness net.onnx x.npy --epsilon -1/255", 2),
+    ("robustness net.onnx x.npy", 2),
+    ("robustness net.onnx x.npy --epsilon 0.1 --std 0", 2),
+    ("robustness net.onnx x.npy --epsilon 0.1 --mean 1 2 3", 2),
+    ("robustness net.onnx x.npy --epsilon 0.1 --report page.pdf", 2),
+    ("robustness net.onnx y.npy --epsilon 0.5 --report full.html", 5),
     ("saliency net.onnx --input missing.npy --epsilon 0.1 --delta 1", 2),
     ("attention image.onnx --image missing.npy --perturb brightness:0:0.1", 2),
     ("attention image.onnx --image image.npy --perturb blend:0:1,mask=missing.npy", 2),
@@ -253,6 +268,54 @@ def test_good_lines_are_good(
     printed = capfd.readouterr()
     assert printed.out
     assert "error" not in printed.err
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    """Says whether an object is of the published form."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    schema = json.loads((ROOT / "verifier" / "data" / "result.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+NO_JSON = ("--help", "verify --help", "--version", "--schema")
+
+
+@pytest.mark.parametrize("name", [name for name in GOOD if GOOD[name][0] not in NO_JSON])
+def test_json_of_every_command_is_of_the_published_form(
+    files: Path, name: str, validator: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, status = GOOD[name]
+    words += "" if "--json" in words else " --json"
+    if name == "doctor":
+        few_engines(monkeypatch)
+    with inside(files):
+        assert status_of(words) == status
+        record = json.loads(capfd.readouterr().out)
+        validator.validate(record)
+        assert record["exit_status"] == status
+        assert record["command"] == words.split()[0]
+        assert record["arguments"] == words.split()
+        assert record["error"] is None
+        if "net.onnx" in words.split()[:3]:
+            assert record["model"]["sha256"] == hashlib.sha256(Path("net.onnx").read_bytes()).hexdigest()
+            assert record["model"]["input_shape"] in ([2], None)
+        for file in (record["question"] or {"files": []})["files"]:
+            assert file["sha256"] == hashlib.sha256(Path(file["path"]).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("words", "status"), [(words, status) for words, status in BAD if words])
+def test_errors_are_json_too(
+    files: Path, words: str, status: int, validator: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with inside(files):
+        assert status_of(f"{words} --json") == status
+    printed = capfd.readouterr()
+    record = json.loads(printed.out)
+    validator.validate(record)
+    assert record["exit_status"] == status
+    assert record["error"]["problem"] in " ".join(printed.err.split()) or record["error"]["problem"] in printed.err
 
 
 @pytest.mark.parametrize(("words", "status"), BAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 import verifier
 from verifier.cli import main
-from verifier.commands.inputs import read_input
+from verifier.commands.inputs import Reader
 from verifier.network.graph import Network
 from verifier.network.onnx_writer import write_onnx
 
@@ -26,6 +27,11 @@ def network(shape: tuple[int, ...]) -> Network:
     return builder.build()
 
 
+def read_input(path: Path, of: Network, scale: float | None = None) -> np.ndarray:
+    """A single input as the commands read it."""
+    return Reader(argparse.Namespace(scale=scale, mean=None, std=None), of).input(path)
+
+
 GREY = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
 COLOURS = np.stack([GREY, GREY.T, 255 - GREY], axis=-1)
 
@@ -38,7 +44,7 @@ def test_a_grey_and_a_coloured_picture(tmp_path: Path, capsys: pytest.CaptureFix
     assert "divided by 255" in capsys.readouterr().err
     found = read_input(tmp_path / "colours.png", network((3, 8, 8)), 1.0)
     assert (found.reshape(3, 8, 8) == np.moveaxis(COLOURS, -1, 0)).all()
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.endswith("8 × 8 8-bit pixels as they are\n")
     with pytest.raises(verifier.InputError, match="8×8 pixels for a network of 4×16"):
         read_input(tmp_path / "grey.png", network((1, 4, 16)))
 

@@ -106,7 +106,7 @@ def test_workers_give_the_same_answers_and_progress_is_told() -> None:
         ({"epsilon": -0.1}, "at least 0"),
         ({"epsilon": []}, "no radius is named"),
         ({"mean": [0.1, 0.2, 0.3]}, "3 numbers as mean"),
-        ({"std": [0.0]}, "deviation is 0"),
+        ({"std": [0.0]}, "std not 0"),
     ],
 )
 def test_wrong_arguments_are_named(changes: dict[str, object], message: str) -> None:

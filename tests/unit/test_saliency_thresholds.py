@@ -47,11 +47,12 @@ def test_a_wrong_tolerance_is_an_error(network: verifier.Network) -> None:
 
 
 def test_the_picture_is_drawn(network: verifier.Network, tmp_path: Path) -> None:
+    from verifier.files import write_figure
     from verifier.properties.builders import condition_at
-    from verifier.report.saliency import picture
+    from verifier.report.saliency import witness_figure
 
     path = tmp_path / "map.png"
-    picture(condition_at(network, np.zeros(2)), np.zeros(2), np.ones(2), path)
+    write_figure(path, witness_figure(condition_at(network, np.zeros(2)), np.zeros(2), np.ones(2)))
     assert path.stat().st_size > 1000
 
 

@@ -11,14 +11,30 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from verifier.options import Options
+    from verifier.properties.builders import Domain
 
 T = TypeVar("T")
+
+IMAGES, LABELS = ("images", "x", "x_test", "data"), ("labels", "y", "y_test", "target")
+"""Names of arrays in an .npz file that are taken for the inputs and for their labels."""
 
 
 # -- types ---------------------------------------------------------------------------------------------
 def positive(text: str) -> float:
     """A number above 0, infinity excepted."""
     return _number(text, lambda value: value > 0, "must be positive and finite")
+
+
+def radius(text: str) -> str:
+    """A radius as it was written, which is taken exactly: a number of at least 0, or a fraction ("2/255")."""
+    from verifier.errors import InputError
+    from verifier.properties.normalisation import exact_radius
+
+    try:
+        exact_radius(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error.problem) from None
+    return text
 
 
 def nonnegative(text: str) -> float:
@@ -92,10 +108,10 @@ def a_folder(text: str) -> Path:
     return _checked(check_folder, text)
 
 
-def an_array(text: str) -> Path:
-    """A ``.npy`` file to write."""
-    if not text.lower().endswith(".npy"):
-        raise argparse.ArgumentTypeError(f"{text}: unknown format {Path(text).suffix!r} (name a .npy file)")
+def a_witness(text: str) -> Path:
+    """A file to write a counterexample to."""
+    if not text.lower().endswith((".npy", ".txt")):
+        raise argparse.ArgumentTypeError(f"{text}: unknown format {Path(text).suffix!r} (name a .npy or .txt file)")
     return a_file(text)
 
 
@@ -104,6 +120,20 @@ def a_picture(text: str) -> Path:
     from verifier.report.tables import PICTURES, check_suffix
 
     return _checked(lambda path: check_suffix(Path(path), PICTURES), text)
+
+
+def a_report(text: str) -> Path:
+    """A table, a page or a picture of certified accuracy to write."""
+    from verifier.report.tables import PICTURES, check_suffix
+
+    return _checked(lambda path: check_suffix(Path(path), (".md", ".html", *PICTURES)), text)
+
+
+def a_page(text: str) -> Path:
+    """A page to write."""
+    from verifier.report.tables import check_suffix
+
+    return _checked(lambda path: check_suffix(Path(path), (".html",)), text)
 
 
 def a_map(text: str) -> Path:
@@ -155,15 +185,54 @@ def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None
     )
 
 
-def add_scale(parser: argparse.ArgumentParser) -> None:
-    """What the numbers of input files are divided by."""
+def add_domain(parser: argparse.ArgumentParser) -> None:
+    """What inputs are cut to; `domain_of` reads it."""
     parser.add_argument(
-        "--scale", type=positive, metavar="S",
-        help="the numbers of input files are divided by this (255 for 8-bit pixels and pictures, else 1)",
+        "--domain", default="network", metavar="LOW,HIGH",
+        help="inputs are cut to this interval; 'network' (default): a .nnet file's own ranges, else 0,1 as for images; "
+        "'none': no cut; write --domain=-1,1",
     )  # fmt: skip
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
+def domain_of(text: str) -> Domain:
+    """The interval that ``LOW,HIGH`` says; None for "none"; "network" for itself.
+
+    Raises:
+        InputError: anything else, or LOW > HIGH.
+    """
+    from verifier.errors import InputError
+
+    if text.lower() == "network":
+        return "network"
+    if text.lower() == "none":
+        return None
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(f"domain {text!r} is not LOW,HIGH", fix="write --domain=0,1 or --domain=none") from None
+    if not low <= high:
+        raise InputError(f"domain {text!r}: {low:g} is above {high:g}")
+    return low, high
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How the numbers of input files become inputs: see `verifier.commands.inputs.Reader`."""
+    group = parser.add_argument_group("reading inputs")
+    group.add_argument(
+        "--scale", type=positive, metavar="S",
+        help="the numbers of input files are divided by this (255 for 8-bit pixels and pictures, else 1)",
+    )  # fmt: skip
+    words = "of the network's normalisation, which is given (x - mean) / std: one number, or one per channel"
+    group.add_argument("--mean", type=number, nargs="+", metavar="M", help=words)
+    group.add_argument("--std", type=number, nargs="+", metavar="S", help=words)
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """Whether the result is text or one JSON object (`verifier.commands.result`)."""
+    parser.add_argument("--json", action="store_true", help="the result as one JSON object (verifier --schema)")
+
+
+def add_quiet(parser: argparse._ActionsContainer) -> None:
     """Whether progress is shown."""
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
@@ -204,9 +273,13 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--compare", action="store_true", help="let all engines finish and compare their answers")
     group.add_argument("--keep", type=a_folder, metavar="DIR", help="keep the query of a failed solver call here")
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")
-    output.add_argument("--witness", type=an_array, metavar="FILE.npy", help="write the counterexample's input here")
-    output.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    output.add_argument(
+        "--witness", type=a_witness, metavar="FILE",
+        help="write the counterexample here: .npy in the input's shape, or .txt in the competition's format",
+    )  # fmt: skip
+    output.add_argument("--report", type=a_page, metavar="FILE.html", help="write a page for readers outside the field")
+    add_json(output)
+    add_quiet(output)
 
 
 def options_of(args: argparse.Namespace) -> Options:

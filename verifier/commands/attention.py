@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.commands.result import Result
     from verifier.encodings.perturbations import Perturbation
 
 SYNTAX = """perturbations (NAME:LOW:HIGH, options as ,KEY=VALUE):
@@ -23,7 +24,18 @@ exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import a_folder, a_map, add_model, add_quiet, count, natural, nonnegative, positive
+    from verifier.commands.arguments import (
+        a_folder,
+        a_map,
+        add_json,
+        add_model,
+        add_quiet,
+        add_reading,
+        count,
+        natural,
+        nonnegative,
+        positive,
+    )  # fmt: skip
 
     parser = subparsers.add_parser(
         "attention",
@@ -33,7 +45,13 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(parser)
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help=".npy (H, W) or (C, H, W), in [0, 1]")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".png, .npy, .npz, .csv or text; in [0, 1] after --scale",
+    )
     parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
     parser.add_argument("--delta", type=nonnegative, default=3.0, help="largest consistent inconsistency (3)")
     parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
@@ -59,7 +77,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
     parser.add_argument("--out", type=a_map, action="append", default=[], metavar="FILE",
                         help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="totals as JSON on standard output")
+    add_reading(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -126,10 +145,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
-    import json
-
     from verifier import compiled
     from verifier.attention import (
         Answer,
@@ -141,8 +158,9 @@ def run(args: argparse.Namespace) -> int:
         attention_map,
     )
     from verifier.commands.arguments import refuse
-    from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model, read_array
+    from verifier.commands.inputs import Reader, load_model
+    from verifier.commands.result import VERDICTS, Result
+    from verifier.network.normalised import normalised
     from verifier.report.attention import plain, rows_of, write
 
     if args.method != "gbs":
@@ -154,18 +172,19 @@ def run(args: argparse.Namespace) -> int:
     perturbations = [perturbation_of(text) for text in args.perturb]
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map)
     network = load_model(args)
-    image = read_array(args.image)
-    listener = progress_listener(args.quiet)
-    compiled.ensure(compiled.MAPS, listener)
-    if image.ndim == 1 and len(network.input_shape) == 1:
-        side = round(image.size**0.5)
-        image = image.reshape(side, side) if side * side == image.size else image
+    reader = Reader(args, network)
+    image = reader.image(args.image)
+    if (
+        not reader.normalisation.is_identity
+    ):  # perturbations are of the data: the network's normalisation comes after them
+        network = normalised(network, reader.normalisation.mean, reader.normalisation.std)
+    compiled.ensure(compiled.MAPS, args.listener)
     shared: dict[str, Any] = {
         "settings": settings,
         "label": args.label,
         "clip": not args.no_clip,
         "timeout": args.timeout,
-        "listener": listener,
+        "listener": args.listener,
     }
     m: AreaMap | RegionMap
     if args.method == "areas":
@@ -185,16 +204,21 @@ def run(args: argparse.Namespace) -> int:
             **shared,
         )
     write(m, args.out)
-    if args.json:
-        print(json.dumps(plain(m), indent=1))
-    else:
-        rows = rows_of(m)
-        width = max(len(name) for name, _ in rows)
-        for name, text in rows:
-            print(f"{name:<{width}}  {text}")
+    rows = rows_of(m)
+    width = max(len(name) for name, _ in rows)
     found = {a.answer for a in m.answers.values()}
     if Answer.NOT_ROBUST in found:
-        return 1
-    if found == {Answer.ROBUST}:
-        return 0
-    return 4 if Answer.TIMEOUT in found else 3
+        status = 1
+    elif found == {Answer.ROBUST}:
+        status = 0
+    else:
+        status = 4 if Answer.TIMEOUT in found else 3
+    asked = {
+        name: getattr(args, name)
+        for name in ("perturb", "delta", "filter", "norm", "classes", "label", "map", "method")
+    }
+    return Result(
+        text="\n".join(f"{name:<{width}}  {text}" for name, text in rows), found=plain(m), status=status,
+        verdict=VERDICTS[status], network=network, files=reader.files, options=asked,
+        question=f"label {m.label} and its attention for {', '.join(args.perturb)}",
+    )  # fmt: skip

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.commands.result import Result
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale, count, natural
+    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading, count, natural
 
     parser = subparsers.add_parser(
         "attribute",
@@ -19,8 +22,10 @@ def add_parser(subparsers: Any) -> None:
         "between baseline and input, or by a quadrature rule, whose exact error is then reported.",
     )
     add_model(parser)
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".png, .npy, .npz, or numbers in a text file")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="the baseline (zero by default)")
+    parser.add_argument("input", type=Path, metavar="INPUT", help=".png, .npy, .npz, .csv, or numbers in a text file")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="the baseline (zeros as the network takes them, by default)"
+    )
     parser.add_argument("--target", type=natural, metavar="K", help="the output (the largest at the input by default)")
     parser.add_argument(
         "--method", metavar="RULE",
@@ -35,7 +40,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--layer", metavar="NODE", help="exact conductance of this node's entries instead")
     add_out(parser)
-    add_scale(parser)
+    add_reading(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -48,15 +54,15 @@ def image_shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import numpy as np
 
     from verifier import compiled
-    from verifier.attribution import IntegratedGradients
+    from verifier.attribution.attribute import attribute
     from verifier.commands.arguments import refuse
-    from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model, read_input
+    from verifier.commands.inputs import Reader, load_model
+    from verifier.commands.result import Result
     from verifier.errors import InputError
     from verifier.report import tables
 
@@ -67,46 +73,55 @@ def run(args: argparse.Namespace) -> int:
         refuse(args, f"on --method {method}", "steps")
     if method == "gradient":
         refuse(args, "on the plain gradient", "baseline")
-    steps = args.steps or 50
     network = load_model(args)
-    listener = progress_listener(args.quiet)
-    compiled.ensure(compiled.LINES, listener)
-    x = read_input(args.input, network, args.scale)
-    baseline = np.zeros(network.input_size) if args.baseline is None else read_input(args.baseline, network, args.scale)
-    y = network.forward(x).reshape(-1)
-    target = int(np.argmax(y)) if args.target is None else args.target
-    ig = IntegratedGradients(network, listener=listener)
     shape = args.shape or network.input_shape
     if np.prod(shape) != network.input_size:
         raise InputError(f"--shape {args.shape} does not fit the network's {network.input_size} inputs")
-    if args.layer is not None:
-        values, shape = ig.conductance(args.layer, x, baseline, target)[0], network[args.layer].shape
-        what = f"conductance of {args.layer}"
-    elif method == "gradient":
-        values, what = network.gradient(x, target), "gradient"
-    else:
-        values = ig.attribute(x, baseline, target, method=method, n_steps=steps)
-        what = "integrated gradients"
-    values = np.asarray(values, dtype=np.float64).reshape(-1)
-    print(f"{what} of output {target} (value {y[target]:.6g})")
-    if args.layer is not None or method != "gradient":
-        change = y[target] - network.forward(baseline).reshape(-1)[target]
-        print(f"sum {values.sum():.12g}, change from the baseline {change:.12g}")
-    if args.layer is None and method not in ("exact", "gradient"):
-        error = ig.error(x, baseline, target, method=method, n_steps=steps)[0]
-        print(f"error against the exact integral {error:.3%} ({method}, {steps} samples)")
-    for k in np.argsort(-np.abs(values))[:10].tolist():
-        print(f"  {k:>6} {values[k]: .6g}")
-    arrays = {"attributions": values.reshape(shape), "input": x, "baseline": baseline, "target": np.array(target)}
+    reader = Reader(args, network)
+    compiled.ensure(compiled.LINES, args.listener)
+    found = attribute(
+        network,
+        reader.given(args.input),
+        baseline=None if args.baseline is None else reader.given(args.baseline),
+        target=args.target,
+        method=method,
+        steps=args.steps or 50,
+        layer=args.layer,
+        listener=args.listener,
+    )
+    lines = [f"{found.what} of output {found.target} (value {found.value:.6g})"]
+    if found.change is not None:
+        lines.append(f"sum {found.total:.12g}, change from the baseline {found.change:.12g}")
+    if found.error is not None:
+        lines.append(f"error against the exact integral {found.error:.3%} ({method}, {args.steps or 50} samples)")
+    lines += [f"  {k:>6} {value: .6g}" for k, value in found.largest()]
+    drawn = found.values if args.layer is not None else found.values.reshape(shape)
+    start = np.zeros(network.input_size) if found.baseline is None else found.baseline.reshape(-1)
+    x = found.input.reshape(-1)
+    arrays = {"attributions": drawn, "input": x, "baseline": start, "target": np.array(found.target)}
 
     def rows() -> tuple[list[str], Any]:
-        return ["index", "attribution"], np.column_stack([np.arange(values.size), values])
+        return ["index", "attribution"], np.column_stack([np.arange(drawn.size), drawn.reshape(-1)])
 
     def figure() -> Any:
         from verifier.report.regions import heat_map
 
-        return heat_map(values, shape, None if args.layer is not None else x, what)
+        image = None if args.layer is not None else reader.normalisation.invert(x)
+        return heat_map(drawn, drawn.shape, image, found.what)
 
     for path in args.out:
         tables.write(path, arrays, rows, figure)
-    return 0
+    record = {
+        "what": found.what,
+        "target": found.target,
+        "value": found.value,
+        "sum": found.total,
+        "change": found.change,
+        "error": found.error,
+        "attributions": found.values.reshape(-1),
+    }
+    asked = {"method": method, "steps": args.steps, "layer": args.layer, "target": args.target}
+    return Result(
+        text="\n".join(lines), found=record, network=network, question=f"{found.what} of output {found.target}",
+        files=reader.files, options=asked,
+    )  # fmt: skip

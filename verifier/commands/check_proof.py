@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.commands.result import Result
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model
+    from verifier.commands.arguments import add_json, add_model
 
     parser = subparsers.add_parser(
         "check-proof",
@@ -22,34 +25,34 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("proof", type=Path, metavar="PROOF", help="file that `verifier verify --proof` wrote")
     add_model(parser)
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
-    parser.add_argument("--json", action="store_true", help="the result as JSON on standard output")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import dataclasses
-    import json
 
     import verifier
     from verifier.commands.inputs import load_model
-    from verifier.proofs import ProofError, load_proof
-    from verifier.proofs.check import check_proof
+    from verifier.commands.result import Result
 
-    proof = load_proof(args.proof)
+    proof = verifier.load_proof(args.proof)
     query = verifier.read_vnnlib(args.property, load_model(args, ordered=True))
+    common: dict[str, Any] = {
+        "network": query.network,
+        "question": query.description,
+        "files": {args.property: "", args.proof: ""},
+    }
     try:
-        checked = check_proof(proof, query)
-    except ProofError as error:
-        if args.json:
-            print(json.dumps({"right": False, "problem": str(error)}))
-        else:
-            print(f"the proof is not right: {error}")
-        return 1
-    if args.json:
-        print(json.dumps({"right": True, "method": proof.method, **dataclasses.asdict(checked)}))
-    else:
-        print(f"the proof is right: no input of the set meets the property ({proof.method})")
-        print(f"  {checked.leaves} leaves, {checked.certificates} certificates, {checked.records} sets of bounds")
-        print(f"  least bound of a certificate {checked.margin:.3g}, checked in {checked.seconds:.2f} s")
-    return 0
+        checked = verifier.check_proof(proof, query)
+    except verifier.ProofError as error:
+        found = {"right": False, "problem": str(error)}
+        return Result(text=f"the proof is not right: {error}", found=found, status=1, **common)
+    lines = [
+        f"the proof is right: no input of the set meets the property ({proof.method})",
+        f"  {checked.leaves} leaves, {checked.certificates} certificates, {checked.records} sets of bounds",
+        f"  least bound of a certificate {checked.margin:.3g}, checked in {checked.seconds:.2f} s",
+    ]
+    found = {"right": True, "method": proof.method, **dataclasses.asdict(checked)}
+    return Result(text="\n".join(lines), found=found, **common)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from verifier.events import Listener, ignore
 from verifier.listening import describe, progress, say
 
-__all__ = ["describe", "progress_listener", "say"]
+__all__ = ["describe", "say", "watched"]
 
 
-def progress_listener(quiet: bool) -> Listener:
-    """A listener that shows the state of work: one changing line on a terminal, elsewhere a line a stage."""
-    return ignore if quiet else progress(log=True)
+@contextlib.contextmanager
+def watched(quiet: bool) -> Iterator[Listener]:
+    """A listener that shows the state of work while the block runs: one changing line on a terminal, else a line a stage."""
+    if quiet:
+        yield ignore
+        return
+    with progress(log=True) as listener:
+        yield listener

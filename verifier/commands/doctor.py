@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.commands.result import Result
 
 PACKAGES = (
     "numpy", "scipy", "torch", "onnx", "onnxruntime", "auto_LiRPA", "vnnlib", "numba", "matplotlib", "ray",
@@ -14,7 +16,7 @@ PACKAGES = (
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import positive
+    from verifier.commands.arguments import add_json, positive
 
     parser = subparsers.add_parser(
         "doctor",
@@ -24,18 +26,19 @@ def add_parser(subparsers: Any) -> None:
         "the other commands would compile on their first use.",
         epilog="exit status: 0 if every installed engine answered rightly, else 1",
     )
-    parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
+    add_json(parser)
     parser.add_argument("--timeout", type=positive, default=30.0, help="seconds for each question (30)")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import importlib.metadata
     import platform
 
     from verifier import __version__, compiled
     from verifier.commands.console import describe, say
+    from verifier.commands.result import Result
     from verifier.engines import registry
 
     for part in compiled.SAMPLES:
@@ -47,14 +50,12 @@ def run(args: argparse.Namespace) -> int:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "not installed"
-    if args.json:
-        print(json.dumps({"version": __version__, "engines": findings, "packages": packages}, indent=2))
-    else:
-        print(f"pwl-verifier {__version__}, Python {platform.python_version()}, {platform.platform()}")
-        for found in findings:
-            print(f"  {found['engine']:9} {found['state']:14} {found['detail']}")
-        print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()))
-    return 0 if all(found["state"] != "BROKEN" for found in findings) else 1
+    lines = [f"pwl-verifier {__version__}, Python {platform.python_version()}, {platform.platform()}"]
+    lines += [f"  {found['engine']:9} {found['state']:14} {found['detail']}" for found in findings]
+    lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()))
+    broken = any(found["state"] == "BROKEN" for found in findings)
+    record = {"engines": findings, "packages": packages, "python": platform.python_version()}
+    return Result(text="\n".join(lines), found=record, status=int(broken))
 
 
 def examine(name: str, timeout: float) -> dict[str, Any]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.commands.result import Result
     from verifier.network.graph import Network, Node
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model
+    from verifier.commands.arguments import add_json, add_model
 
     parser = subparsers.add_parser(
         "inspect",
@@ -23,37 +23,29 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model(parser, nargs="?")
     parser.add_argument("--operators", action="store_true", help="list the operators of ONNX and torch that are read")
-    parser.add_argument("--json", action="store_true", help="the findings as JSON on standard output")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     from verifier.commands.inputs import load_model
+    from verifier.commands.result import Result
     from verifier.errors import InputError
 
     if args.operators:
-        print(operators_in_words())
-        return 0
+        return Result(text=operators_in_words(), found={"operators": operators_in_words().splitlines()})
     if args.model is None:
         raise InputError("no model is named", fix="verifier inspect MODEL, or verifier inspect --operators")
     network = load_model(args, ordered=True)
     layers, engines, notes = [layer(network, node) for node in network], engine_table(network), notes_on(network)
-    if args.json:
-        record = {
-            "model": str(args.model),
-            "input_shape": network.input_shape,
-            "output_shape": network.output_shape,
-            "neurons": network.neurons,
-            "weights": sum(row["weights"] for row in layers),
-            "layers": layers,
-            "engines": engines,
-            "notes": notes,
-        }
-        print(json.dumps(record, indent=2))
-    else:
-        print(in_words(network, layers, engines, notes, str(args.model)))
-    return 0
+    record = {
+        "weights": sum(row["weights"] for row in layers),
+        "layers": layers,
+        "engines": engines,
+        "notes": notes,
+    }
+    return Result(text=in_words(network, layers, engines, notes, str(args.model)), found=record, network=network)
 
 
 def operators_in_words() -> str:

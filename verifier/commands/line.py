@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verifier.commands.result import Result
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale
+    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading
 
     parser = subparsers.add_parser(
         "line",
@@ -20,36 +23,38 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "start", type=Path, metavar="START", help="input at t = 0: .png, .npy, .npz, or numbers in a text file"
+        "start", type=Path, metavar="START", help="input at t = 0: .png, .npy, .npz, .csv, or numbers in a text file"
     )
     parser.add_argument("end", type=Path, metavar="END", help="input at t = 1")
     parser.add_argument("--exact", action="store_true", help="rational breakpoints (up to a few hundred neurons)")
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
     add_out(parser)
-    add_scale(parser)
+    add_reading(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import numpy as np
 
     from verifier import compiled
-    from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model, read_input
+    from verifier.commands.inputs import Reader, load_model
+    from verifier.commands.result import Result
     from verifier.regions import line
     from verifier.report import tables
 
     network = load_model(args)
-    listener = progress_listener(args.quiet)
-    compiled.ensure(compiled.LINES, listener)
-    start, end = read_input(args.start, network, args.scale), read_input(args.end, network, args.scale)
-    found = line(network, start, end, exact=args.exact, listener=listener)
+    compiled.ensure(compiled.LINES, args.listener)
+    reader = Reader(args, network)
+    start, end = reader.given(args.start), reader.given(args.end)
+    found = line(network, start, end, exact=args.exact, listener=args.listener)
     bands = found.classes(best=args.best)
-    print(f"{len(found):,} linear pieces on a line of length {np.linalg.norm(found.end - found.start):.6g}")
+    length = float(np.linalg.norm(found.end - found.start))
+    lines = [f"{len(found):,} linear pieces on a line of length {length:.6g}"]
     for first, last, label in zip(bands.boundaries[:-1], bands.boundaries[1:], bands.labels.tolist(), strict=True):
-        print(f"class {label:<4} t = {first:.9f} to {last:.9f}")
+        lines.append(f"class {label:<4} t = {first:.9f} to {last:.9f}")
     arrays = {
         "breakpoints": found.breakpoints,
         "values": found.values,
@@ -72,4 +77,15 @@ def run(args: argparse.Namespace) -> int:
 
     for path in args.out:
         tables.write(path, arrays, rows, figure)
-    return 0
+    record = {
+        "pieces": len(found),
+        "length": length,
+        "breakpoints": found.breakpoints,
+        "class_boundaries": bands.boundaries,
+        "classes": bands.labels,
+        "exact_breakpoints": [str(t) for t in found.exact_breakpoints or ()] or None,
+    }
+    return Result(
+        text="\n".join(lines), found=record, network=network, question="the network on the line from START to END",
+        files=reader.files, options={"best": args.best, "exact": args.exact},
+    )  # fmt: skip

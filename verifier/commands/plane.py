@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.commands.result import Result
     from verifier.regions.classes import ClassMap
     from verifier.regions.plane import PlaneRestriction
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_model, add_out, add_quiet, add_scale, positive
+    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading, positive
 
     parser = subparsers.add_parser(
         "plane",
@@ -38,28 +39,29 @@ def add_parser(subparsers: Any) -> None:
         "--memory", type=positive, default=4.0, metavar="GIB",
         help="past this much memory the polygon is cut into tiles, and files are written for each tile (4)",
     )  # fmt: skip
-    add_scale(parser)
+    add_reading(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import numpy as np
 
     from verifier import compiled
-    from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model, read_inputs
+    from verifier.commands.inputs import Reader, load_model
+    from verifier.commands.result import Result
     from verifier.regions import plane_tiles
 
     best = "min" if args.acas_xu else args.best
     network = load_model(args)
-    listener = progress_listener(args.quiet)
-    compiled.ensure(compiled.LINES, listener)
-    corners = np.concatenate([read_inputs(path, network, args.scale) for path in args.corners])
+    compiled.ensure(compiled.LINES, args.listener)
+    reader = Reader(args, network)
+    corners = reader.normalisation.apply(np.concatenate([reader.inputs(path) for path in args.corners]))
     areas = np.zeros(network.output_size)
-    number = 0
-    for tile, found in plane_tiles(network, corners, memory=args.memory, listener=listener):
+    number, lines, tiles = 0, list[str](), list[dict[str, Any]]()
+    for tile, found in plane_tiles(network, corners, memory=args.memory, listener=args.listener):
         number += 1
         classes = found.classes(best=best)
         areas += classes.areas
@@ -73,18 +75,24 @@ def run(args: argparse.Namespace) -> int:
                 f"tile {number} (s = {low[0]:.6g} to {high[0]:.6g}, t = {low[1]:.6g} to {high[1]:.6g}; "
                 f"{tile.share:.4%} of the area): {sizes}"
             )
-        print(sizes, flush=True)
+        lines.append(sizes)
+        tiles.append(
+            {"share": tile.share, "corners": tile.corners, "regions": len(found), "vertices": len(found.vertices)}
+        )
         for path in args.out:
             _write(path if whole else path.with_stem(f"{path.stem}-{number}"), found, classes, args.acas_xu)
     if number > 1:
-        print(
+        lines.append(
             f"The polygon did not fit into {args.memory:g} GiB and was cut into {number} tiles, each of which has files "
             "of its own; a region that a tile's border cuts counts in each tile."
         )
     for label, area in enumerate(areas.tolist()):
         if area > 0:
-            print(f"class {label:<4} {area / areas.sum():9.4%} of the area")
-    return 0
+            lines.append(f"class {label:<4} {area / areas.sum():9.4%} of the area")
+    return Result(
+        text="\n".join(lines), found={"tiles": tiles, "shares": areas / areas.sum()}, network=network,
+        question="the network on the polygon with these corners", files=reader.files, options={"best": best},
+    )  # fmt: skip
 
 
 def _write(path: Path, found: PlaneRestriction, classes: ClassMap, acas_xu: bool) -> None:
@@ -117,6 +125,6 @@ def _write(path: Path, found: PlaneRestriction, classes: ClassMap, acas_xu: bool
     def figure() -> Any:
         from verifier.report.regions import acas_xu_map, plane_plot
 
-        return acas_xu_map(classes, found.plane) if acas_xu else plane_plot(classes)
+        return acas_xu_map(classes, found.plane) if acas_xu else plane_plot(classes, plane=found.plane)
 
     tables.write(path, arrays, rows, figure)

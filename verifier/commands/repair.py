@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.repair import PolygonRegion, RepairResult, Requirement, Specification
+    from verifier.commands.result import Result
+    from verifier.network.graph import Network
+    from verifier.network.operators import Array
+    from verifier.repair import Drawdown, PolygonRegion, RepairResult, Requirement, Specification
 
 STATUS = {
     "repaired": 0,
@@ -23,7 +27,7 @@ STATUS = {
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import a_folder, add_model, add_quiet, count, positive
+    from verifier.commands.arguments import a_folder, add_json, add_model, add_quiet, add_reading, count, positive
 
     parser = subparsers.add_parser(
         "repair",
@@ -62,7 +66,12 @@ def add_parser(subparsers: Any) -> None:
         "--exact", action="store_true", help="check in rational arithmetic whatever the size (small cases always are)"
     )
     parser.add_argument("--out", type=a_folder, metavar="DIR", help="write the network, the report and pictures here")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE",
+        help="report the effect on these inputs, too: .npz with images and labels as for certify, or inputs alone",
+    )  # fmt: skip
+    add_reading(parser)
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
 
@@ -83,22 +92,19 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
+    from verifier.commands.arguments import refuse
+    from verifier.commands.inputs import load_model
+    from verifier.commands.result import Result
+    from verifier.errors import InputError
+
     if args.example:
-        print(json.dumps(EXAMPLE, indent=2))
-        return 0
+        return Result(text=json.dumps(EXAMPLE, indent=2), found=EXAMPLE)
     if args.schema:
         from verifier.repair.schema import schema
 
-        print(json.dumps(schema(), indent=2))
-        return 0
-    from verifier.commands.arguments import refuse
-    from verifier.commands.console import progress_listener
-    from verifier.commands.inputs import load_model
-    from verifier.errors import InputError
-    from verifier.repair import repair
-
+        return Result(text=json.dumps(schema(), indent=2), found=schema())
     if args.model is None or args.specification is None:
         raise InputError("MODEL and SPECIFICATION are needed", fix="verifier repair MODEL SPECIFICATION, or --example")
     refuse(
@@ -110,7 +116,15 @@ def run(args: argparse.Namespace) -> int:
     network = load_model(args)
     if args.specification.name.endswith((".vnnlib", ".vnnlib.gz")):
         return run_property(args, network)
+    return run_specification(args, network)
+
+
+def run_specification(args: argparse.Namespace, network: Network) -> Result:
+    """Change one layer until a specification is proved on whole regions."""
+    from verifier.repair import repair
+
     specification = read_specification(args.specification, network)
+    data = Data(args, network)
     result = repair(
         network,
         specification,
@@ -122,39 +136,41 @@ def run(args: argparse.Namespace) -> int:
         reach=args.reach,
         timeout=args.timeout or 60.0,
         exact=args.exact,
-        listener=progress_listener(args.quiet),
+        listener=args.listener,
     )
-    record = as_record(result, specification)
-    print(json.dumps(record, indent=2) if args.json else in_words(record))
+    effect = data.effect(result.frozen.forward)
+    record = {**as_record(result, specification), "effect": effect_record(effect)}
+    text = "\n".join([in_words(record), f"  {effect_words(effect)}"])
     if args.out is not None:
-        write(result, specification, record, args.out)
-    return STATUS[result.status]
+        write(result, specification, record, args, data.images, effect)
+    return _result(args, network, record, text, STATUS[result.status], data)
 
 
 PROPERTY_STATUS = {"holds": 0, "repaired": 0, "infeasible": 1, "unfinished": 4}
 """Exit status of a repair from a property."""
 
 
-def run_property(args: argparse.Namespace, network: Any) -> int:
+def run_property(args: argparse.Namespace, network: Network) -> Result:
     """Change the last layer until a property is proved of the changed network."""
     import verifier
     from verifier.commands.arguments import refuse
-    from verifier.commands.console import progress_listener
     from verifier.files import make_folder, write_text
     from verifier.limits import Deadline
-    from verifier.repair import repair_property
+    from verifier.report.repair_page import repair_page
 
     refuse(args, "with a property", "layer", "soft", "steps", *(["exact"] if args.exact else []))
+    data = Data(args, network)
     timeout = args.timeout or 60.0
     deadline = Deadline.after(timeout)
-    result = repair_property(
+    result = verifier.repair_property(
         verifier.read_vnnlib(args.specification, network),
         lambda query: verifier.verify(query, timeout=max(deadline.left, 0.5)),
         norm=args.norm or "l1",
         reach=args.reach,
         timeout=timeout,
-        listener=progress_listener(args.quiet),
+        listener=args.listener,
     )
+    effect = data.effect(result.network.forward)
     record = {
         "status": str(result.status),
         "reason": result.reason,
@@ -163,24 +179,96 @@ def run_property(args: argparse.Namespace, network: Any) -> int:
         "counterexamples": result.counterexamples.tolist(),
         "changes": result.changes,
         "seconds": round(result.seconds, 3),
+        "effect": effect_record(effect),
     }
-    if args.json:
-        print(json.dumps(record, indent=2))
-    else:
-        print(f"{str(result.status).upper()}" + (f": {result.reason}" if result.reason else ""))
-        print(
-            f"  {len(result.changes)} weights of the last layer changed, for {len(result.counterexamples)} counterexamples"
-        )
-        largest = sorted(result.changes.items(), key=lambda item: -abs(item[1]))[:10]
-        print("".join(f"    {name}: {delta:+.6g}\n" for name, delta in largest) + f"  {result.seconds:.2f} s")
+    lines = [f"{str(result.status).upper()}" + (f": {result.reason}" if result.reason else "")]
+    lines.append(
+        f"  {len(result.changes)} weights of the last layer changed, for {len(result.counterexamples)} counterexamples"
+    )
+    largest = sorted(result.changes.items(), key=lambda item: -abs(item[1]))[:10]
+    lines += [f"    {name}: {delta:+.6g}" for name, delta in largest]
+    lines += [f"  {effect_words(effect)}", f"  {result.seconds:.2f} s"]
     if args.out is not None:
         make_folder(args.out)
         write_text(args.out / "report.json", json.dumps(record, indent=2))
         verifier.write_onnx(result.network, args.out / "repaired.onnx", precision="float64")
-    return PROPERTY_STATUS[result.status]
+        page = repair_page(result, network, record=_for_the_record(args, lines), images=data.images, effect=effect)
+        write_text(args.out / "report.html", page)
+    return _result(args, network, record, "\n".join(lines), PROPERTY_STATUS[result.status], data)
 
 
-def read_specification(path: Path, network: Any) -> Specification:
+def _result(
+    args: argparse.Namespace, network: Network, record: dict[str, Any], text: str, status: int, data: Data
+) -> Result:
+    from verifier.commands.result import Result
+
+    asked = {name: getattr(args, name) for name in ("method", "layer", "steps", "norm", "soft", "reach", "timeout")}
+    return Result(
+        text=text, found=record, status=status, network=network, question=f"repair by {args.specification.name}",
+        files={args.specification: "", **data.reader.files}, options=asked,
+    )  # fmt: skip
+
+
+class Data:
+    """The inputs on which the effect of a repair is told.
+
+    Attributes:
+        reader: that read them.
+        images, labels: in the data's units, ``(N, n)``, and the true labels; None where none are given.
+    """
+
+    def __init__(self, args: argparse.Namespace, network: Network) -> None:
+        from verifier.commands.inputs import Reader, read_data
+
+        self.network, self.reader = network, Reader(args, network)
+        self.images: Array | None = None
+        self.labels: Array | None = None
+        if args.data is not None:
+            self.images, self.labels = read_data(args.data, self.reader)
+
+    def effect(self, after: Callable[[Array], Array]) -> Drawdown | None:
+        """How labels change from the network's to another function's; None without data."""
+        from verifier.repair.effect import label_changes
+
+        if self.images is None:
+            return None
+        given = self.reader.normalisation.apply(self.images)
+        return label_changes(self.network.forward, after, given, self.labels)
+
+
+def effect_record(effect: Drawdown | None) -> dict[str, Any] | None:
+    """The effect on data as plain data."""
+    import numpy as np
+
+    if effect is None:
+        return None
+    changed = np.flatnonzero(effect.before != effect.after)
+    return {
+        "inputs": effect.total,
+        "changed": effect.changed,
+        "right before": effect.right_before,
+        "right after": effect.right_after,
+        "changed inputs": [[int(k), int(effect.before[k]), int(effect.after[k])] for k in changed],
+    }
+
+
+def effect_words(effect: Drawdown | None) -> str:
+    """The effect on data in a line."""
+    if effect is None:
+        return "effect on data: not looked at (--data FILE)"
+    _, facts = effect._facts()
+    return "effect on data: " + ", ".join(f"{name} {fact}" for name, fact in facts.items())
+
+
+def _for_the_record(args: argparse.Namespace, lines: list[str]) -> list[tuple[str, object]]:
+    from verifier.commands.result import digest
+
+    files = [("network", args.model), ("specification", args.specification), ("data", args.data)]
+    rows: list[tuple[str, object]] = [(n, f"{p}, SHA-256 {digest(p)}") for n, p in files if p is not None]
+    return [*rows, ("command line", " ".join(["verifier", *args.words])), *(("report", line.strip()) for line in lines)]
+
+
+def read_specification(path: Path, network: Network) -> Specification:
     """A specification from a JSON file.
 
     Raises:
@@ -263,8 +351,15 @@ def in_words(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(result: RepairResult, specification: Specification, record: dict[str, Any], folder: Path) -> None:
-    """The repaired network as ONNX, the report, and pictures of every polygon and of the greedy steps."""
+def write(
+    result: RepairResult,
+    specification: Specification,
+    record: dict[str, Any],
+    args: argparse.Namespace,
+    images: Array | None,
+    effect: Drawdown | None,
+) -> None:
+    """The repaired network as ONNX, the report, the page, and pictures of every polygon and of the greedy steps."""
     import verifier
     from verifier.errors import NetworkError
     from verifier.files import make_folder, write_figure, write_text
@@ -272,8 +367,9 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     from verifier.repair.export import write_frozen_onnx
     from verifier.repair.slices import frozen_restriction
     from verifier.report.repair import before_and_after, met_curves
+    from verifier.report.repair_page import repair_page
 
-    make_folder(folder)
+    folder = make_folder(args.out)
     write_text(folder / "report.json", json.dumps(record, indent=2))
     try:
         # in float64: what was proved is what is written, to the last bit
@@ -283,6 +379,7 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
     if result.steps:
         shares = [k / result.total for k in (result.met_before, *(s.met for s in result.steps))]
         write_figure(folder / "met.png", met_curves({result.method: shares}), dpi=120)
+    pictures = {}
     views = pictured(specification)
     if views and result.frozen.network.output_size > 1:
         rows: list[Any] = []
@@ -291,6 +388,13 @@ def write(result: RepairResult, specification: Specification, record: dict[str, 
             rows.append((name, before, frozen_restriction(result.frozen, before)))
         figure = before_and_after(rows, best=[best for _, _, best in views])
         write_figure(folder / "classes.png", figure, dpi=120)
+        pictures["classes before and after the repair"] = figure
+    rows_of = _for_the_record(args, in_words(record).splitlines())
+    page = repair_page(
+        result, result.frozen.network, record=rows_of, images=images, effect=effect, pictures=pictures,
+        conflicts=result.conflicts,
+    )  # fmt: skip
+    write_text(folder / "report.html", page)
 
 
 def pictured(specification: Specification) -> list[tuple[str, PolygonRegion, str]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.properties.builders import Domain
+    from verifier.commands.inputs import Reader
+    from verifier.commands.result import Result
     from verifier.properties.query import Query
 
 
@@ -15,12 +16,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
     from verifier.commands.arguments import (
         a_picture,
+        add_domain,
         add_model,
-        add_scale,
+        add_reading,
         add_solving_arguments,
         natural,
         nonnegative,
-    )  # fmt: skip
+        radius,
+    )
 
     parser = subparsers.add_parser(
         "saliency",
@@ -30,9 +33,10 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
     add_model(parser)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .png, .npy, .npz or text")
-    add_scale(parser)
-    parser.add_argument("--epsilon", type=nonnegative, help="radius in input units")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .png, .npy, .npz, .csv or text")
+    parser.add_argument(
+        "--epsilon", type=radius, metavar="RADIUS", help="radius in the data's units, or a fraction: 2/255"
+    )
     parser.add_argument("--delta", type=nonnegative, help="largest difference of a gradient entry")
     parser.add_argument(
         "--find",
@@ -43,13 +47,8 @@ def add_parser(subparsers: Any) -> None:
         "--picture", type=a_picture, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)"
     )
     parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own at x̂)")
-    parser.add_argument(
-        "--domain",
-        default="network",
-        metavar="LOW,HIGH",
-        help="inputs are cut to this interval; 'network' (default): a .nnet file's own ranges, else 0,1 as for images; "
-        "'none': no cut; write --domain=-1,1",
-    )
+    add_domain(parser)
+    add_reading(parser)
     _add_map_arguments(parser)
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
@@ -85,10 +84,9 @@ _FOR_MAPS = (
 """Which maps an option is for."""
 
 
-def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
+def _map_of(args: argparse.Namespace, reader: Reader) -> dict[str, Any]:
     """The arguments of `verifier.saliency_robustness` that choose map and similarity."""
     from verifier.commands.arguments import refuse
-    from verifier.commands.inputs import read_input
     from verifier.properties.maps import named_map
 
     refuse(args, f"on --map {args.map}", *(name for maps, name in _FOR_MAPS if args.map not in maps))
@@ -96,9 +94,9 @@ def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
         refuse(args, f"on --similarity {args.similarity}", "top-k")
     chosen = named_map(
         args.map,
-        network.input_size,
+        reader.network.input_size,
         other=args.other,
-        baseline=None if args.baseline is None else read_input(args.baseline, network, args.scale),
+        baseline=None if args.baseline is None else reader.given(args.baseline),
         steps=args.steps or 8,
         samples=args.samples or 8,
         sigma=args.sigma or 0.1,
@@ -107,119 +105,103 @@ def _map_of(args: argparse.Namespace, network: Any) -> dict[str, Any]:
     return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k or 0}
 
 
-def domain_of(text: str) -> Domain:
-    """The interval that ``LOW,HIGH`` says; None for "none"; "network" for itself.
-
-    Raises:
-        InputError: anything else, or LOW > HIGH.
-    """
-    from verifier.errors import InputError
-
-    if text.lower() == "network":
-        return "network"
-    if text.lower() == "none":
-        return None
-    try:
-        low, high = (float(word) for word in text.split(","))
-    except ValueError:
-        raise InputError(f"domain {text!r} is not LOW,HIGH", fix="write --domain=0,1 or --domain=none") from None
-    if not low <= high:
-        raise InputError(f"domain {text!r}: {low:g} is above {high:g}")
-    return low, high
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import verifier
-    from verifier.commands.arguments import options_of
-    from verifier.commands.deciding import decide
-    from verifier.commands.inputs import load_model, read_input
-    from verifier.commands.verdicts import report
+    from verifier.commands.arguments import domain_of, options_of
+    from verifier.commands.deciding import decide, result_of
+    from verifier.commands.inputs import Reader, load_model
     from verifier.errors import InputError
 
     options = options_of(args)
     domain = domain_of(args.domain)
     network = load_model(args)
-    x = read_input(args.input, network, args.scale)
+    reader = Reader(args, network)
+    x = reader.input(args.input)
     if args.similarity == "top-k" and args.delta is None and args.find != "delta":
         args.delta = 0.0
-    how = {"label": args.label, "domain": domain, **_map_of(args, network)}
+    how = {"label": args.label, "domain": domain, **_map_of(args, reader)}
+    asked = {
+        name: getattr(args, name) for name in ("epsilon", "delta", "label", "domain", "map", "similarity", "top_k")
+    }
     if args.find:
-        return _find(args, network, x, how)
+        return _find(args, reader, x, how, asked)
     for name in ("epsilon", "delta"):
         if getattr(args, name) is None:
             raise InputError(f"--{name} is missing", fix=f"give --{name}, or --find {name} to search it")
 
     def question() -> Query:
-        return verifier.saliency_robustness(network, x, epsilon=args.epsilon, delta=args.delta, **how)
+        return verifier.saliency_robustness(
+            network, x, epsilon=args.epsilon, delta=args.delta, mean=args.mean, std=args.std, **how
+        )
 
-    verdict, description = decide(args, question, options)
-    status = report(verdict, args, description)
-    if verdict.witness is not None:
-        _draw(args, network, x, verdict.witness.input, how)
-    return status
+    verdict, query = decide(args, question, options)
+    figure = None
+    if verdict.witness is not None and (args.picture or args.report):
+        figure = _picture(args, reader, x, verdict.witness.input, how)
+    return result_of(verdict, query, args, reader=reader, options=asked, comparison=figure)
 
 
-def _find(args: argparse.Namespace, network: Any, x: Any, how: dict[str, Any]) -> int:
+def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any], asked: dict[str, Any]) -> Result:
     """Search the threshold; exit status 0 if nothing stayed undecided, 3 if something did."""
-    import json
-    from math import isfinite
+    from fractions import Fraction
 
     from verifier.commands.arguments import options_of, refuse
-    from verifier.commands.console import progress_listener
     from verifier.commands.deciding import clock
-    from verifier.commands.verdicts import write_witness
+    from verifier.commands.result import Result
+    from verifier.commands.verdicts import witness_record, write_witness
     from verifier.errors import InputError
     from verifier.saliency import largest_delta, largest_epsilon
 
     given = "epsilon" if args.find == "delta" else "delta"
-    refuse(args, f"with --find {args.find}, which searches it", args.find)
+    refuse(args, f"with --find {args.find}, which searches it", args.find, "mean", "std", "report")
     if getattr(args, given) is None:
         raise InputError(f"--find {args.find} needs --{given}")
     options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
-    listener = progress_listener(args.quiet)
+    value = float(Fraction(getattr(args, given)))
     with clock(args):
-        found = search(
-            network, x, getattr(args, given), timeout=args.timeout, options=options, listener=listener, **how
-        )
+        found = search(reader.network, x, value, timeout=args.timeout, options=options, listener=args.listener, **how)
     if found.witness is not None:
-        _draw(args, network, x, found.witness.input, how)
+        if args.picture is not None:
+            _picture(args, reader, x, found.witness.input, how)
         if args.witness is not None:
-            write_witness(args.witness, found.witness.input)
-    if args.json:
-        record = {
-            "find": args.find,
-            given: getattr(args, given),
-            "holds_up_to": found.lower if isfinite(found.lower) else None,
-            "refuted_from": found.upper if isfinite(found.upper) else None,
-            "no_other_label_in_range": found.lower == float("inf"),
-            "witness": None if found.witness is None else found.witness.input.tolist(),
-            "questions": found.questions,
-            "undecided": found.undecided,
-        }
-        print(json.dumps(record, indent=2))
-    elif found.lower == float("inf"):
-        print(f"holds for every {args.find}: no input in range has another label")
+            write_witness(args.witness, found.witness)
+    if found.lower == float("inf"):
+        text = f"holds for every {args.find}: no input in range has another label"
     else:
         # all digits: a shorter number would be another one
-        refuted = f"refuted from {found.upper!r} on" if isfinite(found.upper) else "not refuted at any value asked"
+        refuted = f"refuted from {found.upper!r} on" if found.witness is not None else "not refuted at any value asked"
         proved = "nothing is proved" if found.proved is None else f"holds up to {found.lower!r}"
-        print(f"{args.find}: {proved}, {refuted}")
-        print(f"{found.questions} questions, {found.undecided} undecided")
-    return 3 if found.undecided else 0
+        text = f"{args.find}: {proved}, {refuted}\n{found.questions} questions, {found.undecided} undecided"
+    record = {
+        "find": args.find,
+        given: value,
+        "holds_up_to": found.lower,
+        "refuted_from": found.upper,
+        "no_other_label_in_range": found.lower == float("inf"),
+        "witness": witness_record(found.witness),
+        "questions": found.questions,
+        "undecided": found.undecided,
+    }
+    words = f"the largest {args.find} that holds for {given} {value:g}"
+    return Result(
+        text=text, found=record, status=3 if found.undecided else 0, network=reader.network, question=words,
+        files=reader.files, options=asked,
+    )  # fmt: skip
 
 
-def _draw(args: argparse.Namespace, network: Any, x: Any, witness: Any, how: dict[str, Any]) -> None:
-    """The picture, if it is wanted."""
-    if args.picture is None:
-        return
+def _picture(args: argparse.Namespace, reader: Reader, x: Any, witness: Any, how: dict[str, Any]) -> Any:
+    """The figure of input and witness with their maps; written to ``--picture`` if that is wanted."""
+    from verifier.files import write_figure
     from verifier.properties.builders import condition_at
-    from verifier.report.saliency import picture
+    from verifier.report.saliency import witness_figure
 
-    picture(
-        condition_at(network, x, label=args.label, map=how["map"], similarity=how["similarity"], top_k=how["top_k"]),
-        x,
-        witness,
-        args.picture,
+    given = reader.normalisation.apply(x)
+    condition = condition_at(
+        reader.network, given, label=args.label, map=how["map"], similarity=how["similarity"], top_k=how["top_k"]
     )
+    figure = witness_figure(condition, given, witness)
+    if args.picture is not None:
+        write_figure(args.picture, figure)
+    return figure

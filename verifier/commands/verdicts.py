@@ -1,17 +1,19 @@
-"""Verdicts in words and as JSON, and the exit status that says them."""
+"""Verdicts in words and as plain data, and the exit status that says them."""
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verifier.files import whole_file
+from verifier.files import whole_file, write_text
 from verifier.network.operators import Array
-from verifier.verdict import Certainty, Status, Verdict, Witness
+from verifier.verdict import Certainty, EngineAnswer, Status, Verdict, Witness
+
+if TYPE_CHECKING:
+    from verifier.commands.inputs import Reader
 
 EXIT = {Status.HOLDS: 0, Status.VIOLATED: 1, Status.UNKNOWN: 3, Status.TIMEOUT: 4, Status.ERROR: 5}
 """Exit status by verdict; 2 is bad usage or input."""
@@ -23,8 +25,6 @@ NEXT = {
 }
 """What may help where nothing was decided."""
 
-
-# -- verdicts --------------------------------------------------------------------------------------------
 _CERTAINTY = {
     Certainty.EXACT: "proved in exact arithmetic",
     Certainty.RIGOROUS: "proved in floating point with all rounding errors bounded",
@@ -32,8 +32,9 @@ _CERTAINTY = {
 }
 
 
-def in_words(verdict: Verdict, question: str) -> str:
-    """A verdict for people."""
+# -- words -----------------------------------------------------------------------------------------------
+def in_words(verdict: Verdict, question: str, reader: Reader | None = None) -> str:
+    """A verdict for people; ``reader`` says how the data's units differ from the network's."""
     who = f"{verdict.engine} ({verdict.stage})" if verdict.engine else verdict.stage
     total = verdict.times.get("total", 0.0)
     lines = []
@@ -44,22 +45,21 @@ def in_words(verdict: Verdict, question: str) -> str:
         case Status.VIOLATED:
             lines.append(f"VIOLATED: a counterexample was found by {who} in {total:.2f} s")
             assert verdict.witness is not None
-            lines += _witness_lines(verdict.witness)
-        case Status.UNKNOWN:
-            lines.append(f"UNKNOWN after {total:.2f} s ({who}): {verdict.reason}")
-        case Status.TIMEOUT:
-            lines.append(f"TIMEOUT after {total:.2f} s ({who}): {verdict.reason}")
-        case Status.ERROR:
-            lines.append(f"ERROR after {total:.2f} s ({who}): {verdict.reason}")
+            lines += _witness_lines(verdict.witness, reader)
+        case _:
+            lines.append(f"{verdict.status.name} after {total:.2f} s ({who}): {verdict.reason}")
+    if verdict.progress:
+        lines.append(f"  how far it came: {verdict.progress}")
     if verdict.status in NEXT:
         lines.append(f"  to try next: {NEXT[verdict.status]}")
     if question:
         lines.append(f"  property: {question}")
     if verdict.unconfirmed is not None:
         lines.append("  a proposed counterexample was kept, but it refutes nothing by itself:")
-        lines += ["  " + line for line in _witness_lines(verdict.unconfirmed)]
+        lines += ["  " + line for line in _witness_lines(verdict.unconfirmed, reader)]
     if verdict.reproducer is not None:
         lines.append(f"  the query was kept in {verdict.reproducer}")
+    lines += [f"  {line}" for line in _table(verdict.answers)]
     lines += [f"  note: {note}" for note in verdict.notes]
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in verdict.times.items() if name != "total")
     if stages:
@@ -67,16 +67,16 @@ def in_words(verdict: Verdict, question: str) -> str:
     return "\n".join(lines)
 
 
-def _witness_lines(witness: Witness) -> list[str]:
+def _witness_lines(witness: Witness, reader: Reader | None) -> list[str]:
     checks = ["in exact rational arithmetic" if witness.exact else "NOT confirmed in exact rational arithmetic"]
     if witness.onnxruntime is not None:
         checks.append("in onnxruntime" if witness.onnxruntime else "NOT in onnxruntime")
-    lines = [f"  input:  {_numbers(witness.input)}", f"  output: {_numbers(witness.output)}"]
+    lines = [f"  input:  {_numbers(witness.input)}"]
+    if (data := in_data(witness, reader)) is not None:
+        lines.append(f"  data:   {_numbers(data)} (before --mean and --std)")
+    lines.append(f"  output: {_numbers(witness.output)}")
     if len(witness.output) > 1:
-        first, second = np.argsort(-witness.output, kind="stable")[:2].tolist()
-        lead = witness.output[first] - witness.output[second]
-        tie = f"outputs {first} and {second}, equal" if lead == 0 else ""
-        lines.append(f"  largest: {tie or f'output {first}, by {lead:.6g} over output {second}'}")
+        lines.append(f"  largest: {witness.lead}")
     if witness.gradient is not None and witness.map is None:
         lines.append(f"  gradient: {_numbers(witness.gradient)}")
     if witness.map is not None:
@@ -90,59 +90,88 @@ def _numbers(values: Array, most: int = 12) -> str:
     return shown if len(values) <= most else f"{shown} … ({len(values)} numbers; --witness writes all)"
 
 
-def as_json(verdict: Verdict, question: str) -> str:
-    """A verdict as one JSON object."""
-    record: dict[str, Any] = {
-        "status": verdict.status.value,
-        "property": question,
+def _table(answers: Sequence[EngineAnswer]) -> list[str]:
+    """The engines' answers, one a line, in columns."""
+    if not answers:
+        return []
+    rows = [("engine", "answer", "seconds", "how certain, or why not")]
+    rows += [
+        (a.engine, a.answer, f"{a.seconds:.2f}", a.certainty.value if a.certainty else " ".join(a.reason.split()))
+        for a in answers
+    ]
+    widths = [max(len(row[k]) for row in rows) for k in range(3)]
+    return [f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}".rstrip() for r in rows]
+
+
+# -- plain data ------------------------------------------------------------------------------------------
+def as_record(verdict: Verdict, reader: Reader | None = None) -> dict[str, Any]:
+    """A verdict as plain data: ``#/$defs/decision`` of the published schema."""
+    return {
         "stage": verdict.stage,
         "engine": verdict.engine,
         "certainty": verdict.certainty.value if verdict.certainty else None,
         "reason": verdict.reason,
-        "times": dict(verdict.times),
         "bounds": verdict.bounds,
-        "witness": _witness_json(verdict.witness),
-        "unconfirmed": _witness_json(verdict.unconfirmed),
+        "progress": verdict.progress,
+        "witness": witness_record(verdict.witness, reader),
+        "unconfirmed": witness_record(verdict.unconfirmed, reader),
+        "answers": [
+            {
+                "engine": a.engine,
+                "answer": a.answer,
+                "seconds": a.seconds,
+                "certainty": a.certainty.value if a.certainty else None,
+                "reason": a.reason,
+            }
+            for a in verdict.answers
+        ],
         "reproducer": str(verdict.reproducer) if verdict.reproducer else None,
         "notes": list(verdict.notes),
+        "next": NEXT.get(verdict.status, ""),
     }
-    return json.dumps(record, indent=2)
 
 
-def _witness_json(witness: Witness | None) -> dict[str, Any] | None:
+def witness_record(witness: Witness | None, reader: Reader | None = None) -> dict[str, Any] | None:
+    """A witness as plain data: ``#/$defs/witness`` of the published schema."""
     if witness is None:
         return None
-    arrays = {
-        name: None if value is None else np.asarray(value).reshape(-1).tolist()
-        for name, value in (
-            ("input", witness.input),
-            ("output", witness.output),
-            ("gradient", witness.gradient),
-            ("map", witness.map),
-            ("runtime_output", witness.runtime_output),
-        )
-    }
     return {
-        **arrays,
+        "input": witness.input,
+        "shape": list(witness.shape) or None,
+        "data": in_data(witness, reader),
+        "output": witness.output,
+        "gradient": witness.gradient,
+        "map": witness.map,
+        "largest": witness.lead if len(witness.output) > 1 else "",
         "exact": witness.exact,
         "onnxruntime": witness.onnxruntime,
+        "runtime_output": None if witness.runtime_output is None else np.asarray(witness.runtime_output).reshape(-1),
         "remarks": list(witness.remarks),
     }
 
 
-def report(verdict: Verdict, args: argparse.Namespace, question: str = "") -> int:
-    """Print a verdict as the arguments want it, write the witness file, and return the exit status."""
-    print(as_json(verdict, question) if args.json else in_words(verdict, question), flush=True)
-    if args.witness is not None and verdict.witness is not None:
-        write_witness(args.witness, verdict.witness.input)
-    return EXIT[verdict.status]
+def in_data(witness: Witness, reader: Reader | None) -> Array | None:
+    """The input in the data's units, where these differ from the network's."""
+    if reader is None or reader.normalisation.is_identity:
+        return None
+    return reader.normalisation.invert(witness.input)
 
 
-def write_witness(path: Path, x: Array) -> None:
-    """Write a counterexample's input as ``.npy``.
+# -- files ------------------------------------------------------------------------------------------------
+def write_witness(path: Path, witness: Witness, reader: Reader | None = None) -> None:
+    """Write a counterexample.
+
+    A ``.npy`` holds the input in its shape and in the data's units, so that it can be read again with the same options; a
+    ``.txt`` holds input and output as the network takes and gives them, in the competition's format (VNN-LIB 1.0).
 
     Raises:
         OutputError: the file cannot be written.
     """
+    if path.suffix.lower() == ".txt":
+        from verifier.vnncomp.answer import counterexample_1
+
+        write_text(path, counterexample_1(witness.input, witness.output))
+        return
+    data = in_data(witness, reader)
     with whole_file(path) as stream:
-        np.save(stream, x)
+        np.save(stream, witness.shaped if data is None else data.reshape(witness.shape))

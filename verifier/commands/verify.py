@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.commands.result import Result
     from verifier.network.graph import Network
     from verifier.properties.query import Query
 
@@ -66,26 +67,25 @@ def _networks(args: argparse.Namespace) -> Network | dict[str, Network]:
     return {name: load(file, check=args.check_model, ordered=alone) for name, file in args.network}
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     from dataclasses import replace
 
     import verifier
     from verifier.commands.arguments import options_of
     from verifier.commands.console import say
-    from verifier.commands.deciding import decide
-    from verifier.commands.verdicts import report
+    from verifier.commands.deciding import decide, result_of
 
     options = replace(options_of(args), proof=args.proof is not None)
 
     def question() -> Query:
         return verifier.read_vnnlib(args.property, _networks(args))
 
-    verdict, description = decide(args, question, options)
-    status = report(verdict, args, description)
+    verdict, query = decide(args, question, options)
     if verdict.proof is not None:
         verdict.proof.save(args.proof)
         if not args.quiet:
             words = f"{args.proof}: a proof of {verdict.proof.leaves} leaves, {args.proof.stat().st_size:,} bytes"
             say(words)
-    return status
+    files = {args.property: "", **{file: f"network {name}" for name, file in args.network or ()}}
+    return result_of(verdict, query, args, files=files)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from verifier.commands.console import say
 
 if TYPE_CHECKING:
+    from verifier.commands.result import Result
     from verifier.events import Event
     from verifier.vnncomp.category import Category, Instance
     from verifier.vnncomp.journal import Journal
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import a_folder, add_quiet, count, engine_names, natural, positive
+    from verifier.commands.arguments import a_folder, add_json, add_quiet, count, engine_names, natural, positive
 
     top = subparsers.add_parser(
         "vnncomp", help="run a benchmark category of VNN-COMP", description="Benchmark categories of VNN-COMP."
@@ -46,15 +47,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--cap", type=positive, metavar="S", help="no instance gets more than this")
     parser.add_argument("--only", metavar="TEXT", help="only instances whose onnx or vnnlib contains this")
     parser.add_argument("--sample", type=count, metavar="N", help="only N instances, evenly spread, always the same")
+    add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
     report = actions.add_parser("report", help="write the reports from a journal again")
     report.add_argument("category", type=Path, metavar="CATEGORY_DIR")
     report.add_argument("--out", type=a_folder, metavar="DIR")
+    add_json(report)
     report.set_defaults(run=run_report)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     from verifier.engines.registry import get
     from verifier.errors import EngineError
@@ -86,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         return _report(category, journal, out, instances)
 
 
-def run_report(args: argparse.Namespace) -> int:
+def run_report(args: argparse.Namespace) -> Result:
     """Write csv, counterexamples, summary and plot from a journal."""
     from verifier.errors import InputError
     from verifier.vnncomp.category import read_category
@@ -128,9 +131,10 @@ def _executor(args: argparse.Namespace, category: Category, settings: Settings) 
     return RayExecutor(category, settings, args.address or "auto")
 
 
-def _report(category: Category, journal: Journal, out: Path, instances: list[Instance]) -> int:
+def _report(category: Category, journal: Journal, out: Path, instances: list[Instance]) -> Result:
+    from verifier.commands.result import Result
     from verifier.files import make_folder, write_text
-    from verifier.vnncomp import summary
+    from verifier.vnncomp import page, summary
 
     records = journal.records()
     make_folder(out)
@@ -143,8 +147,22 @@ def _report(category: Category, journal: Journal, out: Path, instances: list[Ins
         summary.cactus(out / "cactus.png", category, records)
     except ImportError:
         say("verifier: no cactus plot: matplotlib is not installed")
-    print(text, flush=True)
-    return 0 if found.is_clean else 1
+    write_text(out / "summary.html", page.category_page(found, records, instances))
+    record = {
+        "category": category.name,
+        "out": out,
+        "counts": found.counts,
+        "solved": found.solved,
+        "instances": found.total,
+        "finished": found.finished,
+        "seconds": found.seconds,
+        "score": found.score,
+        "wrong": found.wrong,
+        "invalid": found.invalid,
+        "new": found.new,
+        "missed": found.missed,
+    }
+    return Result(text=text, found=record, status=0 if found.is_clean else 1)
 
 
 class Live:

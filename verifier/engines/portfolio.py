@@ -16,7 +16,7 @@ from verifier.limits import Deadline, in_force
 from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
-from verifier.verdict import Witness
+from verifier.verdict import EngineAnswer, Witness
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,12 +48,18 @@ class Outcome:
         """Whether this proves or refutes."""
         return self.refutes or self.proves
 
-    def __str__(self) -> str:
-        what = {
-            Answer.SAT: "a counterexample, confirmed" if self.refutes else "a counterexample, not confirmed",
-            Answer.UNSAT: "no counterexample exists",
-        }.get(self.result.answer, f"{self.result.answer.value} ({self.result.reason})")
-        return f"{self.engine}: {what}, after {self.seconds:.2f} s"
+    @property
+    def answer(self) -> EngineAnswer:
+        """The answer for the verdict."""
+        words = {Answer.SAT: "refuted" if self.refutes else "refuted, not confirmed", Answer.UNSAT: "proved"}
+        result = self.result
+        return EngineAnswer(
+            engine=self.engine,
+            answer=words.get(result.answer, result.answer.value),
+            seconds=self.seconds,
+            certainty=result.certainty if self.proves else None,
+            reason="" if self.decided else result.reason,
+        )
 
 
 def solve_by(

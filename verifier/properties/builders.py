@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, TEXT, WHOLE, checked, instance, optional
-from verifier.errors import PropertyError
+from verifier.arguments import NUMBER, NUMBERS, RADIUS, TEXT, WHOLE, checked, instance, optional
+from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
+from verifier.properties.normalisation import Normalisation, Radius, exact_radius
 from verifier.properties.query import GradientBox, Query, larger_output_cases
 from verifier.properties.sets import Box, Ends
 from verifier.properties.similarity import MapCondition
@@ -29,15 +31,17 @@ def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
 
 
 @checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"), x=NUMBERS, epsilon=NUMBER, label=optional(WHOLE)
+    network=instance(Network, "a Network (`verifier.load` reads one)"), x=NUMBERS, epsilon=RADIUS, label=optional(WHOLE)
 )
 def robustness(
     network: Network,
     x: npt.ArrayLike,
-    epsilon: float,
+    epsilon: Radius,
     *,
     label: int | None = None,
     domain: Domain = "network",
+    mean: npt.ArrayLike | None = None,
+    std: npt.ArrayLike | None = None,
 ) -> Query:
     """Local robustness: every input within ``epsilon`` (L∞) of ``x`` has label ``label``.
 
@@ -45,10 +49,12 @@ def robustness(
 
     Args:
         x: the input, of the network's input shape or flat.
-        epsilon: radius in input units, >= 0.
+        epsilon: radius in the units of ``x``, >= 0; text such as "2/255" is taken exactly.
         label: the label to keep; the network's own label at ``x`` by default.
         domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
             images; None for no cut.
+        mean, std: the network's own normalisation, one number each or one per channel: it is given ``(x - mean) / std``,
+            while ``x``, ``epsilon`` and ``domain`` are in the data's units. A witness is what the network is given.
 
     Raises:
         PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain (by more than float32 rounding),
@@ -60,22 +66,21 @@ def robustness(
         >>> verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
         <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', inputs 2 of 2 vary, cases 1, about outputs, of <Network built in Python, shape 2 → 2, nodes 4, neurons 2>>
     """
-    domain = network_domain(network, domain)
-    point, moved = _point(network, x, domain)
-    label = _label(network, point, label)
+    ball = _Ball(network, x, epsilon, domain, mean, std)
+    label = _label(network, ball.anchor, label)
     return Query(
         network=network,
-        box=Box.around(point, epsilon, domain),
+        box=ball.box,
         cases=larger_output_cases(network.output_size, label),
-        anchor=point,
-        description=f"label {label} within L∞ distance {epsilon:g}{_domain_text(domain)}{moved}",
+        anchor=ball.anchor,
+        description=f"label {label} {ball.words}",
     )
 
 
 @checked(
     network=instance(Network, "a Network (`verifier.load` reads one)"),
     x=NUMBERS,
-    epsilon=NUMBER,
+    epsilon=RADIUS,
     delta=NUMBER,
     label=optional(WHOLE),
     map=instance((str, SaliencyMap), "a map or its name"),
@@ -86,13 +91,15 @@ def saliency_robustness(
     network: Network,
     x: npt.ArrayLike,
     *,
-    epsilon: float,
+    epsilon: Radius,
     delta: float,
     label: int | None = None,
     domain: Domain = "network",
     map: str | SaliencyMap = "gradient",
     similarity: str = "linf",
     top_k: int = 0,
+    mean: npt.ArrayLike | None = None,
+    std: npt.ArrayLike | None = None,
 ) -> Query:
     """Saliency robustness (Le et al., ACML 2023): inputs with a similar map have the same label.
 
@@ -102,7 +109,7 @@ def saliency_robustness(
 
     Args:
         x: the input x̂, of the network's input shape or flat.
-        epsilon: radius in input units, >= 0.
+        epsilon: radius in the units of ``x``, >= 0; text such as "2/255" is taken exactly.
         delta: largest distance of the maps, >= 0, see `verifier.properties.similarity.MapCondition`.
         label: the label; the network's own label at ``x`` by default.
         domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
@@ -110,6 +117,7 @@ def saliency_robustness(
         map: a name of `verifier.properties.maps.NAMES`, or a map made by that module's functions.
         similarity: "linf", "l1", "l2" or "top-k".
         top_k: for "top-k", how many pixels.
+        mean, std: the network's own normalisation, as for `robustness`; maps are those of what the network is given.
 
     Raises:
         PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
@@ -122,18 +130,14 @@ def saliency_robustness(
         >>> verifier.verify(query).status  # where the label is another, so is the gradient
         <Status.HOLDS: 'holds'>
     """
-    domain = network_domain(network, domain)
-    point, moved = _point(network, x, domain)
+    ball = _Ball(network, x, epsilon, domain, mean, std)
+    point, box = ball.anchor, ball.box
     label = _label(network, point, label)
     condition = condition_at(network, point, delta, label, map=map, similarity=similarity, top_k=top_k)
     chosen = condition.map
-    box = Box.around(point, epsilon, domain)
     what = "gradient map" if chosen.name == "gradient" else f"map ({chosen.name})"
     how = "" if similarity == "linf" else f" ({'top-' + str(top_k) if top_k else similarity})"
-    description = (
-        f"label {label} wherever the {what} differs by at most {delta:g}{how}, "
-        f"within L∞ distance {epsilon:g}{_domain_text(domain)}{moved}"
-    )
+    description = f"label {label} wherever the {what} differs by at most {delta:g}{how}, {ball.words}"
     host, weights = network, condition.output
     if not chosen.plain and not chosen.path:
         host = sampled_network(network, chosen, condition.output)
@@ -180,6 +184,40 @@ def condition_at(
     label = _label(network, point, label)
     chosen = named_map(map, network.input_size) if isinstance(map, str) else map
     return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)
+
+
+class _Ball:
+    """The inputs of a question about robustness, as the network takes them.
+
+    Attributes:
+        box: the L∞ ball, cut to the domain.
+        anchor: its center.
+        words: what it is, for the description.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        x: npt.ArrayLike,
+        epsilon: Radius,
+        domain: Domain,
+        mean: npt.ArrayLike | None,
+        std: npt.ArrayLike | None,
+    ) -> None:
+        ends = network_domain(network, domain)
+        point, moved = _point(network, x, ends)
+        scale = Normalisation.of(network, mean, std)
+        shown = epsilon if isinstance(epsilon, str) else f"{float(epsilon):g}"
+        self.words = f"within L∞ distance {shown}{_domain_text(ends)}{moved}"
+        if scale.is_identity and not isinstance(epsilon, (str, Fraction)):
+            self.box, self.anchor = Box.around(point, epsilon, ends), point
+            return
+        try:
+            self.box = scale.box(point, exact_radius(epsilon), ends)
+        except InputError as error:
+            raise PropertyError(error.problem, place=error.place, fix=error.fix) from None
+        self.anchor = self.box.clip(scale.apply(point))
+        self.words += "" if scale.is_identity else ", given to the network as (x - mean) / std"
 
 
 ROUNDED = 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,22 +10,33 @@ import numpy.typing as npt
 
 from verifier.network.operators import Array
 from verifier.repair.frozen import CHUNK, FrozenNetwork, parameter_label, parameters
+from verifier.shown import Shown
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawdown:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Drawdown(Shown):
     """How labels changed on a data set.
 
     Attributes:
         total: number of inputs.
         changed: inputs whose label is another after the repair.
         right_before, right_after: inputs with the true label; None if no labels were given.
+        before, after: ``(total,)`` the labels that both networks give.
     """
 
     total: int
     changed: int
     right_before: int | None = None
     right_after: int | None = None
+    before: npt.NDArray[np.int64]
+    after: npt.NDArray[np.int64]
+
+    def _facts(self) -> tuple[str, dict[str, str]]:
+        facts = {"labels changed": f"{self.changed:,} of {self.total:,} inputs"}
+        if self.right_before is not None and self.right_after is not None:
+            before, after = self.right_before / self.total, self.right_after / self.total
+            facts["accuracy"] = f"{before:.2%} before, {after:.2%} after"
+        return "Drawdown", facts
 
     @property
     def drawdown(self) -> float | None:
@@ -55,19 +67,32 @@ def drawdown(
         >>> verifier.drawdown(result.frozen, np.array([[0.3, 0.5]]), [0]).changed
         1
     """
+    return label_changes(frozen.network.forward, frozen.forward, inputs, labels, largest=largest)
+
+
+def label_changes(
+    before: Callable[[Array], Array],
+    after: Callable[[Array], Array],
+    inputs: Array,
+    labels: npt.ArrayLike | None = None,
+    *,
+    largest: bool = True,
+) -> Drawdown:
+    """As `drawdown`, of any two functions from inputs ``(batch, …)`` to outputs ``(batch, …)``."""
     pick = np.argmax if largest else np.argmin
-    before, after = [], []
-    for start in range(0, len(inputs), CHUNK):
-        part = inputs[start : start + CHUNK]
-        before.append(pick(frozen.network.forward(part).reshape(len(part), -1), axis=1))
-        after.append(pick(frozen.forward(part).reshape(len(part), -1), axis=1))
-    old, new = np.concatenate(before), np.concatenate(after)
+    parts = [inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK)]
+    old, new = (
+        np.concatenate([pick(network(part).reshape(len(part), -1), axis=1) for part in parts])
+        for network in (before, after)
+    )
     truth = None if labels is None else np.asarray(labels)
     return Drawdown(
         total=len(old),
         changed=int((old != new).sum()),
         right_before=None if truth is None else int((old == truth).sum()),
         right_after=None if truth is None else int((new == truth).sum()),
+        before=old,
+        after=new,
     )
 
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from verifier.files import write_figure
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.similarity import MapCondition
 from verifier.report.style import figure_of, image_shape, picture_of, signed_map
 
 _DISTANCES = {"linf": "L∞", "l1": "L1", "l2": "L2", "top-k": "top-k lead"}
-
-
-def picture(condition: MapCondition, x: Array, witness: Array, path: Path) -> None:
-    """Write `witness_figure` to a file; the suffix chooses the format (.png, .svg, .pdf)."""
-    write_figure(path, witness_figure(condition, x, witness))
 
 
 def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from verifier.files import make_folder, write_bytes, write_figure, write_text
 from verifier.vnncomp.category import Category, Instance
@@ -147,25 +148,65 @@ def write_counterexamples(folder: Path, category: Category, records: Mapping[int
 
 
 def cactus(file: Path, category: Category, records: Mapping[int, Record]) -> None:
+    """Write `cactus_figure`."""
+    write_figure(file, cactus_figure(category, records), dpi=120)
+
+
+LEAST = 0.01
+"""Seconds: where the logarithmic axis begins."""
+
+
+def cactus_figure(category: Category, records: Mapping[int, Record]) -> Any:
     """Cumulative time over instances solved, fastest first; published tools as their end points.
 
-    The per-instance times at hand of published tools are the best of all of them: "best published".
+    Curves are steps that begin at zero instances and end at the last one solved: a step is as high as the time that so many
+    instances take. Wrong answers and invalid counterexamples are not counted as solved. The per-instance times at hand of
+    published tools are the best of all of them: "best published".
     """
-    from matplotlib.figure import Figure
+    from verifier.report.style import INK, colour_of, figure_of, plain_axes
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = figure_of(8, 5)
     axes = figure.add_subplot()
-    ours = sorted(r.seconds for r in records.values() if r.solved)
-    axes.plot(range(1, len(ours) + 1), _cumulated(ours), label="pwl-verifier (this machine)", linewidth=2)
+    by_number = {instance.number: instance for instance in category.instances}
+    ours = sorted(r.seconds for number, r in records.items() if _is_right(category, by_number[number], r))
+    _steps(axes, ours, label=f"pwl-verifier, this machine: {len(ours)}", color=INK, linewidth=2)
     if category.best:
         best = sorted(category.best.values())
-        axes.plot(range(1, len(best) + 1), _cumulated(best), "k--", linewidth=1, label="best published per instance")
-    for tool in sorted(category.tools, key=lambda t: (-t.solved, t.seconds))[:10]:
-        axes.plot([tool.solved], [tool.seconds], "o", markersize=5, label=f"{tool.name} (total)")
-    axes.set(xlabel="instances solved", ylabel="seconds, cumulated", yscale="log", title=category.name)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
-    write_figure(file, figure, dpi=120)
+        _steps(
+            axes, best, label=f"best published of each instance: {len(best)}", color=INK, linewidth=1, linestyle="--"
+        )
+    tools = [tool for tool in category.tools if tool.solved]
+    for k, tool in enumerate(sorted(tools, key=lambda t: (-t.solved, t.seconds))[:10]):
+        axes.plot(
+            [tool.solved], [max(tool.seconds, LEAST)], "o", markersize=6, color=colour_of(k), markeredgecolor=INK,
+            markeredgewidth=0.5, label=f"{tool.name} (total): {tool.solved}", clip_on=False,
+        )  # fmt: skip
+    axes.axvline(len(category.instances), color=INK, linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=LEAST)
+    axes.set_xlim(0, len(category.instances) * 1.02)
+    axes.set_xlabel(f"instances solved, of {len(category.instances)}", color=INK)
+    axes.set_ylabel("seconds, cumulated", color=INK)
+    axes.set_title(category.name, loc="left", color=INK, fontsize=11)
+    plain_axes(axes)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _is_right(category: Category, instance: Instance, record: Record) -> bool:
+    """Whether a result counts as solved."""
+    if not record.solved or record.witness.startswith("INVALID"):
+        return False
+    expected = category.expected(instance)
+    return expected not in ("sat", "unsat") or record.result == expected
+
+
+def _steps(axes: Any, times: list[float], **style: Any) -> None:
+    """A curve of cumulated times; one instance is a line from 0 to 1."""
+    if times:
+        heights = [max(total, LEAST) for total in _cumulated(times)]
+        axes.step([0, *range(1, len(times) + 1)], [heights[0], *heights], where="pre", **style)
 
 
 def _cumulated(times: list[float]) -> list[float]:
