@@ -86,7 +86,7 @@ def load(
 def _load_file(path: Path, input_shape: Shape | None, ordered: bool, outputs: Sequence[str] | None) -> Network:
     name = path.name.lower()
     if path.is_dir():
-        raise NetworkError("is a folder, and a model's file is expected", place=str(path), fix="name the file in it")
+        raise NetworkError("is a folder, and a model's file is expected", place=str(path), fix=_models_in(path))
     if name.endswith((".onnx", ".onnx.gz")):
         from verifier.network.onnx_reader import read_onnx
 
@@ -100,3 +100,12 @@ def _load_file(path: Path, input_shape: Shape | None, ordered: bool, outputs: Se
         place=str(path),
         fix="supported: .onnx, .onnx.gz, .nnet; a torch file holds no graph: load(module, input_shape=...)",
     )
+
+
+def _models_in(folder: Path, most: int = 5) -> str:
+    """Which models a folder holds, for whoever named the folder."""
+    endings = (".onnx", ".onnx.gz", ".nnet", ".nnet.gz")
+    found = sorted(file.name for file in folder.iterdir() if file.name.lower().endswith(endings))
+    if not found:
+        return "there is no .onnx or .nnet file in it"
+    return f"name one of its files: {', '.join(found[:most])}" + f" and {len(found) - most} more" * (len(found) > most)
