@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "headless_shell")
 
 CHECK = r"""
-const frame = document.querySelector("iframe"), page = frame.contentDocument, view = frame.contentWindow;
+const inspected = (frame) => {
+const page = frame.contentDocument, view = frame.contentWindow;
 const numbers = (text) => (text.match(/[\d.]+/g) || []).map(Number);
 const light = (rgb) => {
   const [r, g, b] = rgb.map((v) => { const c = v / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
@@ -36,13 +38,15 @@ for (const e of page.body.querySelectorAll("*")) {
   if (!e.closest(".wide, pre") && e.getBoundingClientRect().right > view.innerWidth + 1) wide.push(`${e.tagName}.${e.className}`);
 }
 const images = [...page.images];
-document.title = "done";
-document.body.textContent = "RESULT" + JSON.stringify({
+return {
   width: view.innerWidth, scroll: page.documentElement.scrollWidth, wide, faint,
   images: images.length, broken: images.filter((i) => !i.naturalWidth).length,
   nameless: images.filter((i) => !i.alt.trim()).length, headings: [...page.querySelectorAll("h1")].length,
   language: page.documentElement.lang, text: page.body.innerText.length,
-}) + "END";
+};
+};
+const found = [...document.querySelectorAll("iframe")].map(inspected);
+document.body.textContent = "RESULT" + JSON.stringify(found) + "END";
 """
 
 
@@ -51,26 +55,28 @@ def chromium() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-def look(page: str, width: int, folder: Path) -> dict[str, Any]:
-    """What a browser sees of a page of this width: overflow, images without words, faint text, what its console says."""
+def look(pages: Sequence[str], width: int, folder: Path) -> list[dict[str, Any]]:
+    """What a browser sees of pages of this width: overflow, images without words, faint text, what its console says.
+
+    The console is that of all pages together.
+    """
     program = chromium()
     assert program is not None
-    harness = (
-        f'<!doctype html><html><body><iframe style="width:{width}px;height:900px;border:0" srcdoc="{html.escape(page)}">'
-        f'</iframe><script>addEventListener("load", () => {{{CHECK}}});</script></body></html>'
-    )
+    frame = f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{{}}"></iframe>'
+    frames = "".join(frame.format(html.escape(page)) for page in pages)
     file = folder / f"harness-{width}.html"
-    file.write_text(harness, encoding="utf-8")
+    script = f'<script>addEventListener("load", () => {{{CHECK}}});</script>'
+    file.write_text(f"<!doctype html><html><body>{frames}{script}</body></html>", encoding="utf-8")
     run = subprocess.run(
         [
             program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
             f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=4000", "--dump-dom",
             file.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HOME": str(folder)},
+        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "HOME": str(folder)},
     )  # fmt: skip
-    found = re.search(r"RESULT(\{.*\})END", run.stdout, re.DOTALL)
+    found = re.search(r"RESULT(\[.*\])END", run.stdout, re.DOTALL)
     assert found, f"the browser showed nothing: {run.stderr[-800:]}"
-    result: dict[str, Any] = json.loads(html.unescape(found[1]))
-    result["console"] = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
-    return result
+    results: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
+    console = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+    return [{**result, "console": console} for result in results]

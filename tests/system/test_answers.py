@@ -220,18 +220,17 @@ def test_pages_in_a_real_browser(folder: Path, tmp_path: Path, capsys: pytest.Ca
     """At the width of a desk and of a phone: nothing overflows, pictures have words, text can be read, no error."""
     found = pages(folder, tmp_path)
     assert len(found) == 8
-    for name, path in found.items():
-        page = path.read_text(encoding="utf-8")
-        assert "http" not in page.replace("http-equiv", ""), f"{name} needs the network"
-        for width in (1280, 390):
-            seen = browser.look(page, width, tmp_path)
+    texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
+    assert [name for name, text in texts.items() if "http" in text] == [], "needs the network"
+    for width in (1280, 390):
+        for name, seen in zip(texts, browser.look(list(texts.values()), width, tmp_path), strict=True):
             where = f"{name} at {width}"
             assert seen["console"] == [], where
             assert seen["scroll"] <= width, where
             assert seen["wide"] == [], where
             assert seen["faint"] == [], where
             assert seen["broken"] == seen["nameless"] == 0, where
-            assert seen["images"] >= (0 if name in ("holds",) else 1), where
+            assert seen["images"] >= (0 if name == "holds" else 1), where
             assert (seen["headings"], seen["language"]) == (1, "en"), where
             assert seen["text"] > 300, where
 
@@ -243,7 +242,7 @@ def test_the_browser_sees_what_is_wrong(tmp_path: Path) -> None:
         '<!doctype html><html lang="en"><body style="margin:0"><h1>x</h1><img src="data:image/png;base64,AAAA">'
         '<p style="color:#ccc">faint</p><div style="width:900px">wide</div><script>console.error("no")</script></body></html>'
     )
-    seen = browser.look(bad, 390, tmp_path)
+    (seen,) = browser.look([bad], 390, tmp_path)
     assert seen["scroll"] >= 900
     assert seen["wide"]
     assert len(seen["faint"]) == 1
