@@ -72,7 +72,8 @@ def result_of(
         from verifier.commands.verdicts import in_data
         from verifier.report.verdict import verdict_page
 
-        rows: list[tuple[str, object]] = [("network", f"{args.model}, SHA-256 {digest(args.model)}")]
+        model = [] if args.model is None else [("network", f"{args.model}, SHA-256 {digest(args.model)}")]
+        rows: list[tuple[str, object]] = [*model]
         rows += [("file", f"{path}, SHA-256 {digest(path)} {how}".rstrip()) for path, how in files.items()]
         rows.append(("command line", " ".join(["verifier", *args.words])))
         data = None if verdict.witness is None else in_data(verdict.witness, reader)
