@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import check_fields
 from verifier.errors import InputError
 from verifier.network.operators import Array
 
@@ -66,6 +67,7 @@ class Perturbation(ABC):
     high: float = 0.2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (np.isfinite(self.low) and np.isfinite(self.high)) or self.low >= self.high:
             raise InputError(
                 f"the parameter range [{self.low}, {self.high}] is empty",

@@ -24,6 +24,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.encodings.perturbation_kinds import (
     Blend,
     Blur,
@@ -142,6 +143,7 @@ class Perturbed:
         return worst
 
 
+@checked
 def perturbed(
     network: Network,
     image: npt.ArrayLike,

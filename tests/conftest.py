@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from numba.core import event
 
 from verifier.threads import VARIABLES
 
@@ -32,6 +34,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
         for part in compiled.SAMPLES:
             compiled.ensure(part, lambda event: print(getattr(event, "text", event), flush=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_kernel_was_compiled_ahead(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever tests use is compiled by `verifier.compiled.SAMPLES`: nothing is left to compile on somebody's clock."""
+    found: list[str] = []
+
+    class Compiling(event.Listener):
+        def on_start(self, event: event.Event) -> None:
+            function = event.data["dispatcher"].py_func
+            if function.__module__.startswith("verifier."):
+                found.append(f"{function.__module__}.{function.__name__}{event.data['args']}")
+
+        def on_end(self, event: event.Event) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Compiling()):
+        yield
+    assert not (found and hasattr(request.config, "workerinput")), found
 
 
 @pytest.fixture(scope="session")

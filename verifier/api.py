@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from verifier import compiled
-from verifier.arguments import FUNCTION, NUMBER, TEXT, checked, instance, optional
+from verifier.arguments import checked
 from verifier.engines import registry
 from verifier.engines.base import Engine
 from verifier.errors import EngineError, InputError, TimeLimitError
@@ -21,13 +21,7 @@ from verifier.threads import one_thread_each
 from verifier.verdict import Status, Verdict
 
 
-@checked(
-    query=instance(Query, "a Query"),
-    engine=TEXT,
-    timeout=optional(NUMBER),
-    options=optional(instance(Options, "Options")),
-    listener=FUNCTION,
-)
+@checked
 def verify(
     query: Query,
     engine: str = "auto",

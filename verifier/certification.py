@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network
@@ -112,6 +113,7 @@ class Certification(Shown):
         return f"Certification of {self.count} inputs, accuracy {self.accuracy:.1%}", facts
 
 
+@checked
 def certify(
     network: Network,
     images: npt.ArrayLike,
@@ -294,7 +296,7 @@ class _Journal:
     def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
         if not self.path.exists():
             return
-        rows = self.path.read_text(encoding="utf-8").splitlines()
+        rows = self.path.read_bytes().splitlines()
         for number, row in enumerate(rows, start=1):
             try:
                 record = json.loads(row)

@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from verifier.arguments import checked
 from verifier.events import Event, Note, Progress, StageStarted
 
 REFRESH = 0.1
@@ -21,6 +22,7 @@ def say(text: str, end: str = "\n") -> None:
         print(text, end=end, file=sys.stderr, flush=True)
 
 
+@checked
 def progress(*, log: bool = False) -> ProgressLine:
     """A listener that shows how far work has come, on standard error, while a ``with`` block runs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from verifier.arguments import NUMBER, PATH, TEXT, WHOLE, optional
+from verifier.arguments import check_fields
 from verifier.errors import InputError
 
 BOUNDS = ("interval", "crown", "alpha-crown")
@@ -13,14 +13,6 @@ BOUNDS = ("interval", "crown", "alpha-crown")
 
 BOUND_STEPS = 20
 """Steps of the optimisation of "alpha-crown" where nothing is said: auto_LiRPA's own default."""
-
-KINDS = {
-    **dict.fromkeys(("engine", "bounds"), TEXT),
-    **dict.fromkeys(("timeout", "memory"), optional(NUMBER)),
-    **dict.fromkeys(("threads", "seed", "bound_steps"), WHOLE),
-    "reproducers": optional(PATH),
-}
-"""The types of options that have one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +48,10 @@ class Options:
     seed: int = 0
     compare: bool = False
     proof: bool = False
-    reproducers: Path | None = field(default=None)
+    reproducers: str | Path | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for name, kind in KINDS.items():
-            kind.check(f"Options: {name}", getattr(self, name))
+        check_fields(self)
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout must be positive, got {self.timeout}")
         if self.memory is not None and not self.memory > 0:

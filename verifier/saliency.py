@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -68,6 +69,7 @@ class Threshold(Shown):
         return "Threshold", facts
 
 
+@checked
 def largest_delta(
     network: Network,
     x: npt.ArrayLike,
@@ -145,6 +147,7 @@ def largest_delta(
     return run.bisect(query, distance, start, free.witness, size, size * tolerance, "δ")
 
 
+@checked
 def largest_epsilon(
     network: Network,
     x: npt.ArrayLike,

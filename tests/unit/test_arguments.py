@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 import torch
 
 import verifier
-from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, optional
+from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked
 from verifier.attention import attention_map
 from verifier.attribution import IntegratedGradients
 from verifier.encodings.perturbations import Brightness
@@ -83,13 +87,97 @@ def test_kinds() -> None:
     assert not NUMBERS.fits([[1.0], [1.0, 2.0]])
     assert not NUMBERS.fits([None])
 
-    @checked(a=WHOLE, b=optional(NUMBER))
-    def of(a: int, *, b: float | None = None) -> tuple[int, float | None]:
+    @checked
+    def of(
+        a: int,
+        words: Sequence[str] = (),
+        *,
+        b: float | None = None,
+        c: bool | str = "",
+        path: PathLike[str] | None = None,
+    ) -> tuple[int, float | None]:
         """Its own words."""
         return a, b
 
     assert of(1) == (1, None)
     assert of(a=1, b=2.5) == (1, 2.5)
+    assert of(1, ["x"], c=np.bool_(True), path=Path("y")) == (1, None)
     assert of.__doc__ == "Its own words."
-    with pytest.raises(TypeError, match=r"b must be a number \(int or float\) or None, not str"):
-        of(1, b="c")
+    for wrong, words in (
+        ({"b": "c"}, "b must be a number (int or float) or None, not str"),
+        ({"words": "one"}, "words must be a sequence of strings, not str"),
+        ({"words": [1]}, "words must be a sequence of strings, not list"),
+        ({"c": 1}, "c must be True or False or a string, not int"),
+        ({"path": 3}, "path must be a path or None, not int"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            of(1, **wrong)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyError):  # an annotation that nobody has thought of is none that may be passed over
+
+        @checked
+        def unknown(a: frozenset[int]) -> None: ...
+
+
+class Odd:
+    """Of no kind that anything wants."""
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "attention_areas": {"network": NETWORK, "image": IMAGE, "perturbations": [Brightness(high=0.1)]},
+    "attention_map": {"network": NETWORK, "image": IMAGE, "perturbations": [Brightness(high=0.1)]},
+    "attribute": {"network": NETWORK, "input": X},
+    "bounds": {"network": NETWORK, "box": QUERY.box},
+    "certify": {"network": NETWORK, "images": [X], "epsilon": 0.1},
+    "drawdown": {"inputs": [X]},
+    "feedforward": {"weights": [np.eye(2)], "biases": [np.zeros(2)]},
+    "gradient_bounds": {"network": NETWORK, "box": QUERY.box, "output": 0},
+    "largest_delta": {"network": NETWORK, "x": X, "epsilon": 0.1},
+    "largest_epsilon": {"network": NETWORK, "x": X, "delta": 0.1},
+    "line": {"network": NETWORK, "start": X, "end": 1 - X},
+    "lines": {"network": NETWORK, "starts": X, "ends": 1 - X},
+    "output_class": {"outputs": 2, "label": 0},
+    "perturbed": {"network": NETWORK, "image": IMAGE, "perturbations": [Brightness(high=0.1)]},
+    "plane": {"network": NETWORK, "origin": X, "u": X, "v": 1 - X},
+    "plane_tiles": {"network": NETWORK, "origin": X, "u": X, "v": 1 - X},
+    "repair": {"network": NETWORK},
+    "repair_property": {"query": QUERY, "decide": verifier.verify},
+    "replay": {"query": QUERY, "x": X},
+    "robustness": {"network": NETWORK, "x": X, "epsilon": 0.1},
+    "saliency_robustness": {"network": NETWORK, "x": X, "epsilon": 0.1, "delta": 0.1},
+    "verify": {"query": QUERY},
+    "write_onnx": {"network": NETWORK, "path": "nowhere/net.onnx"},
+}
+"""Good arguments of public functions; of the others none is needed: the first wrong one is named."""
+FREE = {("load", "source"), ("attribute", "target")}
+"""What is of many kinds has words of its own."""
+PUBLIC = [
+    name for name in verifier.__all__
+    if callable(getattr(verifier, name)) and not inspect.isclass(getattr(verifier, name))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_argument_of_every_public_function_is_looked_at(name: str) -> None:
+    function = getattr(verifier, name)
+    parameters = inspect.signature(function).parameters.values()
+    named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and (name, p.name) not in FREE]
+    assert named
+    for argument in named:
+        with pytest.raises(TypeError) as caught:
+            function(**{**GOOD.get(name, {}), argument: Odd()})
+        assert f"{argument} must be " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: verifier.Box(Odd(), X), "Box: lower"),  # type: ignore[arg-type]
+        (lambda: verifier.Box.around(X, "wide"), "Box.around: epsilon"),  # type: ignore[arg-type]
+        (lambda: verifier.Options(prepass="no"), "Options: prepass"),  # type: ignore[arg-type]
+        (lambda: Brightness(high="0.1"), "Brightness: high"),  # type: ignore[arg-type]
+    ],
+)
+def test_fields_of_what_users_make_are_looked_at(build: Callable[[], Any], field: str) -> None:
+    with pytest.raises(TypeError, match=f"{field} must be "):
+        build()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, PATH, WHOLE, checked, instance, optional, sequence_of
+from verifier.arguments import checked
 from verifier.attention.areas import AreaMap, AreaSettings, area_map
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
@@ -22,16 +22,7 @@ from verifier.limits import Deadline
 from verifier.network.graph import Network
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    image=NUMBERS,
-    perturbations=sequence_of(Perturbation, "a sequence of perturbations"),
-    delta=NUMBER,
-    label=optional(WHOLE),
-    keep=WHOLE,
-    stream=optional(PATH),
-    timeout=optional(NUMBER),
-)
+@checked
 def attention_map(
     network: Network,
     image: npt.ArrayLike,
@@ -111,6 +102,7 @@ def attention_map(
     return whole_map(run)
 
 
+@checked
 def attention_areas(
     network: Network,
     image: npt.ArrayLike,

@@ -18,6 +18,17 @@ Cell = tuple[tuple[float, float], ...]
 """A tile: its range along each parameter, as shares of Θ."""
 
 
+def _read(head: Path) -> dict[str, Any]:
+    """The question that a folder's tiles answer."""
+    try:
+        found = json.loads(head.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError("is not the head of a map", place=str(head), fix="choose another folder, or remove this one")
+    return found
+
+
 class TileStore:
     """The finished tiles of a map in a folder: ``map.json``, ``journal.jsonl``, and one ``.npz`` a tile.
 
@@ -33,7 +44,7 @@ class TileStore:
         head = folder / "map.json"
         if not head.exists():
             write_text(head, json.dumps(question, indent=1) + "\n")
-        elif (found := json.loads(head.read_text())) != question:
+        elif (found := _read(head)) != question:
             differ = sorted(k for k in {*found, *question} if found.get(k) != question.get(k))
             raise InputError(
                 f"holds the tiles of another map: {', '.join(differ)} differ",
@@ -41,15 +52,16 @@ class TileStore:
                 fix="choose another folder, or remove this one",
             )
         if self._journal.exists():
-            text = self._journal.read_text()
+            text = self._journal.read_text(encoding="utf-8", errors="replace")
             if text and not text.endswith("\n"):
                 write_text(self._journal, text + "\n")  # so that the next record gets a line of its own
             for line in text.splitlines():
                 try:
                     record = json.loads(line)
-                except json.JSONDecodeError:
+                    cell = tuple((a, b) for a, b in record["cell"])
+                except (ValueError, KeyError, TypeError):
                     continue  # torn by an interruption: the tile is walked again
-                self.records[tuple((a, b) for a, b in record["cell"])] = record
+                self.records[cell] = record
 
     @property
     def _journal(self) -> Path:

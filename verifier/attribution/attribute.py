@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBERS, TEXT, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.attribution.integrated_gradients import METHODS, IntegratedGradients
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
@@ -70,15 +70,7 @@ class Attribution(Shown):
         return f"{self.what} of output {self.target} (value {self.value:.6g})", facts
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    input=NUMBERS,
-    baseline=optional(NUMBERS),
-    target=optional(WHOLE),
-    method=TEXT,
-    steps=WHOLE,
-    layer=optional(TEXT),
-)
+@checked
 def attribute(
     network: Network,
     input: npt.ArrayLike,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBERS, WHOLE, checked, instance
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
@@ -26,13 +26,7 @@ from verifier.regions.plane import plane
 TRIANGLE = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    start=NUMBERS,
-    end=NUMBERS,
-    target=WHOLE,
-)
+@checked
 def expected_gradients(
     network: Network,
     x: npt.ArrayLike,

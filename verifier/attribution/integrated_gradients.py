@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBERS, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network, Node
@@ -91,14 +91,14 @@ class IntegratedGradients:
         array([[ 0.9, -0.1]])
     """
 
-    @checked(network=instance(Network, "a Network (`verifier.load` reads one)"))
+    @checked
     def __init__(self, network: Network, *, listener: Listener = ignore) -> None:
         self.network, self.listener = network, listener
 
     def _path(self, inputs: npt.ArrayLike, baselines: npt.ArrayLike | None, target: Target) -> Path:
         return Path(self.network, inputs, baselines, target, self.listener)
 
-    @checked(inputs=NUMBERS, baselines=optional(NUMBERS), n_steps=WHOLE)
+    @checked
     def attribute(
         self,
         inputs: npt.ArrayLike,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, get_args
 
+from verifier.arguments import checked
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.bounds.interval import interval_bounds, interval_gradient_bounds
 from verifier.bounds.jacobian import jacobian_bounds
@@ -21,6 +22,7 @@ Method = Literal["interval", "crown", "alpha-crown"]
 Backend = Literal["own", "lirpa"]
 
 
+@checked
 def bounds(
     network: Network,
     box: Box,
@@ -79,6 +81,7 @@ def bounds(
     return _crown(network, box, everything)
 
 
+@checked
 def gradient_bounds(
     network: Network,
     box: Box,

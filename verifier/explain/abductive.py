@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.api import verify
-from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.bounds.crown import Crown
 from verifier.errors import InputError, UnsupportedOperatorError
 from verifier.events import Listener, Progress, ignore
@@ -129,14 +129,7 @@ class AbductiveExplanation(Shown):
         return "AbductiveExplanation", facts
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    epsilon=optional(NUMBER),
-    label=optional(WHOLE),
-    features=optional(instance(Features, "Features (`verifier.explain.columns` or `patches`)")),
-    timeout=optional(NUMBER),
-)
+@checked
 def explain(
     network: Network,
     x: npt.ArrayLike,

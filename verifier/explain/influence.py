@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
 from verifier.explain.extremes import Extreme, ExtremeSettings, largest, maps_on_box
@@ -111,13 +111,7 @@ class InfluenceTable(Shown):
         return head + "|" + "---|" * (len(self.outputs) + 1) + "\n" + "".join(rows)
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    epsilon=NUMBER,
-    each=NUMBER,
-    timeout=optional(NUMBER),
-)
+@checked
 def influences(
     network: Network,
     x: npt.ArrayLike,
@@ -208,15 +202,7 @@ def _cell(
     )
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    input=WHOLE,
-    output=WHOLE,
-    most=NUMBER,
-    tolerance=NUMBER,
-    timeout=optional(NUMBER),
-)
+@checked
 def monotone_radius(
     network: Network,
     x: npt.ArrayLike,

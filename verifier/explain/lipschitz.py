@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.explain.extremes import Extreme, ExtremeSettings, largest, maps_on_box
@@ -80,15 +80,7 @@ class NormOf:
         return root
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    epsilon=NUMBER,
-    output=optional(WHOLE),
-    minus=optional(WHOLE),
-    gap=NUMBER,
-    timeout=optional(NUMBER),
-)
+@checked
 def lipschitz(
     network: Network,
     x: npt.ArrayLike,

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.explain.extremes import Extreme, ExtremeSettings, Objective, largest, maps_on_box
 from verifier.explain.radius import Radius, largest_radius
@@ -84,15 +84,7 @@ class ChangesSign:
         return float_below(max(-s * found[k] for k, s in zip(self.entries, self.signs, strict=True)))
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    top_k=WHOLE,
-    label=optional(WHOLE),
-    most=NUMBER,
-    tolerance=NUMBER,
-    timeout=optional(NUMBER),
-)
+@checked
 def stable_radius(
     network: Network,
     x: npt.ArrayLike,

@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
 from verifier.network.curved import Curved
 from verifier.network.operators import Activation, AffineOperator, Array, Input, Operator, Shape
@@ -370,6 +371,7 @@ class NetworkBuilder:
         return Network(tuple(n for n in self._nodes.values() if n.name in needed), output, self.source)
 
 
+@checked
 def feedforward(
     weights: Sequence[npt.ArrayLike],
     biases: Sequence[npt.ArrayLike],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verifier.arguments import checked
 from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@checked
 def load(
     source: str | Path | Network | torch.nn.Module | Any,
     input_shape: Shape | None = None,

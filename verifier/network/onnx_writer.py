@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import PATH, checked, instance
+from verifier.arguments import checked
 from verifier.errors import InputError, NetworkError
 from verifier.files import write_bytes
 from verifier.network.convolution import Conv
@@ -23,7 +23,7 @@ OPSET = 13
 BATCH = "batch"
 
 
-@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), path=PATH)
+@checked
 def write_onnx(network: Network, path: str | Path, precision: Precision = "float32") -> None:
     """Write the network to a file; ``.gz`` at the end of the name compresses it.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from verifier.arguments import checked
 from verifier.network.operators import Array
 from verifier.proofs.kernel import CHUNK, Bounds, Linear, Phases, ReluGraph, WeightedRows
 from verifier.proofs.proof import Proof, ProofError
@@ -48,6 +49,7 @@ class Checked:
     seconds: float
 
 
+@checked
 def check_proof(proof: Proof, query: Query) -> Checked:
     """Check that a proof proves that a query has no solution, without any part of the search that found it.
 

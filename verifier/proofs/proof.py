@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import VerifierError
 from verifier.files import whole_file
 from verifier.network.operators import Array
@@ -146,6 +147,7 @@ def _digest(array: Any) -> str:
     ).hexdigest()
 
 
+@checked
 def load_proof(path: Path | str) -> Proof:
     """Read a proof that `Proof.save` wrote.
 

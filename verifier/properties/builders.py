@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBER, NUMBERS, RADIUS, TEXT, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
@@ -30,9 +30,7 @@ def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
     return (0.0, 1.0) if network.domain is None else network.domain
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"), x=NUMBERS, epsilon=RADIUS, label=optional(WHOLE)
-)
+@checked
 def robustness(
     network: Network,
     x: npt.ArrayLike,
@@ -77,16 +75,7 @@ def robustness(
     )
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    x=NUMBERS,
-    epsilon=RADIUS,
-    delta=NUMBER,
-    label=optional(WHOLE),
-    map=instance((str, SaliencyMap), "a map or its name"),
-    similarity=TEXT,
-    top_k=WHOLE,
-)
+@checked
 def saliency_robustness(
     network: Network,
     x: npt.ArrayLike,

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import check_fields, checked
 from verifier.errors import PropertyError
 from verifier.network.operators import Array
 from verifier.properties.numbers import Numbers
@@ -40,6 +41,7 @@ class Box:
     exact_upper: Numbers | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         lower = np.array(self.lower, dtype=np.float64).reshape(-1)
         upper = np.array(self.upper, dtype=np.float64).reshape(-1)
         if lower.shape != upper.shape:
@@ -65,6 +67,7 @@ class Box:
         return Box(lower.below, upper.above, lower, upper)
 
     @staticmethod
+    @checked
     def around(center: npt.ArrayLike, epsilon: float, domain: Ends | None = (0.0, 1.0)) -> Box:
         """The L∞ ball of radius ``epsilon`` around ``center``, cut to ``domain`` (None: not cut); without rounding."""
         x = np.asarray(center, dtype=np.float64).reshape(-1)

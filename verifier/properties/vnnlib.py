@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-from verifier.arguments import PATH, checked, instance
+from verifier.arguments import checked
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties import vnnlib1
@@ -43,9 +43,7 @@ def version(text: str) -> int:
     return 2 if _VERSION_2.match(text) else 1
 
 
-@checked(
-    path=PATH, network=instance((Network, Mapping), "a Network (`verifier.load` reads one), or several by their names")
-)
+@checked
 def read_vnnlib(path: str | PathLike[str], network: Network | Mapping[str, Network]) -> Query:
     """The query of a VNN-LIB file (1.0 or 2.0, gzipped or not) about a network, or several.
 

@@ -18,7 +18,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBERS, checked, instance
+from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
@@ -209,7 +209,7 @@ class LineRestrictions(Shown, Sequence[LineRestriction]):
         return (self[k] for k in range(len(self)))
 
 
-@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), start=NUMBERS, end=NUMBERS)
+@checked
 def line(
     network: Network,
     start: npt.ArrayLike,
@@ -251,7 +251,7 @@ def line(
     return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener)[0]
 
 
-@checked(network=instance(Network, "a Network (`verifier.load` reads one)"), starts=NUMBERS, ends=NUMBERS)
+@checked
 def lines(
     network: Network,
     starts: npt.ArrayLike,

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from verifier.arguments import NUMBERS, checked, instance, optional
+from verifier.arguments import checked
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.graph import Network
@@ -123,13 +123,7 @@ class PlaneRestriction(Shown):
         return everything if polygons is None else everything[np.atleast_1d(polygons)]
 
 
-@checked(
-    network=instance(Network, "a Network (`verifier.load` reads one)"),
-    origin=NUMBERS,
-    u=optional(NUMBERS),
-    v=optional(NUMBERS),
-    polygon=optional(NUMBERS),
-)
+@checked
 def plane(
     network: Network,
     origin: npt.ArrayLike,

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import MemoryLimitError
 from verifier.events import Listener, ignore
 from verifier.network.graph import Network
@@ -69,6 +70,7 @@ def in_tiles(corners: Array, work: Callable[[Tile], T]) -> Iterator[tuple[Tile, 
             yield tile, result
 
 
+@checked
 def plane_tiles(
     network: Network,
     origin: npt.ArrayLike,

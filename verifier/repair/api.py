@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from verifier.arguments import NUMBER, WHOLE, checked, instance, optional
+from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError, TimeLimitError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -110,12 +110,7 @@ class _Found:
     attempts: Mapping[str, LayerRepair] = field(default_factory=dict)
 
 
-@checked(
-    network=instance((Network, FrozenNetwork), "a Network (`verifier.load` reads one)"),
-    specification=instance(Specification, "a Specification"),
-    steps=WHOLE,
-    timeout=optional(NUMBER),
-)
+@checked
 def repair(
     network: Network | FrozenNetwork,
     specification: Specification,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.network.operators import Array
 from verifier.repair.frozen import CHUNK, FrozenNetwork, parameter_label, parameters
 from verifier.shown import Shown
@@ -46,6 +47,7 @@ class Drawdown(Shown):
         return (self.right_before - self.right_after) / self.total
 
 
+@checked
 def drawdown(
     frozen: FrozenNetwork, inputs: Array, labels: npt.ArrayLike | None = None, *, largest: bool = True
 ) -> Drawdown:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -77,6 +78,7 @@ class PropertyRepair(Shown):
         return title, {**facts, "verdict": repr(self.verdict), **({"because": self.reason} if self.reason else {})}
 
 
+@checked
 def repair_property(
     query: Query,
     decide: Callable[[Query], Verdict],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
@@ -68,6 +69,7 @@ class OutputPolytope:
         return ROUNDING * (np.abs(self.bound) + np.abs(self.rows).sum(axis=1) * size)
 
 
+@checked
 def output_class(outputs: int, label: int, *, largest: bool = True, margin: float = 0.0) -> OutputPolytope:
     """The outputs of one class: output ``label`` is the largest (or the smallest), by ``margin``.
 

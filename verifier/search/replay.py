@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.arguments import NUMBERS, checked, instance
+from verifier.arguments import checked
 from verifier.errors import NetworkError
 from verifier.limits import Deadline
 from verifier.network.enclosure import EnclosedNetwork
@@ -34,7 +34,7 @@ EXACT_TRIALS = 4
 """How many float32 points near a witness are replayed exactly, at most."""
 
 
-@checked(query=instance(Query, "a Query"), x=NUMBERS)
+@checked
 def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) -> Witness:
     """Check a point exactly: in the box, the gradient by the strict convention, the condition, no tolerance.
 
