@@ -31,7 +31,7 @@ IMAGE = X.reshape(1, 2)
 WRONG: dict[str, Callable[[], Any]] = {
     "robustness: network": lambda: verifier.robustness("net.onnx", X, 0.1),
     "robustness: x": lambda: verifier.robustness(NETWORK, "x.npy", 0.1),
-    "robustness: epsilon": lambda: verifier.robustness(NETWORK, X, "0.1"),
+    "robustness: epsilon": lambda: verifier.robustness(NETWORK, X, [0.1]),
     "robustness: label": lambda: verifier.robustness(NETWORK, X, 0.1, label=1.5),
     "saliency_robustness: network": lambda: verifier.saliency_robustness(None, X, epsilon=0.1, delta=0.1),
     "saliency_robustness: delta": lambda: verifier.saliency_robustness(NETWORK, X, epsilon=0.1, delta=None),
