@@ -26,11 +26,14 @@ def certified_curve(found: Certification) -> Any:
     radii = [0.0, *(float(Fraction(e)) for e in found.radii)]
     lower = [found.accuracy, *(found.certified(e) for e in found.radii)]
     upper = [found.accuracy, *(found.not_refuted(e) for e in found.radii)]
-    axes.fill_between(radii, 0, lower, color=HOLDS, alpha=0.45, linewidth=0, label="proved")
-    axes.fill_between(radii, lower, upper, color=OPEN, linewidth=0, label="not decided")
-    axes.fill_between(radii, upper, 1, color=FAILS, alpha=0.25, linewidth=0, label="refuted or misclassified")
-    axes.plot(radii, lower, "o-", color="#1b6b33", linewidth=1.6, markersize=4)
-    axes.plot(radii, upper, "o-", color="#a51d2d", linewidth=1.2, markersize=3)
+    # between two radii: what is proved at the larger one holds, and what is refuted at the smaller one stays refuted
+    ends = np.repeat(radii, 2)[1:-1]
+    low, high = np.repeat(lower[1:], 2), np.repeat(upper[:-1], 2)
+    axes.fill_between(ends, 0, low, color=HOLDS, alpha=0.45, linewidth=0, label="proved")
+    axes.fill_between(ends, low, high, color=OPEN, linewidth=0, label="not decided, or not asked")
+    axes.fill_between(ends, high, 1, color=FAILS, alpha=0.25, linewidth=0, label="refuted or misclassified")
+    axes.plot(radii, lower, "o", color="#1b6b33", markersize=5, clip_on=False)
+    axes.plot(radii, upper, "o", color="#a51d2d", markersize=3, clip_on=False)
     axes.set_xlim(0, max(radii) * 1.02 or 1.0)
     axes.set_ylim(0, 1)
     axes.set_xlabel("radius (L∞, in the data's units)", color=INK)

@@ -182,6 +182,7 @@ def cactus_figure(category: Category, records: Mapping[int, Record]) -> Any:
             markeredgewidth=0.5, label=f"{tool.name} (total): {tool.solved}", clip_on=False,
         )  # fmt: skip
     axes.axvline(len(category.instances), color=INK, linewidth=0.8, linestyle=":")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_yscale("log")
     axes.set_ylim(bottom=LEAST)
     axes.set_xlim(0, len(category.instances) * 1.02)
