@@ -266,7 +266,9 @@ class AskEngines:
 
     @staticmethod
     def _decided(question: Question, outcomes: Sequence[Outcome]) -> Verdict | None:
-        for outcome in outcomes:
+        # of several proofs the strongest counts
+        order = list(Certainty)
+        for outcome in sorted(outcomes, key=lambda o: order.index(o.result.certainty) if o.result.certainty else 0):
             result = outcome.result
             common: dict[str, Any] = {"stage": "solve", "engine": outcome.engine, "bounds": question.options.bounds}
             if outcome.refutes:

@@ -135,6 +135,7 @@ def test_several_engines_answer_in_a_table(folder: Path, capsys: pytest.CaptureF
     assert set(rows) == {"highs", "z3"}
     assert {row[1] for row in rows.values()} == {"proved"}
     assert {row[-1] for row in rows.values()} <= {"numerical", "exact", "rigorous"}
+    assert lines[0].startswith("HOLDS: proved in exact arithmetic, by z3"), "the strongest proof counts"
 
 
 def test_a_time_out_says_how_far_it_came_and_what_to_try() -> None:
