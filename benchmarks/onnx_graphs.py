@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx_curved_graphs import curved, jumping
 
 OPSETS = range(9, 23)
 """The opsets that exporters write today."""
@@ -539,6 +540,7 @@ for _part in (
     _structures,
 ):
     GRAPHS.update(_part())
+GRAPHS.update({name: Graph(write, first) for name, (write, first) in {**curved(), **jumping()}.items()})
 
 
 # -- torch modules, exported -----------------------------------------------------------------------------

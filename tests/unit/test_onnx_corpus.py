@@ -12,6 +12,7 @@ import pytest
 
 import verifier
 from verifier.errors import NetworkError, UnsupportedOperatorError
+from verifier.network.enclosure import EnclosedNetwork
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.onnx_operators import SMOOTH, operators
@@ -40,15 +41,19 @@ def agree(network: Network, runtime: RuntimeModel, gap: float) -> None:
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=gap, atol=gap)
     # the exact replay speaks of the same function
-    exact = [float(v) for v in ExactNetwork(network).output(x[0])]
-    np.testing.assert_allclose(exact, ours[0], rtol=1e-12, atol=1e-12)
+    ends = EnclosedNetwork(network).output(x[0].tolist())
+    assert network.is_curved or ends[0] == ends[1] == ExactNetwork(network).output(x[0])
+    for end in ends:
+        np.testing.assert_allclose([float(v) for v in end], ours[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_agrees_with_onnxruntime_in_its_oldest_and_newest_form(name):
     graph = GRAPHS[name]
     for opset in {max(graph.first, 9), min(graph.last, 22)}:
-        agree(*both(name, opset))
+        network, runtime, gap = both(name, opset)
+        # in float64, too, onnxruntime computes GELU by tanh and Shrink with numbers of float32
+        agree(network, runtime, max(gap, 1e-6) if name in ("curved: gelu by tanh", "jumps: hard shrink") else gap)
 
 
 @pytest.mark.parametrize("name", modules())
@@ -75,11 +80,11 @@ def test_the_corpus_covers_every_operator():
             graph.write(builder)
             written.update(node.op_type for node in builder.nodes)
     missing = {name for name, _ in operators()} - written
-    assert missing == {"ZipMap"}
+    assert missing == {"ZipMap", "RMSNormalization", "Swish"}  # the last two are of opsets 23 and 24
     assert len(GRAPHS) + len(modules()) > 150
 
 
-@pytest.mark.parametrize("kind", ["Sigmoid", "Round", "Loop", "Nonsense"])
+@pytest.mark.parametrize("kind", ["Tan", "Round", "Loop", "Nonsense"])
 def test_a_refusal_is_one_sentence_with_a_way_out(kind):
     from onnx_graphs import Graph
 
@@ -87,24 +92,6 @@ def test_a_refusal_is_one_sentence_with_a_way_out(kind):
         verifier.load(Graph(lambda b: b.op(kind, b.x(1, 3))).model(13))
     assert "\n" not in str(caught.value)
     assert ("curved" in str(caught.value)) == (kind in SMOOTH)
-
-
-@pytest.mark.parametrize("name", ["sign", "mask", "threshold"])
-def test_what_jumps_in_the_end_is_refused(name):
-    from onnx_graphs import Graph
-
-    def write(b):
-        x = b.x(1, 3)
-        if name == "sign":
-            return b.op("Sign", x)
-        if name == "threshold":
-            return b.op("MatMul", b.op("ThresholdedRelu", x, alpha=0.5), b.numbers(3, 2))
-        return b.op(
-            "Mul", b.op("Cast", b.op("Greater", x, b.constant(np.array(0.5))), to=1), b.op("Neg", b.op("Abs", "c0"))
-        )
-
-    with pytest.raises(UnsupportedOperatorError, match="jumps"):
-        verifier.load(Graph(write).model(13))
 
 
 def test_the_documented_operators_are_those_of_the_code(capsys):

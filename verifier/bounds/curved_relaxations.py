@@ -155,6 +155,8 @@ def _beyond(operator: Smooth, low: Array, high: Array) -> Mask:
     outside = (low <= least) | (high >= most)
     if np.isfinite(function.period):
         return np.asarray(outside | (high - low >= function.period))
+    if function.pole is not None and ((low <= function.pole) & (high >= function.pole)).any():
+        raise InputError(f"the argument of {operator.label} may be {function.pole:g}", fix="a smaller set of inputs")
     if not outside.any():
         return np.zeros(low.shape, dtype=bool)
     end = low.min() if (low <= least).any() else high.max()
@@ -200,8 +202,11 @@ class _Side:
                 tangent = slopes[1].copy()
                 tangent[where] = self._slope(self._from(ends[where], values[where], a[where], b[where], rising))
                 slopes.append(tangent)
+        # the derivative is monotone between bends; a chord over a short interval is rounded beyond it
+        steepest = np.max([np.abs(self._slope(z)) for z in (low, *(b for _, b, _ in self.pieces))], axis=0)
         best, best_slope, best_intercept = np.full(low.shape, -np.inf), slopes[0], np.full(low.shape, -np.inf)
-        for slope in slopes:
+        for given in slopes:
+            slope = np.clip(given, -steepest, steepest)
             intercept = self._least(slope)
             height = slope * middle + intercept
             better = height > best

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.lazy import sp
 from verifier.network import curves
+from verifier.network.curved import Product, Smooth
 from verifier.network.curves import Curve, Line
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import (
@@ -268,6 +269,40 @@ class Assembler:
             if len(curve.breaks) * (len(inner.breaks) + 1) > curves.MOST_BREAKS:
                 return
             curve = curve.after(inner)
+
+    def smooth(self, value: Value, label: str, parameters: tuple[float, ...], name: str) -> Value:
+        """A function of `verifier.network.curved.FUNCTIONS`, entry by entry."""
+        return Value(self.add(Smooth(label, parameters), value.name, name=name), value.shape)
+
+    def product(self, first: Value, second: Value, name: str) -> Value:
+        """The product of two tensors, with the broadcasting of numpy."""
+        full = np.broadcast_shapes(first.shape, second.shape)
+        first, second = (self.broadcast(v, full, f"{name}/spread") for v in (first, second))
+        if first.name == second.name:
+            return self.smooth(first, "Power", (2.0,), name)
+        size = first.size
+        flat = [self.view(v, (size,), name) for v in (first, second)]
+        both = self.add(Concat(0), *flat, name=f"{name}/factors")
+        halves = self.add(Reshape((2, size)), both, name=f"{name}/halves")
+        return Value(self.add(Product(), halves, name=name), full)
+
+    def made_by(self, name: str) -> tuple[Operator, tuple[str, ...]] | None:
+        """The operator of a node with one input, and that input."""
+        node = self.builder.node(name)
+        return (node.operator, node.inputs) if len(node.inputs) == 1 else None
+
+    def line_of(self, name: str) -> tuple[float, float, str]:
+        """Scale, shift and source of a node that is the same line of all entries of another; else 1, 0 and itself."""
+        scale, shift = 1.0, 0.0
+        while True:
+            node = self.builder.node(name)
+            operator = node.operator
+            if not isinstance(operator, Scale):
+                return scale, shift, name
+            line = _uniform(operator.scale, operator.shift)
+            if line is None:
+                return scale, shift, name
+            scale, shift, name = scale * float(line[0]), shift + scale * float(line[1]), node.inputs[0]
 
     def materialised(self, jump: Jump, name: str) -> Value:
         """A function with jumps as a node of its own.

@@ -34,6 +34,7 @@ class Function:
         ball: it on an ``arb``.
         bends: where its curvature changes its sign.
         domain: where it is defined and smooth, ends excluded; infinite ends for everywhere.
+        pole: a point where it is not defined.
         period: it says nothing more of intervals longer than this.
     """
 
@@ -42,6 +43,7 @@ class Function:
     ball: Callable[[Any], Any]
     bends: Bends
     domain: tuple[float, float] = (-math.inf, math.inf)
+    pole: float | None = None
     period: float = math.inf
 
 
@@ -121,12 +123,13 @@ def _power(n: float) -> Function:
     return Function(value, slope, ball, bends, domain=(0.0, math.inf))
 
 
-def _reciprocal(sign: float) -> Function:
-    """1/z on one side of 0."""
-    domain = (0.0, math.inf) if sign > 0 else (-math.inf, 0.0)
-    return Function(
-        lambda z: 1.0 / z, lambda z: -1.0 / (z * z), lambda z: 1 / z, at_points(convex_first=sign > 0), domain
-    )
+def _reciprocal() -> Function:
+    """1/z, on either side of 0."""
+
+    def bends(low: Array) -> tuple[list[Array], Bools]:
+        return [], low > 0
+
+    return Function(lambda z: 1.0 / z, lambda z: -1.0 / (z * z), lambda z: 1 / z, bends, pole=0.0)
 
 
 def _elu(alpha: float = 1.0, width: float = 1.0) -> Function:
@@ -162,6 +165,23 @@ def _silu(beta: float = 1.0) -> Function:
 
     bends = at_points(-turn, turn, convex_first=beta < 0)
     return Function(lambda z: z * _sigmoid(beta * z), slope, ball, bends)
+
+
+def _gelu(beta: float | None = None) -> Function:
+    """``z (1 + erf(beta z)) / 2``; beta is 1/√2 for GELU itself, and a float near it in models that spell it out."""
+    scale = 1.0 if beta is None else beta * math.sqrt(2.0)  # z = w / scale: the value is that of GELU at w over scale
+
+    def slope(z: Array) -> Array:
+        w = scale * z
+        return _normal(w) + w * _density(w)
+
+    def ball(z: Any) -> Any:
+        from flint import arb
+
+        return z * (_normal_ball(z) if beta is None else (-z * arb(beta)).erfc() / 2)
+
+    bends = at_points(-math.sqrt(2.0) / scale, math.sqrt(2.0) / scale, convex_first=False)
+    return Function(lambda z: z * _normal(scale * z), slope, ball, bends)
 
 
 def _gelu_tanh() -> Function:
@@ -232,12 +252,7 @@ FUNCTIONS: dict[str, Callable[..., Function]] = {
         _softplus, _sigmoid, lambda z: (1 + z.exp()).log(), at_points(convex_first=True), (-math.inf, 1e6)
     ),
     "Silu": _silu,
-    "Gelu": lambda: Function(
-        lambda z: z * _normal(z),
-        lambda z: _normal(z) + z * _density(z),
-        lambda z: z * _normal_ball(z),
-        at_points(-math.sqrt(2.0), math.sqrt(2.0), convex_first=False),
-    ),
+    "Gelu": _gelu,
     "GeluTanh": _gelu_tanh,
     "Erf": lambda: Function(
         _erf,

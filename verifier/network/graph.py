@@ -336,6 +336,10 @@ class NetworkBuilder:
         """Shape of a node added before."""
         return self._nodes[name].shape
 
+    def node(self, name: str) -> Node:
+        """A node added before."""
+        return self._nodes[name]
+
     def add(self, operator: Operator, *inputs: str, name: str | None = None) -> str:
         """Append an operator (on the last node added, if no inputs are named) and return the node's name.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +11,7 @@ from verifier.errors import NetworkError
 from verifier.network import curves
 from verifier.network.assembly import Jump, Value
 from verifier.network.curves import Curve, Line
+from verifier.network.onnx_curved import gated
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Converter, Step, Tensor
 from verifier.network.operators import Array
 from verifier.network.piecewise import absolute, relu
@@ -169,7 +169,12 @@ def _sum(step: Step) -> Tensor:
     build = step.assembler
     operands = [step.operand(k) for k in range(len(step.node.input))]
     if any(isinstance(o, Jump) for o in operands):
-        return _of_curves(step, operands, curves.minus if step.kind == "Sub" else curves.plus)
+        function = curves.minus if step.kind == "Sub" else curves.plus
+        whole = len(operands) == 2 and not all(isinstance(o, np.ndarray) for o in operands)
+        together = build.combined(function, operands, step.name) if whole else None
+        if together is not None:
+            return together
+        operands = [step.nodes(o) for o in operands]
     signs = [1 if k == 0 or step.kind != "Sub" else -1 for k in range(len(operands))]
     constants = [o * s for o, s in zip(operands, signs, strict=True) if isinstance(o, np.ndarray)]
     values = [(o, s) for o, s in zip(operands, signs, strict=True) if isinstance(o, Value)]
@@ -190,10 +195,20 @@ def _product(step: Step) -> Tensor:
         if step.kind == "Div" and isinstance(second, np.ndarray) and second.size == 1:
             return step.assembler.affine(first, 1.0 / second.astype(np.float64), 0.0, step.name)  # type: ignore[arg-type]
         if step.kind == "Mul":
-            return _of_curves(step, [first, second], curves.times)
+            found = step.assembler.combined(curves.times, [first, second], step.name)
+            if found is not None:
+                return found
+        first, second = (step.nodes(o) for o in (first, second))
     value, factor = (second, first) if isinstance(second, Value) else (first, second)
-    if not isinstance(factor, np.ndarray) or not isinstance(value, Value) or (step.kind == "Div" and value is second):
-        raise step.unsupported("by a tensor that depends on the network's input (not piecewise linear)")
+    assert isinstance(value, Value)
+    if step.kind == "Div" and value is second:
+        value = step.assembler.smooth(value, "Reciprocal", (), f"{step.name}/reciprocal")
+        if isinstance(factor, Value):
+            return step.assembler.product(factor, value, step.name)
+        return step.assembler.affine(value, np.asarray(factor), 0.0, step.name)
+    if isinstance(factor, Value):
+        return gated(step.assembler, value, factor, step.name) or step.assembler.product(value, factor, step.name)
+    assert isinstance(factor, np.ndarray)
     if step.kind == "Div":
         if (factor == 0).any():
             raise NetworkError("division by zero", place=step.place)
@@ -201,24 +216,20 @@ def _product(step: Step) -> Tensor:
     return step.assembler.affine(value, factor, 0.0, step.name)
 
 
-def _of_curves(step: Step, operands: list[Any], function: Callable[..., Line | None]) -> Value | Jump:
-    """What jumps is combined with functions of the same tensor only, entry by entry."""
-    found: Value | Jump | None = operands[0] if not isinstance(operands[0], np.ndarray) else None
-    if len(operands) == 2:
-        found = step.assembler.combined(function, operands, step.name)
-    if found is None or len(operands) > 2:
-        raise step.unsupported(
-            "of tensors that jump, or of two that depend on the network's input, is not piecewise linear and"
-        )
-    return found
-
-
 def _comparison(step: Step) -> Tensor:
     """A comparison of two functions of one tensor: the truth of their difference against 0."""
     operands = [step.operand(k) for k in (0, 1)]
-    difference = step.assembler.combined(curves.minus, operands, f"{step.name}/difference")
+    build, name = step.assembler, f"{step.name}/difference"
+    difference = build.combined(curves.minus, operands, name)
     if difference is None:
-        raise step.unsupported("of different tensors that depend on the network's input")
+        first, second = (step.nodes(o) for o in operands)
+        if isinstance(first, Value) and isinstance(second, Value):
+            difference = build.add_values([first, second], (1, -1), name)
+        elif isinstance(first, Value):
+            difference = build.affine(first, 1.0, -np.asarray(second), name)
+        else:
+            assert isinstance(second, Value)
+            difference = build.affine(second, -1.0, np.asarray(first), name)
     return step.assembler.through(curves.COMPARISONS[step.kind], difference, step.name)
 
 
@@ -230,10 +241,27 @@ def _logic(step: Step) -> Tensor:
         found = {"And": a * b, "Or": a + b - a * b, "Xor": a + b - 2 * a * b}[step.kind]
         return Fraction(0), found
 
-    found = step.assembler.combined(truth, [step.operand(0), step.operand(1)], step.name)
+    operands = [step.operand(0), step.operand(1)]
+    found = step.assembler.combined(truth, operands, step.name)
     if not isinstance(found, Jump):
-        raise step.unsupported("of conditions on different tensors")
+        return _logic_of_nodes(step, [step.nodes(o) for o in operands])
     return Jump(found.root, found.shape, Curve(found.curve.breaks, found.curve.lines, found.curve.at, True))
+
+
+def _logic_of_nodes(step: Step, operands: list[Value | Array]) -> Value:
+    """And, Or and Xor of truth values 0 and 1 of different tensors: max(a + b - 1, 0), min(a + b, 1), |a - b|."""
+    build, name = step.assembler, step.name
+    full = np.broadcast_shapes(*(o.shape for o in operands))
+    values = [build.broadcast(o, full, name) for o in operands if isinstance(o, Value)]
+    constant: Array = sum((o.astype(np.float64) for o in operands if isinstance(o, np.ndarray)), np.zeros(()))
+    if step.kind == "Xor":
+        signs = (1, -1)[: len(values)]
+        total = values[0] if len(values) == 1 else build.add_values(values, signs, f"{name}/difference")
+        return build.apply(absolute(), build.affine(total, 1.0, -constant, f"{name}/shifted"), name)
+    total = values[0] if len(values) == 1 else build.add_values(values, (1, 1), f"{name}/sum")
+    if step.kind == "And":
+        return build.apply(relu(), build.affine(total, 1.0, constant - 1.0, f"{name}/shifted"), name)
+    return build.clip(build.affine(total, 1.0, constant, f"{name}/shifted"), -np.inf, 1.0, name)
 
 
 def _where(step: Step) -> Tensor:
@@ -244,14 +272,36 @@ def _where(step: Step) -> Tensor:
         return _moved_choice(step, condition, parts)
     found = step.assembler.combined(curves.chosen, [condition, *parts], step.name)
     if found is None:
-        raise step.unsupported("by a condition on another tensor than the one it chooses from")
+        return _chosen_by_product(step, condition, parts)
     return found
 
 
+def _chosen_by_product(step: Step, condition: Value | Jump, parts: list[Any]) -> Value:
+    """``second + condition · (first - second)``, for a condition on another tensor than the ones it chooses from."""
+    build, name = step.assembler, step.name
+    truth = step.nodes(condition)
+    assert isinstance(truth, Value)
+    first, second = (step.nodes(p) for p in parts)
+    full = np.broadcast_shapes(truth.shape, first.shape, second.shape)
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return build.affine(truth, first - second, second, name)
+    ends = [
+        build.broadcast(p, full, name) if isinstance(p, Value) else np.broadcast_to(p, full) for p in (first, second)
+    ]
+    if isinstance(ends[0], Value) and isinstance(ends[1], Value):
+        difference = build.add_values(ends, (1, -1), f"{name}/difference")  # type: ignore[arg-type]
+        moved = build.product(truth, difference, f"{name}/moved")
+        return build.add_values([ends[1], moved], (1, 1), name)
+    if isinstance(ends[0], Value):
+        difference = build.affine(ends[0], 1.0, -np.asarray(ends[1]), f"{name}/difference")
+        return build.affine(build.product(truth, difference, f"{name}/moved"), 1.0, np.asarray(ends[1]), name)
+    assert isinstance(ends[1], Value)
+    difference = build.affine(ends[1], -1.0, np.asarray(ends[0]), f"{name}/difference")
+    return build.add_values([ends[1], build.product(truth, difference, f"{name}/moved")], (1, 1), name)
+
+
 def _moved_choice(step: Step, condition: Array, parts: list[Any]) -> Tensor:
-    kinds = {isinstance(p, Jump) for p in parts}
-    if True in kinds:
-        raise step.unsupported("of a comparison or a sign, which jumps,")
+    parts = [step.nodes(p) for p in parts]
     sizes = [p.size for p in parts]
     index = np.where(
         condition.astype(bool),

@@ -19,6 +19,8 @@ from verifier.network.windows import Window, window
 # -- matrices --------------------------------------------------------------------------------------------
 def _matmul(step: Step) -> Tensor:
     left = step.is_constant(0)
+    if not left and not step.is_constant(1):
+        return products.matmul_of_two(step.assembler, step.value(0), step.value(1), step.name)
     value, matrix = (step.value(1), step.weight(0)) if left else (step.value(0), step.weight(1))
     return products.matmul(step.assembler, value, matrix, step.name, left=left)
 
@@ -38,6 +40,13 @@ def _gemm(step: Step) -> Tensor:
         matrix = matrix.T if turn_a else matrix
         value = build.move(value, np.transpose, f"{step.name}/turned") if turn_b else value
         product = build.matrix_times(alpha * matrix if alpha != 1 else matrix, value, step.name)
+    elif not step.is_constant(1):
+        first, second = (
+            build.move(v, np.transpose, f"{step.name}/turned {k}") if turn else v
+            for k, (v, turn) in enumerate(((step.value(0), turn_a), (step.value(1), turn_b)))
+        )
+        stem = step.name if alpha == 1 and bias is None else f"{step.name}/product"
+        product = build.affine(products.matmul_of_two(build, first, second, stem), alpha, 0.0, f"{step.name}/alpha")
     else:
         value, matrix = step.value(0), step.weight(1)
         value = build.move(value, np.transpose, f"{step.name}/turned") if turn_a else value

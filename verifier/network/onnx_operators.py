@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from verifier.network import tails
+from verifier.network.onnx_curved import CURVED
 from verifier.network.onnx_elementwise import ELEMENTWISE
 from verifier.network.onnx_linear import LINEAR
 from verifier.network.onnx_movement import MOVEMENTS
 from verifier.network.onnx_step import Converter
 
-CONVERTERS: dict[str, Converter] = {**ELEMENTWISE, **LINEAR, **MOVEMENTS}
+CONVERTERS: dict[str, Converter] = {**CURVED, **ELEMENTWISE, **LINEAR, **MOVEMENTS}
 """The converter of every operator type; ``If`` is read apart."""
 
 SMOOTH = {
-    *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Gelu"),
-    *("HardSwish", "InstanceNormalization", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Mish"),
-    *("MeanVarianceNormalization", "Pow", "Reciprocal", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd"),
-    *("ReduceSumSquare", "Selu", "Sigmoid", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan"),
-    *("GroupNormalization", "LRN", "RMSNormalization", "Tanh"),
+    *("Acos", "Acosh", "Asin", "Asinh", "Atanh", "Cosh", "GroupNormalization", "LpNormalization", "LRN"),
+    *("MeanVarianceNormalization", "ReduceProd", "Sinh", "Tan"),
 }
-"""Operators that are curved: no piecewise-linear network has them."""
+"""Curved operators of which no bounds are known."""
 
 STEPPING = {"Ceil", "DynamicQuantizeLinear", "Floor", "Mod", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "Round"}
 """Operators that jump."""
@@ -30,15 +27,11 @@ NOTES = {
     "Conv": "over one to three axes, constant weights",
     "ConvTranspose": "over one to three axes, constant weights",
     "CumSum": "constant axis",
-    "Div": "by constants",
     "Einsum": "of one tensor and constants",
-    "Gemm": "with one constant matrix",
     "GlobalLpPool": "p = 1",
     "If": "with a constant condition",
     "LpPool": "p = 1",
-    "MatMul": "of a tensor and a constant",
     "MaxPool": "without its second output",
-    "Mul": "by constants; by signs and truth values of the same tensor",
     "Pad": "constant, reflect, edge and wrap",
     "PRelu": "constant slopes",
     "Resize": "every mode but tf_crop_and_resize and keeping the aspect ratio",
@@ -46,10 +39,7 @@ NOTES = {
     "Scatter": "constant positions, no reduction",
     "ScatterElements": "constant positions, no reduction",
     "ScatterND": "constant positions, no reduction",
-    "Shrink": "where what it computes in the end has no jump (bias = lambd)",
-    "Sign": "where what it computes in the end has no jump",
-    "ThresholdedRelu": "where what it computes in the end has no jump (alpha = 0)",
-    "Where": "by a constant condition, or one on the tensor that it chooses from, where the result has no jump",
+    "Pow": "one constant exponent, or a positive constant base",
     "ZipMap": "of ai.onnx.ml, as the last operator",
 }
 """What of an operator is read, where that is not all of it."""
@@ -64,23 +54,16 @@ def operators() -> list[tuple[str, str]]:
 def refusal(kind: str) -> tuple[str, str]:
     """Why an operator is not supported, and what to do."""
     listed = "`verifier inspect --operators` lists what is supported"
-    if kind in (*tails.ELEMENTWISE, *tails.JOINT):
-        return f"operator {kind!r} is curved, and networks here are piecewise linear", (
-            "as the last operator it is left out where a property only compares outputs: load(…, ordered=True), as "
-            f"`verifier verify` does; {listed}"
-        )
     if kind in SMOOTH:
-        return f"operator {kind!r} is curved, and networks here are piecewise linear", (
-            f"export the part before it, or train with a piecewise-linear one instead; {listed}"
+        return f"operator {kind!r} is curved, and no bounds of it are known", (
+            f"export the part before it, or train with another one; {listed}"
         )
     if kind in ("ArgMax", "ArgMin", "TopK"):
         return f"operator {kind!r} gives positions, which jump", (
             "export the scores before it (onnx.utils.extract_model): properties compare them"
         )
     if kind in STEPPING:
-        return f"operator {kind!r} jumps, and networks here are continuous", (
-            f"export the network before quantisation; {listed}"
-        )
+        return f"operator {kind!r} jumps at every whole number", f"export the network before quantisation; {listed}"
     return f"operator {kind!r} is not supported", f"{listed}; anything that depends on constants alone is, too"
 
 

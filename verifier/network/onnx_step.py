@@ -126,6 +126,10 @@ class Step:
             raise NetworkError(f"input {name!r} is not computed anywhere", place=self.place)
         return self.given_constant(name)
 
+    def nodes(self, found: Value | Jump | Array) -> Value | Array:
+        """An operand with a node of its own, where it is a function with jumps."""
+        return self.assembler.materialised(found, f"{self.name}/steps") if isinstance(found, Jump) else found
+
     def function(self, k: int = 0) -> Value | Jump:
         """Input k, which must depend on the network's input, jumps allowed."""
         found = self.tensor(k)

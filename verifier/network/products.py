@@ -44,6 +44,35 @@ def matmul(b: Assembler, value: Value, matrix: Weight, name: str, *, left: bool)
     return contraction(b, value, matrix, (ours, theirs, wanted), name)
 
 
+LARGEST_SUM = 1 << 20
+"""Products of two entries that a matrix product of two tensors may need."""
+
+
+def matmul_of_two(b: Assembler, first: Value, second: Value, name: str) -> Value:
+    """``first @ second`` of two tensors that depend on the input, by numpy's rules.
+
+    Raises:
+        UnsupportedOperatorError: it needs more than `LARGEST_SUM` products.
+    """
+    left = first.shape if len(first.shape) > 1 else (1, *first.shape)
+    right = second.shape if len(second.shape) > 1 else (*second.shape, 1)
+    stack = np.broadcast_shapes(left[:-2], right[:-2])
+    full = (*stack, left[-2], right[-1], left[-1])
+    if prod(full) > LARGEST_SUM:
+        raise UnsupportedOperatorError(
+            f"a product of two tensors of shapes {first.shape} and {second.shape} is too large"
+        )
+    rows = np.arange(first.size).reshape(left)[..., :, None, :]
+    columns = np.arange(second.size).reshape(right).swapaxes(-1, -2)[..., None, :, :]
+    factors = [
+        b.select(value, np.broadcast_to(index, full), f"{name}/{side}")
+        for value, index, side in ((first, rows, "rows"), (second, columns, "columns"))
+    ]
+    total = b.reduced(b.product(factors[0], factors[1], f"{name}/products"), [len(full) - 1], False, f"{name}/sums", kind="sum")
+    shape = [*stack, *(left[-2:-1] if len(first.shape) > 1 else ()), *(right[-1:] if len(second.shape) > 1 else ())]
+    return Value(total.name, tuple(shape))
+
+
 def einsum(b: Assembler, equation: str, operands: Sequence[Any], name: str) -> Value:
     """Einstein summation of one value and any number of constants.
 

@@ -1,0 +1,143 @@
+"""Relaxations of curved functions, products and jumps against rigorous values inside of random intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flint import arb, ctx
+
+from verifier.bounds.curved_relaxations import ProductOfHalves
+from verifier.bounds.interval import interval_bounds
+from verifier.bounds.relaxations import elementwise, relaxation
+from verifier.errors import InputError
+from verifier.network.curved import FUNCTIONS, Product, Smooth
+from verifier.network.steps import Jumping, sign
+from verifier.properties.sets import Box
+
+PARAMETERS = {
+    "Power": [(2.0,), (3.0,), (4.0,), (-2.0,), (0.5,), (1.5,)],
+    "Elu": [(1.0,), (0.5,), (1.5, 2.0)],
+    "Silu": [(), (1.5,), (-1.0,)],
+    "Gelu": [(), (0.7,)],
+}
+CASES = [(name, p) for name in FUNCTIONS for p in PARAMETERS.get(name, [()])]
+
+
+def intervals(function, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of all widths inside of a function's domain, near 0 and further out."""
+    low, high = max(function.domain[0], -30.0), min(function.domain[1], 30.0)
+    centre = np.where(rng.random(count) < 0.5, rng.normal(size=count), rng.uniform(low, high, count))
+    width = 10.0 ** rng.uniform(-7, 1.2, count)
+    a, b = np.clip(centre - width * rng.random(count), low + 1e-3, high), np.clip(centre + width, low + 2e-3, high)
+    if function.pole is not None:
+        a, b = np.abs(a) + 0.1, np.abs(a) + 0.1 + (b - a)
+        side = np.where(rng.random(count) < 0.5, 1.0, -1.0)
+        a, b = np.minimum(side * a, side * b), np.maximum(side * a, side * b)
+    return a[None], b[None]
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_a_curved_function_lies_between_its_lines(name: str, parameters: tuple[float, ...]) -> None:
+    operator, rng = Smooth(name, parameters), np.random.default_rng(0)
+    low, high = intervals(operator.function, 60, rng)
+    table = elementwise(operator)
+    lines = table.linear(operator, (60,), low, high)
+    least, most = table.range(operator, (60,), low, high)
+    steepest, offset = table.limits_between(operator, low[0], high[0])
+    assert (np.abs(lines.lower_slope[0]) <= steepest).all()
+    assert (np.abs(lines.upper_intercept[0]) <= offset).all()
+    precision, ctx.prec = ctx.prec, 200
+    try:
+        for k in range(60):
+            for share in (0.0, 1.0, *rng.random(5)):
+                z = float(np.clip(low[0, k] + share * (high[0, k] - low[0, k]), low[0, k], high[0, k]))
+                value = operator.function.ball(arb(z))
+                for slope, intercept, above in (
+                    (lines.lower_slope, lines.lower_intercept, False),
+                    (lines.upper_slope, lines.upper_intercept, True),
+                ):
+                    line = arb(float(slope[0, k])) * arb(z) + arb(float(intercept[0, k]))
+                    assert (line >= value) if above else (line <= value), (name, k, z)
+                assert arb(float(least[0, k])) <= value <= arb(float(most[0, k]))
+    finally:
+        ctx.prec = precision
+
+
+@pytest.mark.parametrize(("name", "parameters"), CASES)
+def test_lines_are_tight_on_short_intervals(name: str, parameters: tuple[float, ...]) -> None:
+    operator = Smooth(name, parameters)
+    low, high = np.array([[0.5]]), np.array([[0.51]])
+    lines = elementwise(operator).linear(operator, (1,), low, high)
+    gap = (lines.upper_slope - lines.lower_slope) * 0.505 + lines.upper_intercept - lines.lower_intercept
+    assert 0 <= gap[0, 0] < 2e-3
+
+
+@pytest.mark.parametrize(("name", "low"), [("Log", -0.1), ("Sqrt", -0.1), ("Reciprocal", -0.1), ("Exp", 400.0)])
+def test_a_domain_that_is_left_is_said(name: str, low: float) -> None:
+    operator = Smooth(name)
+    with pytest.raises(InputError, match=f"argument of {name} may"):
+        relaxation(operator).linear(operator, (1,), np.array([[low]]), np.array([[low + 1.0]]))
+
+
+def test_products_lie_between_their_planes() -> None:
+    rng, k = np.random.default_rng(0), 50
+    ends = np.sort(rng.normal(size=(2, 2 * k)) * 10.0 ** rng.integers(-3, 3, 2 * k), axis=0)
+    low, high = ends[:1], ends[1:]
+    plane = ProductOfHalves().linear(Product(), (2, k), low, high)
+    least, most = ProductOfHalves().range(Product(), (2, k), low, high)
+    for share in rng.random((20, 2 * k)).round():
+        z = low + share * (high - low)
+        x, y = z[:, :k], z[:, k:]
+        middle = plane.x_slope * x + plane.y_slope * y + plane.intercept
+        assert (np.abs(x * y - middle) <= plane.error * (1 + 1e-12)).all()
+        assert ((least <= x * y) & (x * y <= most)).all()
+
+
+STEPS = [
+    sign(),
+    Jumping((0.0,), (0.0, 0.0), (0.0, 1.0), (1.0,), "GreaterOrEqual"),
+    Jumping((-0.5, 0.5), (1.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0), "HardShrink"),
+    Jumping((-1.0, 0.25), (0.5, -2.0, 0.0), (3.0, 1.0, -1.0), (7.0, -4.0)),
+]
+
+
+@pytest.mark.parametrize("operator", STEPS)
+def test_a_function_with_jumps_lies_between_its_lines(operator: Jumping) -> None:
+    rng = np.random.default_rng(0)
+    low = rng.choice([-2.0, -1.0, -0.5, 0.0, 0.25, 0.5], 200) - rng.choice([0.0, 1e-9, 0.3], 200)
+    high = np.maximum(low, rng.choice([-1.0, -0.5, 0.0, 0.25, 0.5, 2.0], 200) + rng.choice([0.0, 1e-9, 0.3], 200))
+    table = elementwise(operator)
+    lines = table.linear(operator, (200,), low[None], high[None])
+    least, most = table.range(operator, (200,), low[None], high[None])
+    inside = [low + s * (high - low) for s in rng.random(8)] + [
+        np.clip(np.full(200, b), low, high) for b in operator.breaks
+    ]
+    inside += [np.clip(np.nextafter(b, s), low, high) for b in operator.breaks for s in (-9.0, 9.0)]
+    for z in (low, high, *inside):
+        value = operator.forward(z)
+        assert (lines.lower_slope[0] * z + lines.lower_intercept[0] <= value + 1e-14).all()
+        assert (lines.upper_slope[0] * z + lines.upper_intercept[0] >= value - 1e-14).all()
+        assert ((least[0] <= value) & (value <= most[0])).all()
+
+
+def test_bounds_of_a_network_with_all_of_them(tmp_path) -> None:
+    import sys
+    from pathlib import Path
+
+    import verifier
+    from verifier.bounds.crown import crown_bounds
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    from onnx_graphs import GRAPHS
+
+    rng = np.random.default_rng(0)
+    names = [n for n in GRAPHS if n.startswith(("curved", "jumps"))]
+    assert len(names) > 50
+    for name in names:
+        network = verifier.load(GRAPHS[name].model(20 if GRAPHS[name].first > 18 else 18, "float64"))
+        box = Box.around(rng.normal(size=network.input_size), 0.3, None)
+        values = network.forward(box.sample(200, rng)).reshape(200, -1)
+        for found in (interval_bounds(network, box), crown_bounds(network, box, [network.output])):
+            bound = found[network.output]
+            assert (bound.lower.reshape(-1) <= values + 1e-12).all(), name
+            assert (bound.upper.reshape(-1) >= values - 1e-12).all(), name
