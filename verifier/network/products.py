@@ -68,7 +68,9 @@ def matmul_of_two(b: Assembler, first: Value, second: Value, name: str) -> Value
         b.select(value, np.broadcast_to(index, full), f"{name}/{side}")
         for value, index, side in ((first, rows, "rows"), (second, columns, "columns"))
     ]
-    total = b.reduced(b.product(factors[0], factors[1], f"{name}/products"), [len(full) - 1], False, f"{name}/sums", kind="sum")
+    total = b.reduced(
+        b.product(factors[0], factors[1], f"{name}/products"), [len(full) - 1], False, f"{name}/sums", kind="sum"
+    )
     shape = [*stack, *(left[-2:-1] if len(first.shape) > 1 else ()), *(right[-1:] if len(second.shape) > 1 else ())]
     return Value(total.name, tuple(shape))
 
