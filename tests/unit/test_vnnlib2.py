@@ -173,9 +173,10 @@ def test_the_command_takes_named_networks(tmp_path: Path, capsys: pytest.Capture
     status = main(["verify", *files, str(tmp_path / "p.vnnlib"), "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)
     assert status == 1
-    assert found["status"] == "violated"
-    y = found["witness"]["output"]
+    assert found["verdict"] == "violated"
+    witness = found["result"]["witness"]
+    y = witness["output"]
     assert y[2] >= y[0] + 0.1
-    assert found["witness"]["onnxruntime"]
+    assert witness["onnxruntime"]
     assert main(["verify", files[0], str(tmp_path / "p.vnnlib")]) == 2
     assert main(["verify", *files, files[0], str(tmp_path / "p.vnnlib")]) == 2
