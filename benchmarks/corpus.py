@@ -94,7 +94,7 @@ def main() -> None:
     ]
     text = (
         "# The corpus: tiny queries with verdicts known by exact enumeration\n\n"
-        f"{len(cases())} queries ({truth['unsat']} unsat, {truth['sat']} sat; up to 12 piecewise-linear units; "
+        f"{len(cases())} queries ({truth['unsat']} unsat, {truth['sat']} sat; up to 12 piecewise-linear neurons; "
         f"see tests/corpus/corpus_cases.py), {SECONDS:g} s each. Marabou runs in a child process per query, whose "
         "start is part of its time.\n\n"
         f"{machine()}\n\n" + table(header, rows)

@@ -15,7 +15,7 @@ from common import RESULTS, data_folder, table
 
 import verifier
 from verifier.options import Options
-from verifier.properties.query import GradientBox, Query, larger_output_cases
+from verifier.properties.query import GradientBox, Query, larger_output_disjuncts
 from verifier.properties.sets import Box
 
 JOURNAL = RESULTS / "saliency_journal.jsonl"
@@ -63,7 +63,7 @@ def region_query(network: verifier.Network, image: int, epsilon: str, delta: flo
     return Query(
         network=network,
         box=Box(lower, upper),
-        cases=larger_output_cases(10, label),
+        disjuncts=larger_output_disjuncts(10, label),
         gradient=GradientBox(output=weights, lower=g - delta, upper=g + delta),
         anchor=x,
     )

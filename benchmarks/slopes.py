@@ -1,6 +1,6 @@
 """α-CROWN: this package's ascent without automatic differentiation beside auto_LiRPA's, on the same boxes.
 
-Run: ``python benchmarks/slopes.py`` (writes benchmarks/results/slopes.md). Both optimise the slopes of every unit's
+Run: ``python benchmarks/slopes.py`` (writes benchmarks/results/slopes.md). Both optimise the slopes of every neuron's
 bound and of every output's, with as many steps; ours then proves each bound in float64 with slack for rounding.
 """
 
@@ -15,11 +15,11 @@ from bounds import mnist_cases, random_network, timed
 from common import RESULTS, machine, table
 
 from verifier.bounds import interval_bounds
-from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
+from verifier.bounds.condensed import CondensedNetwork
+from verifier.bounds.condensed_refine import refine
+from verifier.bounds.crown_slopes import NeuronBounder, ascend, initial_weights, prove
 from verifier.bounds.lirpa import lirpa_bounds
 from verifier.bounds.lirpa_compat import available
-from verifier.bounds.open_form import OpenForm
-from verifier.bounds.open_refine import refine
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
@@ -29,16 +29,16 @@ STEPS = 20
 
 def ours(network: Network, box: Box, steps: int) -> tuple[Array, Array]:
     """Proved bounds of the outputs."""
-    form = OpenForm(network, box, UnitBounder(1))
+    condensed = CondensedNetwork(network, box, NeuronBounder(1))
     if steps > 1:
-        form = refine(form, UnitBounder(steps), form.phases)
+        condensed = refine(condensed, NeuronBounder(steps), condensed.phases)
     size = network.output_size
     both = np.vstack([np.eye(size), -np.eye(size)])
-    rows = form.rows(both, np.zeros((2 * size, network.input_size)), np.zeros(2 * size))
-    weights, phases = initial_weights(form, 2 * size), np.repeat(form.phases[:, None], 2 * size, axis=1)
+    rows = condensed.rows(both, np.zeros((2 * size, network.input_size)), np.zeros(2 * size))
+    weights, phases = initial_weights(condensed, 2 * size), np.repeat(condensed.phases[:, None], 2 * size, axis=1)
     if steps > 1:
-        weights = ascend(form, rows, weights, phases, steps=steps).weights
-    found = prove(form, rows, weights, phases)
+        weights = ascend(condensed, rows, weights, phases, steps=steps).weights
+    found = prove(condensed, rows, weights, phases)
     return found[:size], -found[size:]
 
 
@@ -71,10 +71,10 @@ def main() -> None:
     (RESULTS / "slopes.md").write_text(
         "# α-CROWN beside auto_LiRPA\n\n"
         f"{machine()}\n\n"
-        "Bounds of all units and outputs on a box around a point; widths are means over the outputs' bounds, factor "
-        f"is auto_LiRPA's time over ours. α-CROWN: {STEPS} steps of the slopes of each bound, for units and outputs "
-        "alike, on both sides; ours bound only units that intervals leave open, and stop where the sign is known, while "
-        "auto_LiRPA (through `verifier.bounds.lirpa`, node by node) optimises every unit. Times are the least of three "
+        "Bounds of all neurons and outputs on a box around a point; widths are means over the outputs' bounds, factor "
+        f"is auto_LiRPA's time over ours. α-CROWN: {STEPS} steps of the slopes of each bound, for neurons and outputs "
+        "alike, on both sides; ours bound only neurons that intervals leave open, and stop where the sign is known, while "
+        "auto_LiRPA (through `verifier.bounds.lirpa`, node by node) optimises every neuron. Times are the least of three "
         "runs (auto_LiRPA: one, building its graph included), while other work ran on both cores. auto_LiRPA 0.3 "
         "takes no account of rounding; ours are proved in float64.\n\n" + text
     )

@@ -1,13 +1,13 @@
 """The backward pass as constraints (Le et al., ACML 2023, Equations 9 to 11), for every layer of any network.
 
 With g the gradient of one output combination with respect to a node's value: an affine operator multiplies
-by its transposed matrix; an elementwise unit with preactivation z and value h passes back
-``dz = derivative · dh``, which becomes one more equation in each case of the unit's disjunction (for a ReLU:
+by its transposed matrix; an elementwise neuron with preactivation z and value h passes back
+``dz = derivative · dh``, which becomes one more equation in each disjunct of the neuron's disjunction (for a ReLU:
 ``[z <= 0, h = 0, dz = 0]`` or ``[z >= 0, h = z, dz = dh]``); a MaxPool window passes dh to its winner.
 
-At ``z = 0`` Equation 11 has ``dz = 0``; here both cases hold, a closed superset for proofs (a witness is replayed with the
+At ``z = 0`` Equation 11 has ``dz = 0``; here both disjuncts hold, a closed superset for proofs (a witness is replayed with the
 paper's convention). Nothing is left out: the paper's Equations 15 and 16 exclude ``0 < z < 1e-6`` unless ``dh = 0``.
-The outputs' condition, Equation 14, is not made here but in `verifier.properties.query.larger_output_cases`.
+The outputs' condition, Equation 14, is not made here but in `verifier.properties.query.larger_output_disjuncts`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
 from verifier.encodings.model import Atom, Expressions, Model
-from verifier.encodings.network import ForwardPass, Unit, Window, as_variables, combine, selects
+from verifier.encodings.network import ForwardPass, Neuron, Window, as_variables, combine, selects
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Input
 from verifier.rounding import SPACING
@@ -53,11 +53,11 @@ def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bo
                 parts[name].append(combine((matrix,), [own], zero, model.size))
         elif isinstance(node.operator, Input):
             pass
-        elif forward.units[node.name] and isinstance(forward.units[node.name][0], Window):
+        elif forward.neurons[node.name] and isinstance(forward.neurons[node.name][0], Window):
             own, back = _through_windows(forward, node, own, bounds[node.name])
             parts[node.inputs[0]].append(back)
         else:
-            own, back = _through_units(forward, node, own, bounds[node.name])
+            own, back = _through_neurons(forward, node, own, bounds[node.name])
             if readers[node.inputs[0]] == 1:
                 _tighten(model, back, bounds[node.inputs[0]])
             parts[node.inputs[0]].append(back)
@@ -104,23 +104,25 @@ def _hull(forward: ForwardPass, expressions: Expressions) -> Bound:
     return Bound(low - slack, high + slack)
 
 
-def _through_units(forward: ForwardPass, node: Node, dh: Expressions, bound: Bound) -> tuple[Expressions, Expressions]:
+def _through_neurons(
+    forward: ForwardPass, node: Node, dh: Expressions, bound: Bound
+) -> tuple[Expressions, Expressions]:
     """dh (as variables where needed) and what an elementwise node passes back."""
     model = forward.model
-    units = [u for u in forward.units[node.name] if isinstance(u, Unit)]
+    neurons = [u for u in forward.neurons[node.name] if isinstance(u, Neuron)]
     zero = (np.diff(dh.matrix.indptr) == 0) & (dh.constant == 0.0)
-    free = np.array([u.disjunction is not None for u in units], dtype=bool) & ~zero
-    slope = np.array([0.0 if u.disjunction is not None else u.phases[0].derivative for u in units])
+    free = np.array([u.disjunction is not None for u in neurons], dtype=bool) & ~zero
+    slope = np.array([0.0 if u.disjunction is not None else u.phases[0].derivative for u in neurons])
     scaled = ~np.isin(slope, (-1.0, 0.0, 1.0)) & ~zero
     plain = dh.variables() >= 0
     constant = np.diff(dh.matrix.indptr) == 0
-    switches = np.array([all(p.derivative in (0.0, 1.0, -1.0) for p in u.phases) for u in units], dtype=bool)
+    switches = np.array([all(p.derivative in (0.0, 1.0, -1.0) for p in u.phases) for u in neurons], dtype=bool)
     needed = (free & ~plain & ~(constant & switches)) | (scaled & ~plain)
     dh = as_variables(model, dh, bound, np.flatnonzero(needed))
     low, high = (_ends(dh, bound, end) for end in ("lower", "upper"))
-    columns = np.full(len(units), -1)
+    columns = np.full(len(neurons), -1)
     rows = np.flatnonzero(free)
-    ends = [[p.derivative * end for p in units[k].phases for end in (low[k], high[k])] for k in rows.tolist()]
+    ends = [[p.derivative * end for p in neurons[k].phases for end in (low[k], high[k])] for k in rows.tolist()]
     if len(rows):
         # a product with a slope other than 0 and ±1 is rounded: one step outwards
         lows = np.array([min(e) for e in ends])
@@ -130,10 +132,10 @@ def _through_units(forward: ForwardPass, node: Node, dh: Expressions, bound: Bou
             np.where(exact, lows, np.nextafter(lows, -np.inf)), np.where(exact, highs, np.nextafter(highs, np.inf))
         )
     for k in rows.tolist():
-        disjunction = units[k].disjunction
+        disjunction = neurons[k].disjunction
         assert disjunction is not None
-        for case, phase in zip(disjunction.cases, units[k].phases, strict=True):
-            case.append(_product_atom(int(columns[k]), phase.derivative, dh, k))
+        for disjunct, phase in zip(disjunction.disjuncts, neurons[k].phases, strict=True):
+            disjunct.append(_product_atom(int(columns[k]), phase.derivative, dh, k))
     fixed = sp.csr_array(sp.diags_array(np.where(zero, 0.0, slope)) @ dh.widened(model.size))
     matrix = sp.csr_array(fixed + Expressions.of_variables(columns).widened(model.size))
     matrix.eliminate_zeros()
@@ -160,7 +162,7 @@ def _through_windows(
 ) -> tuple[Expressions, Expressions]:
     """dh (as variables where needed) and what a MaxPool node passes back: dh to each window's winner."""
     model = forward.model
-    windows = [w for w in forward.units[node.name] if isinstance(w, Window)]
+    windows = [w for w in forward.neurons[node.name] if isinstance(w, Window)]
     zero = (np.diff(dh.matrix.indptr) == 0) & (dh.constant == 0.0)
     plain = dh.variables() >= 0
     constant = np.diff(dh.matrix.indptr) == 0
@@ -180,9 +182,9 @@ def _through_windows(
         assert window.disjunction is not None
         count = len(window.candidates)
         routed = model.add_variables(np.full(count, min(low[k], 0.0)), np.full(count, max(high[k], 0.0)))
-        for i, case in enumerate(window.disjunction.cases):
+        for i, disjunct in enumerate(window.disjunction.disjuncts):
             for j, r in enumerate(routed.tolist()):
-                case.append(_product_atom(r, 1.0 if i == j else 0.0, dh, k))
+                disjunct.append(_product_atom(r, 1.0 if i == j else 0.0, dh, k))
         targets += list(window.candidates)
         columns += routed.tolist()
     size = forward.network[node.inputs[0]].size

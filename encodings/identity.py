@@ -5,7 +5,7 @@ with respect to the value of an affine node n with constant b_n,
 
     c · y = g · x + Σ_n g_n · b_n
 
-(units without intercept assumed). Around a point x0, ``g · x = g · x0 + m · (x - x0) + (g - m) · (x - x0)``, and with m
+(neurons without intercept assumed). Around a point x0, ``g · x = g · x0 + m · (x - x0) + (g - m) · (x - x0)``, and with m
 the middle of the gradient's bounds the last product is at most radius times reach. The row follows from the encoding,
 but not from its linear relaxation.
 """
@@ -36,7 +36,7 @@ def add_identity(
     gradient: Bound,
     relax: float = 0.0,
 ) -> None:
-    """Add the row to the model; nothing where a unit has an intercept.
+    """Add the row to the model; nothing where a neuron has an intercept.
 
     Args:
         backward: the gradient with respect to every node, see `encodings.gradient`.

@@ -1,8 +1,8 @@
 """A model rendered as a Marabou input query (`maraboupy.MarabouCore` only), validated before it is handed over.
 
 Marabou 2.0.0 answers wrongly, crashes or stays silent on malformed queries (an empty disjunction, NaN, crossed
-bounds, an index out of range), so `check` raises first. Fixed variables become constants, and a unit whose
-cases are exactly those of a ReLU is also named as one, for Marabou's own bound tightening.
+bounds, an index out of range), so `check` raises first. Fixed variables become constants, and a neuron whose
+disjuncts are exactly those of a ReLU is also named as one, for Marabou's own bound tightening.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MarabouQuery:
         lower, upper: one pair per variable.
         equations: linear rows.
         relus: (z, h) pairs with h = max(z, 0).
-        disjunctions: each a list of cases, each case a list of equations.
+        disjunctions: each a list of disjuncts, each disjunct a list of equations.
     """
 
     lower: list[float]
@@ -58,7 +58,7 @@ class MarabouQuery:
                 raise EngineError(f"Marabou needs bounds on every variable: variable {k} lies in [{low}, {high}]")
             if low > high:
                 raise EngineError(f"variable {k} has crossed bounds [{low}, {high}]")
-        everything = self.equations + [e for d in self.disjunctions for case in d for e in case]
+        everything = self.equations + [e for d in self.disjunctions for disjunct in d for e in disjunct]
         for e in everything:
             if not e.columns or len(e.columns) != len(e.weights):
                 raise EngineError("an equation without variables")
@@ -69,8 +69,8 @@ class MarabouQuery:
         for z, h in self.relus:
             if z == h or not (0 <= z < size and 0 <= h < size):
                 raise EngineError(f"relu({z}, {h}) among {size} variables")
-        if any(not d or any(not case for case in d) for d in self.disjunctions):
-            raise EngineError("a disjunction with no case, or a case with no condition")
+        if any(not d or any(not disjunct for disjunct in d) for d in self.disjunctions):
+            raise EngineError("a disjunction with no disjunct, or a disjunct with no condition")
 
     def build(self) -> Any:
         """The `MarabouCore.InputQuery`, after `check`."""
@@ -98,7 +98,7 @@ class MarabouQuery:
         for z, h in self.relus:
             MarabouCore.addReluConstraint(query, z, h)
         for d in self.disjunctions:
-            MarabouCore.addDisjunctionConstraint(query, [[core(e) for e in case] for case in d])
+            MarabouCore.addDisjunctionConstraint(query, [[core(e) for e in disjunct] for disjunct in d])
         return query
 
 
@@ -118,7 +118,7 @@ def marabou_query(model: Model) -> MarabouQuery:
     for disjunction in model.disjunctions:
         _add_disjunction(result, writer, disjunction)
         if result.disjunctions[-1:] == [[]]:
-            return _false(result, f"no case of {disjunction.label or 'a disjunction'} can hold")
+            return _false(result, f"no disjunct of {disjunction.label or 'a disjunction'} can hold")
     return result
 
 
@@ -127,29 +127,29 @@ def _false(query: MarabouQuery, why: str) -> MarabouQuery:
 
 
 def _add_disjunction(result: MarabouQuery, writer: _Writer, disjunction: Disjunction) -> None:
-    """Append a disjunction (an empty list if no case can hold); a ReLU's own cases become a ReLU."""
+    """Append a disjunction (an empty list if no disjunct can hold); a ReLU's own disjuncts become a ReLU."""
     pair = relu_of(disjunction)
     if pair is not None and not writer.fixed[list(pair)].any():
         result.relus.append(pair)
-        if all(len(case) == 2 for case in disjunction.cases):
+        if all(len(disjunct) == 2 for disjunct in disjunction.disjuncts):
             return
-    cases = []
-    for case in disjunction.cases:
-        written = [writer.equations(atom) for atom in case]
+    disjuncts = []
+    for disjunct in disjunction.disjuncts:
+        written = [writer.equations(atom) for atom in disjunct]
         if any(w is None for w in written):
             continue
         found = [e for w in written if w is not None for e in w]
         if not found:
             return
-        cases.append(found)
-    result.disjunctions.append(cases)
+        disjuncts.append(found)
+    result.disjunctions.append(disjuncts)
 
 
 def relu_of(disjunction: Disjunction) -> tuple[int, int] | None:
-    """(z, h) if the cases begin with those of ``h = max(z, 0)``, see `encodings.network`."""
-    if len(disjunction.cases) != 2 or any(len(case) < 2 for case in disjunction.cases):
+    """(z, h) if the disjuncts begin with those of ``h = max(z, 0)``, see `encodings.network`."""
+    if len(disjunction.disjuncts) != 2 or any(len(disjunct) < 2 for disjunct in disjunction.disjuncts):
         return None
-    (below, zero, *_), (above, same, *_) = disjunction.cases
+    (below, zero, *_), (above, same, *_) = disjunction.disjuncts
     if not below.columns or not zero.columns:
         return None
     z, h = below.columns[0], zero.columns[0]

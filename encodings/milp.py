@@ -1,7 +1,7 @@
 """Disjunctions as binary variables with big-M rows: a model becomes a mixed-integer linear program.
 
-For an atom ``a · v <= b`` of case c the row is ``a · v <= b + Σ_{c' ≠ c} M_{c'} s_{c'}``, where ``s_{c'}`` is 1 if
-case c' is chosen and ``M_{c'}`` the largest ``a · v - b`` over the variables' bounds as case c' narrows them.
+For an atom ``a · v <= b`` of disjunct c the row is ``a · v <= b + Σ_{c' ≠ c} M_{c'} s_{c'}``, where ``s_{c'}`` is 1 if
+disjunct c' is chosen and ``M_{c'}`` the largest ``a · v - b`` over the variables' bounds as disjunct c' narrows them.
 For a ReLU and the product of its phase with a bounded gradient these are the exact (tightest) big-M rows.
 """
 
@@ -20,11 +20,11 @@ from verifier.network.operators import Array
 
 @dataclass(frozen=True, eq=False)
 class MixedInteger:
-    """A model without disjunctions, and how to read from a solution which case each one chose.
+    """A model without disjunctions, and how to read from a solution which disjunct each one chose.
 
     Attributes:
         model: the same variables first, then the binaries.
-        indicators: for each disjunction (by identity) one variable per case; a disjunction of two cases has
+        indicators: for each disjunction (by identity) one variable per disjunct; a disjunction of two disjuncts has
             a single variable, which is 1 for its second case.
     """
 
@@ -32,14 +32,14 @@ class MixedInteger:
     indicators: dict[int, Indices]
 
     def chosen(self, disjunction: Disjunction, solution: Array) -> int:
-        """The case that a solution chooses."""
+        """The disjunct that a solution chooses."""
         columns = self.indicators[id(disjunction)]
         if len(columns) == 1:
-            return 1 if solution[columns[0]] > 0.5 and len(disjunction.cases) == 2 else 0
+            return 1 if solution[columns[0]] > 0.5 and len(disjunction.disjuncts) == 2 else 0
         return int(np.argmax(solution[columns]))
 
     def exclude(self, solution: Array, disjunctions: Iterable[Disjunction]) -> Atom:
-        """A row that forbids the combination of cases of these disjunctions that a solution chose (a no-good)."""
+        """A row that forbids the combination of disjuncts of these disjunctions that a solution chose (a no-good)."""
         columns = [int(c) for d in disjunctions for c in self.indicators[id(d)]]
         on = [solution[c] > 0.5 for c in columns]
         return Atom(tuple(columns), tuple(-1.0 if o else 1.0 for o in on), 1.0 - sum(on), inf)
@@ -66,17 +66,17 @@ def mixed_integer(model: Model) -> MixedInteger:
 
 
 def _choose(model: Model, disjunction: Disjunction, lower: Array, upper: Array) -> Indices:
-    cases = disjunction.cases
-    boxes = [_case_box(case, lower, upper) for case in cases]
-    count = len(cases)
+    disjuncts = disjunction.disjuncts
+    boxes = [_disjunct_box(disjunct, lower, upper) for disjunct in disjuncts]
+    count = len(disjuncts)
     columns = model.add_variables(
         np.zeros(1 if count == 2 else count), np.ones(1 if count == 2 else count), binary=True
     )
     if count != 2:
         model.add_atoms([Atom(tuple(columns.tolist()), (1.0,) * count, 1.0, 1.0)])
     rows = []
-    for c, case in enumerate(cases):
-        for atom in case:
+    for c, disjunct in enumerate(disjuncts):
+        for atom in disjunct:
             for sign, end in ((1.0, atom.upper), (-1.0, -atom.lower)):
                 if end < inf:
                     row = _big_m(atom, sign, end, c, boxes, columns, lower, upper)
@@ -89,10 +89,10 @@ def _choose(model: Model, disjunction: Disjunction, lower: Array, upper: Array) 
 Narrowed = dict[int, tuple[float, float]]
 
 
-def _case_box(case: list[Atom], lower: Array, upper: Array) -> Narrowed:
-    """The bounds of variables that a case's atoms in one variable narrow."""
+def _disjunct_box(disjunct: list[Atom], lower: Array, upper: Array) -> Narrowed:
+    """The bounds of variables that a disjunct's atoms in one variable narrow."""
     box: Narrowed = {}
-    for atom in case:
+    for atom in disjunct:
         if len(atom.columns) == 1 and atom.coefficients[0] == 1.0:
             c = atom.columns[0]
             low, high = box.get(c, (float(lower[c]), float(upper[c])))
@@ -105,16 +105,16 @@ def _big_m(
     atom: Atom,
     sign: float,
     end: float,
-    case: int,
+    disjunct: int,
     boxes: list[Narrowed],
     columns: Indices,
     lower: Array,
     upper: Array,
 ) -> Atom | None:
-    """``sign * a · v <= end`` if the case is chosen; None if it holds in any case."""
+    """``sign * a · v <= end`` if the disjunct is chosen; None if it holds in any case."""
     excess = []
     for c, box in enumerate(boxes):
-        if c == case:
+        if c == disjunct:
             excess.append(0.0)
             continue
         highest = 0.0
@@ -130,9 +130,9 @@ def _big_m(
         return None
     names, weights = list(atom.columns), [sign * w for w in atom.coefficients]
     if len(boxes) == 2:
-        other = excess[1 - case]
-        # indicator of the other case: p if it is the second, 1 - p if it is the first
-        if case == 0:
+        other = excess[1 - disjunct]
+        # indicator of the other disjunct: p if it is the second, 1 - p if it is the first
+        if disjunct == 0:
             names.append(int(columns[0]))
             weights.append(-other)
         else:

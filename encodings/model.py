@@ -53,14 +53,14 @@ class Atom:
 
 @dataclass(eq=False)
 class Disjunction:
-    """At least one of the cases holds; each case is a conjunction of atoms.
+    """At least one of the disjuncts holds; each disjunct is a conjunction of atoms.
 
     Attributes:
-        cases: lists of atoms, still growing while a model is being built.
+        disjuncts: lists of atoms, still growing while a model is being built.
         label: what it stands for, for messages and comments in query files.
     """
 
-    cases: list[list[Atom]]
+    disjuncts: list[list[Atom]]
     label: str = ""
 
 

@@ -1,7 +1,7 @@
 """The forward pass as constraints: every value of the network as an affine expression over a model.
 
 Affine operators become sparse rows, one new variable per entry only where the operator multiplies by real
-weights; reshapes, transposes, slices and concatenations cost nothing. A unit whose bounds fix its phase is
+weights; reshapes, transposes, slices and concatenations cost nothing. A neuron whose bounds fix its phase is
 affine too; each other unit is one disjunction over its phases (for a ReLU: ``[z <= 0, h = 0]`` or
 ``[z >= 0, h = z]``), to which `encodings.gradient` adds the derivatives.
 """
@@ -25,12 +25,12 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """One elementwise unit of an activation node.
+class Neuron:
+    """One elementwise neuron of an activation node.
 
     Attributes:
         phases: those it can be on; one if its bounds fix it.
-        disjunction: its cases, in the order of ``phases``; None if it is fixed.
+        disjunction: its disjuncts, in the order of ``phases``; None if it is fixed.
     """
 
     phases: tuple[Phase, ...]
@@ -44,7 +44,7 @@ class Window:
     Attributes:
         candidates: flat input indices that can be its maximum, in window order.
         positions: their positions in the window.
-        disjunction: its cases, in the order of ``candidates``; None if only one can win.
+        disjunction: its disjuncts, in the order of ``candidates``; None if only one can win.
     """
 
     candidates: tuple[int, ...]
@@ -57,9 +57,9 @@ class ForwardPass:
     """A network's values over a model, as `encode_forward` writes them.
 
     Attributes:
-        known: per activation node the phase of each unit that is known beyond its bounds, see `encode_forward`.
+        known: per activation node the phase of each neuron that is known beyond its bounds, see `encode_forward`.
         values: every node's flattened value.
-        units: for each activation node its units or windows, in the order of its flattened output.
+        neurons: for each activation node its neurons or windows, in the order of its flattened output.
     """
 
     model: Model
@@ -68,7 +68,7 @@ class ForwardPass:
     x: Indices
     known: Mapping[str, Indices]
     values: dict[str, Expressions] = field(default_factory=dict)
-    units: dict[str, list[Unit | Window]] = field(default_factory=dict)
+    neurons: dict[str, list[Neuron | Window]] = field(default_factory=dict)
 
 
 UNKNOWN = -1
@@ -88,8 +88,8 @@ def encode_forward(
 
     Args:
         bounds: valid bounds on the value of every node (padded, see `encodings.padding`).
-        known: per elementwise activation node the index of the phase (`encodings.phases`) that each unit has in every
-            solution that counts, or `UNKNOWN`. Such a unit is fixed, and its preactivation confined to the phase.
+        known: per elementwise activation node the index of the phase (`encodings.phases`) that each neuron has in every
+            solution that counts, or `UNKNOWN`. Such a neuron is fixed, and its preactivation confined to the phase.
         gradient: whether derivatives will be added, so that at a kink both neighbours must stay possible.
         negligible: see `encodings.phases.possible_phases`; 0 for exact proofs.
     """
@@ -167,8 +167,8 @@ def as_variables(model: Model, expressions: Expressions, bound: Bound, rows: Ind
     keep = np.ones(len(expressions))
     keep[rows] = 0.0
     kept = sp.csr_array(sp.diags_array(keep) @ expressions.widened(model.size))
-    units = sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(expressions), model.size))
-    return Expressions(_clean(kept + units), np.where(keep > 0, expressions.constant, 0.0))
+    neurons = sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(expressions), model.size))
+    return Expressions(_clean(kept + neurons), np.where(keep > 0, expressions.constant, 0.0))
 
 
 def _clean(matrix: sp.csr_array) -> sp.csr_array:
@@ -223,14 +223,14 @@ def _elementwise(
     value = state.bounds[node.name]
     h = np.full(node.size, -1)
     h[free] = model.add_variables(value.lower.reshape(-1)[free], value.upper.reshape(-1)[free])
-    units = state.units[node.name] = []
+    neurons = state.neurons[node.name] = []
     for k, possible in enumerate(options):
         if not free[k]:
-            units.append(Unit(possible))
+            neurons.append(Neuron(possible))
             continue
         disjunction = Disjunction([_value_atoms(z.variable(k), int(h[k]), p) for p in possible], f"{node.name}[{k}]")
         model.disjunctions.append(disjunction)
-        units.append(Unit(possible, disjunction))
+        neurons.append(Neuron(possible, disjunction))
     fixed = sp.diags_array(slope) @ z.widened(model.size)
     return Expressions(_clean(fixed + Expressions.of_variables(h).widened(model.size)), slope * z.constant + intercept)
 
@@ -270,18 +270,18 @@ def _maxpool(state: ForwardPass, node: Node, operator: MaxPool, gradient: bool) 
     free = np.array([len(found) > 1 for found in contenders], dtype=bool)
     h = np.full(node.size, -1)
     h[free] = model.add_variables(value.lower.reshape(-1)[free], value.upper.reshape(-1)[free])
-    units = state.units[node.name] = []
+    neurons = state.neurons[node.name] = []
     for k, found in enumerate(contenders):
         positions, candidates = tuple(p for p, _ in found), tuple(j for _, j in found)
         if not free[k]:
-            units.append(Window(candidates, positions))
+            neurons.append(Window(candidates, positions))
             continue
         columns = [z.variable(j) for j in candidates]
-        cases = [_winner_atoms(columns, i, int(h[k])) for i in range(len(columns))]
-        disjunction = Disjunction(cases, f"{node.name}[{k}]")
+        disjuncts = [_winner_atoms(columns, i, int(h[k])) for i in range(len(columns))]
+        disjunction = Disjunction(disjuncts, f"{node.name}[{k}]")
         model.disjunctions.append(disjunction)
         model.add_atoms(Atom((int(h[k]), c), (1.0, -1.0), 0.0, inf) for c in columns)
-        units.append(Window(candidates, positions, disjunction))
+        neurons.append(Window(candidates, positions, disjunction))
     single = np.flatnonzero(~free)
     winners = np.array([contenders[k][0][1] for k in single.tolist()], dtype=np.int64)
     pick = sp.csr_array((np.ones(len(single)), (single, winners)), shape=(node.size, len(z)))

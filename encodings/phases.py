@@ -1,4 +1,4 @@
-"""The phases of an elementwise piecewise-linear unit, with the gradient convention made explicit."""
+"""The phases of an elementwise piecewise-linear neuron, with the gradient convention made explicit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from verifier.network.piecewise import PiecewiseLinear
 
 @dataclass(frozen=True)
 class Phase:
-    """On ``lower <= z <= upper`` the unit is ``slope * z + intercept`` and its derivative is ``derivative``.
+    """On ``lower <= z <= upper`` the neuron is ``slope * z + intercept`` and its derivative is ``derivative``.
 
     Attributes:
         lower_open, upper_open: whether the end belongs to another phase by the gradient convention.

@@ -1,4 +1,4 @@
-"""A whole query as constraints: forward pass, backward pass, gradient box, common rows and cases."""
+"""A whole query as constraints: forward pass, backward pass, gradient box, common rows and disjuncts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.bound import Bound
-from verifier.encodings.entries import telling_entries
+from verifier.encodings.basis import basis_of_rows
 from verifier.encodings.gradient import encode_gradient
 from verifier.encodings.identity import add_identity
 from verifier.encodings.model import Atom, Disjunction, ExactAtom, Expressions, Indices, Model
-from verifier.encodings.network import ForwardPass, Unit, as_variables, encode_forward
+from verifier.encodings.network import ForwardPass, Neuron, as_variables, encode_forward
 from verifier.encodings.similarity import encode_condition
 from verifier.encodings.widening import slack
 from verifier.properties.conjunction import Conjunction
@@ -27,7 +27,7 @@ ROUNDING = 1e-12
 """What solvers with tolerances cannot tell from zero, relative to max(1, |z|)."""
 
 Pattern = dict[str, npt.NDArray[np.int64]]
-"""Per activation node the phase index of every unit (`encodings.phases`), or the winner's position in a window."""
+"""Per activation node the phase index of every neuron (`encodings.phases`), or the winner's position in a window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Encoding:
         query: what the model says; its gradient box is free in the entries that are not written (see `encode`).
         x, y: variables of the flattened input and output.
         g: variables of the flattened gradient, -1 for entries without one; None if the query has none.
-        cases: the disjunction over the query's cases; None if there is one case (its rows are in the model).
+        disjuncts: the disjunction over the query's disjuncts; None if there is one disjunct (its rows are in the model).
     """
 
     query: Query
@@ -47,43 +47,47 @@ class Encoding:
     x: Indices
     y: Indices
     g: Indices | None
-    cases: Disjunction | None
+    disjuncts: Disjunction | None
 
     def pattern(self, chosen: Callable[[Disjunction], int]) -> Pattern:
-        """The activation pattern, given which case of each disjunction a solution has chosen."""
+        """The activation pattern, given which disjunct of each disjunction a solution has chosen."""
         result: Pattern = {}
-        for name, units in self.forward.units.items():
-            picked = np.zeros(len(units), dtype=np.int64)
-            for k, unit in enumerate(units):
-                case = 0 if unit.disjunction is None else chosen(unit.disjunction)
-                picked[k] = unit.phases[case].index if isinstance(unit, Unit) else unit.positions[case]
+        for name, neurons in self.forward.neurons.items():
+            picked = np.zeros(len(neurons), dtype=np.int64)
+            for k, neuron in enumerate(neurons):
+                disjunct = 0 if neuron.disjunction is None else chosen(neuron.disjunction)
+                picked[k] = neuron.phases[disjunct].index if isinstance(neuron, Neuron) else neuron.positions[disjunct]
             result[name] = picked
         return result
 
     def switches(self, core: Iterable[tuple[str, int]] | None) -> list[Disjunction]:
-        """The disjunctions of the units of a core (all units, if None) that the bounds do not fix.
+        """The disjunctions of the neurons of a core (all neurons, if None) that the bounds do not fix.
 
-        A region that was refuted by its core is excluded by asking one of these to choose another case.
+        A region that was refuted by its core is excluded by asking one of these to choose another disjunct.
         """
         if core is None:
-            return [u.disjunction for units in self.forward.units.values() for u in units if u.disjunction is not None]
-        found = [self.forward.units[name][k].disjunction for name, k in core]
+            return [
+                u.disjunction for neurons in self.forward.neurons.values() for u in neurons if u.disjunction is not None
+            ]
+        found = [self.forward.neurons[name][k].disjunction for name, k in core]
         return [d for d in found if d is not None]
 
     def other_regions(self, pattern: Pattern) -> Disjunction | None:
-        """The disjunction that at least one free unit is on another phase than in a pattern; None if none is free."""
-        cases: list[list[Atom]] = []
-        for name, units in self.forward.units.items():
-            for unit, index in zip(units, pattern[name].reshape(-1).tolist(), strict=True):
-                if unit.disjunction is None:
+        """The disjunction that at least one free neuron is on another phase than in a pattern; None if none is free."""
+        disjuncts: list[list[Atom]] = []
+        for name, neurons in self.forward.neurons.items():
+            for neuron, index in zip(neurons, pattern[name].reshape(-1).tolist(), strict=True):
+                if neuron.disjunction is None:
                     continue
-                indices = [p.index for p in unit.phases] if isinstance(unit, Unit) else list(unit.positions)
-                cases += [case for case, i in zip(unit.disjunction.cases, indices, strict=True) if i != index]
-        return Disjunction(cases, "another linear region") if cases else None
+                indices = [p.index for p in neuron.phases] if isinstance(neuron, Neuron) else list(neuron.positions)
+                disjuncts += [
+                    disjunct for disjunct, i in zip(neuron.disjunction.disjuncts, indices, strict=True) if i != index
+                ]
+        return Disjunction(disjuncts, "another linear region") if disjuncts else None
 
     @property
-    def free_units(self) -> int:
-        """Number of units that the bounds do not fix."""
+    def free_neurons(self) -> int:
+        """Number of neurons that the bounds do not fix."""
         return len(self.switches(None))
 
 
@@ -109,7 +113,7 @@ def encode(
         identity: bounds on the input's gradient at every witness, from which Euler's identity is written as a
             redundant row (see `encodings.identity`); by default it is not.
         entries: if given, the gradient box is written for these entries and for the few that say most (see
-            `encodings.entries`), and its bounds on the others are left out; by default it is written for all.
+            `encodings.basis`), and its bounds on the others are left out; by default it is written for all.
         relax: the query's own rows and its gradient box are widened by this much, see `encodings.widening.slack`: for solvers with
             tolerances, so that a witness on a boundary is not lost; 0 for exact proofs.
     """
@@ -131,8 +135,8 @@ def encode(
         backward = encode_gradient(forward, box.output, gradients)
         written = np.arange(network.input_size)
         if entries is not None:
-            telling = telling_entries(model, backward[network.input], box.upper - box.lower)
-            written = np.union1d(entries, telling)
+            basis = basis_of_rows(model, backward[network.input], box.upper - box.lower)
+            written = np.union1d(entries, basis)
             query = replace(query, gradient=box.only(np.isin(np.arange(network.input_size), written)))
         g = _distinct(model, backward[network.input], gradients[network.input], forward.x, written)
         margin = slack(relax, model.upper[g[written]] - model.lower[g[written]])
@@ -147,13 +151,15 @@ def encode(
         add_identity(forward, backward, query.gradient.output, y, identity, relax)
     if query.common is not None:
         model.add_atoms(conjunction_atoms(query.common, model, (forward.x, y, g), relax))
-    cases: Disjunction | None = None
-    if len(query.cases) == 1:
-        model.add_atoms(conjunction_atoms(query.cases[0], model, (forward.x, y, g), relax))
-    elif all(len(c) for c in query.cases):
-        cases = Disjunction([conjunction_atoms(c, model, (forward.x, y, g), relax) for c in query.cases], "cases")
-        model.disjunctions.append(cases)
-    return Encoding(query, model, forward, forward.x, y, g, cases)
+    disjuncts: Disjunction | None = None
+    if len(query.disjuncts) == 1:
+        model.add_atoms(conjunction_atoms(query.disjuncts[0], model, (forward.x, y, g), relax))
+    elif all(len(c) for c in query.disjuncts):
+        disjuncts = Disjunction(
+            [conjunction_atoms(c, model, (forward.x, y, g), relax) for c in query.disjuncts], "choices"
+        )
+        model.disjunctions.append(disjuncts)
+    return Encoding(query, model, forward, forward.x, y, g, disjuncts)
 
 
 def _distinct(

@@ -35,13 +35,13 @@ class Row:
     """``coefficients · x <= bound``, or ``<`` if strict; rationals.
 
     Attributes:
-        unit: the unit (node, position) whose phase it belongs to; None for a row of the query.
+        neuron: the neuron (node, position) whose phase it belongs to; None for a row of the query.
     """
 
     coefficients: tuple[Fraction, ...]
     bound: Fraction
     strict: bool = False
-    unit: tuple[str, int] | None = None
+    neuron: tuple[str, int] | None = None
 
     @property
     def constant(self) -> bool:
@@ -61,7 +61,7 @@ class RegionAnswer:
     Attributes:
         point: an input that the exact replay confirmed, a float64 one if possible; None if none was found.
         empty: proved in exact arithmetic that the region has no witness at all.
-        core: if empty, units whose phases suffice for that proof; None: all may be needed.
+        core: if empty, neurons whose phases suffice for that proof; None: all may be needed.
     """
 
     point: Point | None = None
@@ -73,7 +73,7 @@ class Region:
     """The part of a query's box on which the network has one activation pattern.
 
     Args:
-        pattern: a phase for every unit, see `verifier.encodings.query.Pattern`.
+        pattern: a phase for every neuron, see `verifier.encodings.query.Pattern`.
         exact: the query's network in exact form, if it is at hand.
     """
 
@@ -87,9 +87,9 @@ class Region:
         """Every node's value as a map of x, ``(n + 1, *shape)`` with the constant last, and the region's rows."""
         network = self.query.network
         n = network.input_size
-        units = np.zeros((n + 1, n), dtype=object)
-        units[np.arange(n), np.arange(n)] = 1
-        maps = {network.input: Rationals(units.reshape(n + 1, *network.input_shape), 1)}
+        neurons = np.zeros((n + 1, n), dtype=object)
+        neurons[np.arange(n), np.arange(n)] = 1
+        maps = {network.input: Rationals(neurons.reshape(n + 1, *network.input_shape), 1)}
         rows: list[Row] = []
         for node in network.nodes[1:]:
             inputs = [maps[i] for i in node.inputs]
@@ -158,12 +158,12 @@ class Region:
         """Find a witness in the region, a float64 one if possible, or prove that there is none (in about ``timeout`` seconds)."""
         query, (maps, rows) = self.query, self._maps
         if not self._similar:
-            # all units have a part in the gradient; fewer suffice if the pattern has no region at all
+            # all neurons have a part in the gradient; fewer suffice if the pattern has no region at all
             answer, _, found = self._exact_point(rows, timeout)
             return RegionAnswer(empty=True, core=self._with_ancestors(found) if answer == "unsat" else None)
         y, g = maps[query.network.output], self.gradient
         shared = rows + ([] if query.common is None else _conjunction_rows(query.common, y, g))
-        systems = [shared + _conjunction_rows(case, y, g) for case in query.cases]
+        systems = [shared + _conjunction_rows(disjunct, y, g) for disjunct in query.disjuncts]
         for system in systems:
             point = self._interior(system)
             if point is not None and replay(query, point, self.exact).exact:
@@ -182,14 +182,14 @@ class Region:
         return RegionAnswer(empty=empty, core=self._with_ancestors(core) if empty else None)
 
     def _with_ancestors(self, core: list[Row]) -> frozenset[tuple[str, int]] | None:
-        """The units whose phases the rows of a core rest on: their own, and all those before them."""
+        """The neurons whose phases the rows of a core rest on: their own, and all those before them."""
         network = self.query.network
-        if any(row.unit is None for row in core):
+        if any(row.neuron is None for row in core):
             return None
-        units = {row.unit for row in core if row.unit is not None}
-        before = {name for node, _ in units for name in self._ancestors(node)}
-        units |= {(name, k) for name in before for k in range(network[name].size)}
-        return frozenset(units)
+        neurons = {row.neuron for row in core if row.neuron is not None}
+        before = {name for node, _ in neurons for name in self._ancestors(node)}
+        neurons |= {(name, k) for name in before for k in range(network[name].size)}
+        return frozenset(neurons)
 
     def _ancestors(self, name: str) -> set[str]:
         """The activation nodes that a node is computed from (itself left out)."""
@@ -257,10 +257,10 @@ class Region:
         return answer, [fraction_of(model.eval(v, model_completion=True)) for v in x], []
 
 
-def _row(column: Array, denominator: int, bound: Fraction, strict: bool, unit: tuple[str, int]) -> Row:
+def _row(column: Array, denominator: int, bound: Fraction, strict: bool, neuron: tuple[str, int]) -> Row:
     """``column · (x, 1) / denominator <= bound``."""
     values = [Fraction(int(v), denominator) for v in column]
-    return Row(tuple(values[:-1]), bound - values[-1], strict, unit)
+    return Row(tuple(values[:-1]), bound - values[-1], strict, neuron)
 
 
 def _conjunction_rows(part: Conjunction, y: Rationals, g: list[Fraction] | None) -> list[Row]:

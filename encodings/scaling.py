@@ -69,11 +69,11 @@ def rescaled(model: Model, narrow: float = NARROW) -> Rescaled:
         sp.csr_array(sp.diags_array(1 / size) @ scaled), (row_lower - shift) / size, (row_upper - shift) / size, strict
     )
     for disjunction in model.disjunctions:
-        cases = [
-            [b for a in case if (b := _atom(a, change | constant, offset, scale)) is not None]
-            for case in disjunction.cases
+        disjuncts = [
+            [b for a in disjunct if (b := _atom(a, change | constant, offset, scale)) is not None]
+            for disjunct in disjunction.disjuncts
         ]
-        result.disjunctions.append(Disjunction(cases, disjunction.label))
+        result.disjunctions.append(Disjunction(disjuncts, disjunction.label))
     return Rescaled(result, offset, scale)
 
 

@@ -23,7 +23,7 @@ def script(model: Model, *, strict: bool, comment: str = "") -> str:
     """The model as a script that asks for satisfiability.
 
     Variables are named ``v0, v1 …``; Boolean ``pK`` says that disjunction K chose its second case, or ``pK_C``
-    that it chose case C where there are more than two.
+    that it chose disjunct C where there are more than two.
 
     Args:
         strict: whether open ends are respected (exactly the query's witnesses) or closed (a superset).
@@ -60,7 +60,7 @@ def script(model: Model, *, strict: bool, comment: str = "") -> str:
 
 
 def _choice(disjunction: Disjunction, k: int, strict: bool) -> list[str]:
-    count = len(disjunction.cases)
+    count = len(disjunction.disjuncts)
     lines = [f"; {disjunction.label}"] if disjunction.label else []
     if count == 2:
         lines.append(f"(declare-const p{k} Bool)")
@@ -69,8 +69,8 @@ def _choice(disjunction: Disjunction, k: int, strict: bool) -> list[str]:
         terms = [f"p{k}_{c}" for c in range(count)]
         lines += [f"(declare-const {t} Bool)" for t in terms]
         lines.append(f"(assert (or {' '.join(terms)}))")
-    for term, case in zip(terms, disjunction.cases, strict=True):
-        parts = [text for atom in case for text in _atom(atom, strict)]
+    for term, disjunct in zip(terms, disjunction.disjuncts, strict=True):
+        parts = [text for atom in disjunct for text in _atom(atom, strict)]
         if parts:
             body = parts[0] if len(parts) == 1 else f"(and {' '.join(parts)})"
             lines.append(f"(assert (=> {term} {body}))")

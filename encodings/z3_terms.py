@@ -41,7 +41,7 @@ class Z3Terms:
         self.variables: list[Any] = []
         self.assertions: list[Any] = []
         self.choices: dict[int, list[Any]] = {}
-        """For each disjunction (by identity) one Boolean term per case."""
+        """For each disjunction (by identity) one Boolean term per disjunct."""
         self._declare()
         # a definition is inlined, unless its variable is fixed: then its row is a constraint
         fixed = model.lower == model.upper
@@ -109,18 +109,18 @@ class Z3Terms:
 
     def _choose(self, disjunction: Disjunction) -> None:
         z3, number = self._z3, len(self.choices)
-        if len(disjunction.cases) == 2:
+        if len(disjunction.disjuncts) == 2:
             p = z3.Bool(f"p{number}", self._context)
             terms = [z3.Not(p), p]
         else:
-            terms = [z3.Bool(f"p{number}_{c}", self._context) for c in range(len(disjunction.cases))]
+            terms = [z3.Bool(f"p{number}_{c}", self._context) for c in range(len(disjunction.disjuncts))]
             self.assertions.append(z3.Or(terms))
         self.choices[id(disjunction)] = terms
-        for term, case in zip(terms, disjunction.cases, strict=True):
-            for atom in case:
+        for term, disjunct in zip(terms, disjunction.disjuncts, strict=True):
+            for atom in disjunct:
                 self.assertions += [z3.Implies(term, constraint) for constraint in self.atom(atom)]
 
     def chosen(self, disjunction: Disjunction, solution: Any) -> int:
-        """The case of a disjunction that a Z3 model makes true."""
+        """The disjunct of a disjunction that a Z3 model makes true."""
         terms = self.choices[id(disjunction)]
         return next(c for c, t in enumerate(terms) if self._z3.is_true(solution.eval(t, model_completion=True)))

@@ -22,7 +22,7 @@ from verifier.events import Listener, Progress, ignore
 from verifier.network.graph import Network
 from verifier.options import Options
 from verifier.properties.normalisation import Normalisation, exact_radius
-from verifier.properties.query import Query, larger_output_cases
+from verifier.properties.query import Query, larger_output_disjuncts
 from verifier.shown import Shown
 
 MISCLASSIFIED = "misclassified"
@@ -270,7 +270,7 @@ class _Job:
         return Query(
             network=self.network,
             box=self.scale.box(self.images[k], radius, self.domain),
-            cases=larger_output_cases(self.network.output_size, label),
+            disjuncts=larger_output_disjuncts(self.network.output_size, label),
             anchor=self.scale.apply(self.images[k]),
             description=f"label {label} within L∞ distance {name} of input {k}",
         )

@@ -165,7 +165,7 @@ class Falsify:
         from verifier.search.prepass import find_witness
 
         seed = question.options.seed + self.turn
-        some = replace(question.query, cases=question.query.cases[:GROUP])
+        some = replace(question.query, disjuncts=question.query.disjuncts[:GROUP])
         with question.stage("search"):
             try:
                 x = find_witness(some, question.deadline, seed, question.listener, self.seconds)
@@ -183,31 +183,33 @@ class Falsify:
 
 @dataclass(frozen=True)
 class RefuteByBounds:
-    """Bounds alone: on the whole box, or ``in_parts`` on a dozen.
+    """Bounds alone: on the whole box, or ``on_subproblems`` on a dozen.
 
     Engines of our own begin with bounds themselves; where a dozen boxes take less time than loading their compiled code,
     that is done here all the same.
     """
 
-    in_parts: bool
+    on_subproblems: bool
 
     def run(self, question: Question) -> Verdict | None:
         """See `Stage.run`."""
         if question.deadline.passed:
             return None
-        from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
+        from verifier.bounds.decide import refuted_by_bounds, refuted_on_subproblems
 
         query, method, certifier = question.query, question.options.bounds, None
         steps = question.options.bound_steps
         with question.stage("bounds"):
             try:
-                if question.options.proof and self.in_parts:
+                if question.options.proof and self.on_subproblems:
                     from verifier.engines.native.certify import BoxCertifier
 
                     certifier = BoxCertifier(query)
-                    refutation = refuted_in_parts(query, method, certifier=certifier, steps=steps)
+                    refutation = refuted_on_subproblems(query, method, certifier=certifier, steps=steps)
                 else:
-                    refutation = (refuted_in_parts if self.in_parts else refuted_by_bounds)(query, method, steps=steps)
+                    refutation = (refuted_on_subproblems if self.on_subproblems else refuted_by_bounds)(
+                        query, method, steps=steps
+                    )
             except InputError as error:  # overflow, say: other methods may still decide the query
                 question.note(f"no bounds: {error}")
                 return None
@@ -324,7 +326,7 @@ def stages(query: Query, options: Options, engines: Sequence[Engine], settings: 
     found: list[Stage] = [LookAtTheCondition(), Falsify(first)]
     small = neurons <= s.few_neurons and query.box.varying <= s.few_inputs and not engines[0].searches(query)
     if options.engine == "auto" and (small or engines[0].isolated):
-        found.append(RefuteByBounds(in_parts=small))
+        found.append(RefuteByBounds(on_subproblems=small))
     if not searching:
         found.append(Falsify(min(s.long_search, 0.7 + neurons / 50), turn=1))
     return [*found, AskEngines()]

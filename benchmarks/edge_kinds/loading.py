@@ -300,7 +300,7 @@ def _verdicts(seed: int) -> Iterator[Trial]:
     bound = float(seen.max() + spread * rng.choice([-0.25, 0.05, 0.5, 2.0]))
     row = np.zeros((1, network.output_size))
     row[0, k] = -1.0
-    query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([-bound])),))
+    query = Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row, bound=np.array([-bound])),))
     error = 1e-4 * max(1.0, float(np.abs(seen).max()))  # of float32
     solvers = ("z3", "highs") if network.neurons <= 12 and seed % SOLVERS == 0 else ()
     for engine in ("auto", "native", *solvers):

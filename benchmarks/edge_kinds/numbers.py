@@ -381,8 +381,8 @@ def extremes(seed: int) -> Iterable[Trial]:
     bound = float(least)
     if rng.random() < 0.7:
         bound = math.nextafter(bound, float(rng.choice([-math.inf, math.inf])))
-    case = Conjunction(y_rows=y_row[None], x_rows=x_row[None], bound=np.array([bound]))
-    query = Query(network=network, box=Box(low, high), cases=(case,))
+    disjunct = Conjunction(y_rows=y_row[None], x_rows=x_row[None], bound=np.array([bound]))
+    query = Query(network=network, box=Box(low, high), disjuncts=(disjunct,))
 
     def is_witness(x: Sequence[F]) -> bool:
         y, _ = forward(layers, x)

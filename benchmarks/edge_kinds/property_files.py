@@ -107,8 +107,12 @@ def _holds(query: Query, point: list[Fraction]) -> bool:
     low, high = (ends.fractions() for ends in query.box.ends)
     inside = all(a <= v <= b for a, v, b in zip(low, x, high, strict=True))
     common = query.common is None or query.common.holds_exactly(x, y, None)
-    clauses = (query.cases, *query.clauses)
-    return inside and common and all(any(case.holds_exactly(x, y, None) for case in cases) for cases in clauses)
+    clauses = (query.disjuncts, *query.clauses)
+    return (
+        inside
+        and common
+        and all(any(disjunct.holds_exactly(x, y, None) for disjunct in disjuncts) for disjuncts in clauses)
+    )
 
 
 def _texts(seed: int) -> Iterator[Trial]:

@@ -65,7 +65,7 @@ def preactivations(layers: list[Layer], x: Point) -> list[list[F]]:
 def frozen_output(layers: list[Layer], x: Point, pattern: tuple[tuple[bool, ...], ...]) -> list[F]:
     value = list(x)
     for layer, active in zip(layers[:-1], pattern):
-        value = [v if on else F(0) for v, on in zip(affine(layer, value), active)]
+        value = [v if active else F(0) for v, active in zip(affine(layer, value), active)]
     return affine(layers[-1], value)
 
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from edge_kinds.kind import Kind, Outcome, Trial
 
 from verifier.bab import Ending
-from verifier.bounds.crown_slopes import UnitBounder
+from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.structured.condense import Condenser
 from verifier.bounds.structured.maps import Backend
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
-from verifier.engines.native.part_search import PartSearch
+from verifier.engines.native.subproblem_search import SubproblemSearch
 from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import InputError
 from verifier.events import ignore
@@ -94,7 +94,7 @@ def touching(seed: int) -> Query:
         y = exact.values(point)[network.output].fractions()
         values.append(sum((Fraction(r) * v for r, v in zip(row, y, strict=True)), Fraction(0)))
     bound = float_above(min(values))
-    return Query(network=network, box=box, cases=(Conjunction(y_rows=row[None], bound=np.array([bound])),))
+    return Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row[None], bound=np.array([bound])),))
 
 
 def _touched(seed: int) -> Iterable[Trial]:
@@ -116,8 +116,8 @@ def _touched(seed: int) -> Iterable[Trial]:
         return found.ending is Ending.PROVED
 
     def condensed() -> bool:
-        form = Condenser(query.network, query.box, UnitBounder(1)).run()
-        return not len(PartSearch(query, conditions, form, NEVER).root([0], 3)[0])
+        condensed = Condenser(query.network, query.box, NeuronBounder(1)).run()
+        return not len(SubproblemSearch(query, conditions, condensed, NEVER).root([0], 3)[0])
 
     for name, proves in (
         ("windows", lambda: windows(0)),

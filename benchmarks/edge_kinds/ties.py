@@ -1,6 +1,6 @@
 """Questions that are tight, decided by a tie or by a margin of a few bits, on networks of at most 12 ReLUs.
 
-The truth comes from geometry: the input box is a polygon with rational corners, each unit cuts every polygon along its
+The truth comes from geometry: the input box is a polygon with rational corners, each neuron cuts every polygon along its
 kink, and on a piece all rows are affine. A conjunction has a solution on a convex polygon if and only if, after clipping
 by the closed rows, every strict row holds strictly at some corner (then the mean of the corners meets them all).
 """
@@ -96,7 +96,7 @@ def clip(corners: list[Point], f: Affine) -> list[Point]:
 
 
 def pieces(small: Small, corners: list[Point]) -> list[Piece]:
-    """All linear pieces on a polygon; a unit at its kink counts as inactive, and the active side is open."""
+    """All linear pieces on a polygon; a neuron at its kink counts as inactive, and the active side is open."""
     open_: list[tuple[list[Point], list[Affine], list[Affine]]] = [(corners, [], INPUTS)]
     for k, (w, b) in enumerate(zip(small.weights, small.biases, strict=True)):
         after = []
@@ -213,7 +213,7 @@ def threshold(seed: int) -> Iterator[Trial]:
     strict = rng.random() < 0.6
     truth = best > Fraction(bound) or (best == Fraction(bound) and not strict)
     rows = conjunction([-v for v in c], [-v for v in d], -bound, strict)
-    return ask(Query(network=small.network(), box=box, cases=(rows,)), truth, seed)
+    return ask(Query(network=small.network(), box=box, disjuncts=(rows,)), truth, seed)
 
 
 def identity(seed: int) -> Iterator[Trial]:
@@ -238,13 +238,13 @@ def identity(seed: int) -> Iterator[Trial]:
     # y0 - a·x - c <= -shift, and the other way round
     sides = [(one, [-v for v in a], float(c - shift)), (-one, list(a), float(-c - shift))]
     sides = sides if rng.random() < 0.5 else sides[:1]
-    cases = tuple(conjunction([s, zero], x, bound, strict) for s, x, bound in sides)
+    disjuncts = tuple(conjunction([s, zero], x, bound, strict) for s, x, bound in sides)
     truth = False
     for s, x, bound in sides:
         for piece in pieces(small, corners):
             f = mix([s, *x], [piece.outputs[0], *INPUTS], -Fraction(bound))
             truth = truth or solvable(piece, [(f, strict)])
-    return ask(Query(network=small.network(), box=box, cases=cases), truth, seed)
+    return ask(Query(network=small.network(), box=box, disjuncts=disjuncts), truth, seed)
 
 
 def saliency(seed: int) -> Iterator[Trial]:
@@ -266,8 +266,8 @@ def saliency(seed: int) -> Iterator[Trial]:
     rows = [(f[0], f[1], f[2] - Fraction(bound)) for f in lead]
     truth = any(solvable(p, [(f, strict)]) for p, f in zip(inside, rows, strict=True))
     gradient = GradientBox(output=np.array([1.0, 0.0]), lower=np.array(lower), upper=np.array(upper))
-    cases = (conjunction([Fraction(1), Fraction(-1)], [Fraction(0)] * 2, bound, strict),)
-    return ask(Query(network=small.network(), box=box, cases=cases, gradient=gradient), truth, seed)
+    disjuncts = (conjunction([Fraction(1), Fraction(-1)], [Fraction(0)] * 2, bound, strict),)
+    return ask(Query(network=small.network(), box=box, disjuncts=disjuncts, gradient=gradient), truth, seed)
 
 
 def as_atom(row: list[int], bound: float, strict: bool) -> Atom:

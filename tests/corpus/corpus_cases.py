@@ -5,7 +5,7 @@ Each line of ``cases.jsonl`` is one case: the network's operators, the query's b
 same questions; a matrix product in a recipe would not (its last bits are the processor's choice).
 ``draw.py`` drew the cases and can draw more; ``python tests/corpus/regenerate.py`` decides all of them again.
 
-Families of networks (up to 12 piecewise-linear units): dense, convolutional, other elementwise functions
+Families of networks (up to 12 piecewise-linear neurons): dense, convolutional, other elementwise functions
 (LeakyReLU, |x|, Clip), MaxPool, residual. Kinds of queries: rows over outputs and inputs in DNF, robustness,
 saliency robustness. Traits: see ``draw.py``.
 """
@@ -87,7 +87,7 @@ def line(name: str, query: Query, verdict: tuple[str, str]) -> str:
     record: dict[str, Any] = {"name": name, "verdict": verdict, "shape": query.network.input_shape}
     record["network"] = _network(query.network)
     record |= {"lower": query.box.lower, "upper": query.box.upper, "anchor": query.anchor}
-    record["cases"] = [_rows(part) for part in query.cases]
+    record["cases"] = [_rows(part) for part in query.disjuncts]
     if query.common is not None:
         record["common"] = _rows(query.common)
     if query.gradient is not None:
@@ -136,7 +136,7 @@ def _read(record: dict[str, Any]) -> Query:
     return Query(
         network=builder.build(),
         box=Box(np.array(record["lower"]), np.array(record["upper"])),
-        cases=tuple(Conjunction(**part) for part in record["cases"]),
+        disjuncts=tuple(Conjunction(**part) for part in record["cases"]),
         common=None if common is None else Conjunction(**common),
         gradient=None if gradient is None else GradientBox(**gradient),
         anchor=np.array(record["anchor"]),

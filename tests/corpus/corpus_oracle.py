@@ -54,8 +54,8 @@ class _Oracle:
         if self.query.common is not None and self.query.common.y_rows is None:
             self.solver.add(self.rows(self.query.common, [], None))
         zero = Fraction(0)
-        units = [[Fraction(int(i == j)) for j in range(self.n)] for i in range(self.n)]
-        start = {self.network.input: [Entry(u, zero, list(u)) for u in units]}
+        neurons = [[Fraction(int(i == j)) for j in range(self.n)] for i in range(self.n)]
+        start = {self.network.input: [Entry(u, zero, list(u)) for u in neurons]}
         return self.solver.check() == z3.sat and self.node(1, start)
 
     def node(self, k: int, values: Values) -> bool:
@@ -65,12 +65,12 @@ class _Oracle:
         node = self.network.nodes[k]
         operator = node.operator
         if isinstance(operator, (PiecewiseLinear, MaxPool)):
-            return self.unit(k, node, values, [])
+            return self.neuron(k, node, values, [])
         inputs = [values[i] for i in node.inputs]
         return self.node(k + 1, {**values, node.name: _affine(node, inputs, self.network, self.n)})
 
-    def unit(self, k: int, node: Node, values: Values, done: list[Entry]) -> bool:
-        """Branch over the phases of unit ``len(done)`` of an activation node."""
+    def neuron(self, k: int, node: Node, values: Values, done: list[Entry]) -> bool:
+        """Branch over the phases of neuron ``len(done)`` of an activation node."""
         if len(done) == node.size:
             return self.node(k + 1, {**values, node.name: done})
         z = values[node.inputs[0]]
@@ -78,18 +78,18 @@ class _Oracle:
         for conditions, entry in self.options(node.operator, z, len(done), shape):
             self.solver.push()
             self.solver.add(conditions)
-            found = self.solver.check() == z3.sat and self.unit(k, node, values, [*done, entry])
+            found = self.solver.check() == z3.sat and self.neuron(k, node, values, [*done, entry])
             self.solver.pop()
             if found:
                 return True
         return False
 
     def options(
-        self, operator: Any, z: list[Entry], unit: int, shape: tuple[int, ...]
+        self, operator: Any, z: list[Entry], neuron: int, shape: tuple[int, ...]
     ) -> Iterator[tuple[list[Any], Entry]]:
-        """The phases of a unit: what must hold for x, and the unit's value there."""
+        """The phases of a neuron: what must hold for x, and the neuron's value there."""
         if isinstance(operator, MaxPool):
-            window = [int(j) for j in operator.windows(shape)[unit] if j >= 0]
+            window = [int(j) for j in operator.windows(shape)[neuron] if j >= 0]
             for i, winner in enumerate(window):
                 conditions = []
                 for other, j in enumerate(window):
@@ -98,7 +98,7 @@ class _Oracle:
                         conditions.append(lead > 0 if other < i and not self.closed else lead >= 0)
                 yield conditions, z[winner]
             return
-        term, zero = self.term(z[unit]), Fraction(0)
+        term, zero = self.term(z[neuron]), Fraction(0)
         ends = [None, *map(Fraction, operator.breaks), None]
         for piece, (slope, intercept) in enumerate(zip(operator.slopes, operator.intercepts, strict=True)):
             low, high = ends[piece], ends[piece + 1]
@@ -107,13 +107,13 @@ class _Oracle:
                 conditions.append(term >= _number(low) if self.closed else term > _number(low))
             if high is not None:
                 conditions.append(term <= _number(high) if self.closed else term < _number(high))
-            value = z[unit].times(Fraction(slope))
+            value = z[neuron].times(Fraction(slope))
             yield conditions, Entry(value.linear, value.constant + Fraction(intercept), value.derivative)
         for b, at, slope, intercept in zip(
             operator.breaks, operator.at_breaks, operator.slopes[:-1], operator.intercepts[:-1], strict=True
         ):
-            value = z[unit].times(Fraction(slope))
-            derivative = [Fraction(at) * d for d in z[unit].derivative] if at else [zero] * self.n
+            value = z[neuron].times(Fraction(slope))
+            derivative = [Fraction(at) * d for d in z[neuron].derivative] if at else [zero] * self.n
             entry = Entry(value.linear, value.constant + Fraction(intercept), derivative)
             yield [term == _number(Fraction(b))], entry
 
@@ -136,7 +136,7 @@ class _Oracle:
                 if (low.below[k] > -np.inf and v < low[k]) or (high.above[k] < np.inf and v > high[k]):
                     return False
         common = [] if query.common is None else self.rows(query.common, outputs, g)
-        for case in query.cases:
+        for case in query.disjuncts:
             self.solver.push()
             self.solver.add(common + self.rows(case, outputs, g))
             found = self.solver.check() == z3.sat

@@ -3,7 +3,7 @@
 A case is drawn from its index; the numbers of the file were drawn once and are kept. Drawing evaluates networks with
 matrix products, so another processor may draw numbers that differ in their last bits.
 
-Traits: zero weights, dead units, duplicated units, kinks exactly on x̂, ties of outputs, thresholds that are met
+Traits: zero weights, dead neurons, duplicated neurons, kinks exactly on x̂, ties of outputs, thresholds that are met
 exactly on the boundary, boxes of width 1e-6.
 """
 
@@ -56,7 +56,7 @@ class Generator:
         return np.where(self.rng.random(shape) < self.zero_share, 0.0, values)
 
     def dense(self, inputs: int, outputs: int) -> tuple[Array, Array]:
-        """Weight and bias of a layer with, now and then, a dead unit and a duplicate."""
+        """Weight and bias of a layer with, now and then, a dead neuron and a duplicate."""
         weight, bias = self.numbers(outputs, inputs), self.numbers(outputs)
         if outputs > 2 and self.rng.random() < 0.2:
             weight[0], bias[0] = weight[1], bias[1]
@@ -90,7 +90,7 @@ class Generator:
                 bias = np.where(hit, -(weight @ value), bias)
             builder.add(Dense(weight, bias))
 
-        units = int(rng.integers(2, 7))
+        neurons = int(rng.integers(2, 7))
         if family in ("conv", "maxpool"):
             channels = 2 if family == "conv" else 1
             kernel = self.numbers(channels, 1, 2, 2)
@@ -107,14 +107,14 @@ class Generator:
                 add_dense(int(rng.integers(2, 4)), True)
                 activate()
         elif family == "residual":
-            add_dense(units, True)
+            add_dense(neurons, True)
             activate()
             first = builder._last
-            add_dense(units, True)
+            add_dense(neurons, True)
             activate()
             builder.add(Sum((1, 1 if rng.random() < 0.5 else -1)), builder._last, first)
         else:
-            add_dense(units, True)
+            add_dense(neurons, True)
             activate()
             if rng.random() < 0.6:
                 add_dense(int(rng.integers(2, 7)), True)
@@ -199,7 +199,7 @@ class Generator:
         if rng.random() < 0.4:
             row = np.round(rng.normal(size=(1, box.size)) * 2) / 2
             common = Conjunction(x_rows=row, bound=row @ point + (0.0 if rng.random() < 0.5 else epsilon / 4))
-        return Query(network=network, box=box, cases=tuple(found), common=common, anchor=point)
+        return Query(network=network, box=box, disjuncts=tuple(found), common=common, anchor=point)
 
 
 def main() -> None:

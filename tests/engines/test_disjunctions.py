@@ -35,14 +35,14 @@ def query(net: Network, condition: str, box: str = BOX) -> Query:
 
 
 def twelve(apart: float) -> str:
-    """Twelve asserts that y0 is high or low, over outputs in turn: 4,096 cases if multiplied out."""
+    """Twelve asserts that y0 is high or low, over outputs in turn: 4,096 disjuncts if multiplied out."""
     return "".join(f"(assert (or (>= Y_{k % 2} {apart + k / 8}) (<= Y_{k % 2} {-apart - k / 8})))" for k in range(12))
 
 
 def test_disjunctions_are_not_multiplied_out() -> None:
     asked = query(network(), twelve(1.0))
-    assert len(asked.cases) * np.prod([len(clause) for clause in asked.clauses]) >= 64
-    assert len(asked.cases) <= 64
+    assert len(asked.disjuncts) * np.prod([len(clause) for clause in asked.clauses]) >= 64
+    assert len(asked.disjuncts) <= 64
     assert len(asked.parts) < 100
     with pytest.raises(InputError, match="disjunctions side by side"):
         verify(asked, timeout=5, proof=True)
@@ -87,7 +87,7 @@ def test_written_and_read_again_they_are_the_same() -> None:
 
 
 def test_thousands_of_cases_take_little_memory_and_end_in_time() -> None:
-    """They are given to engines in groups: all at once they would need a matrix of cases times cases."""
+    """They are given to engines in groups: all at once they would need a matrix of disjuncts times disjuncts."""
     parts = " ".join(f"(and (>= Y_0 {0.5 + k * 1e-3:.4f}) (<= Y_1 -{100 + k}))" for k in range(4000))
     asked = query(network(60), f"(assert (or {parts}))")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -102,12 +102,12 @@ def test_thousands_of_cases_take_little_memory_and_end_in_time() -> None:
     ("box", "condition", "why"),
     [
         (BOX, "(assert (< Y_0 Y_0))", "0 < 0 is false"),
-        (BOX, "(assert (or (< Y_0 Y_0) (<= 1 0)))", "in every case"),
+        (BOX, "(assert (or (< Y_0 Y_0) (<= 1 0)))", "in every disjunct"),
         ("(assert (>= X_0 1)) (assert (<= X_0 0.5))", "(assert (>= Y_0 0))", "X_0 would be at least 1 and at most 0.5"),
         ("(assert (>= X_0 1)) (assert (<= X_0 0.5))", "(assert (or (>= Y_0 0) (<= Y_0 0)))", "X_0"),
-        (BOX, "(assert (or (>= X_0 2) (<= X_0 -2)))", "in every case"),
+        (BOX, "(assert (or (>= X_0 2) (<= X_0 -2)))", "in every disjunct"),
         (BOX, "(assert (or (>= X_0 0.5) (<= X_0 -0.5))) (assert (or (<= X_0 -0.9) (>= X_0 3)))"
-              "(assert (or (>= X_0 -0.1) (>= X_1 2)))", "in every case"),
+              "(assert (or (>= X_0 -0.1) (>= X_1 2)))", "in every disjunct"),
     ],
 )  # fmt: skip
 def test_what_nothing_can_meet_holds_with_a_note(box: str, condition: str, why: str) -> None:

@@ -84,7 +84,7 @@ def test_every_witness_is_in_a_part_and_in_a_part_of_that(seed: int, epsilon: fl
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hints, "FEW", 2 if few else 0)
-        parts = hints.witness_parts(query, bounds(network, query.box, "crown"))
+        parts = hints.witness_subproblems(query, bounds(network, query.box, "crown"))
         assert parts is not None
         for x in points[query.holds(points)][:20]:
             mine = [part for part in parts if contains(part, x)]
@@ -97,7 +97,7 @@ def encoding_of(network: Network, box: Box, *, identity: bool) -> Encoding:
     """Values and gradient of output 0, no condition."""
     n = network.input_size
     free = GradientBox(output=np.eye(network.output_size)[0], lower=np.full(n, -np.inf), upper=np.full(n, np.inf))
-    query = Query(network=network, box=box, cases=(Conjunction(bound=np.zeros(0)),), gradient=free)
+    query = Query(network=network, box=box, disjuncts=(Conjunction(bound=np.zeros(0)),), gradient=free)
     values = bounds(network, box, "interval")
     gradients = gradient_bounds(network, box, 0, values, "interval")
     return encode(query, values, gradients, identity=gradients[network.input] if identity else None)
@@ -143,7 +143,7 @@ def test_a_solver_with_few_entries_of_the_gradient_decides_the_same(
     """Also where it starts with no entry at all, and gets them as its points violate them."""
     if entries == "none":
         nothing = np.zeros(0, dtype=np.int64)
-        monkeypatch.setattr("verifier.encodings.query.telling_entries", lambda model, gradient, width: nothing)
+        monkeypatch.setattr("verifier.encodings.query.basis_of_rows", lambda model, gradient, width: nothing)
     count = {Answer.SAT: 0, Answer.UNSAT: 0}
     for seed in range(14):
         network = dense(seed, (4, 6, 5, 3))
@@ -168,6 +168,6 @@ def test_a_query_that_speaks_of_the_gradient_keeps_all_entries() -> None:
     network = dense(1)
     query = saliency_robustness(network, np.zeros(3), epsilon=0.8, delta=5.0, domain=None)
     row = Conjunction(g_rows=np.ones((1, 3)), bound=np.array([50.0]))
-    parts = hints.witness_parts(replace(query, common=row), bounds(network, query.box, "crown"))
+    parts = hints.witness_subproblems(replace(query, common=row), bounds(network, query.box, "crown"))
     assert parts
     assert not any(part.few_entries for part in parts)

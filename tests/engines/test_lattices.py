@@ -118,22 +118,22 @@ def test_any_sum_of_one_relu_and_a_line_is_read_exactly(seed: int) -> None:
 
 
 @pytest.mark.parametrize("case", ["two ReLUs", "rounded", "read elsewhere", "output"])
-def test_other_blocks_are_left_alone(case: str) -> None:
+def test_other_blocks_are_left_alone(disjunct: str) -> None:
     before = np.array([[1.0, 1], [-1, -1], [1, -1], [-1, 1]])
     after = np.array([[0.5, -0.5, 0.5, 0.5]])
-    if case == "two ReLUs":
+    if disjunct == "two ReLUs":
         after = np.array([[0.5, 0.5, 0.5, 0.5]])
-    if case == "rounded":
+    if disjunct == "rounded":
         after = after * 0.1
     b = NetworkBuilder((2,))
     first = b.add(Dense(before, np.zeros(4)))
     rectified = b.add(relu())
     last = b.add(Dense(after, np.zeros(1)))
-    if case == "read elsewhere":
+    if disjunct == "read elsewhere":
         from verifier.network.operators import Concat
 
         last = b.add(Concat(0), last, first)
-    if case == "output":
+    if disjunct == "output":
         last = rectified
     network = b.build(last)
     assert reduce(network, (RecogniseMaxima(),)).network is network
@@ -162,8 +162,8 @@ def test_answers_on_lattices_agree_with_their_linear_programs(inputs: int) -> No
         box = Box.around(rng.normal(size=inputs), 1.5, None)
         top = greatest_value(functions, members, box)
         above = (-1) ** trial * 10.0 ** -(trial % 4) * 0.1
-        case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + above)]))
-        query = Query(network=network, box=box, cases=(case,))
+        disjunct = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + above)]))
+        query = Query(network=network, box=box, disjuncts=(disjunct,))
         result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
             query, Options(threads=1 + trial % 2), Deadline.after(20)
         )
@@ -180,8 +180,8 @@ def test_a_deadline_ends_the_search_of_a_lattice() -> None:
     network, functions, members = lattice(rng, 8, lines=40, sets=40)
     box = Box.around(np.zeros(8), 2.0, None)
     top = greatest_value(functions, members, box)
-    case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + 1e-7)]))
-    query = Query(network=network, box=box, cases=(case,))
+    disjunct = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-(top + 1e-7)]))
+    query = Query(network=network, box=box, disjuncts=(disjunct,))
     result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
         query, Options(threads=1), Deadline.after(0.3)
     )

@@ -11,8 +11,8 @@ import pytest
 
 from verifier import Status, saliency_robustness, verify
 from verifier.bounds import bounds
+from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.lirpa import lirpa_bounds
-from verifier.bounds.open_form import OpenForm
 from verifier.engines.registry import get
 from verifier.engines.saliency.form import relu_form
 from verifier.errors import EngineError, TimeLimitError
@@ -54,9 +54,9 @@ def test_a_deadline_is_in_force_within_its_block_only() -> None:
         lambda net, box: ExactNetwork(net).values(box.lower),
         lambda net, box: ExactNetwork(net).gradient(box.lower, 0),
         lambda net, box: relu_form(net),
-        lambda net, box: OpenForm(net, box, lambda *_: (np.zeros(0), np.zeros(0))),
+        lambda net, box: CondensedNetwork(net, box, lambda *_: (np.zeros(0), np.zeros(0))),
     ],
-    ids=["crown", "intervals", "exact values", "exact gradient", "layers", "open ReLUs"],
+    ids=["crown", "intervals", "exact values", "exact gradient", "layers", "unstable ReLUs"],
 )
 def test_long_computations_poll_it(work: object) -> None:
     net = dense(4, 5, 5, 2)
@@ -113,7 +113,7 @@ def test_alpha_crown_falls_back_where_auto_lirpa_fails() -> None:
     ("name", "epsilon"), [("gradient", 0.3), ("gradient-input", 0.3), ("integrated", 0.1), ("smooth", 0.3)]
 )
 def test_windows_of_one_entry(name: str, epsilon: float) -> None:
-    """MaxPool over single entries is no unit of the saliency engine's form, and still part of an activation pattern."""
+    """MaxPool over single entries is no neuron of the saliency engine's form, and still part of an activation pattern."""
     rng = np.random.default_rng(0)
     builder = NetworkBuilder((1, 2, 3))
     builder.add(MaxPool(kernel=(1, 1), stride=(1, 1)))

@@ -70,18 +70,18 @@ def test_a_point_box_is_bounded_to_rounding() -> None:
     assert bound.width.max() < 1e-9
 
 
-def least_over_regions(network: Network, box: Box, case: Conjunction) -> float:
+def least_over_regions(network: Network, box: Box, disjunct: Conjunction) -> float:
     """The least t with a point where all rows are <= bound + t, over all linear regions, by LP (2 layers)."""
     w1, b1 = network.nodes[1].operator.weight, network.nodes[1].operator.bias
     w2, b2 = network.nodes[3].operator.weight, network.nodes[3].operator.bias
     n, best = box.size, np.inf
-    rows = np.asarray(case.y_rows)
+    rows = np.asarray(disjunct.y_rows)
     for pattern in itertools.product((0.0, 1.0), repeat=len(b1)):
         d = np.array(pattern)
         sign = 1 - 2 * d
         matrix, shift = w2 @ (d[:, None] * w1), w2 @ (d * b1) + b2
         a = np.vstack([np.c_[sign[:, None] * w1, np.zeros(len(b1))], np.c_[rows @ matrix, -np.ones(len(rows))]])
-        b = np.concatenate([-sign * b1, case.bound - rows @ shift])
+        b = np.concatenate([-sign * b1, disjunct.bound - rows @ shift])
         cost = np.r_[np.zeros(n), 1.0]
         ends = [*zip(box.lower, box.upper, strict=True), (None, None)]
         found = linprog(cost, A_ub=a, b_ub=b, bounds=ends)
@@ -106,11 +106,11 @@ def test_answers_agree_with_all_linear_regions(settings: NativeSettings) -> None
         network = dense(rng, (3, 6, 2))
         box = Box.around(rng.random(3), 0.8, None)
         rows = rng.normal(size=(1 if settings.low_dimension == 0 else 2, 2))
-        case = Conjunction(y_rows=rows, bound=np.zeros(len(rows)))
-        margin = least_over_regions(network, box, case)
+        disjunct = Conjunction(y_rows=rows, bound=np.zeros(len(rows)))
+        margin = least_over_regions(network, box, disjunct)
         shift = 0.02 if trial % 2 else -0.02  # just feasible, or just not
-        case = Conjunction(y_rows=rows, bound=np.full(len(rows), margin + shift))
-        query = Query(network=network, box=box, cases=(case,))
+        disjunct = Conjunction(y_rows=rows, bound=np.full(len(rows), margin + shift))
+        query = Query(network=network, box=box, disjuncts=(disjunct,))
         result = NativeEngine(settings).solve(query, Options(), Deadline.after(20))
         if result.answer is Answer.SAT:
             assert result.x is not None
@@ -127,7 +127,7 @@ def test_a_deadline_that_has_passed_proves_nothing() -> None:
     query = Query(
         network=network,
         box=Box.around(rng.random(3), 2.0, None),
-        cases=(Conjunction(y_rows=np.array([[1.0, 0.0]]), bound=np.array([-1e3])),),
+        disjuncts=(Conjunction(y_rows=np.array([[1.0, 0.0]]), bound=np.array([-1e3])),),
     )
     result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import verifier
 from verifier import Options, Status
-from verifier.bounds.decide import refuted_in_parts
+from verifier.bounds.decide import refuted_on_subproblems
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.certify import BoxCertifier
@@ -49,16 +49,16 @@ def network_of(kind: str, rng: np.random.Generator, inputs: int = 3) -> Network:
         sizes = (inputs, 10, 10, 3)
         weights = [rng.normal(size=(b, a)) * 1.5 / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
         biases = [0.3 * rng.normal(size=len(w)) for w in weights]
-        if kind == "linear layer":  # the units of its second ReLU layer follow a layer without ReLUs
-            chain = NetworkBuilder((inputs,))
+        if kind == "linear layer":  # the neurons of its second ReLU layer follow a layer without ReLUs
+            builder = NetworkBuilder((inputs,))
             for weight, bias, bent in zip(weights, biases, (True, False, False), strict=True):
-                chain.add(Dense(weight, bias))
+                builder.add(Dense(weight, bias))
                 if bent:
-                    chain.add(relu())
-                    chain.add(Dense(rng.normal(size=(10, 10)) / 3, 0.3 * rng.normal(size=10)))
+                    builder.add(relu())
+                    builder.add(Dense(rng.normal(size=(10, 10)) / 3, 0.3 * rng.normal(size=10)))
                 elif weight.shape[0] == 10:
-                    chain.add(relu())
-            return chain.build()
+                    builder.add(relu())
+            return builder.build()
         return feedforward(weights, biases, activation=ACTIVATIONS[kind])
     builder = NetworkBuilder((1, 4, 4))
     first = builder.add(Conv(rng.normal(size=(2, 1, 3, 3)) / 2, rng.normal(size=2) / 2, padding=(1, 1, 1, 1)))
@@ -71,7 +71,7 @@ def network_of(kind: str, rng: np.random.Generator, inputs: int = 3) -> Network:
 
 
 def queries(kind: str, seed: int, radius: float = 0.8, ways: tuple[float, ...] = (0.02, 0.05, 0.1)) -> list[Query]:
-    """Two cases each, whose rows miss their sampled minimum by various shares of their range."""
+    """Two disjuncts each, whose rows miss their sampled minimum by various shares of their range."""
     rng = np.random.default_rng(seed)
     network = network_of(kind, rng)
     low = rng.random(network.input_size)
@@ -84,14 +84,14 @@ def queries(kind: str, seed: int, radius: float = 0.8, ways: tuple[float, ...] =
     values = network.forward(x).reshape(len(x), -1)
     found = []
     for share in ways:
-        cases = []
+        disjuncts = []
         for _ in range(2):
             rows = rng.normal(size=(2, 3))
             tops = values @ rows.T
             bound = tops.min(axis=0) - share * np.ptp(tops, axis=0)
             bound[1] = tops[:, 1].max()  # no help
-            cases.append(Conjunction(y_rows=rows, bound=bound))
-        found.append(Query(network=network, box=box, cases=tuple(cases)))
+            disjuncts.append(Conjunction(y_rows=rows, bound=bound))
+        found.append(Query(network=network, box=box, disjuncts=tuple(disjuncts)))
     return found
 
 
@@ -134,26 +134,26 @@ def test_the_kernels_bounds_contain_the_samples_of_regions(kind: str, weighted: 
     x = Box(low, high).sample(3000, rng)
     values = network.values(x)
     z = np.concatenate([values[network[r].inputs[0]].reshape(len(x), -1) for r in graph.relus], axis=1)
-    phases = np.zeros(graph.units, dtype=np.int8)
+    phases = np.zeros(graph.neurons, dtype=np.int8)
     base = graph.bounds(low, high, phases)
     undecided = np.flatnonzero((base.low < 0) & (base.high > 0))
-    for unit in undecided[:: max(1, len(undecided) // 3)][:3]:
-        phases[unit] = 1 if np.median(z[:, unit]) > 0 else -1
+    for neuron in undecided[:: max(1, len(undecided) // 3)][:3]:
+        phases[neuron] = 1 if np.median(z[:, neuron]) > 0 else -1
     inside = (z * phases >= 0).all(axis=1)
     assert inside.any()
     rows = None
     if weighted:
-        unit, sign, weights = np.repeat(undecided, 2), np.tile([1, -1], len(undecided)).astype(np.int8), []
-        for u in unit:
+        neuron, sign, weights = np.repeat(undecided, 2), np.tile([1, -1], len(undecided)).astype(np.int8), []
+        for u in neuron:
             before = np.searchsorted(undecided, graph.first[np.searchsorted(graph.first, u, side="right") - 1])
             weights.append(np.where(phases[undecided[:before]] == 0, rng.random(before), 0.1 * rng.random(before)))
-        rows = WeightedRows(unit, sign, undecided, weights)
+        rows = WeightedRows(neuron, sign, undecided, weights)
     bounds = graph.bounds(low, high, phases, base if weighted else None, rows)
     assert bounds.contradiction < 0
     assert (z[inside] >= bounds.low - 1e-12).all()
     assert (z[inside] <= bounds.high + 1e-12).all()
     row = rng.normal(size=(1, network.output_size))
-    weights = np.where(phases == 0, rng.random((4, graph.units)), 0.2 * rng.random((4, graph.units)))
+    weights = np.where(phases == 0, rng.random((4, graph.neurons)), 0.2 * rng.random((4, graph.neurons)))
     found = graph.lower({graph.output: np.repeat(row, 4, axis=0)}, np.zeros(4), phases[None], bounds, weights)
     truth = (values[network.output].reshape(len(x), -1) @ row.T)[inside]
     assert ((found.slopes @ x[inside].T + found.constants[:, None] - 1e-12) <= truth.T).all()
@@ -172,7 +172,7 @@ def test_both_searches_write_proofs_that_pass(kind: str, search: str, tmp_path: 
         read = load_proof(tmp_path / "proof.npz")
         checked = check_proof(read, query)
         assert checked.margin > 0
-        assert checked.certificates >= len(query.cases)
+        assert checked.certificates >= len(query.disjuncts)
         assert checked.leaves == proof.leaves
     assert max(proof.nodes for _, proof in found) > 1
 
@@ -193,7 +193,7 @@ def test_halved_boxes_are_a_proof(kind: str) -> None:
     proved = 0
     for query in queries(kind, seed=5, radius=0.15, ways=(0.2, 0.5, 1.0)):
         certifier = BoxCertifier(query)
-        if refuted_in_parts(query, boxes=30, certifier=certifier) is not None:
+        if refuted_on_subproblems(query, boxes=30, certifier=certifier) is not None:
             check_proof(certifier.builder.proof(query, "boxes halved"), query)
             proved += 1
     assert proved
@@ -211,8 +211,8 @@ def test_verify_hands_the_proof_on() -> None:
 def test_a_point_has_a_proof() -> None:
     network = network_of("relu", np.random.default_rng(0))
     x = np.full(3, 0.5)
-    case = Conjunction(y_rows=np.array([[1.0, 0.0, 0.0]]), bound=network.forward(x)[:1] - 1e-6)
-    query = Query(network=network, box=Box(x, x), cases=(case,))
+    disjunct = Conjunction(y_rows=np.array([[1.0, 0.0, 0.0]]), bound=network.forward(x)[:1] - 1e-6)
+    query = Query(network=network, box=Box(x, x), disjuncts=(disjunct,))
     answer = NativeEngine().solve(query, OPTIONS, Deadline.after(5))
     assert answer.answer is Answer.UNSAT
     check_proof(answer.proof, query)
@@ -220,10 +220,10 @@ def test_a_point_has_a_proof() -> None:
 
 def test_rows_on_inputs_alone_refute() -> None:
     network = network_of("relu", np.random.default_rng(0))
-    cases = [Conjunction(y_rows=np.eye(3)[:1], bound=np.array([1e3]))]
+    disjuncts = [Conjunction(y_rows=np.eye(3)[:1], bound=np.array([1e3]))]
     low, high = np.zeros(3), np.ones(3)
     never = Conjunction(x_rows=np.array([[1.0, 0, 0], [-1.0, 0, 0]]), bound=np.array([0.4, -0.6]))
-    query = Query(network=network, box=Box(low, high), cases=(*cases, never), common=never)
+    query = Query(network=network, box=Box(low, high), disjuncts=(*disjuncts, never), common=never)
     answer = NativeEngine().solve(query, OPTIONS, Deadline.after(5))
     assert answer.answer is Answer.UNSAT
     check_proof(answer.proof, query)
@@ -286,8 +286,8 @@ def without(proof: Proof, c: int) -> Proof:
 def test_a_leaf_that_is_missing_is_named(search: str) -> None:
     query, proof = kept(search)
     for c in range(len(proof.node)):
-        case = proof.case[c] if proof.case[c] >= 0 else r"\d"
-        with pytest.raises(ProofError, match=rf"leaf node \d+ .*: case {case} is refuted nowhere"):
+        disjunct = proof.case[c] if proof.case[c] >= 0 else r"\d"
+        with pytest.raises(ProofError, match=rf"leaf node \d+ .*: disjunct {disjunct} is refuted nowhere"):
             check_proof(without(proof, c), query)
 
 
@@ -319,7 +319,7 @@ def test_a_proof_is_of_one_question(search: str) -> None:
         check_proof(proof, wider)
     with pytest.raises(ProofError, match="is not refuted"):  # and with the box in the proof widened too
         check_proof(replace(proof, low=wider.box.lower), wider)
-    shifted = replace(query, cases=tuple(replace(c, bound=c.bound + 0.5) for c in query.cases))
+    shifted = replace(query, disjuncts=tuple(replace(c, bound=c.bound + 0.5) for c in query.disjuncts))
     with pytest.raises(ProofError, match=r"its condition differs \(bound\)"):
         check_proof(proof, shifted)
     other = replace(query, network=network_of("relu", np.random.default_rng(9)))
@@ -386,11 +386,14 @@ def test_no_proof_of_a_false_statement_passes(seed: int, by_relus: bool) -> None
     rng = np.random.default_rng(seed)
     x = query.box.sample(1, rng)
     y = query.network.forward(x).reshape(1, -1)
-    case = int(rng.integers(len(query.cases)))
-    met = replace(query.cases[case], bound=np.maximum(query.cases[case].bound, query.cases[case].y_rows @ y[0] + 1e-9))
-    false = replace(query, cases=tuple(met if k == case else c for k, c in enumerate(query.cases)))
-    bound = np.concatenate([c.bound for c in false.cases])
-    with pytest.raises(ProofError, match=rf"case {case} is not refuted"):
+    disjunct = int(rng.integers(len(query.disjuncts)))
+    met = replace(
+        query.disjuncts[disjunct],
+        bound=np.maximum(query.disjuncts[disjunct].bound, query.disjuncts[disjunct].y_rows @ y[0] + 1e-9),
+    )
+    false = replace(query, disjuncts=tuple(met if k == disjunct else c for k, c in enumerate(query.disjuncts)))
+    bound = np.concatenate([c.bound for c in false.disjuncts])
+    with pytest.raises(ProofError, match=rf"disjunct {disjunct} is not refuted"):
         check_proof(replace(proof, bound=bound), false)
 
 

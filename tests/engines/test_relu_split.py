@@ -1,4 +1,4 @@
-"""ReLU splitting: the form over open ReLUs, its bounds with slopes and multipliers, and its answers, against facts."""
+"""ReLU splitting: the form over unstable ReLUs, its bounds with slopes and multipliers, and its answers, against facts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from verifier.bounds.crown_slopes import UnitBounder, ascend, initial_weights, prove
-from verifier.bounds.open_form import Bounder, OpenForm
-from verifier.bounds.open_refine import refine
-from verifier.bounds.unit_search import UnitSearch
+from verifier.bounds.condensed import Bounder, CondensedNetwork
+from verifier.bounds.condensed_refine import refine
+from verifier.bounds.crown_slopes import NeuronBounder, ascend, initial_weights, prove
+from verifier.bounds.neuron_search import NeuronSearch
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
@@ -53,11 +53,11 @@ def networks(rng: np.random.Generator) -> list[tuple[Network, Box]]:
     return found
 
 
-def values(form: OpenForm, x: np.ndarray) -> list[np.ndarray]:
-    """The blocks' values of z of their live units, by the definition of the form."""
+def values(condensed: CondensedNetwork, x: np.ndarray) -> list[np.ndarray]:
+    """The blocks' values of z of their live neurons, by the definition of the form."""
     v = [x.T]
     z = [x.T]
-    for block in form.blocks[1:]:
+    for block in condensed.blocks[1:]:
         total = np.repeat(block.constant[:, None], len(x), axis=1)
         for s, matrix in block.edges:
             matrix.forward(v[s], total)
@@ -65,25 +65,25 @@ def values(form: OpenForm, x: np.ndarray) -> list[np.ndarray]:
         value = total.copy()
         value[: block.count] = np.maximum(value[: block.count], 0.0)
         v.append(value)
-    out = form.output
+    out = condensed.output
     z.append(sum((m @ v[s] for s, m in out.terms.items()), start=out.constant[:, None] + np.zeros((1, len(x)))))
     return z
 
 
-@pytest.mark.parametrize("bounder", [None, UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
+@pytest.mark.parametrize("bounder", [None, NeuronBounder(10), NeuronSearch(NeuronBounder(4), 1500)])
 def test_the_form_is_the_network_and_its_bounds_contain_all_samples(bounder: Bounder | None) -> None:
     rng = np.random.default_rng(0)
     for network, box in networks(rng):
-        form = OpenForm(network, box, UnitBounder(1))
+        condensed = CondensedNetwork(network, box, NeuronBounder(1))
         if bounder is not None:
-            tighter = refine(form, bounder)
-            assert tighter.units <= form.units
-            form = tighter
-        assert form.units > 0
+            tighter = refine(condensed, bounder)
+            assert tighter.neurons <= condensed.neurons
+            condensed = tighter
+        assert condensed.neurons > 0
         x = box.sample(400, rng)
-        z = values(form, x)
+        z = values(condensed, x)
         assert np.allclose(z[-1].T, network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1))
-        for block, value in zip(form.blocks[1:], z[1:], strict=False):
+        for block, value in zip(condensed.blocks[1:], z[1:], strict=False):
             assert (value[: block.count] >= block.z_low[:, None]).all()
             assert (value[: block.count] <= block.z_high[:, None]).all()
             assert (value[block.count :] >= 0).all()
@@ -98,29 +98,29 @@ def test_relus_before_a_maxpool_come_after_it(output: str) -> None:
     pooled = builder.add(MaxPool((3, 3), (2, 2), (1, 1, 1, 1)))
     network = builder.build(hidden if output == "relu" else pooled)
     box = Box.around(rng.random(49), 0.3)
-    form = OpenForm(network, box, UnitBounder(1))
+    condensed = CondensedNetwork(network, box, NeuronBounder(1))
     x = box.sample(300, rng)
-    z = values(form, x)
+    z = values(condensed, x)
     assert np.allclose(z[-1].T, network.forward(x.reshape(-1, 1, 7, 7)).reshape(len(x), -1))
-    for block, value in zip(form.blocks[1:], z[1:], strict=False):
+    for block, value in zip(condensed.blocks[1:], z[1:], strict=False):
         assert (value[: block.count] >= block.z_low[:, None]).all()
         assert (value[: block.count] <= block.z_high[:, None]).all()
     if output == "pool":
-        assert len(form.blocks[-1].units) <= 18  # the ReLUs, one for each window
+        assert len(condensed.blocks[-1].neurons) <= 18  # the ReLUs, one for each window
 
 
 def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     rng = np.random.default_rng(1)
     better = 0
     for network, box in networks(rng):
-        form = OpenForm(network, box, UnitBounder(1))
+        condensed = CondensedNetwork(network, box, NeuronBounder(1))
         y_rows = rng.normal(size=(4, network.output_size))
-        start = form.rows(y_rows, np.zeros((4, box.size)), np.zeros(4))
-        weights = initial_weights(form, 4)
+        start = condensed.rows(y_rows, np.zeros((4, box.size)), np.zeros(4))
+        weights = initial_weights(condensed, 4)
         phases = np.zeros(weights.shape, dtype=np.int8)
-        plain = prove(form, start, weights, phases)
-        found = ascend(form, start, weights, phases, steps=40)
-        proved = prove(form, start, found.weights, phases)
+        plain = prove(condensed, start, weights, phases)
+        found = ascend(condensed, start, weights, phases, steps=40)
+        proved = prove(condensed, start, found.weights, phases)
         assert np.allclose(proved, found.lower, rtol=1e-3, atol=1e-3)
         assert (proved >= plain - 1e-4).all()
         better += int((proved > plain + 1e-3).sum())
@@ -129,35 +129,35 @@ def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     assert better > 5
 
 
-def width(form: OpenForm) -> float:
-    return sum(float((b.high - b.low).sum()) for b in form.blocks[1:])
+def width(condensed: CondensedNetwork) -> float:
+    return sum(float((b.high - b.low).sum()) for b in condensed.blocks[1:])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
     rng = np.random.default_rng(3)
     network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
-    form = refine(OpenForm(network, box, UnitBounder(1)), UnitBounder(40))
-    little = refine(form, UnitSearch(UnitBounder(10, threads), 2000))
-    much = refine(form, UnitSearch(UnitBounder(10, threads), 20000))
-    assert width(little) < 0.95 * width(form)
+    condensed = refine(CondensedNetwork(network, box, NeuronBounder(1)), NeuronBounder(40))
+    little = refine(condensed, NeuronSearch(NeuronBounder(10, threads), 2000))
+    much = refine(condensed, NeuronSearch(NeuronBounder(10, threads), 20000))
+    assert width(little) < 0.95 * width(condensed)
     assert width(much) < width(little)
     x = box.sample(20000, rng)
     for block, value in zip(much.blocks[1:], values(much, x)[1:], strict=False):
         assert (value[: block.count] >= block.z_low[:, None]).all()
         assert (value[: block.count] <= block.z_high[:, None]).all()
         assert (value[block.count :] >= 0).all()
-    signs = [(v.min(axis=1) < 0) & (v.max(axis=1) > 0) for v in values(form, x)[1:-1]]
-    assert sum(int(s.sum()) for s in signs) <= much.units <= little.units <= form.units
+    signs = [(v.min(axis=1) < 0) & (v.max(axis=1) > 0) for v in values(condensed, x)[1:-1]]
+    assert sum(int(s.sum()) for s in signs) <= much.neurons <= little.neurons <= condensed.neurons
 
 
 def test_searches_go_on_where_that_closes_units() -> None:
     rng = np.random.default_rng(3)
     network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
-    form = refine(OpenForm(network, box, UnitBounder(1)), UnitBounder(40))
-    stopped = refine(form, UnitSearch(UnitBounder(4), 300, patience=0.0))
-    longer = refine(form, UnitSearch(UnitBounder(4), 300))
-    assert longer.units < stopped.units <= form.units
+    condensed = refine(CondensedNetwork(network, box, NeuronBounder(1)), NeuronBounder(40))
+    stopped = refine(condensed, NeuronSearch(NeuronBounder(4), 300, patience=0.0))
+    longer = refine(condensed, NeuronSearch(NeuronBounder(4), 300))
+    assert longer.neurons < stopped.neurons <= condensed.neurons
     z = values(longer, box.sample(20000, rng))
     for block, value in zip(longer.blocks[1:], z[1:], strict=False):
         assert (value[: block.count] >= block.z_low[:, None]).all()
@@ -165,29 +165,31 @@ def test_searches_go_on_where_that_closes_units() -> None:
         assert (value[block.count :] >= 0).all()
 
 
-@pytest.mark.parametrize("bounder", [UnitBounder(10), UnitSearch(UnitBounder(4), 1500)])
+@pytest.mark.parametrize("bounder", [NeuronBounder(10), NeuronSearch(NeuronBounder(4), 1500)])
 def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder) -> None:
-    """With any multipliers; in the rows of a node, and in the units' bounds of a form refined by phases."""
+    """With any multipliers; in the rows of a node, and in the neurons' bounds of a form refined by phases."""
     rng = np.random.default_rng(2)
     checked = 0
     for network, box in networks(rng):
-        form = OpenForm(network, box, UnitBounder(1))
+        condensed = CondensedNetwork(network, box, NeuronBounder(1))
         x = box.sample(4000, rng)
-        z = values(form, x)
-        opened = np.concatenate([v[: b.count] for b, v in zip(form.blocks[1:], z[1:], strict=False)])
-        phases = np.zeros(form.units, dtype=np.int8)
-        some = rng.choice(form.units, 3, replace=False)
+        z = values(condensed, x)
+        opened = np.concatenate([v[: b.count] for b, v in zip(condensed.blocks[1:], z[1:], strict=False)])
+        phases = np.zeros(condensed.neurons, dtype=np.int8)
+        some = rng.choice(condensed.neurons, 3, replace=False)
         phases[some] = np.sign(opened[some, rng.integers(len(x))])
         inside = (opened * phases[:, None] >= 0).all(axis=0)
         y_rows = rng.normal(size=(2, network.output_size))
-        start = form.rows(y_rows, np.zeros((2, box.size)), np.zeros(2))
-        weights = initial_weights(form, 2)
+        start = condensed.rows(y_rows, np.zeros((2, box.size)), np.zeros(2))
+        weights = initial_weights(condensed, 2)
         weights[some] = rng.random((3, 2))
         columns = np.repeat(phases[:, None], 2, axis=1)
         truth = (z[-1].T @ y_rows.T)[inside].min(axis=0)
-        assert (prove(form, start, weights, columns) <= truth).all()
-        assert (prove(form, start, ascend(form, start, weights, columns, steps=30).weights, columns) <= truth).all()
-        part = refine(form, bounder, phases)
+        assert (prove(condensed, start, weights, columns) <= truth).all()
+        assert (
+            prove(condensed, start, ascend(condensed, start, weights, columns, steps=30).weights, columns) <= truth
+        ).all()
+        part = refine(condensed, bounder, phases)
         assert not part.empty
         for block, value in zip(part.blocks[1:], values(part, x[inside])[1:], strict=False):
             assert (value[: block.count] >= block.z_low[:, None] - 1e-12).all()
@@ -199,18 +201,18 @@ def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder)
 def test_contradicting_phases_leave_nothing() -> None:
     weights = [np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([[1.0, 1.0], [1.0, -1.0]]), np.array([[1.0, 1.0]])]
     network = feedforward(weights, [np.array([0.0, -0.5]), np.array([-0.1, 0.0]), np.zeros(1)])
-    form = OpenForm(network, Box(-np.ones(2), np.ones(2)), UnitBounder(1))
-    both = np.zeros(form.units, dtype=np.int8)
+    condensed = CondensedNetwork(network, Box(-np.ones(2), np.ones(2)), NeuronBounder(1))
+    both = np.zeros(condensed.neurons, dtype=np.int8)
     both[:2] = 1  # x + y >= 0 and x + y <= -0.5
-    assert refine(refine(form, UnitBounder(30), both), UnitBounder(30)).empty
+    assert refine(refine(condensed, NeuronBounder(30), both), NeuronBounder(30)).empty
     both[:2] = -1
-    assert not refine(form, UnitBounder(30), both).empty
+    assert not refine(condensed, NeuronBounder(30), both).empty
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None:
     """Where a sample reaches, there is no proof; a counterexample is one; and there are proofs below."""
-    # impatient: nothing is searched for long, so that the bounds of units are
+    # impatient: nothing is searched for long, so that the bounds of neurons are
     relu = ReluSettings.impatient() if seed % 2 else ReluSettings()
     engine = NativeEngine(NativeSettings(exact=ExactSettings.never(), low_dimension=0, relu=relu))
     rng = np.random.default_rng(10 + seed)
@@ -221,7 +223,7 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None
         reached = (network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1) @ row.T).ravel()
         for below in (-1e-9, 0.5, 2.0):
             bound = reached.min() - below * np.ptp(reached)
-            query = Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([bound])),))
+            query = Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row, bound=np.array([bound])),))
             result = engine.solve(query, Options(), Deadline.after(2))
             if result.answer is Answer.SAT:
                 assert result.x is not None

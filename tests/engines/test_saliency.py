@@ -95,8 +95,8 @@ def test_propagation_and_relaxation_lose_no_witness(seed: int, epsilon: float, d
         assert not ((z > 0) & (state.phase[r] < 0)).any()
         assert not ((z < 0) & (state.phase[r] > 0)).any()
     relaxation = Relaxation(problem, state)
-    case = next(k for k, part in enumerate(query.cases) if part.holds(points, network.forward(points)).any())
-    assert relaxation.solve(case, Deadline.after(10.0)).point is not None
+    disjunct = next(k for k, part in enumerate(query.disjuncts) if part.holds(points, network.forward(points)).any())
+    assert relaxation.solve(disjunct, Deadline.after(10.0)).point is not None
 
 
 @settings(max_examples=40)

@@ -78,10 +78,10 @@ def leaf_with_witness(query: Query, seed: int) -> tuple[Leaf, Array, Array, int]
             state.fix(r, np.flatnonzero(sign * z > 0), sign)
     propagate(problem, state)
     y = query.network.forward(points)
-    case = next(k for k, part in enumerate(query.cases) if part.holds(points, y).any())
-    state.cases = (case,)
+    disjunct = next(k for k, part in enumerate(query.disjuncts) if part.holds(points, y).any())
+    state.disjuncts = (disjunct,)
     leaf = leaf_of(problem, state)
-    return leaf, (preactivations[-1][leaf.neurons] > 0).astype(float), leaf.coordinates @ points[0], case
+    return leaf, (preactivations[-1][leaf.neurons] > 0).astype(float), leaf.coordinates @ points[0], disjunct
 
 
 def some_leaf() -> Leaf:
@@ -114,11 +114,11 @@ def test_a_witness_meets_every_row_and_no_multipliers_refute_it(seed: int, resid
         lagrangian.ascend(columns, leaf.low, leaf.high, steps, 0.2, 0.98)
         proof = lagrangian.prove(columns, leaf.low, leaf.high)
         assert (proof.bounds <= targets + 1e-9).all()
-        opposite = np.where(d[:, None] > 0, proof.off, proof.on)
-        own = np.where(d[:, None] > 0, proof.on, proof.off)
+        opposite = np.where(d[:, None] > 0, proof.inactive, proof.active)
+        own = np.where(d[:, None] > 0, proof.active, proof.inactive)
         assert (proof.bounds + own <= targets + 1e-9).all()
         assert np.minimum(own, opposite)[leaf.phases == 0] == pytest.approx(0.0)
-    search = LeafSearch(leaf, lambda case, phases: None)
+    search = LeafSearch(leaf, lambda disjunct, phases: None)
     part = search._root(np.arange(1))
     assert search._tighten(part, Deadline.after(20)) is not None
     assert (z >= part.low - 1e-9).all()
@@ -138,11 +138,11 @@ def some_columns(lagrangian: Lagrangian, leaf: Leaf, rng: np.random.Generator) -
         phases=np.repeat(leaf.phases.astype(np.int8)[:, None], count, axis=1),
         sign=np.array([0] + [1, -1] * m, dtype=np.int8),
         neuron=np.array([0, *np.repeat(np.arange(m), 2)]),
-        allowed=np.ones((len(lagrangian.cases), count), dtype=np.float32),
+        allowed=np.ones((len(lagrangian.disjuncts), count), dtype=np.float32),
     )
 
 
-def open_last_layer() -> tuple[Problem, State]:
+def unstable_last_layer() -> tuple[Problem, State]:
     """The first of some random problems in which only phases of the last layer are open."""
     for seed in range(50):
         problem = Problem.of(query_of(dense_network(seed, (3, 3, 14, 3)), seed, 1.0, 5.0))
@@ -159,12 +159,12 @@ def open_last_layer() -> tuple[Problem, State]:
 
 def test_a_dive_leaves_the_program_as_it_was() -> None:
     """Several dives follow one another on one LP."""
-    problem, state = open_last_layer()
+    problem, state = unstable_last_layer()
     free = np.flatnonzero(state.phase[1] == 0)
     relaxation = Relaxation(problem, state)
     before = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
     for phase in (1, -1):
-        dive = Dive(relaxation, state.cases[0], PseudoCosts(), lambda point, deadline: None)
+        dive = Dive(relaxation, state.disjuncts[0], PseudoCosts(), lambda point, deadline: None)
         dive.run(Deadline.after(20), (((1, int(free[0])), phase),))
         assert (relaxation.lp.lower == before[0]).all()
         assert (relaxation.lp.upper == before[1]).all()
@@ -210,8 +210,8 @@ def test_multipliers_that_are_not_numbers_prove_nothing() -> None:
         columns.multipliers[v] = value
         proof = lagrangian.prove(columns, leaf.low, leaf.high)
         assert (proof.bounds == -np.inf).all()
-        assert not (proof.bounds + proof.off > 0).any()
-        assert not (proof.bounds + proof.on > 0).any()
+        assert not (proof.bounds + proof.inactive > 0).any()
+        assert not (proof.bounds + proof.active > 0).any()
         columns.multipliers[v] = 0.0
 
 

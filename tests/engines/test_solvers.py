@@ -121,7 +121,7 @@ def test_a_witness_only_on_the_boundary_is_not_lost(engine: Engine) -> None:
     box = Box(np.zeros(2), np.ones(2))
     for threshold, expected in ((best, Answer.SAT), (best + 0.01, Answer.UNSAT)):
         query = Query(
-            network=network, box=box, cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-threshold])),)
+            network=network, box=box, disjuncts=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-threshold])),)
         )
         assert ask(engine, query)[0] is expected
 
@@ -131,7 +131,7 @@ def test_strict_rows_are_strict(engine: Engine) -> None:
     """x < 1 with x >= 1 has no solution, though it has one when closed."""
     network = feedforward([[[1.0]], [[1.0]]], [[0.0], [0.0]])
     row = Conjunction(y_rows=np.array([[1.0], [-1.0]]), bound=np.array([1.0, -1.0]), strict=np.array([True, False]))
-    query = Query(network=network, box=Box(np.zeros(1), np.full(1, 2.0)), cases=(row,))
+    query = Query(network=network, box=Box(np.zeros(1), np.full(1, 2.0)), disjuncts=(row,))
     answer, _ = ask(engine, query)
     assert answer in ((Answer.UNSAT,) if engine.name in EXACT else (Answer.UNSAT, Answer.UNKNOWN))
 
@@ -199,8 +199,8 @@ def test_a_disjunction_without_a_possible_case_is_a_contradiction_not_a_call() -
 
     model = Model()
     v = int(model.add_variables(np.ones(1), np.ones(1))[0])
-    model.disjunctions.append(Disjunction([[Atom((v,), (1.0,), 2.0, 3.0)], [Atom((v,), (1.0,), 4.0, 5.0)]], "cases"))
-    assert "no case of cases" in marabou_query(model).contradiction
+    model.disjunctions.append(Disjunction([[Atom((v,), (1.0,), 2.0, 3.0)], [Atom((v,), (1.0,), 4.0, 5.0)]], "choices"))
+    assert "no disjunct of choices" in marabou_query(model).contradiction
 
 
 def test_answers_of_yices_are_read_exactly() -> None:

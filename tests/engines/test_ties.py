@@ -159,7 +159,7 @@ def test_a_tie_among_many_inputs(far: float, strict: bool) -> None:
     best = max(Fraction(v) for v in ExactNetwork(net).output(np.ones(20)))  # it grows with the first four inputs alone
     rows = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-float(best)]), strict=np.array([strict]))
     assert Fraction(float(best)) == best
-    asked = Query(network=net, box=Box(-np.ones(20), np.ones(20)), cases=(rows,))
+    asked = Query(network=net, box=Box(-np.ones(20), np.ones(20)), disjuncts=(rows,))
     result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(
         asked, Options(prepass=False), Deadline.after(20)
     )
@@ -187,7 +187,7 @@ def test_a_solution_that_is_no_float_is_found() -> None:
     asked = Query(
         network=net,
         box=Box(np.zeros(1), np.ones(1)),
-        cases=(Conjunction(y_rows=np.array([[-1.0]]), bound=np.zeros(1)),),
+        disjuncts=(Conjunction(y_rows=np.array([[-1.0]]), bound=np.zeros(1)),),
     )
     verdict = verify(asked, timeout=10)
     assert verdict.status is Status.VIOLATED
@@ -214,6 +214,6 @@ def test_a_tie_is_a_change_of_label_and_the_paper_s_strict_equation_14_can_be_as
     assert verdict.status is Status.VIOLATED
     assert verdict.witness is not None
     assert verdict.witness.input.tolist() == [0.0]
-    (case,) = query.cases
-    strict = replace(query, cases=(replace(case, strict=np.ones(1, dtype=bool)),))
+    (disjunct,) = query.disjuncts
+    strict = replace(query, disjuncts=(replace(disjunct, strict=np.ones(1, dtype=bool)),))
     assert verify(strict, timeout=30).status is Status.HOLDS

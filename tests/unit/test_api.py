@@ -164,7 +164,7 @@ def test_what_nobody_has_thought_of_is_refused(name: str) -> None:
             return super().features | {"products of outputs"}
 
     asked = query(True)
-    unheard = Unheard(network=asked.network, box=asked.box, cases=asked.cases)
+    unheard = Unheard(network=asked.network, box=asked.box, disjuncts=asked.disjuncts)
     assert "products of outputs" in engine.rejects(asked.network, unheard)
 
     class Sine(Operator):

@@ -21,7 +21,7 @@ from verifier.bab import (
     Settings,
     Verdict,
 )
-from verifier.bab.parts import Open
+from verifier.bab.interfaces import Open
 from verifier.errors import EngineError, TimeLimitError
 from verifier.events import Progress
 from verifier.limits import Deadline, MemoryBudget

@@ -62,9 +62,11 @@ def test_rows_and_other_activations() -> None:
         y = network.forward(rng.normal(size=(50, 3))).reshape(50, -1)
         row = rng.normal(size=(2, 2)) * 10.0 ** rng.choice([-9, 0, 9], size=(2, 1))
         bound = np.median(y @ row.T, axis=0)
-        case = Conjunction(y_rows=row, x_rows=rng.normal(size=(2, 3)) * np.abs(bound).max(), bound=bound)
+        disjunct = Conjunction(y_rows=row, x_rows=rng.normal(size=(2, 3)) * np.abs(bound).max(), bound=bound)
         loose = Conjunction(y_rows=row, bound=bound + np.abs(bound))
-        query = Query(network=network, box=Box(-np.ones(3), np.ones(3)), cases=(loose,), clauses=((case, case),))
+        query = Query(
+            network=network, box=Box(-np.ones(3), np.ones(3)), disjuncts=(loose,), clauses=((disjunct, disjunct),)
+        )
         again = balanced(query)
         for point in query.box.sample(20, rng):
             one, two = replay(query, point), replay(again, point)
@@ -80,8 +82,8 @@ def test_moderate_networks_stay_as_they_are() -> None:
     assert balanced(query) is query
     # 5e-324 · 2^-27 is no float64 number: such a query is left alone
     tiny = feedforward([1e8 * np.eye(1), np.eye(1)], [np.array([5e-324]), np.zeros(1)])
-    case = Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-1.0]))
-    query = Query(network=tiny, box=Box(np.zeros(1), np.ones(1)), cases=(case,))
+    disjunct = Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-1.0]))
+    query = Query(network=tiny, box=Box(np.zeros(1), np.ones(1)), disjuncts=(disjunct,))
     assert balanced(query) is query
     assert balanced(replace(query, network=feedforward([np.eye(1)], [np.zeros(1)]))).network.nodes
 

@@ -125,14 +125,14 @@ def regions(network: Network, box: Box):
         rows, bounds_, start = [], [], 0
         gates = []
         for op, count in zip(dense_nodes[:-1], hidden, strict=True):
-            on = np.array(pattern[start : start + count])
+            active = np.array(pattern[start : start + count])
             start += count
             a, b = op.weight @ a, op.weight @ b + op.bias
-            sign = np.where(on == 1, -1.0, 1.0)
+            sign = np.where(active == 1, -1.0, 1.0)
             rows.append(sign[:, None] * a)
             bounds_.append(-sign * b)
-            a, b = on[:, None] * a, on * b
-            gates.append(on)
+            a, b = active[:, None] * a, active * b
+            gates.append(active)
         last = dense_nodes[-1]
         a, b = last.weight @ a, last.weight @ b + last.bias
         constraints = (np.concatenate(rows), np.concatenate(bounds_))
@@ -293,9 +293,9 @@ def test_the_steps_of_the_options_reach_the_optimisation(monkeypatch):
         decide(query, options, NEVER, lambda encoding, deadline: EngineResult(answer=Answer.UNKNOWN), exact=False)
     assert seen == [3, 3]
     question = mock.MagicMock(query=robustness(network, x, 0.3), options=options, deadline=NEVER)
-    for in_parts in (False, True):
+    for on_subproblems in (False, True):
         seen.clear()
-        RefuteByBounds(in_parts).run(question)
+        RefuteByBounds(on_subproblems).run(question)
         assert seen
         assert set(seen) == {3}
 
@@ -350,12 +350,12 @@ def test_forward_functions_hold_in_exact_arithmetic(make, seed, epsilon, scale):
     center, radius = scale * rng.random(n), np.zeros(n)
     radius[free] = epsilon
     low, high = (np.stack([center + s * radius, center - 2 + s * radius]) for s in (-1, 1))
-    forms, _ = Forward(network, free).bounds(low, high)
+    symbolic, _ = Forward(network, free).bounds(low, high)
     exact = ExactNetwork(network)
     for box in range(2):
         for x in (low[box], high[box], np.where(rng.random(n) < 0.5, low[box], high[box])):
             for k, y in enumerate(exact.output(x)):
-                for form, sign in ((forms.lower, 1), (forms.upper, -1)):
+                for form, sign in ((symbolic.lower, 1), (symbolic.upper, -1)):
                     *slopes, constant = (Fraction(float(v)) for v in form[k, box])
                     value = sum((s * Fraction(float(x[j])) for s, j in zip(slopes, free, strict=True)), constant)
                     assert sign * value <= sign * y
@@ -365,11 +365,11 @@ def test_forward_functions_are_exact_where_nothing_is_open_and_refuse_overflow()
     rng = np.random.default_rng(3)
     network = dense(rng)
     x = rng.random((1, 4))
-    forms, boxes = Forward(network, np.arange(4)).bounds(x - 1e-12, x + 1e-12)
+    symbolic, boxes = Forward(network, np.arange(4)).bounds(x - 1e-12, x + 1e-12)
     gradients = np.stack([network.gradient(x[0], k) for k in range(3)])
-    np.testing.assert_allclose(forms.lower[:, 0, :-1], gradients, rtol=1e-9)
-    none = np.zeros(forms.size.shape)
-    np.testing.assert_allclose(boxes.least(forms.lower, none)[:, 0], network(x[0]), rtol=1e-9)
+    np.testing.assert_allclose(symbolic.lower[:, 0, :-1], gradients, rtol=1e-9)
+    none = np.zeros(symbolic.size.shape)
+    np.testing.assert_allclose(boxes.least(symbolic.lower, none)[:, 0], network(x[0]), rtol=1e-9)
     huge = feedforward([np.full((2, 2), 1e100)] * 4, [np.zeros(2)] * 4)
     with pytest.raises(InputError, match="too large"):
         Forward(huge, np.arange(2)).bounds(np.zeros((1, 2)), np.ones((1, 2)))

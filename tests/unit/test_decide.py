@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.bounds.decide import refuted_by_bounds, refuted_in_parts
+from verifier.bounds.decide import refuted_by_bounds, refuted_on_subproblems
 from verifier.network.graph import feedforward
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import GradientBox, Query
@@ -30,10 +30,10 @@ def test_what_bounds_refute_has_no_sampled_solution(seed: int) -> None:
             bound=rng.normal(size=2),
         )
 
-    query = Query(network=network, box=box, cases=(part(), part()), common=part(), gradient=gradient)
-    at_once, in_parts = refuted_by_bounds(query, "crown"), refuted_in_parts(query, "crown", boxes=12)
-    assert at_once is None or in_parts == at_once
-    if in_parts is not None:
+    query = Query(network=network, box=box, disjuncts=(part(), part()), common=part(), gradient=gradient)
+    at_once, on_subproblems = refuted_by_bounds(query, "crown"), refuted_on_subproblems(query, "crown", boxes=12)
+    assert at_once is None or on_subproblems == at_once
+    if on_subproblems is not None:
         assert not query.holds(box.sample(500, rng)).any()
 
 
@@ -42,13 +42,13 @@ def test_halves_refute_what_the_whole_box_does_not() -> None:
     network = feedforward([[[1.0], [1.0]], [[1.0, -1.0]]], [np.zeros(2), [0.0]])
 
     def query(bound: float) -> Query:
-        case = Conjunction(y_rows=np.array([[1.0]]), bound=np.array([bound]))
-        return Query(network=network, box=Box(-np.ones(1), np.ones(1)), cases=(case,))
+        disjunct = Conjunction(y_rows=np.array([[1.0]]), bound=np.array([bound]))
+        return Query(network=network, box=Box(-np.ones(1), np.ones(1)), disjuncts=(disjunct,))
 
     assert refuted_by_bounds(query(-0.3)) is None
-    assert refuted_in_parts(query(-0.3), boxes=2) is None
-    assert refuted_in_parts(query(-0.3), boxes=3) is not None
-    assert refuted_in_parts(query(0.0), boxes=50) is None
+    assert refuted_on_subproblems(query(-0.3), boxes=2) is None
+    assert refuted_on_subproblems(query(-0.3), boxes=3) is not None
+    assert refuted_on_subproblems(query(0.0), boxes=50) is None
 
 
 def test_plainly_impossible_rows_are_refuted() -> None:
@@ -56,8 +56,8 @@ def test_plainly_impossible_rows_are_refuted() -> None:
     box = Box(np.zeros(2), np.ones(2))
 
     def query(bound: float, **fields: object) -> Query:
-        case = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-bound]))
-        return Query(network=network, box=box, cases=(case,), **fields)  # type: ignore[arg-type]
+        disjunct = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-bound]))
+        return Query(network=network, box=box, disjuncts=(disjunct,), **fields)  # type: ignore[arg-type]
 
     assert refuted_by_bounds(query(2.1), "interval") is not None
     assert refuted_by_bounds(query(2.0), "interval") is None

@@ -81,7 +81,7 @@ def gradient_query(network: Network, box: Box, output: np.ndarray | None = None)
     m, n = network.output_size, network.input_size
     weights = np.eye(m)[0] if output is None else output
     free = GradientBox(output=weights, lower=np.full(n, -np.inf), upper=np.full(n, np.inf))
-    return Query(network=network, box=box, cases=(Conjunction(bound=np.zeros(0)),), gradient=free)
+    return Query(network=network, box=box, disjuncts=(Conjunction(bound=np.zeros(0)),), gradient=free)
 
 
 def encoding_of(query: Query, method: str = "interval") -> Encoding:
@@ -100,7 +100,7 @@ def test_a_fixed_input_has_exactly_its_values_and_gradient(number: int, output: 
     box = Box(np.full(network.input_size, -1.0), np.full(network.input_size, 1.0))
     query = gradient_query(network, box, output)
     encoding = encoding_of(query)
-    assert encoding.free_units >= 5
+    assert encoding.free_neurons >= 5
     exact = ExactNetwork(network)
     context = z3.Context()
     terms = Z3Terms(encoding.model, context, strict=True)
@@ -171,7 +171,9 @@ def test_weights_are_read_as_the_binary_numbers_they_are() -> None:
     network = feedforward([[[0.1, 0.2]]], [[0.0]])
     box = Box(np.ones(2), np.ones(2))
     for bound, expected in ((0.3, z3.unsat), (np.nextafter(0.3, 1.0), z3.sat)):
-        query = Query(network=network, box=box, cases=(Conjunction(y_rows=np.ones((1, 1)), bound=np.array([bound])),))
+        query = Query(
+            network=network, box=box, disjuncts=(Conjunction(y_rows=np.ones((1, 1)), bound=np.array([bound])),)
+        )
         encoding = encoding_of(query)
         context = z3.Context()
         solver = z3.Solver(ctx=context)
@@ -185,7 +187,7 @@ def test_fixed_variables_keep_the_rows_that_define_them() -> None:
     network = feedforward([[[1.0], [1.0]], [[1.0, 2.0]]], [[0.0, -0.5], [0.0]])
     box = Box(np.array([-1.0]), np.array([1.0]))
     target = GradientBox(output=np.ones(1), lower=np.array([2.0]), upper=np.array([2.0]))
-    query = Query(network=network, box=box, cases=(Conjunction(bound=np.zeros(0)),), gradient=target)
+    query = Query(network=network, box=box, disjuncts=(Conjunction(bound=np.zeros(0)),), gradient=target)
     encoding = encoding_of(query)
     context = z3.Context()
     solver = z3.Solver(ctx=context)
@@ -299,12 +301,12 @@ def test_empty_regions_name_the_units_that_suffice_to_refute_them() -> None:
     network = feedforward([[[1.0], [1.0], [1.0]], [[1.0, 1.0, 1.0]]], [[0.0, -0.5, 3.0], [0.0]])
     box, name = Box(np.array([-1.0]), np.array([1.0])), network.activations[0].name
     never = GradientBox(output=np.ones(1), lower=np.array([100.0]), upper=np.array([100.0]))
-    steep = Query(network=network, box=box, cases=(Conjunction(bound=np.zeros(0)),), gradient=never)
+    steep = Query(network=network, box=box, disjuncts=(Conjunction(bound=np.zeros(0)),), gradient=never)
     absent = Region(steep, {name: np.array([0, 1, 1])}).solve()
     assert (absent.point, absent.empty, absent.core) == (None, True, {(name, 0), (name, 1)})
     flat = Region(steep, {name: np.array([1, 1, 1])}).solve()
     assert (flat.point, flat.empty, flat.core) == (None, True, None)
-    high = Query(network=network, box=box, cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-5.0])),))
+    high = Query(network=network, box=box, disjuncts=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-5.0])),))
     witness = Region(high, {name: np.array([1, 1, 1])}).solve()
     assert witness.point is not None
     assert network.forward(witness.point)[0] >= 5.0
@@ -313,7 +315,9 @@ def test_empty_regions_name_the_units_that_suffice_to_refute_them() -> None:
 def test_a_region_finds_the_only_point_on_a_boundary() -> None:
     network = feedforward([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
     box = Box(np.zeros(2), np.ones(2))
-    at_corner = Query(network=network, box=box, cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-2.0])),))
+    at_corner = Query(
+        network=network, box=box, disjuncts=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-2.0])),)
+    )
     answer = Region(at_corner, {network.activations[0].name: np.ones(2, dtype=np.int64)}).solve()
     assert answer.point is not None
     assert answer.point.tolist() == [1.0, 1.0]

@@ -78,10 +78,10 @@ def test_bounds_lose_no_similar_point(seed: int, name: str, similarity: str) -> 
     rng = np.random.default_rng(seed + 1)
     ends = np.sort(query.box.sample(2, rng), axis=0)
     enclosures = Enclosures(query)
-    found = enclosures.of(ends[:1], ends[1:], np.zeros((1, enclosures.units), dtype=np.int8))
+    found = enclosures.of(ends[:1], ends[1:], np.zeros((1, enclosures.neurons), dtype=np.int8))
     points = rng.uniform(ends[0], ends[1], size=(60, 3))
     if not found.open[0]:
-        assert not any(case.holds(points, query.network.forward(points)).any() for case in query.cases)
+        assert not any(disjunct.holds(points, query.network.forward(points)).any() for disjunct in query.disjuncts)
     assume(found.open[0])
     g = condition.map.gradient(condition.network, condition.output, points)
     room = 1e-9

@@ -210,7 +210,7 @@ def test_writing_keeps_the_numbers() -> None:
     query = about(text)
     again = vnnlib1.parse(vnnlib1.write(query), identity())
     assert [ends.fractions() for ends in again.box.ends] == [ends.fractions() for ends in query.box.ends]
-    for one, two in zip(query.cases, again.cases, strict=True):
+    for one, two in zip(query.disjuncts, again.disjuncts, strict=True):
         for k in range(len(one)):
             a, b = one.exact_row(k), two.exact_row(k)
             factor = next(iter((b.x or b.y).values())) / next(iter((a.x or a.y).values()))

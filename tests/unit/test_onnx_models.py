@@ -67,7 +67,7 @@ def test_external_data_lies_beside_the_model_and_nowhere_else(tmp_path, monkeypa
 
 def test_a_counterexample_of_a_model_with_external_data_is_replayed(tmp_path):
     network = loading.load(external(tmp_path, np.full((4, 1), 2.0, np.float32), packed=True))
-    query = Query(network=network, box=Box(np.zeros(4), np.ones(4)), cases=(row([-1.0], -7.0),))
+    query = Query(network=network, box=Box(np.zeros(4), np.ones(4)), disjuncts=(row([-1.0], -7.0),))
     verdict = verifier.verify(query, timeout=20)
     assert verdict.status is Status.VIOLATED
     assert verdict.witness.onnxruntime
@@ -180,7 +180,7 @@ W = {"w": np.float32([[1], [1], [1], [1]])}
 def test_a_counterexample_of_any_type_of_input(kind):
     nodes = [node("Cast", "x", out="f", to=1), node("MatMul", "f", "w")]
     network = loading.load(model(nodes, W, kind=kind))
-    query = Query(network=network, box=Box(np.zeros(4), np.full(4, 2.7)), cases=(row([-1.0], -7.6),))
+    query = Query(network=network, box=Box(np.zeros(4), np.full(4, 2.7)), disjuncts=(row([-1.0], -7.6),))
     verdict = verifier.verify(query, timeout=20)
     assert verdict.status is Status.VIOLATED
     x = verdict.witness.input
@@ -198,7 +198,7 @@ def test_a_real_point_refutes_nothing_where_inputs_are_integers():
     ]
     network = loading.load(model(nodes, W, kind=TensorProto.INT64))
     # integers reach 2 each at most, reals 2.7
-    query = Query(network=network, box=Box(np.zeros(4), np.full(4, 2.7)), cases=(row([-1.0], -8.5),))
+    query = Query(network=network, box=Box(np.zeros(4), np.full(4, 2.7)), disjuncts=(row([-1.0], -8.5),))
     for engine in ("auto", "native", "z3"):
         assert verifier.verify(query, engine=engine, timeout=5).status is not Status.VIOLATED
     with pytest.raises(PropertyError, match="integers"):
@@ -208,11 +208,11 @@ def test_a_real_point_refutes_nothing_where_inputs_are_integers():
 def test_a_box_without_integers_holds():
     nodes = [node("Cast", "x", out="f", to=1), node("MatMul", "f", "w")]
     network = loading.load(model(nodes, W, kind=TensorProto.INT64))
-    query = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 0.75)), cases=(row([-1.0], 100.0),))
+    query = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 0.75)), disjuncts=(row([-1.0], 100.0),))
     verdict = verifier.verify(query, timeout=20)
     assert verdict.status is Status.HOLDS
     assert any("integers" in note for note in verdict.notes)
-    tight = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 2.5)), cases=(row([-1.0], 100.0),))
+    tight = Query(network=network, box=Box(np.full(4, 0.25), np.full(4, 2.5)), disjuncts=(row([-1.0], 100.0),))
     assert (tight.box.lower.tolist(), tight.box.upper.tolist()) == ([1.0] * 4, [2.0] * 4)
 
 

@@ -31,7 +31,7 @@ from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
-from verifier.properties.query import Query, larger_output_cases
+from verifier.properties.query import Query, larger_output_disjuncts
 
 SIZE = 7
 
@@ -151,7 +151,7 @@ def test_any_engine_takes_the_perturbed_network() -> None:
     network, image = small_network(rng), rng.random((SIZE, SIZE))
     layer = perturbed(network, image, [Brightness(high=0.3), Patch(top=0, left=0, high=0.3)])
     label = int(network.forward(image[None, None])[0].argmax())
-    query = Query(network=layer.network, box=layer.box, cases=larger_output_cases(3, label))
+    query = Query(network=layer.network, box=layer.box, disjuncts=larger_output_disjuncts(3, label))
     verdict = verifier.verify(query, timeout=30)
     sampled = layer.network.forward(layer.box.sample(2000, rng)).argmax(axis=1)
     assert verdict.status is (verifier.Status.HOLDS if (sampled == label).all() else verifier.Status.VIOLATED)

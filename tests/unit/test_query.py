@@ -49,7 +49,7 @@ def test_saliency_map_confines_the_witness() -> None:
 def test_rows_over_inputs_strictness_and_sparse_rows() -> None:
     network = step()
     below = Conjunction(x_rows=sp.csr_array([[1.0]]), bound=[0.5], strict=[True])
-    query = Query(network=network, box=Box([0.0], [1.0]), cases=(below,))
+    query = Query(network=network, box=Box([0.0], [1.0]), disjuncts=(below,))
     x = np.array([[0.4], [0.5]])
     assert query.holds(x).tolist() == [True, False]
     assert replay(query, x[0]).confirmed
@@ -67,9 +67,9 @@ def test_rows_over_inputs_strictness_and_sparse_rows() -> None:
         (lambda n: robustness(n, [1.5], 0.1), "outside the domain"),
         (lambda n: robustness(n, [0.5], 0.1, label=2), "label 2 does not exist"),
         (lambda n: saliency_robustness(n, [0.5], epsilon=0.1, delta=-1e-3), "delta must be"),
-        (lambda n: Query(network=n, box=Box([0, 0], [1, 1]), cases=(Conjunction(bound=[]),)), "2 inputs and"),
-        (lambda n: Query(network=n, box=Box([0], [1]), cases=()), "at least one case"),
-        (lambda n: Query(network=n, box=Box([0], [1]), cases=(Conjunction(y_rows=[[1.0]], bound=[0]),)), "y_rows"),
+        (lambda n: Query(network=n, box=Box([0, 0], [1, 1]), disjuncts=(Conjunction(bound=[]),)), "2 inputs and"),
+        (lambda n: Query(network=n, box=Box([0], [1]), disjuncts=()), "at least one disjunct"),
+        (lambda n: Query(network=n, box=Box([0], [1]), disjuncts=(Conjunction(y_rows=[[1.0]], bound=[0]),)), "y_rows"),
         (lambda n: Box([1.0], [0.0]), "the box is empty: input 0"),
         (lambda n: Box([-np.inf], [0.0]), "not bounded"),
         (lambda n: Conjunction(y_rows=[[np.nan]], bound=[0]), "NaN"),

@@ -99,7 +99,7 @@ def test_bad_questions_are_refused() -> None:
     free: Array = np.full(3, np.inf)
     with pytest.raises(PropertyError, match="no entry of the gradient has a bound"):
         gradient_bounds(network, box, GradientBox(output=np.eye(3)[0], lower=-free, upper=free))
-    plain = Query(network=network, box=box, cases=(Conjunction(bound=np.zeros(1), y_rows=np.eye(3)[:1]),))
+    plain = Query(network=network, box=box, disjuncts=(Conjunction(bound=np.zeros(1), y_rows=np.eye(3)[:1]),))
     with pytest.raises(PropertyError, match="no bound of the gradient"):
         repair_explanation(plain, decide)
     ends_in_relu = feedforward([np.eye(3), np.eye(3)], [np.zeros(3), np.zeros(3)])

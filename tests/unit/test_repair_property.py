@@ -72,7 +72,7 @@ def test_what_holds_is_left_alone_and_what_cannot_be_mended_is_said() -> None:
         Conjunction(bound=[0.5], y_rows=[[1.0, 0.0, 0.0]]),
         Conjunction(bound=[-0.5], y_rows=[[-1.0, 0.0, 0.0]]),
     )
-    query = Query(network=network, box=Box.around(x, 0.1, None), cases=forbidden)
+    query = Query(network=network, box=Box.around(x, 0.1, None), disjuncts=forbidden)
     result = repair_property(query, native, timeout=30.0)
     assert result.status in (PropertyRepairStatus.INFEASIBLE, PropertyRepairStatus.UNFINISHED)
     assert result.reason
@@ -82,7 +82,7 @@ def test_bad_questions_are_refused() -> None:
     network = dense(6)
     with pytest.raises(PropertyError, match="no row of the property speaks of outputs"):
         repair_property(
-            Query(network=network, box=Box.around(np.zeros(3), 0.1, None), cases=(Conjunction(bound=[]),)), native
+            Query(network=network, box=Box.around(np.zeros(3), 0.1, None), disjuncts=(Conjunction(bound=[]),)), native
         )
     with pytest.raises(PropertyError, match="not gradients"):
         repair_property(verifier.saliency_robustness(network, np.zeros(3), epsilon=0.1, delta=0.1, domain=None), native)

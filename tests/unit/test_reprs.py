@@ -16,7 +16,7 @@ def test_reprs_are_short_and_say_what_it_is() -> None:
     )
     assert repr(network) == "<Network built in Python, shape 784 → 10, nodes 4, neurons 50>"
     query = verifier.robustness(network, np.full(784, 0.5), 0.5)
-    assert "inputs 784 of 784 vary, cases 9" in repr(query)
+    assert "inputs 784 of 784 vary, disjuncts 9" in repr(query)
     verdict = verifier.verify(query, timeout=20)
     assert verdict.status is Status.VIOLATED
     text = repr(verdict)

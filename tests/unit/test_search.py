@@ -50,7 +50,7 @@ def conv_network(rng: np.random.Generator) -> Network:
 
 
 def mixed_query(rng: np.random.Generator, network: Network) -> Query:
-    """Two cases and a common part, with rows over inputs and outputs together."""
+    """Two disjuncts and a common part, with rows over inputs and outputs together."""
     n, m = network.input_size, network.output_size
 
     def part(rows: int) -> Conjunction:
@@ -58,7 +58,7 @@ def mixed_query(rng: np.random.Generator, network: Network) -> Query:
             x_rows=rng.normal(size=(rows, n)), y_rows=rng.normal(size=(rows, m)), bound=rng.normal(size=rows)
         )
 
-    return Query(network=network, box=Box(-np.ones(n), np.ones(n)), cases=(part(2), part(3)), common=part(1))
+    return Query(network=network, box=Box(-np.ones(n), np.ones(n)), disjuncts=(part(2), part(3)), common=part(1))
 
 
 # -- attacks ---------------------------------------------------------------------------------------------
@@ -69,12 +69,12 @@ def test_the_ascent_direction_is_the_slope_of_the_margin(seed, convolutional):
     query = mixed_query(rng, network)
     margins = Margins.of(query)
     x = query.box.sample(6, rng)
-    cases = np.arange(6) % 2
-    margin, slope = margins.ascent(x, cases)
+    disjuncts = np.arange(6) % 2
+    margin, slope = margins.ascent(x, disjuncts)
 
     def value(points):
         found = margins.at(points, network.forward(points).reshape(len(points), -1))
-        return found[np.arange(6), cases]
+        return found[np.arange(6), disjuncts]
 
     np.testing.assert_allclose(margin, value(x), rtol=1e-12, atol=1e-12)
     step = 1e-7 * rng.normal(size=x.shape)
@@ -139,7 +139,7 @@ def test_lines_find_whatever_sampling_the_line_finds(seed, with_gradient):
     if with_gradient:
         reference = network.gradient(query.box.sample(1, rng)[0], 0).reshape(-1)
         box = GradientBox(output=network.output_weights(0), lower=reference - 0.5, upper=reference + 0.5)
-        query = Query(network=network, box=query.box, cases=query.cases, common=query.common, gradient=box)
+        query = Query(network=network, box=query.box, disjuncts=query.disjuncts, common=query.common, gradient=box)
     starts_, ends = query.box.sample(4, rng), query.box.sample(4, rng)
     hits = along_lines(query, starts_, ends)
     t = np.linspace(0, 1, 401)[:, None]
@@ -165,7 +165,7 @@ def test_a_planted_saliency_witness_is_found_and_stands_the_replay(seed):
     query = Query(
         network=network,
         box=Box(np.zeros(4), np.ones(4)),
-        cases=(Conjunction(y_rows=np.eye(3)[:2], bound=y[:2] + 0.1, strict=np.array([True, False])),),
+        disjuncts=(Conjunction(y_rows=np.eye(3)[:2], bound=y[:2] + 0.1, strict=np.array([True, False])),),
         gradient=GradientBox(output=network.output_weights(0), lower=g - 1e-6, upper=g + 1e-6),
     )
     found = find_witness(query, SOON, seed=seed, most=10.0)
@@ -180,7 +180,7 @@ def test_none_where_there_is_none_and_in_time():
     query = Query(
         network=network,
         box=Box(-np.ones(3), np.ones(3)),
-        cases=(Conjunction(y_rows=np.eye(3)[:1], bound=np.array([-1000 * values])),),
+        disjuncts=(Conjunction(y_rows=np.eye(3)[:1], bound=np.array([-1000 * values])),),
     )
     events = []
     start = time.monotonic()
@@ -194,12 +194,12 @@ def test_a_witness_at_a_corner_and_a_box_of_one_point():
     query = Query(
         network=network,
         box=Box(np.zeros(12), np.ones(12)),
-        cases=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-0.09])),),
+        disjuncts=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-0.09])),),
     )
     found = find_witness(query, SOON)
     assert found is not None
     assert replay(query, found).exact
-    single = Query(network=network, box=Box(np.ones(12), np.ones(12)), cases=query.cases)
+    single = Query(network=network, box=Box(np.ones(12), np.ones(12)), disjuncts=query.disjuncts)
     assert (find_witness(single, SOON) == 1).all()
 
 
@@ -241,7 +241,7 @@ def interval_query(network: Network, box: tuple[float, float], low: float, high:
     return Query(
         network=network,
         box=Box(np.array([box[0]]), np.array([box[1]])),
-        cases=(Conjunction(y_rows=rows, bound=np.array([-low, high])),),
+        disjuncts=(Conjunction(y_rows=rows, bound=np.array([-low, high])),),
     )
 
 
@@ -279,10 +279,10 @@ def test_replay_is_strict_at_a_tie_and_without_tolerance():
     strict = Conjunction(y_rows=np.ones((1, 1)), bound=np.zeros(1), strict=np.array([True]))
     box = Box(np.zeros(2), np.ones(2))
     point = np.array([0.3, 0.3])
-    assert replay(Query(network=network, box=box, cases=(closed,)), point).exact
-    assert not replay(Query(network=network, box=box, cases=(strict,)), point).exact
+    assert replay(Query(network=network, box=box, disjuncts=(closed,)), point).exact
+    assert not replay(Query(network=network, box=box, disjuncts=(strict,)), point).exact
     above = np.array([np.nextafter(0.3, 1), 0.3])
-    assert not replay(Query(network=network, box=box, cases=(closed,)), above).exact
+    assert not replay(Query(network=network, box=box, disjuncts=(closed,)), above).exact
 
 
 def test_replay_of_a_gradient_follows_the_strict_convention_at_a_kink():
@@ -291,7 +291,7 @@ def test_replay_of_a_gradient_follows_the_strict_convention_at_a_kink():
     query = Query(
         network=network,
         box=Box(np.array([-1.0]), np.array([1.0])),
-        cases=(Conjunction(y_rows=np.ones((1, 1)), bound=np.zeros(1)),),
+        disjuncts=(Conjunction(y_rows=np.ones((1, 1)), bound=np.zeros(1)),),
         gradient=GradientBox(output=np.ones(1), lower=np.ones(1), upper=np.ones(1)),
     )
     assert not replay(query, np.zeros(1)).exact

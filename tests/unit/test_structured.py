@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from edge_kinds.structured import random_network, touching
 
-from verifier.bounds.crown_slopes import UnitBounder
+from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.interval import interval_values
 from verifier.bounds.structured import backward, maps
 from verifier.bounds.structured.backward import Backward, backend_for
@@ -206,21 +206,21 @@ def test_rows_hold_at_points_and_slopes_raise_them() -> None:
 
 
 def test_the_condensed_form_is_the_network() -> None:
-    units = 0
+    neurons = 0
     for rng, network in networks():
         box = ball(network, rng, 0.3, 0.15)
-        form = Condenser(network, box, UnitBounder(1)).run()
+        condensed = Condenser(network, box, NeuronBounder(1)).run()
         x = box.sample(20, rng)
         values: list[Any] = [x.T]
-        for block in form.blocks[1:]:
+        for block in condensed.blocks[1:]:
             z = block.constant[:, None] + sum(m.matrix @ values[s] for s, m in block.edges)
             assert (z >= block.z_low[:, None] - 1e-9).all()
             assert (z <= block.z_high[:, None] + 1e-9).all()
             values.append(np.maximum(z, 0.0))
-        y = form.output.constant[:, None] + sum(m @ values[s] for s, m in form.output.terms.items())
+        y = condensed.output.constant[:, None] + sum(m @ values[s] for s, m in condensed.output.terms.items())
         np.testing.assert_allclose(np.broadcast_to(y.T, (20, 2)), network.forward(x), rtol=1e-9, atol=1e-9)
-        units += form.units
-    assert units > 50
+        neurons += condensed.neurons
+    assert neurons > 50
 
 
 def test_without_slack_for_rounding_a_bound_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_numbers_out_of_range_are_bounded_in_float64_or_not_at_all() -> None:
         lower = RowBounds(sweep, np.array([[1.0, 0.0]]), np.zeros((1, box.size)), np.zeros(1)).lower()
         assert lower[0] <= network.forward(box.center)[0]
     with pytest.raises(InputError, match="too large"):
-        Condenser(network, ball(network, rng, 0.1, 0.1), UnitBounder(1)).run()
+        Condenser(network, ball(network, rng, 0.1, 0.1), NeuronBounder(1)).run()
     builder = NetworkBuilder((2,))
     builder.add(absolute())
     with pytest.raises(InputError, match="ReLU"):
@@ -294,12 +294,12 @@ def test_memory_and_time_end_the_work_with_a_number_and_a_place() -> None:
     with pytest.raises(MemoryLimitError, match=r"node 'conv_\d': .* GiB are needed"):
         Sweep(network, box, needed, memory=MemoryBudget(1e4)).run()
     with pytest.raises(MemoryLimitError, match="GiB are needed"):
-        Condenser(network, few, UnitBounder(1), memory=MemoryBudget(1e4)).run()
+        Condenser(network, few, NeuronBounder(1), memory=MemoryBudget(1e4)).run()
     late = Deadline(time.monotonic() - 1)
     with pytest.raises(TimeLimitError, match="node"):
         Sweep(network, box, needed, deadline=late).run()
     with pytest.raises(TimeLimitError, match="node"):
-        Condenser(network, few, UnitBounder(1), deadline=late).run()
+        Condenser(network, few, NeuronBounder(1), deadline=late).run()
 
 
 def test_a_tight_memory_limit_changes_chunks_not_bounds() -> None:
@@ -326,7 +326,7 @@ def narrow(network: Network, radius: float, inputs: int = 4, slack: float = 0.0)
     least = network.forward(box.sample(2000, rng))[:, 0].min()
     row = np.zeros((1, 5))
     row[0, 0] = 1.0
-    return Query(network=network, box=box, cases=(Conjunction(y_rows=row, bound=np.array([least - slack])),))
+    return Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row, bound=np.array([least - slack])),))
 
 
 def test_bounds_that_rounding_spoils_are_made_in_float64() -> None:
@@ -347,7 +347,7 @@ def test_many_disjuncts_are_bounded_on_their_own_boxes() -> None:
         [rng.normal(size=(20, 2)), rng.normal(size=(1, 20))], [rng.normal(size=20), rng.normal(size=1)]
     )
     eye = np.eye(2)
-    cases, truth = [], []
+    disjuncts, truth = [], []
     for _ in range(150):
         low = rng.uniform(-1, 1, size=2)
         high = low + rng.uniform(0, 0.02, size=2)
@@ -357,14 +357,14 @@ def test_many_disjuncts_are_bounded_on_their_own_boxes() -> None:
         bound = least + rng.choice([-1.0, -0.1, 0.01])
         x_rows = np.concatenate([eye, -eye, np.zeros((1, 2))])
         y_rows = np.concatenate([np.zeros((4, 1)), [[sign]]])
-        cases.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=np.concatenate([high, -low, [bound]])))
+        disjuncts.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=np.concatenate([high, -low, [bound]])))
         truth.append(least <= bound)
     box = Box(np.full(2, -1.1), np.full(2, 1.1))
-    query = Query(network=network, box=box, cases=tuple(cases))
+    query = Query(network=network, box=box, disjuncts=tuple(disjuncts))
     left = open_disjuncts(query, Conditions.of(query), NEVER)
     assert set(np.flatnonzero(truth)) <= set(left)
     assert len(left) < 150 - 0.8 * (150 - sum(truth))
-    false = replace(query, cases=tuple(c for c, t in zip(cases, truth, strict=True) if not t))
+    false = replace(query, disjuncts=tuple(c for c, t in zip(disjuncts, truth, strict=True) if not t))
     found = decide(false, NativeSettings(many_disjuncts=10))
     assert found.answer is Answer.UNSAT
     assert decide(query, NativeSettings(many_disjuncts=10)).answer is Answer.SAT
@@ -394,8 +394,8 @@ def test_networks_of_maxima_are_not_condensed() -> None:
         [np.zeros(8), np.zeros(2)],
     )
     assert reduce(network, (RecogniseMaxima(),)).network is not network
-    case = Conjunction(y_rows=np.array([[1.0, 1.0]]), bound=np.array([-0.5]))
-    query = Query(network=network, box=Box(np.full(2, -1.0), np.full(2, 1.0)), cases=(case,))
+    disjunct = Conjunction(y_rows=np.array([[1.0, 1.0]]), bound=np.array([-0.5]))
+    query = Query(network=network, box=Box(np.full(2, -1.0), np.full(2, 1.0)), disjuncts=(disjunct,))
     exact = ExactSettings(inputs=0)
     found = decide(query, NativeSettings(condensed_from=1, exact=exact))
     assert found.answer is Answer.UNSAT
@@ -423,8 +423,8 @@ def test_window_search_proves_refutes_and_says_what_is_left() -> None:
     assert decide(near, settings).answer is Answer.UNSAT
     box = Box(x - 0.5, x + 0.5)
     some = network.forward(box.sample(1000, np.random.default_rng(2)))[:, 0]
-    case = Conjunction(y_rows=np.eye(5)[:1], bound=np.array([some.min()]))
-    wrong = Query(network=network, box=box, cases=(case,))
+    disjunct = Conjunction(y_rows=np.eye(5)[:1], bound=np.array([some.min()]))
+    wrong = Query(network=network, box=box, disjuncts=(disjunct,))
     assert decide(wrong, settings).answer is Answer.SAT
     left = decide(wrong, settings, prepass=False, timeout=2.0)
     assert left.answer is Answer.TIMEOUT
@@ -455,10 +455,10 @@ def test_rows_under_phases_hold_where_the_phases_hold() -> None:
         before = network.preactivations(x)
         z = [before[name].reshape(300, -1)[:, places] for name, (_, places) in search.places.items()]
         signs = np.sign(np.concatenate(z, axis=1))
-        for _ in range(10 if search.units else 0):
+        for _ in range(10 if search.neurons else 0):
             row, point = int(rng.integers(4)), int(rng.integers(300))
-            phases = np.where(rng.random(search.units) < 0.3, signs[point], 0.0).astype(np.int8)
-            weights = rng.random((1, search.units)).astype(np.float32) * np.where(phases == 0, 1.0, 2.0)
+            phases = np.where(rng.random(search.neurons) < 0.3, signs[point], 0.0).astype(np.int8)
+            weights = rng.random((1, search.neurons)).astype(np.float32) * np.where(phases == 0, 1.0, 2.0)
             with exact_products(1):
                 lower = search._proved(np.array([row]), weights.astype(np.float32), phases[None])[0]
             inside = ((signs == phases) | (phases == 0)).all(axis=1)

@@ -106,12 +106,12 @@ def test_thresholds_are_enclosed_and_only_inner_points_refute():
 
 def test_a_point_between_the_two_ends_does_not_refute(tmp_path):
     network = verifier.load(saved(tmp_path, "Sigmoid"), ordered=True)
-    case = asked(network, "(assert (>= Y_0 0.75))").cases[0]
+    disjunct = asked(network, "(assert (>= Y_0 0.75))").disjuncts[0]
     below, above = Tail("Sigmoid").threshold(Fraction(3, 4))
     xs = [Fraction(0)] * 2
-    assert case.holds_exactly(xs, [above, Fraction(0), Fraction(0)], None)
-    assert not case.holds_exactly(xs, [(below + above) / 2, Fraction(0), Fraction(0)], None)
-    assert case.exact_row(0).bound == -below  # proofs leave it in
+    assert disjunct.holds_exactly(xs, [above, Fraction(0), Fraction(0)], None)
+    assert not disjunct.holds_exactly(xs, [(below + above) / 2, Fraction(0), Fraction(0)], None)
+    assert disjunct.exact_row(0).bound == -below  # proofs leave it in
 
 
 @pytest.mark.parametrize(

@@ -50,22 +50,22 @@ def test_box_and_one_conjunction() -> None:
     query = parse("(assert (<= Y_0 Y_1)) (assert (> Y_1 3))")
     assert query.box.lower.tolist() == [-1, 0.25]
     assert query.box.upper.tolist() == [1.5, 0.5]
-    (case,) = query.cases
+    (disjunct,) = query.disjuncts
     assert query.common is None
-    assert case.y_rows.tolist() == [[1, -1], [0, -1]]
-    assert case.bound.tolist() == [0, -3]
-    assert case.strict.tolist() == [False, True]
+    assert disjunct.y_rows.tolist() == [[1, -1], [0, -1]]
+    assert disjunct.bound.tolist() == [0, -3]
+    assert disjunct.strict.tolist() == [False, True]
 
 
 def test_disjunction_keeps_common_rows_apart() -> None:
     query = parse("(assert (>= Y_0 2)) (assert (or (<= Y_0 Y_1) (and (>= Y_1 5.0) (<= Y_1 6))))")
     assert query.common.y_rows.tolist() == [[-1, 0]]
-    assert [len(case) for case in query.cases] == [1, 2]
+    assert [len(disjunct) for disjunct in query.disjuncts] == [1, 2]
 
 
 def test_conjunction_of_two_disjunctions_is_a_product() -> None:
     query = parse("(assert (or (<= Y_0 1) (<= Y_1 1))) (assert (or (>= Y_0 5) (>= Y_1 5)))")
-    assert [case.y_rows.tolist() for case in query.cases] == [
+    assert [disjunct.y_rows.tolist() for disjunct in query.disjuncts] == [
         [[1, 0], [-1, 0]],
         [[1, 0], [0, -1]],
         [[0, 1], [-1, 0]],
@@ -80,48 +80,48 @@ def test_boxes_inside_a_disjunction_give_their_hull_and_rows() -> None:
     assert query.box.upper.tolist() == [3, 1]
     y = np.full((1, 2), -1.0)
 
-    def inside(x0: float, case: Conjunction) -> bool:
-        return bool(case.holds(np.array([[x0, 0.5]]), y)[0])
+    def inside(x0: float, disjunct: Conjunction) -> bool:
+        return bool(disjunct.holds(np.array([[x0, 0.5]]), y)[0])
 
-    assert [inside(x0, query.cases[0]) for x0 in (0, 1, 1.5, 2, 3)] == [True, True, False, False, False]
-    assert [inside(x0, query.cases[1]) for x0 in (0, 1, 1.5, 2, 3)] == [False, False, False, True, True]
+    assert [inside(x0, query.disjuncts[0]) for x0 in (0, 1, 1.5, 2, 3)] == [True, True, False, False, False]
+    assert [inside(x0, query.disjuncts[1]) for x0 in (0, 1, 1.5, 2, 3)] == [False, False, False, True, True]
 
 
 def test_cases_with_an_empty_box_are_left_out() -> None:
     query = parse("(assert (or (and (>= X_0 2) (<= Y_0 0)) (<= Y_1 0)))")
-    assert len(query.cases) == 1
+    assert len(query.disjuncts) == 1
     assert not query.vacuous
     assert "X_0 would be at least 2" in parse("(assert (>= X_0 2))").vacuous
 
 
 def test_linear_terms() -> None:
     query = parse("(assert (<= (+ (* 2 Y_0) (- X_0 0.5) (* -1 Y_1 3)) (- (- 1.5) X_1)))")
-    (case,) = query.cases
-    assert case.y_rows.tolist() == [[2, -3]]
-    assert case.x_rows.tolist() == [[1, 1]]
-    assert case.bound.tolist() == [-1.0]
+    (disjunct,) = query.disjuncts
+    assert disjunct.y_rows.tolist() == [[2, -3]]
+    assert disjunct.x_rows.tolist() == [[1, 1]]
+    assert disjunct.bound.tolist() == [-1.0]
 
 
 def test_strict_input_bounds_stay_strict() -> None:
     query = parse("(assert (< X_0 1))")
     assert query.box.upper[0] == 1
     y = np.zeros((2, 2))
-    assert query.cases[0].holds(np.array([[1.0, 0.25], [0.5, 0.25]]), y).tolist() == [False, True]
+    assert query.disjuncts[0].holds(np.array([[1.0, 0.25], [0.5, 0.25]]), y).tolist() == [False, True]
 
 
 def test_equalities() -> None:
     query = parse("(assert (= Y_0 1)) (assert (= X_0 0.5))")
     assert query.box.lower[0] == query.box.upper[0] == 0.5
-    assert query.cases[0].y_rows.tolist() == [[1, 0], [-1, 0]]
+    assert query.disjuncts[0].y_rows.tolist() == [[1, 0], [-1, 0]]
 
 
 def test_decimals_are_rounded_outward() -> None:
     query = parse("(assert (<= X_0 0.1)) (assert (>= X_0 0.1)) (assert (<= Y_0 0.1)) (assert (>= Y_0 0.1))")
     tenth = Fraction(1, 10)
     assert Fraction(float(query.box.lower[0])) < tenth < Fraction(float(query.box.upper[0]))
-    (case,) = query.cases
-    assert Fraction(float(case.bound[0])) > tenth
-    assert Fraction(float(-case.bound[1])) < tenth
+    (disjunct,) = query.disjuncts
+    assert Fraction(float(disjunct.bound[0])) > tenth
+    assert Fraction(float(-disjunct.bound[1])) < tenth
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**6), max_value=10**6))
@@ -199,8 +199,12 @@ def holds(query: Query, x: list[int], y: list[int]) -> bool:
     low, high = (ends.fractions() for ends in query.box.ends)
     inside = all(a <= v <= b for a, v, b in zip(low, xs, high, strict=True))
     common = query.common is None or query.common.holds_exactly(xs, ys, None)
-    clauses = (query.cases, *query.clauses)
-    return inside and common and all(any(case.holds_exactly(xs, ys, None) for case in cases) for cases in clauses)
+    clauses = (query.disjuncts, *query.clauses)
+    return (
+        inside
+        and common
+        and all(any(disjunct.holds_exactly(xs, ys, None) for disjunct in disjuncts) for disjuncts in clauses)
+    )
 
 
 WILD = {
@@ -254,7 +258,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 def test_bounds_that_follow_from_rows(rows: str, lower: list[float], upper: list[float]) -> None:
     query = parse(rows + "(assert (<= Y_0 1))", box="")
     assert (query.box.lower.tolist(), query.box.upper.tolist()) == (lower, upper)
-    assert sum(len(part) for part in (query.cases[0], *([query.common] if query.common else []))) >= 2
+    assert sum(len(part) for part in (query.disjuncts[0], *([query.common] if query.common else []))) >= 2
 
 
 def test_rows_that_bound_too_little_or_contradict_each_other() -> None:
@@ -315,7 +319,7 @@ def test_written_queries_read_back_the_same(seed: int) -> None:
     query = Query(
         network=network,
         box=Box(lower, lower + rng.random(3)),
-        cases=tuple(part(int(k)) for k in rng.integers(1, 4, size=rng.integers(1, 4))),
+        disjuncts=tuple(part(int(k)) for k in rng.integers(1, 4, size=rng.integers(1, 4))),
         common=part(2) if rng.random() < 0.5 else None,
     )
     again = vnnlib1.parse(vnnlib1.write(query), network)
@@ -333,7 +337,7 @@ def test_all_shared_property_files_read(shared_data: Path) -> None:
         network = FakeNetwork(text.count("(declare-const X_"), text.count("(declare-const Y_"))
         query = vnnlib1.parse(text, network, place=str(path))  # type: ignore[arg-type]
         assert (query.box.width >= 0).all()
-        assert all(len(case) for case in query.cases)
+        assert all(len(disjunct) for disjunct in query.disjuncts)
     assert len(files) > 600
 
 
@@ -394,19 +398,21 @@ def test_version_2_means_the_same_as_version_1(tmp_path: Path) -> None:
     assert two.box.upper.tolist() == one.box.upper.tolist()
     points = one.box.sample(200, np.random.default_rng(0))
     assert two.holds(points).tolist() == one.holds(points).tolist()
-    assert [case.bound.tolist() for case in two.cases] == [case.bound.tolist() for case in one.cases]
+    assert [disjunct.bound.tolist() for disjunct in two.disjuncts] == [
+        disjunct.bound.tolist() for disjunct in one.disjuncts
+    ]
 
 
 def test_version_2_an_or_beside_an_and_is_a_product(tmp_path: Path) -> None:
     body = "(assert (and (<= Y[0,0] 1.0) (<= Y[0,1] 1.0))) (assert (or (>= Y[0,0] 0.5) (>= Y[0,1] 0.5)))"
     query = read2(tmp_path, HEADER + BOX2 + body)
     assert len(query.common) == 2
-    assert len(query.cases) == 2
+    assert len(query.disjuncts) == 2
 
 
 def test_version_2_not_equal_is_two_strict_cases(tmp_path: Path) -> None:
     query = read2(tmp_path, HEADER + BOX2 + "(assert (!= Y[0,0] 1.0)) (assert (== Y[0,1] 2.0))")
-    assert [case.strict.tolist() for case in query.cases] == [[True], [True]]
+    assert [disjunct.strict.tolist() for disjunct in query.disjuncts] == [[True], [True]]
     assert query.common.strict.tolist() == [False, False]
 
 

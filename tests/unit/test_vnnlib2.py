@@ -128,8 +128,8 @@ def test_hidden_tensors_are_outputs_of_the_file(tmp_path: Path) -> None:
 
 def test_numbers_may_have_exponents(tmp_path: Path) -> None:
     text = declared("f", "X", "Y") + BOX + "(assert (<= Y[0] 2.5e-1)) (assert (>= Y[1] +.5))"
-    (case,) = read(tmp_path, text, net(0)).cases
-    assert case.bound.tolist() == [0.25, -0.5]
+    (disjunct,) = read(tmp_path, text, net(0)).disjuncts
+    assert disjunct.bound.tolist() == [0.25, -0.5]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.map_bounds import MapBounder
 from verifier.attention.replay import Replay
 from verifier.attention.table import Aspect
-from verifier.bab.parts import Bounded, Children
+from verifier.bab.interfaces import Bounded, Children
 from verifier.bab.search import BranchAndBound
 from verifier.bab.search import Settings as SearchSettings
 from verifier.bab.store import PriorityStore
@@ -78,17 +78,17 @@ class Tiles:
         return len(self.low)
 
     def take(self, which: Any) -> Tiles:
-        """See `verifier.bab.parts.Batch`."""
+        """See `verifier.bab.interfaces.Batch`."""
         return Tiles(self.low[which], self.high[which], self.kinds[which])
 
     @classmethod
     def join(cls, parts: Sequence[Tiles]) -> Tiles:
-        """See `verifier.bab.parts.Batch`."""
+        """See `verifier.bab.interfaces.Batch`."""
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("low", "high", "kinds")))
 
     @property
     def nbytes(self) -> float:
-        """See `verifier.bab.parts.Batch`."""
+        """See `verifier.bab.interfaces.Batch`."""
         return float(self.low.nbytes + self.high.nbytes + self.kinds.nbytes)
 
 
@@ -152,20 +152,20 @@ class AreaBounder:
         """The smallest margin met where the label was not proved, and its parameter."""
 
     def bound(self, batch: Tiles, deadline: Deadline) -> Bounded[Tiles]:
-        """See `verifier.bab.parts.Bounder`; finished tiles are put aside."""
+        """See `verifier.bab.interfaces.Bounder`; finished tiles are put aside."""
         kinds = batch.kinds.copy()
         for k, aspect in enumerate(ASPECTS):
             if self.how.answers_only and self.witness[aspect] is not None:
                 kinds[kinds[:, k] == OPEN, k] = REFUTED
         todo = np.flatnonzero(kinds[:, 0] == OPEN)
         if len(todo):
-            forms, boxes = self._margins.bounds(batch.low[todo], batch.high[todo])
-            low, high = self._margins.ranges(forms, boxes)
+            symbolic, boxes = self._margins.bounds(batch.low[todo], batch.high[todo])
+            low, high = self._margins.ranges(symbolic, boxes)
             kinds[todo[(low > 0).all(axis=1)], 0] = PROVED
             kinds[todo[(high <= 0).any(axis=1)], 0] = REFUTED
             left = np.flatnonzero(kinds[todo, 0] == OPEN)
             worst = low[left].argmin(axis=1)
-            slopes = forms.lower[worst, left, :-1]
+            slopes = symbolic.lower[worst, left, :-1]
             self._look(np.where(slopes > 0, batch.low[todo[left]], batch.high[todo[left]]))
             loose = self._loose(batch.take(todo[left]), low[left], high[left])
             if len(loose) and not deadline.passed:
@@ -230,7 +230,7 @@ class Halves:
         self.kept: list[Tiles] = []
 
     def split(self, batch: Tiles, lower: Array) -> Children[Tiles]:
-        """See `verifier.bab.parts.Brancher`; tiles that are too small have no children."""
+        """See `verifier.bab.interfaces.Brancher`; tiles that are too small have no children."""
         sides = (batch.high - batch.low) / self.width
         large = np.flatnonzero(sides.prod(axis=1) > self.smallest)
         self.kept.append(batch.take(np.setdiff1d(np.arange(len(batch)), large)))

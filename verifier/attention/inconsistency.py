@@ -138,7 +138,7 @@ class Inconsistency:
             return self.filtered(self._mean(perturbed, perturbed.image[None], label)[0])
         network, x = perturbed.original, perturbed.image.reshape(1, -1)
         outputs = self.outputs(perturbed, label)
-        if _on_a_kink(network, x):
+        if _on_a_breakpoint(network, x):
             exact = ExactNetwork(network)
             values = exact.values(x.reshape(-1))
             maps = [np.array(exact.gradient((), j, values), dtype=np.float64) for j in outputs]
@@ -154,7 +154,7 @@ class Inconsistency:
         return np.asarray(distance.sum(axis=1))
 
 
-def _on_a_kink(network: Network, x: Array) -> bool:
+def _on_a_breakpoint(network: Network, x: Array) -> bool:
     """Whether a preactivation is within rounding of a breakpoint, or two entries of a window of each other."""
     for name, z in network.preactivations(x).items():
         operator, reach = network[name].operator, 1e-9 * (1.0 + float(np.abs(z).max(initial=0.0)))

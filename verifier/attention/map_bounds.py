@@ -66,16 +66,16 @@ class MapBounder:
         total: Pair | None = None
         for forward, entry in self._copies:
             name = {n: f"net/{n}" if n != self._network.input else entry for n in self._needed}
-            forms, boxes = forward.values(low[None], high[None], tuple(name.values()))
+            symbolic, boxes = forward.values(low[None], high[None], tuple(name.values()))
             pairs = {
                 n: tuple(
-                    end.reshape(1, *self._network[n].shape) for end in forward.ranges(forms[name[n]], boxes)
+                    end.reshape(1, *self._network[n].shape) for end in forward.ranges(symbolic[name[n]], boxes)
                 )
                 for n in self._needed
             }  # fmt: skip
             possible = phases(self._network, pairs)  # type: ignore[arg-type]
-            open_phases = not all(bool(p.fixed.all()) for p in possible.values())
-            bounding = jacobian if open_phases else interval_gradients
+            unstable = not all(bool(p.fixed.all()) for p in possible.values())
+            bounding = jacobian if unstable else interval_gradients
             each = {name: _repeated(phase, classes) for name, phase in possible.items()}
             found = bounding(self._network, self._weights, each)[self._network.input]
             here = tuple(end.reshape(classes, *self._shape) for end in found)
@@ -86,8 +86,10 @@ class MapBounder:
         if self.settings.map != "integrated":
             return mean
         forward, pixels = self._copies[0][0], self.perturbed.pixels
-        forms, boxes = forward.values(low[None], high[None], (pixels,))
-        ends = (end.reshape(1, *self._shape) - self.settings.baseline for end in forward.ranges(forms[pixels], boxes))
+        symbolic, boxes = forward.values(low[None], high[None], (pixels,))
+        ends = (
+            end.reshape(1, *self._shape) - self.settings.baseline for end in forward.ranges(symbolic[pixels], boxes)
+        )
         x_low, x_high = ends
         return multiply(mean, (x_low, x_high))
 

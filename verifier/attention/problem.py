@@ -103,7 +103,7 @@ def _with_idle(form: ReluForm) -> ReluForm:
 def _reduced(form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap) -> tuple[sp.csr_array, ExpectedMap]:
     """Coordinates of the maps in an orthonormal basis of all maps that can occur, if that is much smaller.
 
-    A dense first layer of k units has gradients in a k-dimensional space; Euclidean distances only see it
+    A dense first layer of k neurons has gradients in a k-dimensional space; Euclidean distances only see it
     and the span of the expected maps.
     """
     columns = [
@@ -129,12 +129,12 @@ def _scaled(wanted: ExpectedMap, settings: Inconsistency, box: Box, form: ReluFo
     slopes[: len(wanted.slopes)] = wanted.slopes
     axes = wanted.axes
     hinges = next((k for k, layer in enumerate(form.layers) if layer.name == "hinges"), None)
-    units = np.zeros(0, dtype=np.int64) if hinges is None else tnet.position[hinges - 1]
+    neurons = np.zeros(0, dtype=np.int64) if hinges is None else tnet.position[hinges - 1]
     return Expected(
         base=wanted.base + np.tensordot(lower, slopes, axes=1),
         moves=slopes * width[:, None, None],
         bends=wanted.bends * width[axes][:, None, None],
-        units=units,
+        neurons=neurons,
         axes=axes,
         offsets=(wanted.breaks - lower[axes]) / width[axes],
         moving=wanted.moving,

@@ -1,10 +1,10 @@
 """Branch and bound, once: a store of subproblems, a bounder, a brancher, a leaf solver, a listener, a deadline.
 
-`verifier.bab.search.BranchAndBound` puts them together; `verifier.bab.parts` says what each of them must be, and
+`verifier.bab.search.BranchAndBound` puts them together; `verifier.bab.interfaces` says what each of them must be, and
 `verifier.bab.store` holds the stores. Nothing here knows networks.
 """
 
-from verifier.bab.parts import (
+from verifier.bab.interfaces import (
     Batch,
     Bounded,
     Bounder,

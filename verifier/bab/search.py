@@ -18,7 +18,7 @@ from typing import Generic
 
 import numpy as np
 
-from verifier.bab.parts import B, Bounder, Brancher, LeafAnswer, LeafSolver, NoLeafSolver, Open, Verdict
+from verifier.bab.interfaces import B, Bounder, Brancher, LeafAnswer, LeafSolver, NoLeafSolver, Open, Verdict
 from verifier.bab.store import Store
 from verifier.errors import EngineError, MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Progress, ignore

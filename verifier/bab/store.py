@@ -9,7 +9,7 @@ from typing import Generic, Protocol
 
 import numpy as np
 
-from verifier.bab.parts import B, Open
+from verifier.bab.interfaces import B, Open
 from verifier.errors import MemoryLimitError
 from verifier.limits import GIB, MemoryBudget
 from verifier.network.operators import Array

@@ -41,7 +41,7 @@ def bounds(
             "lirpa" uses auto_LiRPA, a second implementation without that proof.
         steps: of the slopes' optimisation, for "alpha-crown" (20 is auto_LiRPA's default; Le et al., ACML 2023, section
             5.1, take 200).
-        everything: False leaves units whose piece is decided anyway with the intervals that follow from the
+        everything: False leaves neurons whose piece is decided anyway with the intervals that follow from the
             other bounds, and residual sums too: the output's bounds are nearly the same (0.3 % wider on a
             ResNet), several times sooner on wide networks.
 
@@ -104,7 +104,7 @@ def gradient_bounds(
         method: "interval" or "crown"; "alpha-crown" is "crown" with ``values`` from α-CROWN (on the backward
             graph itself there are no slopes to optimise, see `verifier.bounds.jacobian`).
         backend, steps: as for `bounds`.
-        everything: False leaves units that cannot improve the input's gradient with intervals: the bounds of the
+        everything: False leaves neurons that cannot improve the input's gradient with intervals: the bounds of the
             input's gradient are the same for the same ``values``, sooner.
 
     Raises:

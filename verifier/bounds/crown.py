@@ -34,7 +34,7 @@ from verifier.properties.sets import Box
 from verifier.rounding import UNIT_ROUNDOFF
 
 Index = npt.NDArray[np.intp]
-AllLines = dict[str, LinearRelaxation | PoolRelaxation | ProductRelaxation]
+Relaxations = dict[str, LinearRelaxation | PoolRelaxation | ProductRelaxation]
 """Relaxations by the name of the activation node."""
 
 CHUNK = 1 << 18
@@ -42,7 +42,7 @@ CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class SignedEntries:
     """Rows that are plus or minus one entry of a node's value: ``signs[r] * v[entries[r]]``."""
 
     entries: Index
@@ -72,16 +72,16 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """Bounds and lines for B boxes.
+    """Bounds and linear relaxations for B boxes.
 
     Attributes:
         intervals: proved bounds of the preactivations, and of the other nodes asked for, ``(B, size)`` each.
-        lines: the relaxation of every activation that was reached.
+        relaxations: the relaxation of every activation that was reached.
         empty: ``(B,)``: the phases (or the bounds given) contradict each other: no point is left in the box.
     """
 
     intervals: Intervals
-    lines: AllLines
+    relaxations: Relaxations
     empty: npt.NDArray[np.bool_]
 
 
@@ -120,9 +120,9 @@ class Crown:
         nodes: Iterable[str] = (),
         backward: bool = True,
     ) -> Relaxation:
-        """Bounds of all preactivations on B boxes, and the relaxation lines that follow from them.
+        """Bounds of all preactivations on B boxes, and the linear relaxations that follow from them.
 
-        Intervals first; then a backward pass for just those units whose sign is still open.
+        Intervals first; then a backward pass for just those neurons whose sign is still open.
 
         Args:
             low, high: ``(B, n)``.
@@ -137,7 +137,7 @@ class Crown:
         pending = set(self.preactivations) | wanted
         values: Intervals = {}
         intervals: Intervals = {}
-        lines: AllLines = {}
+        relaxations: Relaxations = {}
         empty = np.zeros(len(low), dtype=bool)
         for node in self.network.nodes:
             name = node.name
@@ -157,9 +157,9 @@ class Crown:
                         a, b = a.copy(), b.copy()
                         found = self.lower(
                             name,
-                            Units(np.concatenate([entries, entries]), np.repeat([1.0, -1.0], len(boxes))),
+                            SignedEntries(np.concatenate([entries, entries]), np.repeat([1.0, -1.0], len(boxes))),
                             np.concatenate([boxes, boxes]),
-                            lines,
+                            relaxations,
                             low,
                             high,
                         ).lower
@@ -169,19 +169,19 @@ class Crown:
                         a, b = _clip(a, b, phase, empty)
                 intervals[name] = (a, b)
                 for consumer in self._consumers.get(name, []):
-                    lines[consumer.name] = self.line(consumer, a, b)
+                    relaxations[consumer.name] = self.relaxation(consumer, a, b)
             values[name] = (a, b)
             if not pending:
                 break
-        return Relaxation(intervals, lines, empty)
+        return Relaxation(intervals, relaxations, empty)
 
-    def line(self, node: Node, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation | ProductRelaxation:
+    def relaxation(self, node: Node, low: Array, high: Array) -> LinearRelaxation | PoolRelaxation | ProductRelaxation:
         """The relaxation of one activation for preactivation bounds ``(B, size)``."""
         return relaxation(node.operator).linear(node.operator, self.network[node.inputs[0]].shape, low, high)
 
-    def lines(self, intervals: Intervals) -> AllLines:
+    def relaxations(self, intervals: Intervals) -> Relaxations:
         """The relaxations of all activations for known preactivation bounds."""
-        return {n.name: self.line(n, *intervals[n.inputs[0]]) for n in self.network.activations}
+        return {n.name: self.relaxation(n, *intervals[n.inputs[0]]) for n in self.network.activations}
 
     def _undecided(self, name: str, low: Array, high: Array) -> npt.NDArray[np.bool_]:
         """Entries of a preactivation whose piece is not decided by the bounds."""
@@ -211,9 +211,9 @@ class Crown:
     def lower(
         self,
         start: str,
-        rows: Array | Units,
+        rows: Array | SignedEntries,
         box_of: Index,
-        lines: AllLines,
+        relaxations: Relaxations,
         low: Array,
         high: Array,
         *,
@@ -225,11 +225,11 @@ class Crown:
 
         Args:
             start: the node that the rows speak of.
-            rows: ``(R, size)`` coefficients, or `Units`.
+            rows: ``(R, size)`` coefficients, or `SignedEntries`.
             box_of: ``(R,)`` the box of each row.
-            lines: relaxations for the B boxes, of all activations before ``start``.
+            relaxations: for the B boxes, of all activations before ``start``.
             low, high: ``(B, n)``.
-            slopes: by ReLU node ``(R, size)`` lower slopes in [0, 1], used where the unit is unstable.
+            slopes: by ReLU node ``(R, size)`` lower slopes in [0, 1], used where the neuron is unstable.
             multipliers: by node ``(R, size)``, added to the coefficients of that node's value: β for phase
                 constraints (``-β`` for ``z >= 0``, ``+β`` for ``z <= 0``; β >= 0), and what multiplies the input
                 in side constraints. The constants that belong to them are the caller's.
@@ -240,10 +240,12 @@ class Crown:
         parts = []
         for first in range(0, len(rows), step):
             part = slice(first, first + step)
-            some = Units(rows.entries[part], rows.signs[part]) if isinstance(rows, Units) else rows[part]
+            some = (
+                SignedEntries(rows.entries[part], rows.signs[part]) if isinstance(rows, SignedEntries) else rows[part]
+            )
             alpha = None if slopes is None else {k: v[part] for k, v in slopes.items()}
             beta = None if multipliers is None else {k: v[part] for k, v in multipliers.items()}
-            parts.append(self._lower(start, some, box_of[part], lines, low, high, alpha, beta, keep))
+            parts.append(self._lower(start, some, box_of[part], relaxations, low, high, alpha, beta, keep))
         if len(parts) == 1:
             return parts[0]
         return Rows(
@@ -256,9 +258,9 @@ class Crown:
     def _lower(
         self,
         start: str,
-        rows: Array | Units,
+        rows: Array | SignedEntries,
         box_of: Index,
-        lines: AllLines,
+        relaxations: Relaxations,
         low: Array,
         high: Array,
         slopes: Mapping[str, Array] | None,
@@ -270,9 +272,9 @@ class Crown:
         constant = np.zeros(count)
         kept: dict[str, Array] = {}
         pending: dict[str, Array] = {}
-        if isinstance(rows, Units):
+        if isinstance(rows, SignedEntries):
             slack = self.rounding.errors[start][rows.entries]
-            self._start_units(network[start], rows, pending, constant)
+            self._start_entries(network[start], rows, pending, constant)
         else:
             slack = np.abs(rows) @ self.rounding.errors[start]
             pending[start] = rows
@@ -295,14 +297,14 @@ class Crown:
             else:
                 if keep:
                     kept[node.name] = a
-                line = lines[node.name]
-                if isinstance(line, PoolRelaxation):
-                    found = (self._through_pool(node, line, a, box_of, constant),)
-                elif isinstance(line, ProductRelaxation):
-                    found = (_through_product(line, a, box_of, constant),)
+                relaxation = relaxations[node.name]
+                if isinstance(relaxation, PoolRelaxation):
+                    found = (self._through_pool(node, relaxation, a, box_of, constant),)
+                elif isinstance(relaxation, ProductRelaxation):
+                    found = (_through_product(relaxation, a, box_of, constant),)
                 else:
                     alpha = None if slopes is None else slopes.get(node.name)
-                    found = (_through_lines(line, a, box_of, constant, alpha),)
+                    found = (_through_relaxation(relaxation, a, box_of, constant, alpha),)
             for name, part in zip(node.inputs, found, strict=True):
                 pending[name] = pending[name] + part if name in pending else part
         a = pending.get(network.input, np.zeros((count, network.input_size)))
@@ -312,21 +314,21 @@ class Crown:
         lower = least + constant - slack
         return Rows(np.where(lower < np.inf, lower, -np.inf), a, constant, kept)  # NaN and overflow prove nothing
 
-    def _start_units(self, node: Node, units: Units, pending: dict[str, Array], constant: Array) -> None:
+    def _start_entries(self, node: Node, signed: SignedEntries, pending: dict[str, Array], constant: Array) -> None:
         """Unit rows, taken through the node's own affine operator without a matrix product."""
         if isinstance(node.operator, AffineOperator) and len(node.inputs) == 1:
             dense = isinstance(node.operator, Dense) and len(node.shape) == 1 and node.operator.sparse_weight is None
             if dense:
                 assert isinstance(node.operator, Dense)
-                picked = node.operator.weight[units.entries]
+                picked = node.operator.weight[signed.entries]
             else:
-                picked = self.matrix(node)[units.entries].toarray()
-            pending[node.inputs[0]] = picked * units.signs[:, None]
+                picked = self.matrix(node)[signed.entries].toarray()
+            pending[node.inputs[0]] = picked * signed.signs[:, None]
             if node.name in self.rounding.constants:
-                constant += self.rounding.constants[node.name][units.entries] * units.signs
+                constant += self.rounding.constants[node.name][signed.entries] * signed.signs
             return
-        rows = np.zeros((len(units), node.size))
-        rows[np.arange(len(units)), units.entries] = units.signs
+        rows = np.zeros((len(signed), node.size))
+        rows[np.arange(len(signed)), signed.entries] = signed.signs
         pending[node.name] = rows
 
     def matrix(self, node: Node) -> sp.csr_array:
@@ -347,31 +349,35 @@ class Crown:
         found = operator.transpose(a.reshape(len(a), *node.shape), *shapes)
         return tuple(part.reshape(len(a), -1) for part in found)
 
-    def _through_pool(self, node: Node, line: PoolRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
+    def _through_pool(self, node: Node, relaxation: PoolRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
         size = self.network[node.inputs[0]].size
-        passes = line.decided[box_of] | (a > 0)
-        constant += np.einsum("ij,ij->i", np.where(passes, 0.0, a), line.upper[box_of])
-        flat = line.chosen[box_of] + np.arange(len(a))[:, None] * size
+        passes = relaxation.decided[box_of] | (a > 0)
+        constant += np.einsum("ij,ij->i", np.where(passes, 0.0, a), relaxation.upper[box_of])
+        flat = relaxation.chosen[box_of] + np.arange(len(a))[:, None] * size
         total = np.bincount(flat[passes], weights=a[passes], minlength=len(a) * size)
         return total.astype(np.float64).reshape(len(a), size)  # without any entry bincount counts in integers
 
 
-def _through_lines(line: LinearRelaxation, a: Array, box_of: Index, constant: Array, alpha: Array | None) -> Array:
+def _through_relaxation(
+    relaxation: LinearRelaxation, a: Array, box_of: Index, constant: Array, alpha: Array | None
+) -> Array:
     """Coefficients of the preactivations; the intercepts go to ``constant`` in place."""
     negative = np.minimum(a, 0.0)
-    constant += np.einsum("ij,ij->i", negative, line.upper_intercept[box_of])
-    below = line.lower_slope[box_of]
+    constant += np.einsum("ij,ij->i", negative, relaxation.upper_intercept[box_of])
+    below = relaxation.lower_slope[box_of]
     if alpha is not None:
-        below = np.where(line.unstable[box_of], alpha, below)
-    if line.lower_intercept is not None:
-        constant += np.einsum("ij,ij->i", a - negative, line.lower_intercept[box_of])
-    return np.where(a < 0, line.upper_slope[box_of], below) * a
+        below = np.where(relaxation.unstable[box_of], alpha, below)
+    if relaxation.lower_intercept is not None:
+        constant += np.einsum("ij,ij->i", a - negative, relaxation.lower_intercept[box_of])
+    return np.where(a < 0, relaxation.upper_slope[box_of], below) * a
 
 
-def _through_product(line: ProductRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
+def _through_product(relaxation: ProductRelaxation, a: Array, box_of: Index, constant: Array) -> Array:
     """Coefficients of both factors; the intercepts and errors go to ``constant`` in place."""
-    constant += np.einsum("ij,ij->i", a, line.intercept[box_of]) - np.einsum("ij,ij->i", np.abs(a), line.error[box_of])
-    return np.concatenate([a * line.x_slope[box_of], a * line.y_slope[box_of]], axis=1)
+    constant += np.einsum("ij,ij->i", a, relaxation.intercept[box_of]) - np.einsum(
+        "ij,ij->i", np.abs(a), relaxation.error[box_of]
+    )
+    return np.concatenate([a * relaxation.x_slope[box_of], a * relaxation.y_slope[box_of]], axis=1)
 
 
 def _clip(

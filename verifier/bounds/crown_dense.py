@@ -1,7 +1,7 @@
-"""CROWN for chains of dense layers and ReLUs, compiled: one box after the other, all its data in the cache.
+"""CROWN for feed-forward networks of dense layers and ReLUs, compiled: one box after the other, all its data in the cache.
 
 The same bounds, and the same rounding analysis, as `verifier.bounds.crown`, an order of magnitude faster on
-small layers: nothing but the units that are still undecided is bounded, and units that are off are skipped.
+small layers: nothing but the neurons that are still undecided is bounded, and inactive neurons are skipped.
 Compiled by numba at first use and kept on disk; releases the interpreter lock, so threads run in parallel.
 """
 
@@ -43,15 +43,15 @@ def _load(cache: Any, signature: Any, context: Any) -> Any:
         return cache._load_overload(signature, context)
 
 
-class Chain(NamedTuple):
-    """The hidden layers of a chain, all units numbered from the first layer to the last.
+class FeedForward(NamedTuple):
+    """The hidden layers of a feed-forward network, all neurons numbered from the first layer to the last.
 
     Attributes:
         flat, offsets: the weights one after the other, and where each layer's begin.
-        biases: of all units.
-        starts: the first unit of each layer, and the end.
+        biases: of all neurons.
+        starts: the first neuron of each layer, and the end.
         is_relu: whether a ReLU follows the layer.
-        errors, interval_errors: rounding slack of the units' backward bounds, and of their interval bounds.
+        errors, interval_errors: rounding slack of the neurons' backward bounds, and of their interval bounds.
     """
 
     flat: Array
@@ -64,13 +64,13 @@ class Chain(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Working memory for one box: its middle and radius, its ReLUs' lines, and scratch space.
+    """Working memory for one box: its middle and radius, its ReLUs' relaxations, and scratch space.
 
     Attributes:
         middle, radius: of the box.
         lower_slope, upper_slope, upper_intercept: the line below (through 0) and the line above each ReLU.
-        live, counts: the units of each layer that are not off, and how many.
-        reach: ``(units, n)`` how far each input moves the open units' upper bounds.
+        live, counts: the neurons of each layer that are not inactive, and how many.
+        reach: ``(neurons, n)`` how far each input moves the unstable neurons' upper bounds.
         ping, pong, constant, picked: rows on their way back.
         centers, spreads: values of the layer before.
     """
@@ -92,14 +92,14 @@ class Work(NamedTuple):
 
 
 @jit
-def workspace(chain: Chain, inputs: int, rows: int) -> Work:
+def workspace(network: FeedForward, inputs: int, rows: int) -> Work:
     """Working memory for boxes of so many inputs, and for so many rows over the last layer."""
-    layers = chain.is_relu.size
+    layers = network.is_relu.size
     widest = inputs
     for k in range(layers):
-        widest = max(widest, chain.starts[k + 1] - chain.starts[k])
+        widest = max(widest, network.starts[k + 1] - network.starts[k])
     most = max(2 * widest, rows)
-    total = chain.starts[layers]
+    total = network.starts[layers]
     return Work(
         np.empty(inputs),
         np.empty(inputs),
@@ -132,7 +132,7 @@ def _line(low: float, high: float) -> tuple[float, float, float]:
 
 @jit
 def _multiply(cur: Array, nxt: Array, rows: int, live: Any, count: int, weight: Array) -> None:
-    """``nxt[:rows] = cur[:rows] @ weight``, only the live units of the layer, four rows at a time."""
+    """``nxt[:rows] = cur[:rows] @ weight``, only the live neurons of the layer, four rows at a time."""
     width = weight.shape[1]
     full = rows - rows % 4
     for r in range(0, full, 4):
@@ -162,7 +162,7 @@ def _multiply(cur: Array, nxt: Array, rows: int, live: Any, count: int, weight: 
 
 
 @jit
-def backward(chain: Chain, work: Work, lower_slope: Array, rows: int, layer: int, cost: Array) -> Array:
+def backward(network: FeedForward, work: Work, lower_slope: Array, rows: int, layer: int, cost: Array) -> Array:
     """Rows over the outputs of hidden layer ``layer`` taken back to the input.
 
     The rows are in ``work.ping``, their constants in ``work.constant`` (added to). What each ReLU's upper line costs
@@ -170,19 +170,19 @@ def backward(chain: Chain, work: Work, lower_slope: Array, rows: int, layer: int
     """
     cur, nxt, constant = work.ping, work.pong, work.constant
     for k in range(layer, -1, -1):
-        first, size = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
+        first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
         count = work.counts[k]
-        units = work.live[first : first + count]
-        bias = chain.biases[first : first + size]
-        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(size, -1)
+        neurons = work.live[first : first + count]
+        bias = network.biases[first : first + size]
+        weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
         low_slope, up_slope = lower_slope[first : first + size], work.upper_slope[first : first + size]
         up_intercept = work.upper_intercept[first : first + size]
         for r in range(rows):
             total = 0.0
             row = cur[r]
-            if chain.is_relu[k]:
+            if network.is_relu[k]:
                 for p in range(count):
-                    i = units[p]
+                    i = neurons[p]
                     a = row[i]
                     if a < 0.0:
                         total += a * up_intercept[i]
@@ -197,7 +197,7 @@ def backward(chain: Chain, work: Work, lower_slope: Array, rows: int, layer: int
                 for i in range(size):
                     total += row[i] * bias[i]
             constant[r] += total
-        _multiply(cur, nxt, rows, units, count, weight)
+        _multiply(cur, nxt, rows, neurons, count, weight)
         cur, nxt = nxt, cur
     return cur
 
@@ -238,27 +238,27 @@ def _least(row: Array, constant: float, work: Work, spaces: Array, count: int) -
 
 @jit
 def tighten(
-    chain: Chain,
+    network: FeedForward,
     work: Work,
     low: Array,
     high: Array,
     z_low: Array,
     z_high: Array,
-    units: Any,
+    neurons: Any,
     phases: Any,
     count: int,
     spaces: Array,
 ) -> bool:
-    """Bounds of the hidden preactivations on one box and the lines that follow; False if no point is left in it.
+    """Bounds of the hidden preactivations on one box and the relaxations that follow; False if no point is left in it.
 
     Args:
         low, high: the box.
         z_low, z_high: known bounds (of a parent); tightened in place where the sign is still open.
-        units, phases, count: the ReLUs that were split and their signs (already in ``z_low, z_high``).
+        neurons, phases, count: the ReLUs that were split and their signs (already in ``z_low, z_high``).
         spaces: ``(>= count, n + 1)`` functions of the input (constant last) that are <= 0 where these signs hold:
             known ones, or zeros; made tighter in place.
     """
-    layers, inputs = chain.is_relu.size, low.size
+    layers, inputs = network.is_relu.size, low.size
     middle, radius, constant = work.middle, work.radius, work.constant
     ping, picked, none = work.ping, work.picked, np.zeros(0)
     centers, spreads = work.centers, work.spreads
@@ -266,29 +266,29 @@ def tighten(
         middle[j] = low[j] + (high[j] - low[j]) / 2
         radius[j] = max(high[j] - middle[j], middle[j] - low[j]) * (1 + 4 * UNIT_ROUNDOFF)
     for k in range(layers):
-        first, size = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
+        first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
         work.counts[k] = 0
-        if not chain.is_relu[k]:
+        if not network.is_relu[k]:
             for i in range(size):
                 work.live[first + i] = i
             work.counts[k] = size
             continue
-        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(size, -1)
-        interval = k == 0 or chain.is_relu[k - 1]
+        weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
+        interval = k == 0 or network.is_relu[k - 1]
         if k == 0:
             centers[:inputs], spreads[:inputs] = middle, radius
         elif interval:
-            before = chain.starts[k - 1]
+            before = network.starts[k - 1]
             for j in range(weight.shape[1]):
                 value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
                 centers[j] = 0.5 * (value_low + value_high)
                 spreads[j] = (0.5 + 2 * UNIT_ROUNDOFF) * (value_high - value_low)
-        open_units = 0
+        unstable_neurons = 0
         for i in range(size):
             if z_high[first + i] < 0.0:
                 continue  # a bound of exactly zero may come from a phase: that has to be checked
             if interval:
-                center, spread = chain.biases[first + i], chain.interval_errors[first + i]
+                center, spread = network.biases[first + i], network.interval_errors[first + i]
                 row = weight[i]
                 for j in range(row.size):
                     center += row[j] * centers[j]
@@ -296,20 +296,20 @@ def tighten(
                 z_low[first + i] = max(z_low[first + i], center - spread)
                 z_high[first + i] = min(z_high[first + i], center + spread)
             if z_low[first + i] < 0.0 and z_high[first + i] > 0.0:
-                picked[open_units] = i
-                open_units += 1
-        for p in range(open_units):
+                picked[unstable_neurons] = i
+                unstable_neurons += 1
+        for p in range(unstable_neurons):
             i = picked[p]
-            constant[2 * p], constant[2 * p + 1] = chain.biases[first + i], -chain.biases[first + i]
+            constant[2 * p], constant[2 * p + 1] = network.biases[first + i], -network.biases[first + i]
             for j in range(weight.shape[1]):
                 ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
-        found = backward(chain, work, work.lower_slope, 2 * open_units, k - 1, none)
-        for p in range(open_units):
+        found = backward(network, work, work.lower_slope, 2 * unstable_neurons, k - 1, none)
+        for p in range(unstable_neurons):
             i = first + picked[p]
             for j in range(inputs):
                 work.reach[i, j] = abs(found[2 * p + 1, j]) * radius[j]
             if k > 0 or count > 0:
-                error = chain.errors[i]
+                error = network.errors[i]
                 z_low[i] = max(z_low[i], _least(found[2 * p], constant[2 * p] - error, work, spaces, count))
                 z_high[i] = min(z_high[i], -_least(found[2 * p + 1], constant[2 * p + 1] - error, work, spaces, count))
         live = 0
@@ -323,33 +323,33 @@ def tighten(
                 live += 1
         work.counts[k] = live
         for h in range(count):
-            i = units[h] - first
+            i = neurons[h] - first
             if i < 0 or i >= size:
                 continue
             sign = -1.0 if phases[h] > 0 else 1.0
-            constant[0] = sign * chain.biases[first + i]
+            constant[0] = sign * network.biases[first + i]
             for j in range(weight.shape[1]):
                 ping[0, j] = sign * weight[i, j]
-            found = backward(chain, work, work.lower_slope, 1, k - 1, none)
+            found = backward(network, work, work.lower_slope, 1, k - 1, none)
             for j in range(inputs):
                 spaces[h, j] = found[0, j]
-            spaces[h, inputs] = constant[0] - chain.errors[first + i]
+            spaces[h, inputs] = constant[0] - network.errors[first + i]
     return True
 
 
 @jit
-def evaluate(chain: Chain, work: Work, x: Array, z: Array) -> None:
-    """All hidden preactivations ``z (units,)`` at one point, in floating point; for choices only."""
+def evaluate(network: FeedForward, work: Work, x: Array, z: Array) -> None:
+    """All hidden preactivations ``z (neurons,)`` at one point, in floating point; for choices only."""
     value, size = x, x.size
-    for k in range(chain.is_relu.size):
-        first, width = chain.starts[k], chain.starts[k + 1] - chain.starts[k]
-        weight = chain.flat[chain.offsets[k] : chain.offsets[k + 1]].reshape(width, -1)
+    for k in range(network.is_relu.size):
+        first, width = network.starts[k], network.starts[k + 1] - network.starts[k]
+        weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(width, -1)
         target = work.ping[k % 2]
         for i in range(width):
-            total = chain.biases[first + i]
+            total = network.biases[first + i]
             row = weight[i]
             for j in range(size):
                 total += row[j] * value[j]
             z[first + i] = total
-            target[i] = max(total, 0.0) if chain.is_relu[k] else total
+            target[i] = max(total, 0.0) if network.is_relu[k] else total
         value, size = target, width

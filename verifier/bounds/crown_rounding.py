@@ -8,7 +8,7 @@ Section 3.1; valid for every order of summation and for fused operations) and m_
 * input: ``E = γ m`` (the final dot product);
 * affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
   value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
-* activation v = f(w), lines of slope at most L and intercept at most t on the root box:
+* activation v = f(w), a linear relaxation of slopes at most L and intercept at most t on the root box:
   ``E_v = L E_w + γ (L m_w + t)``; for an output that depends on several inputs the largest of them counts.
 
 k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor

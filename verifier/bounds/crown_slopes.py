@@ -2,11 +2,11 @@
 
 No automatic differentiation is needed. A CROWN bound is the least value of a linear function on a box, and by the
 envelope theorem its derivative with respect to a slope is the derivative at the minimiser: walk forward from the
-minimiser x* through the chosen lines, and where the coefficient a of a unit is positive (so that the lower line
+minimiser x* through the chosen relaxation, and where the coefficient a of a neuron is positive (so that the lower line
 ``α z`` is used), ``∂bound/∂α = a z``; for a multiplier β of ``z >= 0`` it is ``-z``, of ``z <= 0`` it is ``z`` (α: Xu et
 al., ICLR 2021; β: Wang et al., NeurIPS 2021).
 
-A unit has either an α (while it is free) or a β (once its phase is fixed), so one array of weights holds both. The
+A neuron has either an α (while it is free) or a β (once its phase is fixed), so one array of weights holds both. The
 ascent runs in float32; what counts is one pass in float64 with the weights found, with slack for its rounding: any
 α in [0, 1] and any β >= 0 are sound.
 """
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.open_form import OpenForm, Start
-from verifier.bounds.open_kernels import add_constant, add_sizes, ascent_step, least, relax, score_units
+from verifier.bounds.condensed import CondensedNetwork, Start
+from verifier.bounds.condensed_kernels import add_constant, add_sizes, ascent_step, least, relax, score_neurons
 from verifier.limits import poll, thread_pool
 from verifier.network.operators import Array
 
@@ -35,7 +35,7 @@ LARGEST_HALF = 6e4
 
 @dataclass(eq=False)
 class Pass:
-    """One backward pass for R rows: bounds (without slack), minimisers ``(n, R)``, and coefficients of the units."""
+    """One backward pass for R rows: bounds (without slack), minimisers ``(n, R)``, and coefficients of the neurons."""
 
     lower: Array
     minimiser: Array
@@ -48,10 +48,10 @@ class Ascent:
 
     Attributes:
         lower: ``(R,)``: the best bounds, in float32: nothing is proved by them.
-        weights: ``(units, R)`` float32: the slopes and multipliers that gave them.
+        weights: ``(neurons, R)`` float32: the slopes and multipliers that gave them.
         minimiser: ``(R, n)`` of the last step.
-        scores: ``(units, R)``: by how much the relaxation of each free unit lowers the bound at the minimiser (-1
-            for fixed units); None unless asked for.
+        scores: ``(neurons, R)``: by how much the relaxation of each free neuron lowers the bound at the minimiser (-1
+            for fixed neurons); None unless asked for.
     """
 
     lower: Array
@@ -60,17 +60,19 @@ class Ascent:
     scores: Array | None
 
 
-def initial_weights(form: OpenForm, rows: int, blocks: int | None = None) -> Array:
-    """CROWN's own slopes for the units of the first blocks (all blocks), ``(units, rows)`` float32."""
-    start = np.concatenate([b.start for b in form.blocks[:blocks]])
+def initial_weights(condensed: CondensedNetwork, rows: int, blocks: int | None = None) -> Array:
+    """CROWN's own slopes for the neurons of the first blocks (all blocks), ``(neurons, rows)`` float32."""
+    start = np.concatenate([b.start for b in condensed.blocks[:blocks]])
     return np.repeat(start.astype(np.float32)[:, None], rows, axis=1)
 
 
-def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack: Array | None = None) -> Pass:
+def backward(
+    condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, slack: Array | None = None
+) -> Pass:
     """One pass in the float type of the weights.
 
     Args:
-        weights, phases: ``(units, R)``: of all open units in blocks that the rows depend on.
+        weights, phases: ``(neurons, R)``: of all unstable neurons in blocks that the rows depend on.
         slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
     """
     dtype, rows, entries = weights.dtype, len(start), 0
@@ -81,21 +83,21 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
         a = pending.pop(number, None)
         if a is None:
             continue
-        block = form.blocks[number]
+        block = condensed.blocks[number]
         part = slice(block.first, block.first + block.count)
-        slope, intercept = block.lines(dtype)
+        slope, intercept = block.relaxation(dtype)
         relax(a, weights[part], phases[part], slope, intercept, kept[part], total)
         if slack is not None:
-            add_sizes(kept[part], block.open_cost, slack)
-            add_sizes(np.where(phases[part] != 0, weights[part], 0.0), block.open_cost, slack)
+            add_sizes(kept[part], block.relaxation_cost, slack)
+            add_sizes(np.where(phases[part] != 0, weights[part], 0.0), block.relaxation_cost, slack)
             add_sizes(a, block.cost, slack)
         add_constant(a, block.constant.astype(dtype), total)
         for s, matrix in block.edges:
             if s not in pending:
-                pending[s] = np.zeros((form.blocks[s].size, rows), dtype=dtype)
+                pending[s] = np.zeros((condensed.blocks[s].size, rows), dtype=dtype)
             matrix.backward(a, pending[s])
             entries += matrix.entries
-    box = form.blocks[0]
+    box = condensed.blocks[0]
     a = pending.get(0)
     if a is None:
         a = np.zeros((box.size, rows), dtype=dtype)
@@ -103,13 +105,13 @@ def backward(form: OpenForm, start: Start, weights: Array, phases: Phases, slack
         add_sizes(a, box.cost, slack)
     x = np.empty_like(a)
     least(a, box.low.astype(dtype), box.high.astype(dtype), total, x)
-    form.work.add(rows * entries)
+    condensed.work.add(rows * entries)
     return Pass(total, x, kept)
 
 
-def inputs_of(form: OpenForm, values: Sequence[Array | None], number: int, rows: int, dtype: Any) -> Array:
-    """Preactivations of a block's live units, ``(live, R)``."""
-    block = form.blocks[number]
+def inputs_of(condensed: CondensedNetwork, values: Sequence[Array | None], number: int, rows: int, dtype: Any) -> Array:
+    """Preactivations of a block's live neurons, ``(live, R)``."""
+    block = condensed.blocks[number]
     z = np.repeat(block.constant.astype(dtype)[:, None], rows, axis=1)
     for s, matrix in block.edges:
         value = values[s]
@@ -119,16 +121,16 @@ def inputs_of(form: OpenForm, values: Sequence[Array | None], number: int, rows:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def prove(form: OpenForm, start: Start, weights: Array, phases: Phases, reserve: float = 1.0) -> Array:
+def prove(condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, reserve: float = 1.0) -> Array:
     """Proved lower bounds ``(R,)``: one pass in float64, its rounding (times ``reserve``) subtracted."""
     slack = start.slack.copy()
-    lower = backward(form, start, weights.astype(np.float64), phases, slack).lower - reserve * slack * (1 + 1e-6)
+    lower = backward(condensed, start, weights.astype(np.float64), phases, slack).lower - reserve * slack * (1 + 1e-6)
     return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def ascend(
-    form: OpenForm,
+    condensed: CondensedNetwork,
     start: Start,
     weights: Array,
     phases: Phases,
@@ -147,7 +149,7 @@ def ascend(
         rate, rate_fixed, decay: first step lengths of Adam (Kingma, Ba, ICLR 2015) for α and β, and by what they
             shrink.
         target: stop when all bounds are above.
-        score: whether to score the units at the end.
+        score: whether to score the neurons at the end.
     """
     rows = len(start)
     weights = weights.astype(np.float32)
@@ -157,7 +159,7 @@ def ascend(
     last = max(start.coefficients, default=0)
     for step in range(steps):
         poll("while slopes were optimised")
-        found = backward(form, start, weights, phases)
+        found = backward(condensed, start, weights, phases)
         better = found.lower > lower
         lower = np.maximum(lower, found.lower)
         done = step == steps - 1 or bool((lower > target).all())
@@ -172,14 +174,14 @@ def ascend(
         )
         values: list[Array | None] = [found.minimiser]
         for number in range(1, last + 1):
-            block = form.blocks[number]
+            block = condensed.blocks[number]
             part = slice(block.first, block.first + block.count)
-            z = inputs_of(form, values, number, rows, np.float32)
+            z = inputs_of(condensed, values, number, rows, np.float32)
             ascent_step(
                 z,
                 weights[part],
                 phases[part],
-                *block.lines(np.float32),
+                *block.relaxation(np.float32),
                 found.kept[part],
                 better,
                 best[part],
@@ -193,17 +195,17 @@ def ascend(
         scores = np.full(weights.shape, -1, dtype=np.float32)
         values = [found.minimiser]
         for number in range(1, last + 1):
-            block = form.blocks[number]
+            block = condensed.blocks[number]
             part = slice(block.first, block.first + block.count)
-            z = inputs_of(form, values, number, rows, np.float32)
-            score_units(z, weights[part], phases[part], *block.lines(np.float32), found.kept[part], scores[part])
+            z = inputs_of(condensed, values, number, rows, np.float32)
+            score_neurons(z, weights[part], phases[part], *block.relaxation(np.float32), found.kept[part], scores[part])
             values.append(z)
     return Ascent(lower, best, found.minimiser.T, scores)
 
 
 @dataclass(frozen=True)
-class UnitBounder:
-    """Bounds for the signs of ReLUs while an `OpenForm` is built: CROWN, and an ascent on what stays open.
+class NeuronBounder:
+    """Bounds for the signs of ReLUs while a `CondensedNetwork` is built: CROWN, and an ascent on what stays open.
 
     Attributes:
         steps: of the ascent (1: CROWN alone).
@@ -217,10 +219,10 @@ class UnitBounder:
     until: float = np.inf
     half: bool = False
 
-    def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
-        """See `open_form.Bounder`."""
+    def __call__(self, condensed: CondensedNetwork, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
+        """See `condensed.Bounder`."""
         lower = np.full(len(start), -np.inf)
-        result = initial_weights(form, len(start)) if begin is None else begin
+        result = initial_weights(condensed, len(start)) if begin is None else begin
 
         def part(first: int) -> None:
             if time.monotonic() > self.until:
@@ -228,12 +230,12 @@ class UnitBounder:
             some = np.arange(first, min(first + CHUNK, len(start)))
             rows = start.take(some)
             weights = np.ascontiguousarray(result[:, some])
-            phases = np.repeat(form.phases[:, None], len(some), axis=1)
+            phases = np.repeat(condensed.phases[:, None], len(some), axis=1)
             if self.steps > 1:
-                weights = ascend(form, rows, weights, phases, steps=self.steps, target=0.0).weights
+                weights = ascend(condensed, rows, weights, phases, steps=self.steps, target=0.0).weights
             if self.half:
                 weights = np.minimum(weights, LARGEST_HALF).astype(np.float16).astype(np.float32)
-            lower[some] = prove(form, rows, weights, phases)
+            lower[some] = prove(condensed, rows, weights, phases)
             result[:, some] = weights
 
         chunks = range(0, len(start), CHUNK)

@@ -1,4 +1,4 @@
-"""Queries that bounds alone refute: no x of the box can meet any case."""
+"""Queries that bounds alone refute: no x of the box can meet any disjunct."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def refuted_by_bounds(query: Query, method: str = "crown", *, steps: int = BOUND
     return None
 
 
-def refuted_in_parts(
+def refuted_on_subproblems(
     query: Query,
     method: str = "crown",
     boxes: int | None = None,
@@ -95,8 +95,8 @@ def refuted_in_parts(
         node, box = open_boxes.pop()
         refutation = refuted_by_bounds(replace(query, box=box), method, steps=steps)
         if refutation is not None and certifier is not None:
-            cases = range(len(query.cases))
-            if len(certifier.refute(certifier.region(node, box.lower, box.upper), cases)) < len(cases):
+            disjuncts = range(len(query.disjuncts))
+            if len(certifier.refute(certifier.region(node, box.lower, box.upper), disjuncts)) < len(disjuncts):
                 refutation = None
         if refutation is None:
             if not box.width.any():
@@ -137,7 +137,7 @@ Ends = tuple[Array, Array]
 def _all_impossible(query: Query, x: Ends, y: Ends, g: Ends | None) -> bool:
     if query.common is not None and _impossible(query.common, x, y, g):
         return True
-    return all(_impossible(case, x, y, g) for case in query.cases)
+    return all(_impossible(disjunct, x, y, g) for disjunct in query.disjuncts)
 
 
 def _impossible(part: Conjunction, x: Ends, y: Ends, g: Ends | None) -> bool:

@@ -1,8 +1,8 @@
 """Forward linear bounds: each value between two affine functions of the input, for many boxes at once.
 
-What CROWN finds by going back from every unit is here carried along from the input (Weng et al., ICML 2018, Fast-Lin,
+What CROWN finds by going back from every neuron is here carried along from the input (Weng et al., ICML 2018, Fast-Lin,
 and Singh et al., POPL 2019, without back-substitution). Looser where terms cancel, but a pass costs as much as a few
-evaluations for each input that varies: the choice where inputs are few and units many. The greatest of several
+evaluations for each input that varies: the choice where inputs are few and neurons many. The greatest of several
 values is bounded pair by pair, ``max(a, b) = b + relu(a - b) <= (1 - s) b + s a + t`` with the chord's slope s in
 [0, 1], which loses nothing of a and b.
 
@@ -34,7 +34,7 @@ SPARSE_BELOW = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Forms:
+class SymbolicBounds:
     """Affine functions below and above each of N values on B boxes.
 
     Attributes:
@@ -51,10 +51,10 @@ class Forms:
         """Whether the values are these functions."""
         return self.upper is self.lower
 
-    def take(self, entries: npt.NDArray[np.int64]) -> Forms:
+    def take(self, entries: npt.NDArray[np.int64]) -> SymbolicBounds:
         """Those of some entries."""
         lower = self.lower[entries]
-        return Forms(lower, lower if self.same else self.upper[entries], self.size[entries])
+        return SymbolicBounds(lower, lower if self.same else self.upper[entries], self.size[entries])
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +104,12 @@ class Forward:
         self.width = max(n.size for n in network.nodes)
         """Entries of the largest value."""
 
-    def bounds(self, low: Array, high: Array) -> tuple[Forms, Boxes]:
+    def bounds(self, low: Array, high: Array) -> tuple[SymbolicBounds, Boxes]:
         """Forms of the output on boxes ``(B, n)``; infinite and NaN coefficients (overflow) are possible."""
         found, boxes = self.values(low, high, (self.network.output,))
         return found[self.network.output], boxes
 
-    def values(self, low: Array, high: Array, names: Collection[str]) -> tuple[dict[str, Forms], Boxes]:
+    def values(self, low: Array, high: Array, names: Collection[str]) -> tuple[dict[str, SymbolicBounds], Boxes]:
         """Forms of the named nodes' values on boxes ``(B, n)``; as for `bounds`."""
         middle = low + (high - low) / 2
         radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT_ROUNDOFF)
@@ -120,7 +120,7 @@ class Forward:
         start[:, :, -1] = low.T
         start[free, :, -1] = 0.0
         start[free, :, np.arange(len(free))] = 1.0
-        found = {self.network.input: Forms(start, start, magnitude.T.copy())}
+        found = {self.network.input: SymbolicBounds(start, start, magnitude.T.copy())}
         with np.errstate(over="ignore", invalid="ignore"):
             for k, node in enumerate(self.network.nodes[1:], start=1):
                 found[node.name] = self._step(node, [found[i] for i in node.inputs], boxes)
@@ -129,24 +129,24 @@ class Forward:
                         del found[name]
         return {name: found[name] for name in names}, boxes
 
-    def ranges(self, forms: Forms, boxes: Boxes) -> tuple[Array, Array]:
-        """The least and greatest values of some forms on their boxes, ``(B, N)`` each."""
-        slack = self.gamma * forms.size
-        return boxes.least(forms.lower, slack).T, boxes.greatest(forms.upper, slack).T
+    def ranges(self, symbolic: SymbolicBounds, boxes: Boxes) -> tuple[Array, Array]:
+        """The least and greatest values of some symbolic bounds on their boxes, ``(B, N)`` each."""
+        slack = self.gamma * symbolic.size
+        return boxes.least(symbolic.lower, slack).T, boxes.greatest(symbolic.upper, slack).T
 
-    def _step(self, node: Node, inputs: list[Forms], boxes: Boxes) -> Forms:
+    def _step(self, node: Node, inputs: list[SymbolicBounds], boxes: Boxes) -> SymbolicBounds:
         operator = node.operator
         if isinstance(operator, AffineOperator):
             return self._affine(node, inputs, boxes)
         if isinstance(operator, MaxPool):
             return self._pool(operator.windows(self.network[node.inputs[0]].shape), inputs[0], boxes)
-        relaxed, forms = elementwise(operator), inputs[0]
-        slack = self.gamma * forms.size
-        low = boxes.least(forms.lower, slack)
-        high = boxes.greatest(forms.upper, slack)
-        return self._through(relaxed.linear(operator, node.shape, low, high), forms, boxes)
+        relaxed, symbolic = elementwise(operator), inputs[0]
+        slack = self.gamma * symbolic.size
+        low = boxes.least(symbolic.lower, slack)
+        high = boxes.greatest(symbolic.upper, slack)
+        return self._through(relaxed.linear(operator, node.shape, low, high), symbolic, boxes)
 
-    def _affine(self, node: Node, inputs: list[Forms], boxes: Boxes) -> Forms:
+    def _affine(self, node: Node, inputs: list[SymbolicBounds], boxes: Boxes) -> SymbolicBounds:
         operator = self._operators[node.name]
         if isinstance(operator, Reshape):
             return inputs[0]
@@ -184,54 +184,56 @@ class Forward:
         flat = operator.linear(*batch).reshape(boxes * columns, -1)
         return np.array(flat.T, order="C").reshape(-1, boxes, columns)  # a copy: the operator may return its input
 
-    def _through(self, lines: LinearRelaxation, forms: Forms, boxes: Boxes) -> Forms:
+    def _through(self, relaxations: LinearRelaxation, symbolic: SymbolicBounds, boxes: Boxes) -> SymbolicBounds:
         """The functions beyond an elementwise activation."""
         ends = []
-        below = (lines.lower_slope, lines.lower_intercept, forms.lower, forms.upper)
-        above = (lines.upper_slope, lines.upper_intercept, forms.upper, forms.lower)
+        below = (relaxations.lower_slope, relaxations.lower_intercept, symbolic.lower, symbolic.upper)
+        above = (relaxations.upper_slope, relaxations.upper_intercept, symbolic.upper, symbolic.lower)
         for sign, (slope, intercept, rising, falling) in ((-1.0, below), (1.0, above)):
             form = np.where((slope < 0)[:, :, None], falling, rising) if (slope < 0).any() else rising
             form = form * slope[:, :, None]
             shift = np.zeros_like(slope) if intercept is None else intercept
             rounded = ((slope != 0) & (slope != 1)) | (shift != 0)
-            slack = self.gamma * (np.abs(slope) * forms.size + np.abs(shift)) + TINY
+            slack = self.gamma * (np.abs(slope) * symbolic.size + np.abs(shift)) + TINY
             form[:, :, -1] += shift + sign * np.where(rounded, slack, 0.0)
             ends.append(form)
         return _sized(ends[0], ends[1], boxes)
 
-    def _pool(self, windows: npt.NDArray[np.int64], forms: Forms, boxes: Boxes) -> Forms:
+    def _pool(self, windows: npt.NDArray[np.int64], symbolic: SymbolicBounds, boxes: Boxes) -> SymbolicBounds:
         """The functions beyond a MaxPool: the greatest so far meets one entry of its window after the other."""
         first = np.take_along_axis(windows, np.argmax(windows >= 0, axis=1)[:, None], axis=1)
         players = np.where(windows < 0, first, windows)  # padding never wins
-        greatest = forms.take(players[:, 0])
+        greatest = symbolic.take(players[:, 0])
         for k in range(1, players.shape[1]):
             met = (players[:, :k] == players[:, k, None]).any(axis=1)
-            greatest = self._greater(greatest, forms.take(players[:, k]), met, boxes)
+            greatest = self._greater(greatest, symbolic.take(players[:, k]), met, boxes)
         return greatest
 
-    def _greater(self, a: Forms, b: Forms, met: npt.NDArray[np.bool_], boxes: Boxes) -> Forms:
+    def _greater(
+        self, a: SymbolicBounds, b: SymbolicBounds, met: npt.NDArray[np.bool_], boxes: Boxes
+    ) -> SymbolicBounds:
         """The greater of two values; the first, where ``met`` says that the second is one of its parts."""
         slack = self.gamma * (a.size + b.size)
         low = boxes.least(a.lower - b.upper, slack)
         high = boxes.greatest(a.upper - b.lower, slack)
         low[met], high[met] = 0.0, 0.0
-        lines = relu_relaxation(low, high)
-        slope = lines.upper_slope[:, :, None]
+        relaxations = relu_relaxation(low, high)
+        slope = relaxations.upper_slope[:, :, None]
         upper = slope * a.upper + (1 - slope) * b.upper
-        extra = lines.upper_intercept + self.gamma * (a.size + b.size + lines.upper_intercept) + TINY
-        upper[:, :, -1] += np.where(lines.unstable, extra, 0.0)
-        return _sized(np.where(lines.lower_slope[:, :, None] > 0, a.lower, b.lower), upper, boxes)
+        extra = relaxations.upper_intercept + self.gamma * (a.size + b.size + relaxations.upper_intercept) + TINY
+        upper[:, :, -1] += np.where(relaxations.unstable, extra, 0.0)
+        return _sized(np.where(relaxations.lower_slope[:, :, None] > 0, a.lower, b.lower), upper, boxes)
 
 
-def _sized(lower: Array, upper: Array, boxes: Boxes) -> Forms:
-    """The forms with their sizes; InputError if they are too large for float64."""
+def _sized(lower: Array, upper: Array, boxes: Boxes) -> SymbolicBounds:
+    """The symbolic bounds with their sizes; InputError if they are too large for float64."""
     parts = [
         np.einsum("nbk,bk->nb", np.abs(f[:, :, :-1]), boxes.magnitude) + np.abs(f[:, :, -1]) for f in (lower, upper)
     ]
     size = np.maximum(*parts) * (1 + 1e-6)
     if not (size < LARGEST).all():  # NaN is not
         raise InputError("the network's numbers are too large for bounds in float64")
-    return Forms(lower, upper, size)
+    return SymbolicBounds(lower, upper, size)
 
 
 def _sparse(operator: AffineOperator) -> AffineOperator:

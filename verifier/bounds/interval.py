@@ -6,7 +6,7 @@ without fused multiply-add, the computed centre differs from ``W c + b`` by at m
 ``γ(n+1) · (|W| |c| + |b|)``, ``γ(k) = k u / (1 - k u)`` (Higham, *Accuracy and Stability of Numerical
 Algorithms*, 2nd ed., section 3.1); the computed ``|W| r`` is at least ``(1 - γ(n)) |W| r``. So, with
 ``g = 2 (n + 4) u >= γ(n + 3)`` (while ``n < 2^50``), the true values lie in ``c' ± ρ`` with
-``ρ = (1 + 2 g) · (|W| (r + g |c|) + g |b|)``; the four spare units of ``g`` pay for the roundings of ``ρ`` itself
+``ρ = (1 + 2 g) · (|W| (r + g |c|) + g |b|)``; the four spare neurons of ``g`` pay for the roundings of ``ρ`` itself
 and of ``c' ± ρ``. Underflow: magnitudes that are not zero are raised to at least 1e-150 on both sides of the
 product, so each term of ``ρ`` is at least 1e-300 wherever a product of the centre could underflow (by less
 than 5e-324), and an exact zero stays an exact zero. Single operations (a product with a slope, a sum of two

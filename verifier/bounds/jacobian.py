@@ -90,7 +90,7 @@ class _Chord:
         middle: ``(s₁ + s₂) / 2``, ``(batch, *shape)``.
         half: ``(s₂ - s₁) (p - q) / 2``, ``(batch, *shape)``.
         intercept: ``(s₂ - s₁) r``, ``(batch, size)``.
-        loose: flat indices of the units with two slopes on some box.
+        loose: flat indices of the neurons with two slopes on some box.
     """
 
     middle: Array
@@ -169,8 +169,8 @@ class _Jacobian:
         kind = max((k for k, _ in sources), default=CONSTANT)
         worth = any(mixes for _, mixes in sources) or (len(sources) > 1 and kind != CONSTANT)
         if worth:
-            units = np.arange(node.size) if everything or index == 0 else self._decisive(node)
-            self._tighten(index, units)
+            neurons = np.arange(node.size) if everything or index == 0 else self._decisive(node)
+            self._tighten(index, neurons)
             kind = GENERAL
         self._pass_on(node, kind)
 
@@ -222,29 +222,29 @@ class _Jacobian:
         shapes = [self.network[i].shape for i in node.inputs]
         return backward(node, gradient, shapes, self.possible.get(node.name))
 
-    def _tighten(self, index: int, units: npt.NDArray[np.intp]) -> None:
-        """Intersect the bounds of these units (flat indices) of a node with linear ones."""
+    def _tighten(self, index: int, neurons: npt.NDArray[np.intp]) -> None:
+        """Intersect the bounds of these neurons (flat indices) of a node with linear ones."""
         node = self.network.nodes[index]
-        if not units.size:
+        if not neurons.size:
             return
         low, high = (end.reshape(self.batch, -1).copy() for end in self.gradients[node.name])
         slack = self.roundings * SPACING * self.magnitudes[node.name].reshape(self.batch, -1) + 1e-250
         step = max(1, CHUNK // (2 * self.batch * max(self.row_cost, node.size)))
-        for start in range(0, len(units), step):
-            chunk = units[start : start + step]
+        for start in range(0, len(neurons), step):
+            chunk = neurons[start : start + step]
             found = self._rows(index, chunk)
             low[:, chunk] = np.maximum(low[:, chunk], found[:, 0] - slack[:, chunk])
             high[:, chunk] = np.minimum(high[:, chunk], found[:, 1] + slack[:, chunk])
         shape = (self.batch, *node.shape)
         self.gradients[node.name] = (np.minimum(low, high).reshape(shape), np.maximum(low, high).reshape(shape))
 
-    def _rows(self, index: int, units: npt.NDArray[np.intp]) -> Array:
-        """Linear bounds of these units' gradients, without slack: ``(batch, 2, units)``."""
+    def _rows(self, index: int, neurons: npt.NDArray[np.intp]) -> Array:
+        """Linear bounds of these neurons' gradients, without slack: ``(batch, 2, neurons)``."""
         nodes = self.network.nodes
-        first = np.zeros((len(units), nodes[index].size))
-        first[np.arange(len(units)), units] = 1.0
-        rows = {nodes[index].name: first.reshape(1, 1, len(units), *nodes[index].shape)}
-        total: Array = np.zeros((self.batch, 2, len(units)))
+        first = np.zeros((len(neurons), nodes[index].size))
+        first[np.arange(len(neurons)), neurons] = 1.0
+        rows = {nodes[index].name: first.reshape(1, 1, len(neurons), *nodes[index].shape)}
+        total: Array = np.zeros((self.batch, 2, len(neurons)))
         for k in range(index, len(nodes)):
             node = nodes[k]
             poll(f"while gradients went through node {node.name!r}")
@@ -256,7 +256,7 @@ class _Jacobian:
                     rows[node.name], shift = chord.apply(rows[node.inputs[0]])
                     total = total + shift
                 elif isinstance(node.operator, Dense) and node.inputs[0] == nodes[index].name and _is_plain(node):
-                    rows[node.name] = node.operator.weight.T[units][None, None]
+                    rows[node.name] = node.operator.weight.T[neurons][None, None]
                 else:
                     rows[node.name] = self._linear(node, rows)
                 for name in set(node.inputs):

@@ -1,4 +1,4 @@
-"""Queries of several disjunctions, or of very many cases, asked piece by piece: branched on, not multiplied out.
+"""Queries of several disjunctions, or of very many disjuncts, asked piece by piece: branched on, not multiplied out.
 
 An engine answers for one disjunction. A query's clauses are left out at first, which only adds solutions: "no" then
 holds with them. Where the engine finds a point that breaks a clause, the query falls into one for each conjunction of
@@ -25,7 +25,7 @@ from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 GROUP = 512
-"""So many cases are given to an engine at once."""
+"""So many disjuncts are given to an engine at once."""
 TINY = ExactSettings()
 """On networks this small all linear regions are looked at first, with all clauses."""
 ORDER = (Certainty.EXACT, Certainty.RIGOROUS, Certainty.NUMERICAL)
@@ -35,8 +35,10 @@ ORDER = (Certainty.EXACT, Certainty.RIGOROUS, Certainty.NUMERICAL)
 def solve(
     engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
 ) -> EngineResult:
-    """What an engine says of a query with any number of cases and clauses; see `Engine.solve`."""
-    if options.proof or (not query.clauses and len(query.cases) <= GROUP):  # a proof speaks of all cases at once
+    """What an engine says of a query with any number of disjuncts and clauses; see `Engine.solve`."""
+    if options.proof or (
+        not query.clauses and len(query.disjuncts) <= GROUP
+    ):  # a proof speaks of all disjuncts at once
         return engine.solve(query, options, deadline, listener)
     exact = ExactNetwork(query.network)
     if query.network.neurons <= TINY.neurons and query.box.varying <= TINY.inputs:
@@ -47,12 +49,12 @@ def solve(
     open_end: EngineResult | None = None
     while stack:
         if deadline.passed:
-            reason = f"{len(stack)} groups of cases left after {asked}"
-            return EngineResult(answer=Answer.TIMEOUT, reason=reason, statistics={"groups of cases": asked})
+            reason = f"{len(stack)} groups of disjuncts left after {asked}"
+            return EngineResult(answer=Answer.TIMEOUT, reason=reason, statistics={"groups of disjuncts": asked})
         some = stack.pop()
-        if len(some.cases) > GROUP:
-            groups = [some.cases[k : k + GROUP] for k in range(0, len(some.cases), GROUP)]
-            stack += [replace(some, cases=group) for group in reversed(groups)]
+        if len(some.disjuncts) > GROUP:
+            groups = [some.disjuncts[k : k + GROUP] for k in range(0, len(some.disjuncts), GROUP)]
+            stack += [replace(some, disjuncts=group) for group in reversed(groups)]
             continue
         result = engine.solve(replace(some, clauses=()), options, deadline, listener)
         asked += 1
@@ -61,14 +63,14 @@ def solve(
             weakest = max(weakest, result.certainty, key=ORDER.index)
             continue
         if result.answer is Answer.SAT and result.x is not None and replay(query, result.x, exact).exact:
-            return replace(result, statistics={**result.statistics, "groups of cases": asked})
+            return replace(result, statistics={**result.statistics, "groups of disjuncts": asked})
         if not some.clauses or result.answer in (Answer.TIMEOUT, Answer.ERROR):
             open_end = open_end or result
             continue
         stack += _branches(some, result.x)
     if open_end is not None:
-        return replace(open_end, statistics={**open_end.statistics, "groups of cases": asked})
-    return EngineResult(answer=Answer.UNSAT, certainty=weakest, statistics={"groups of cases": asked})
+        return replace(open_end, statistics={**open_end.statistics, "groups of disjuncts": asked})
+    return EngineResult(answer=Answer.UNSAT, certainty=weakest, statistics={"groups of disjuncts": asked})
 
 
 def _branches(query: Query, point: Point | None) -> list[Query]:
@@ -83,5 +85,5 @@ def _branches(query: Query, point: Point | None) -> list[Query]:
     rest = (*query.clauses[:chosen], *query.clauses[chosen + 1 :])
     held = () if query.common is None else (query.common,)
     # the shorter of the two disjunctions is branched on, the longer one is left to the engine
-    parts, cases = (clause, query.cases) if len(clause) <= len(query.cases) else (query.cases, clause)
-    return [replace(query, common=stacked((*held, part)), cases=cases, clauses=rest) for part in parts]
+    parts, disjuncts = (clause, query.disjuncts) if len(clause) <= len(query.disjuncts) else (query.disjuncts, clause)
+    return [replace(query, common=stacked((*held, part)), disjuncts=disjuncts, clauses=rest) for part in parts]

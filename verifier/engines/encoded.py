@@ -72,9 +72,9 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
     method = _method(options, exact)
     values = bounds(query.network, query.box, method, steps=options.bound_steps)  # type: ignore[arg-type]
     if options.propagate:
-        from verifier.engines.saliency.hints import witness_parts
+        from verifier.engines.saliency.hints import witness_subproblems
 
-        parts = witness_parts(query, values)
+        parts = witness_subproblems(query, values)
         if parts is not None:
             return parts
     gradients = gradient_bounds(query.network, query.box, gradient.output, values, method)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def decide(
             share = Deadline.after(
                 deadline.left / (len(parts) - k) if part.split is None else min(seconds, deadline.left)
             )
-            result = _decide_part(query, query.gradient, part, share, ask, exact, relax)
+            result = _decide_subproblem(query, query.gradient, part, share, ask, exact, relax)
             asked += result.statistics.get("decided by") != "bounds"
             if result.answer is Answer.SAT:
                 return result
@@ -119,7 +119,7 @@ def decide(
         for result in final:
             if result.answer is answer:
                 return replace(result, statistics={**result.statistics, **figures})
-    for name in ("free units", "nodes", "rows", "columns", "regions excluded"):
+    for name in ("free neurons", "nodes", "rows", "columns", "regions excluded"):
         counts = [int(result.statistics[name]) for result in final if name in result.statistics]
         figures |= {name: sum(counts)} if counts else {}
     # propagation, and bounds where they decide, work in floats with proved bounds on the rounding errors
@@ -128,7 +128,7 @@ def decide(
     return EngineResult(answer=Answer.UNSAT, certainty=certainty, statistics=figures)
 
 
-def _decide_part(
+def _decide_subproblem(
     query: Query, box: GradientBox, part: Subproblem, deadline: Deadline, ask: Ask, exact: bool, relax: float
 ) -> EngineResult:
     """Ask with the bounds on few entries of the gradient, and with more where a point violates these."""
@@ -247,7 +247,7 @@ def _exactly(
     encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply]
 ) -> EngineResult:
     checker = Checker(encoding.query)
-    figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions passed over": 0}
+    figures: dict[str, float | int | str] = {"free neurons": encoding.free_neurons, "regions passed over": 0}
     strict, passed_over = False, 0
     while passed_over <= REGIONS:
         if deadline.passed:

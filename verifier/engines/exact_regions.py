@@ -31,7 +31,7 @@ from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 Signs = Mapping[str, npt.NDArray[np.int8]]
-"""Signs of ReLUs by node, ``(units,)``: 1 for ``z >= 0``, -1 for ``z <= 0``, 0 for none."""
+"""Signs of ReLUs by node, ``(neurons,)``: 1 for ``z >= 0``, -1 for ``z <= 0``, 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Place:
         maps: every node's value so far as a map of the varying inputs, the constant last.
         pattern: the phases of the activation nodes that are done.
         node: which node is next.
-        chosen: phases of its first units.
+        chosen: phases of its first neurons.
     """
 
     system: ExactSystem
@@ -62,7 +62,7 @@ class RegionSearch:
         known: signs that every point of that part is proved to have.
         closed: whether phases include both of their ends: more than the gradient convention says, and what a proof
             with phases from elsewhere needs.
-        cases: the cases to look at, by number; None: all.
+        disjuncts: the disjuncts to look at, by number; None: all.
         exact: the query's network in exact form, if it is at hand.
 
     Attributes:
@@ -83,11 +83,11 @@ class RegionSearch:
         assumed: Signs | None = None,
         known: Signs | None = None,
         closed: bool = False,
-        cases: Sequence[int] | None = None,
+        disjuncts: Sequence[int] | None = None,
         exact: ExactNetwork | None = None,
     ) -> None:
         self.closed = closed
-        chosen = query.cases if cases is None else tuple(query.cases[k] for k in cases)
+        chosen = query.disjuncts if disjuncts is None else tuple(query.disjuncts[k] for k in disjuncts)
         self.choices = (chosen, *query.clauses)
         self.query, self.exact = query, exact or ExactNetwork(query.network)
         self.assumed, self.known = assumed or {}, known or {}
@@ -167,11 +167,11 @@ class RegionSearch:
                 self.work += self._cost(node)
                 continue
             (z,) = inputs
-            units = _Units(node, z, self._low, self._high, self.query.gradient is not None, self.closed)
+            neurons = _Neurons(node, z, self._low, self._high, self.query.gradient is not None, self.closed)
             none = np.zeros(node.size, dtype=np.int8)
             assumed, known = self.assumed.get(node.name, none), self.known.get(node.name, none)
-            for unit in range(len(chosen), node.size):
-                options = units.options(unit, int(assumed[unit]), int(known[unit]))
+            for neuron in range(len(chosen), node.size):
+                options = neurons.options(neuron, int(assumed[neuron]), int(known[neuron]))
                 self.work += len(self._low) * len(options)
                 if len(options) == 1 and not options[0][1]:
                     chosen.append(options[0][0])
@@ -184,11 +184,11 @@ class RegionSearch:
                     return
                 if not branches:  # only where signs are given: no point has them
                     return
-                if assumed[unit]:  # else the phase's rows follow from those before
+                if assumed[neuron]:  # else the phase's rows follow from those before
                     place = replace(place, system=branches[0][1])
                 chosen.append(branches[0][0])
             pattern[node.name] = np.array(chosen, dtype=np.int64)
-            maps[node.name] = units.value(chosen)
+            maps[node.name] = neurons.value(chosen)
             chosen = []
         self._conclude(place.system, maps, pattern)
 
@@ -229,7 +229,7 @@ class RegionSearch:
         if query.common is not None:
             for row in self._rows(query.common, maps, g):
                 shared.add(row)
-        choices = [[self._rows(case, maps, g) for case in choice] for choice in self.choices]
+        choices = [[self._rows(disjunct, maps, g) for disjunct in choice] for choice in self.choices]
         self._choose(shared, sorted(choices, key=len))
 
     def _choose(self, system: ExactSystem, choices: list[list[list[Row]]]) -> None:
@@ -306,8 +306,8 @@ class RegionSearch:
         return found
 
 
-class _Units:
-    """The units of one activation node on a region of the nodes before it, where its input is affine."""
+class _Neurons:
+    """The neurons of one activation node on a region of the nodes before it, where its input is affine."""
 
     def __init__(
         self, node: Node, z: Rationals, low: list[Fraction], high: list[Fraction], gradient: bool, closed: bool
@@ -324,13 +324,13 @@ class _Units:
             found = phases(node.operator, gradient=gradient)
             self._phases = tuple(replace(p, lower_open=False, upper_open=False) for p in found) if closed else found
 
-    def options(self, unit: int, assumed: int, known: int) -> list[tuple[int, list[Row]]]:
-        """The phases of a unit that bounds over the box leave, each with the rows that it means (see `RegionSearch`)."""
+    def options(self, neuron: int, assumed: int, known: int) -> list[tuple[int, list[Row]]]:
+        """The phases of a neuron that bounds over the box leave, each with the rows that it means (see `RegionSearch`)."""
         if self._windows is not None:
-            return self._winners(self._windows[unit])
+            return self._winners(self._windows[neuron])
         if known:  # a ReLU; where it is zero both of its pieces have the same value
             return [(int(known > 0), [])]
-        line = self._flat[:, unit]
+        line = self._flat[:, neuron]
         least, most = self._range(line)
         found = []
         for p in self._phases:
@@ -370,7 +370,7 @@ class _Units:
         return found
 
     def value(self, chosen: list[int]) -> Rationals:
-        """The node's value, given the phases of all units."""
+        """The node's value, given the phases of all neurons."""
         shape, z = self.node.shape, self.z
         if self._windows is not None:
             winners = self._windows[np.arange(len(chosen)), np.array(chosen)]

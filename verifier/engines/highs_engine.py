@@ -85,14 +85,14 @@ class HighsEngine(Engine):
             reason = "HiGHS does not accept the program: coefficients beyond 1e15 or limits beyond 1e20"
             return EngineResult(answer=Answer.UNKNOWN, reason=reason)
         figures: dict[str, float | int | str] = {
-            "free units": encoding.free_units,
+            "free neurons": encoding.free_neurons,
             "columns": program.model.size,
             "rows": program.model.row_count,
             "regions excluded": 0,
         }
-        if encoding.cases is not None and query.gradient is not None:
-            indicators = program.indicators[id(twin[id(encoding.cases)])]
-            if not _some_case_left(solver, indicators, program.model.binary, deadline):
+        if encoding.disjuncts is not None and query.gradient is not None:
+            indicators = program.indicators[id(twin[id(encoding.disjuncts)])]
+            if not _some_disjunct_left(solver, indicators, program.model.binary, deadline):
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
         for _ in range(ROUNDS):
             if deadline.passed:
@@ -177,10 +177,10 @@ def _overturned(solver: Any, deadline: Deadline) -> bool:
     return bool(solver.getModelStatus().name == "kOptimal")
 
 
-def _some_case_left(solver: Any, indicators: Indices, binary: npt.NDArray[np.bool_], deadline: Deadline) -> bool:
-    """Forbid the cases that the linear relaxation refutes one by one; whether any is left.
+def _some_disjunct_left(solver: Any, indicators: Indices, binary: npt.NDArray[np.bool_], deadline: Deadline) -> bool:
+    """Forbid the disjuncts that the linear relaxation refutes one by one; whether any is left.
 
-    The relaxation of the whole disjunction is far weaker than that of each of its cases.
+    The relaxation of the whole disjunction is far weaker than that of each of its disjuncts.
     """
     import highspy
 
@@ -189,7 +189,7 @@ def _some_case_left(solver: Any, indicators: Indices, binary: npt.NDArray[np.boo
     def declare(kind: Any) -> None:
         solver.changeColsIntegrality(len(binaries), binaries, np.array([kind] * len(binaries)))
 
-    # two cases share one indicator, which is 1 for the second of them
+    # two disjuncts share one indicator, which is 1 for the second of them
     choices = (
         [(int(c), 1.0) for c in indicators] if len(indicators) > 1 else [(int(indicators[0]), v) for v in (0.0, 1.0)]
     )

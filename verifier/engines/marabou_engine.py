@@ -61,7 +61,7 @@ class MarabouEngine(Engine):
         query = encoding.query
         scaled = rescaled(encoding.model)
         checker = Checker(query)
-        figures: dict[str, float | int | str] = {"free units": encoding.free_units, "regions excluded": 0}
+        figures: dict[str, float | int | str] = {"free neurons": encoding.free_neurons, "regions excluded": 0}
         for excluded in range(ROUNDS):
             figures["regions excluded"] = excluded
             if deadline.passed:
@@ -85,10 +85,10 @@ class MarabouEngine(Engine):
             if not switches:
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
             others = [
-                list(case)
+                list(disjunct)
                 for d, twin in _twins(encoding, scaled)
                 if id(d) in switches
-                for c, case in enumerate(twin.cases)
+                for c, disjunct in enumerate(twin.disjuncts)
                 if c != picked[id(d)]
             ]
             scaled.model.disjunctions.append(Disjunction(others, "another linear region"))
@@ -136,8 +136,8 @@ def _twins(encoding: Encoding, scaled: Rescaled) -> list[tuple[Disjunction, Disj
 
 
 def chosen(disjunction: Disjunction, solution: Array) -> int:
-    """The case of a disjunction that a numerical solution fits best."""
-    return int(np.argmin([sum(_violation(atom, solution) for atom in case) for case in disjunction.cases]))
+    """The disjunct of a disjunction that a numerical solution fits best."""
+    return int(np.argmin([sum(_violation(atom, solution) for atom in disjunct) for disjunct in disjunction.disjuncts]))
 
 
 def _violation(atom: Atom, solution: Array) -> float:

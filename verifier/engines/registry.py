@@ -139,8 +139,8 @@ def choose(query: Query, options: Options) -> Choice:
         if limit is not None and query.network.neurons > limit:
             refusals[rule.engine] = f"{rule.engine}: {query.network.neurons} neurons, hopeless above {limit}"
             continue
-        cases = "1 case" if len(query.cases) == 1 else f"{len(query.cases)} cases"
-        size = f"{query.box.size} inputs, {query.network.neurons} neurons, {cases}"
+        disjuncts = "1 disjunct" if len(query.disjuncts) == 1 else f"{len(query.disjuncts)} disjuncts"
+        size = f"{query.box.size} inputs, {query.network.neurons} neurons, {disjuncts}"
         passed = f"; passed over: {'; '.join(refusals.values())}" if refusals else ""
         return Choice(engine, f"auto picked {engine.name} ({size}): {rule.why}{passed}")
     raise EngineError("no installed engine can take this query", fix="; ".join(refusals.values()))

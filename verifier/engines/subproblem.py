@@ -15,7 +15,7 @@ class Subproblem:
     """One of the questions that a query on the gradient falls into, with what is known about its witnesses.
 
     Attributes:
-        query: the query with some of its cases.
+        query: the query with some of its disjuncts.
         values, gradients: bounds on every node's value and on the gradient with respect to it.
         known: phases, see `verifier.encodings.network.encode_forward`.
         split: the smaller questions that it falls into; None if it is not to be divided.

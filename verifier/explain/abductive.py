@@ -302,7 +302,7 @@ class _Run:
         rows = self._margins()
         box_of = np.repeat(np.arange(len(low)), len(rows))
         tiled = np.tile(rows, (len(low), 1))
-        found = self.crown.lower(self.network.output, tiled, box_of, relaxed.lines, low, high)
+        found = self.crown.lower(self.network.output, tiled, box_of, relaxed.relaxations, low, high)
         return found.lower.reshape(len(low), len(rows)), found.slopes
 
     def proved_prefix(self, free: frozenset[int], pending: list[int]) -> int:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bab import BranchAndBound, LastResort, LeafAnswer, PriorityStore, Settings, Verdict
-from verifier.bab.parts import Bounded, Children
+from verifier.bab.interfaces import Bounded, Children
 from verifier.engines.maps.boxes import Boxes
 from verifier.engines.maps.enclosure import Enclosure, Enclosures
 from verifier.events import Listener, ignore
@@ -149,7 +149,7 @@ def maps_on_box(
     return Query(
         network=host,
         box=Box.around(point, epsilon, ends),
-        cases=(Conjunction(bound=np.zeros(0)),),
+        disjuncts=(Conjunction(bound=np.zeros(0)),),
         gradient=gradient,
         condition=condition,
         anchor=point,
@@ -193,7 +193,7 @@ def largest(
         settings=Settings(batch=size * threads, piece=size, threads=threads, unit="boxes"),
         stop=lambda so_far: bounder.over or ("too many boxes cannot be split" if so_far.stuck > settings.stuck else ""),
     )
-    root = Boxes.root(query.box.lower, query.box.upper, bounder.enclosures.units)
+    root = Boxes.root(query.box.lower, query.box.upper, bounder.enclosures.neurons)
     found = search.run(root, deadline, listener)
     worst = min(found.worst, 0.0) if found.left else 0.0
     lower, point, at = bounder.reached()
@@ -269,7 +269,7 @@ class _Bounder:
         found = self.enclosures.of(batch.low, batch.high, batch.phase)
         lower, upper = map_bounds(self.condition.map.baseline, self.condition.map.absolute, batch, found)
         above = np.where(found.open, self.objective.above(lower, upper), -np.inf)
-        bounded = Boxes(batch.low, batch.high, batch.phase, found.influence, found.units)
+        bounded = Boxes(batch.low, batch.high, batch.phase, found.influence, found.neurons)
         if found.open.any():
             low, high = batch.low[found.open], batch.high[found.open]
             self.look(np.concatenate([low + (high - low) / 2, np.clip(found.corners[found.open], low, high)]))
@@ -366,7 +366,7 @@ class _Region(LastResort):
             coefficients = np.zeros((len(entries), network[name].size))
             coefficients[np.arange(len(entries)), entries] = -phase[0, entries]
             found = crown.lower(
-                name, coefficients, np.zeros(len(entries), dtype=np.intp), relaxed.lines, leaf.low, leaf.high
+                name, coefficients, np.zeros(len(entries), dtype=np.intp), relaxed.relaxations, leaf.low, leaf.high
             )
             middle = leaf.low[0] + (leaf.high[0] - leaf.low[0]) / 2
             radius = (leaf.high[0] - leaf.low[0]) / 2

@@ -149,7 +149,7 @@ class ExactNetwork:
 
         Args:
             x: one input of ``input_size`` numbers (a batch of one), or a batch of them.
-            pattern: the piece of each unit to use, wherever the values lie: ``{node name: (1 or batch, *shape)}``;
+            pattern: the piece of each neuron to use, wherever the values lie: ``{node name: (1 or batch, *shape)}``;
                 None, or a node that is not named: the piece that the value is on.
             stop: the last node to compute; None: all.
             known: values that were computed before, at the same inputs and with the same pieces; not computed again.
@@ -211,7 +211,7 @@ class ExactNetwork:
 
         Args:
             name: the node with respect to whose value it is taken.
-            pattern: per activation node one integer per flattened unit: its piece, or ``pieces + k`` for the
+            pattern: per activation node one integer per flattened neuron: its piece, or ``pieces + k`` for the
                 slope at breakpoint k; for MaxPool the winner's position in the window.
         """
 

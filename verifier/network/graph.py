@@ -231,7 +231,7 @@ class Network(Shown):
         return {n.name: values[n.inputs[0]] for n in self.activations}
 
     def pattern(self, x: npt.ArrayLike) -> dict[str, npt.NDArray[np.int16]]:
-        """The activation pattern: for each piecewise-linear node the piece each unit is on, ``(batch, *shape)``."""
+        """The activation pattern: for each piecewise-linear node the piece each neuron is on, ``(batch, *shape)``."""
         values = self.values(x)
         return {n.name: _piecewise(n).pattern(values[n.inputs[0]]) for n in self.activations}
 

@@ -119,20 +119,20 @@ def _maxima(before: sp.csr_array, bias: Array, after: sp.csr_array, last_bias: A
     groups: dict[tuple[bytes, bytes, float], int] = {}
     group_of, signs = np.full(len(bias), -1), np.zeros(len(bias))
     representative: list[int] = []
-    for unit in range(len(bias)):
-        part = slice(before.indptr[unit], before.indptr[unit + 1])
+    for neuron in range(len(bias)):
+        part = slice(before.indptr[neuron], before.indptr[neuron + 1])
         columns, data = before.indices[part], before.data[part]
-        leading = data[0] if len(data) else bias[unit]
+        leading = data[0] if len(data) else bias[neuron]
         if leading == 0:
             continue  # relu(0)
         sign = 1.0 if leading > 0 else -1.0
-        key = (columns.tobytes(), (sign * data).tobytes(), float(sign * bias[unit]))
+        key = (columns.tobytes(), (sign * data).tobytes(), float(sign * bias[neuron]))
         if key not in groups:
             groups[key] = len(representative)
-            representative.append(unit)
-        group_of[unit], signs[unit] = groups[key], sign
-    units = np.flatnonzero(group_of >= 0)
-    member = sp.csr_array((np.ones(len(units)), (units, group_of[units])), shape=(len(bias), len(groups)))
+            representative.append(neuron)
+        group_of[neuron], signs[neuron] = groups[key], sign
+    neurons = np.flatnonzero(group_of >= 0)
+    member = sp.csr_array((np.ones(len(neurons)), (neurons, group_of[neurons])), shape=(len(bias), len(groups)))
     lead = signs[representative]
     z_rows, z_shifts = sp.csr_array(before[representative] * lead[:, None]), bias[representative] * lead
     # α relu(z) + β relu(-z) = (α + β) relu(z) - β z

@@ -22,7 +22,7 @@ class Term:
 
     Attributes:
         rows, multipliers: the rows and λ.
-        weights: for the units of the record of bounds, or none.
+        weights: for the neurons of the record of bounds, or none.
     """
 
     rows: Sequence[int] | Array
@@ -36,18 +36,18 @@ class ProofBuilder:
 
     divisions: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     records: list[tuple[int, int, bool]] = field(default_factory=list)
-    units: list[Array] = field(default_factory=list)
+    neurons: list[Array] = field(default_factory=list)
     rows: list[tuple[Array, Array, Array]] = field(default_factory=list)
     certificates: list[tuple[int, int, int, Sequence[Term]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def divide_input(self, node: int, axis: int, value: float, case: int = -1) -> tuple[int, int]:
-        """Divide a node at a value of an input; the numbers of the parts below and above."""
-        return self._divide((node, case, axis, value, -1))
+    def divide_input(self, node: int, axis: int, value: float, disjunct: int = -1) -> tuple[int, int]:
+        """Divide a node at a value of an input; the numbers of the children below and above."""
+        return self._divide((node, disjunct, axis, value, -1))
 
-    def divide_unit(self, node: int, unit: int, case: int = -1) -> tuple[int, int]:
-        """Divide a node by the sign of a ReLU's input; the numbers of the parts where it is on and off."""
-        return self._divide((node, case, -1, 0.0, unit))
+    def divide_neuron(self, node: int, neuron: int, disjunct: int = -1) -> tuple[int, int]:
+        """Divide a node by the sign of a ReLU's input; the numbers of the children where it is active and inactive."""
+        return self._divide((node, disjunct, -1, 0.0, neuron))
 
     def _divide(self, division: tuple[int, int, int, float, int]) -> tuple[int, int]:
         with self._lock:
@@ -55,26 +55,26 @@ class ProofBuilder:
             return 2 * len(self.divisions) - 1, 2 * len(self.divisions)
 
     def bounds(
-        self, node: int, units: Array, base: int = -1, rows: tuple[Array, Array, Sequence[Array]] | None = None
+        self, node: int, neurons: Array, base: int = -1, rows: tuple[Array, Array, Sequence[Array]] | None = None
     ) -> int:
         """Record bounds on a node's region; the number of the record.
 
         Args:
-            units: ``(U,)`` ascending, the ReLUs that weights are for.
-            rows: units, signs and weights of the rows that were bounded; None for the rule with default slopes.
+            neurons: ``(U,)`` ascending, the ReLUs that weights are for.
+            rows: neurons, signs and weights of the rows that were bounded; None for the rule with default slopes.
         """
-        unit, sign, weights = rows or (np.zeros(0), np.zeros(0), [])
+        neuron, sign, weights = rows or (np.zeros(0), np.zeros(0), [])
         flat = np.concatenate([np.zeros(0, dtype=np.float16), *weights])
         with self._lock:
             self.records.append((node, base, rows is not None))
-            self.units.append(units)
-            self.rows.append((unit, sign, flat))
+            self.neurons.append(neurons)
+            self.rows.append((neuron, sign, flat))
             return len(self.records) - 1
 
-    def refute(self, node: int, case: int, bounds: int, terms: Sequence[Term]) -> None:
-        """A certificate for a case on a node's region."""
+    def refute(self, node: int, disjunct: int, bounds: int, terms: Sequence[Term]) -> None:
+        """A certificate for a disjunct on a node's region."""
         with self._lock:
-            self.certificates.append((node, case, bounds, terms))
+            self.certificates.append((node, disjunct, bounds, terms))
 
     def contradiction(self, node: int, bounds: int) -> None:
         """A certificate that the node's region has no point."""
@@ -83,9 +83,9 @@ class ProofBuilder:
     def proof(self, query: Query, method: str) -> Proof:
         """All of it, as the proof of a query."""
         conditions = Conditions.of(query)
-        divided, division_case, axis, value, unit = _columns(self.divisions, 5)
+        divided, division_case, axis, value, neuron = _columns(self.divisions, 5)
         bounds_node, bounds_base, weighted = _columns(self.records, 3)
-        node, case, bounds, _ = _columns([(*c[:3], 0) for c in self.certificates], 4)
+        node, disjunct, bounds, _ = _columns([(*c[:3], 0) for c in self.certificates], 4)
         terms = [t for c in self.certificates for t in c[3]]
         arrays: dict[str, Any] = {
             "low": query.box.lower,
@@ -93,24 +93,24 @@ class ProofBuilder:
             "y_rows": conditions.y_rows,
             "x_rows": conditions.x_rows,
             "bound": conditions.bound,
-            "case_of": conditions.case_of,
+            "case_of": conditions.disjunct_of,
             "divided": divided,
             "division_case": division_case,
             "axis": axis,
             "value": value,
-            "unit": unit,
+            "unit": neuron,
             "bounds_node": bounds_node,
             "bounds_base": bounds_base,
             "bounds_weighted": weighted,
-            "units_start": _starts(self.units),
-            "units": _flat(self.units),
+            "units_start": _starts(self.neurons),
+            "units": _flat(self.neurons),
             "rows_start": _starts([r[0] for r in self.rows]),
             "row_unit": _flat([r[0] for r in self.rows]),
             "row_sign": _flat([r[1] for r in self.rows]),
             "row_weights_start": _starts([r[2] for r in self.rows]),
             "row_weights": _flat([r[2] for r in self.rows]),
             "node": node,
-            "case": case,
+            "case": disjunct,
             "bounds": bounds,
             "terms_start": _starts([c[3] for c in self.certificates]),
             "rows_of_start": _starts([t.rows for t in terms]),

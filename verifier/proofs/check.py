@@ -8,7 +8,7 @@ trusted: every number in it is either checked, or such that any value is sound.
 
 **What is checked.** That the proof is of this network and of this query; that slopes are in [0, 1] and multipliers not
 negative; that bounds come from a region around the one where they are used; that each certificate's function is
-positive all over its region, rounding included; and that in every case every leaf is below a certificate (the children
+positive all over its region, rounding included; and that in every disjunct every leaf is below a certificate (the children
 of a node cover it by the format).
 """
 
@@ -127,7 +127,7 @@ def _check_subject(proof: Proof, query: Query) -> None:
         ("y_rows", conditions.y_rows),
         ("x_rows", conditions.x_rows),
         ("bound", conditions.bound),
-        ("case_of", conditions.case_of),
+        ("case_of", conditions.disjunct_of),
     ):
         if not np.array_equal(getattr(proof, name), mine):
             what = "box" if name in ("low", "high") else "condition"
@@ -135,7 +135,7 @@ def _check_subject(proof: Proof, query: Query) -> None:
 
 
 def _check_structure(proof: Proof) -> None:
-    """Whether all numbers of nodes, records, units, rows are in range, and offsets fit."""
+    """Whether all numbers of nodes, records, neurons, rows are in range, and offsets fit."""
 
     def require(good: Any, what: str) -> None:
         if not np.all(good):
@@ -167,16 +167,16 @@ def _check_structure(proof: Proof) -> None:
     require(starts[-1] == terms, "certificates' terms")
     number = np.arange(d)
     require((proof.divided >= 0) & (proof.divided <= 2 * number), "a node is divided before it exists")
-    cases = int(proof.case_of[-1]) + 1 if len(proof.case_of) else 0
-    require((proof.division_case >= -1) & (proof.division_case < cases), "division_case")
+    disjuncts = int(proof.case_of[-1]) + 1 if len(proof.case_of) else 0
+    require((proof.division_case >= -1) & (proof.division_case < disjuncts), "division_case")
     require((proof.axis >= -1) & (proof.axis < len(proof.low)), "axis")
     require(np.isfinite(proof.value), "value")
     keys = set(zip(proof.divided.tolist(), proof.division_case.tolist(), strict=True))
-    require(len(keys) == d, "a node is divided twice for the same case")
+    require(len(keys) == d, "a node is divided twice for the same disjunct")
     require((proof.bounds_node >= 0) & (proof.bounds_node < proof.nodes), "bounds_node")
     require((proof.bounds_base >= -1) & (proof.bounds_base < np.arange(b)), "bounds_base")
     require((proof.node >= 0) & (proof.node < proof.nodes), "node")
-    require((proof.case >= -1) & (proof.case < cases), "case")
+    require((proof.case >= -1) & (proof.case < disjuncts), "case")
     require((proof.bounds >= 0) & (proof.bounds < b), "bounds")
     require((proof.row >= 0) & (proof.row < len(proof.bound)), "row")
     require(np.isfinite(proof.multiplier) & (proof.multiplier >= 0), "a multiplier of a row is negative")
@@ -188,9 +188,9 @@ class _Check:
     def __init__(self, proof: Proof, query: Query) -> None:
         self.proof, self.conditions = proof, Conditions.of(query)
         self.graph = ReluGraph(relu_network(query.network))
-        if not ((proof.unit >= 0) | (proof.axis >= 0)).all() or (proof.unit >= self.graph.units).any():
+        if not ((proof.unit >= 0) | (proof.axis >= 0)).all() or (proof.unit >= self.graph.neurons).any():
             raise ProofError("is malformed: a division by a ReLU that does not exist")
-        if ((proof.units < 0) | (proof.units >= self.graph.units)).any():
+        if ((proof.units < 0) | (proof.units >= self.graph.neurons)).any():
             raise ProofError("is malformed: weights for a ReLU that does not exist")
 
     def run(self) -> float:
@@ -223,7 +223,7 @@ class _Check:
     def region(self, node: int) -> tuple[Array, Array, Phases]:
         """The box and the phases of a node."""
         proof = self.proof
-        low, high, phases = proof.low.copy(), proof.high.copy(), np.zeros(self.graph.units, dtype=np.int8)
+        low, high, phases = proof.low.copy(), proof.high.copy(), np.zeros(self.graph.neurons, dtype=np.int8)
         for d, second in self.path(node):
             j = proof.axis[d]
             if j < 0:
@@ -241,11 +241,11 @@ class _Check:
         """A node in words."""
         steps = []
         for d, second in self.path(node):
-            j, unit = self.proof.axis[d], self.proof.unit[d]
+            j, neuron = self.proof.axis[d], self.proof.unit[d]
             if j >= 0:
                 steps.append(f"x_{j} {'>=' if second else '<='} {self.proof.value[d]:.6g}")
             else:
-                steps.append(f"ReLU {unit} {'off' if second else 'on'}")
+                steps.append(f"ReLU {neuron} {'off' if second else 'on'}")
         shown = steps[::-1] if len(steps) <= 8 else [*steps[:-5:-1], "…", *steps[3::-1]]
         return f"node {node} ({', '.join(shown) or 'the whole box'})"
 
@@ -255,29 +255,29 @@ class _Check:
         place = f"bounds {b} of {self.describe(node)}"
         if base >= 0 and not self._is_within(node, int(proof.bounds_node[base])):
             raise ProofError("start from bounds of a region elsewhere", place=place)
-        units = proof.units[proof.units_start[b] : proof.units_start[b + 1]]
-        if (np.diff(units) <= 0).any():
-            raise ProofError("units are not in order", place=place)
+        neurons = proof.units[proof.units_start[b] : proof.units_start[b + 1]]
+        if (np.diff(neurons) <= 0).any():
+            raise ProofError("neurons are not in order", place=place)
         low, high, phases = self.region(node)
         rows = None
         if proof.bounds_weighted[b]:
             part = slice(int(proof.rows_start[b]), int(proof.rows_start[b + 1]))
-            unit, sign = proof.row_unit[part], proof.row_sign[part]
-            if ((unit < 0) | (unit >= graph.units) | (np.abs(sign) != 1)).any():
+            neuron, sign = proof.row_unit[part], proof.row_sign[part]
+            if ((neuron < 0) | (neuron >= graph.neurons) | (np.abs(sign) != 1)).any():
                 raise ProofError("rows of ReLUs that do not exist", place=place)
             first = np.asarray(graph.first)
-            relu = np.searchsorted(first, unit, side="right") - 1
+            relu = np.searchsorted(first, neuron, side="right") - 1
             if (np.diff(relu) < 0).any():
                 raise ProofError("rows are not in order", place=place)
-            lengths = np.searchsorted(units, first[relu])
+            lengths = np.searchsorted(neurons, first[relu])
             flat = proof.row_weights[proof.row_weights_start[b] : proof.row_weights_start[b + 1]].astype(np.float64)
             if lengths.sum() != len(flat):
                 raise ProofError("the number of weights does not fit", place=place)
-            weights = np.split(flat, np.cumsum(lengths)[:-1]) if len(unit) else []
+            weights = np.split(flat, np.cumsum(lengths)[:-1]) if len(neuron) else []
             for w, length in zip(weights, lengths, strict=True):
-                if (w[phases[units[:length]] == 0] > 1).any():
+                if (w[phases[neurons[:length]] == 0] > 1).any():
                     raise ProofError("a slope is above 1", place=place)
-            rows = WeightedRows(unit, sign, units, weights)
+            rows = WeightedRows(neuron, sign, neurons, weights)
         if (low > high).any():  # no point: any bounds hold
             return graph.bounds(high, high, phases)
         return graph.bounds(low, high, phases, None if base < 0 else known[base], rows)
@@ -285,30 +285,30 @@ class _Check:
     def _certificates(self, b: int, bounds: Bounds, which: list[int], refuted: set[tuple[int, int]]) -> float:
         """Check the certificates that use a record; the least margin."""
         proof, graph = self.proof, self.graph
-        units = proof.units[proof.units_start[b] : proof.units_start[b + 1]]
+        neurons = proof.units[proof.units_start[b] : proof.units_start[b + 1]]
         margin = np.inf
-        step = max(1, CHUNK // max(graph.units, 1) // 8)
+        step = max(1, CHUNK // max(graph.neurons, 1) // 8)
         for first in range(0, len(which), step):
             some: list[int] = []
             boxes: list[tuple[Array, Array]] = []
             combinations, phases, weights, groups = [], [], [], []
             for c in which[first : first + step]:
-                node, case = int(proof.node[c]), int(proof.case[c])
+                node, disjunct = int(proof.node[c]), int(proof.case[c])
                 place = f"certificate {c} of {self.describe(node)}"
                 if not self._is_within(node, int(proof.bounds_node[b])):
                     raise ProofError("uses bounds of a region elsewhere", place=place)
                 terms = range(proof.terms_start[c], proof.terms_start[c + 1])
-                if case < 0 or not len(terms):
-                    if case >= 0 or len(terms) or bounds.contradiction < 0:
+                if disjunct < 0 or not len(terms):
+                    if disjunct >= 0 or len(terms) or bounds.contradiction < 0:
                         raise ProofError("says that the region has no point, but it may have one", place=place)
                     refuted.add((node, -1))
                     continue
                 if bounds.contradiction >= 0:
-                    refuted.add((node, case))
+                    refuted.add((node, disjunct))
                     continue
                 low, high, phase = self.region(node)
                 for t in terms:
-                    combination, weight = self._term(t, case, units, phase, bounds, place)
+                    combination, weight = self._term(t, disjunct, neurons, phase, bounds, place)
                     combinations.append(combination)
                     weights.append(weight)
                     phases.append(phase)
@@ -324,51 +324,53 @@ class _Check:
             low, high = np.array([box[0] for box in boxes]), np.array([box[1] for box in boxes])
             found = np.where((low > high).any(axis=1), np.inf, whole.least(low, high))
             for c, value in zip(some, found, strict=True):
-                node, case = int(proof.node[c]), int(proof.case[c])
+                node, disjunct = int(proof.node[c]), int(proof.case[c])
                 if not value > 0:
                     raise ProofError(
-                        f"case {case} is not refuted: the bound is {value:.6g}",
+                        f"disjunct {disjunct} is not refuted: the bound is {value:.6g}",
                         place=f"certificate {c} of {self.describe(node)}",
                     )
-                refuted.add((node, case))
+                refuted.add((node, disjunct))
             margin = min(margin, float(found.min()))
         return margin
 
-    def _term(self, t: int, case: int, units: Any, phase: Phases, bounds: Bounds, place: str) -> tuple[Array, Array]:
+    def _term(
+        self, t: int, disjunct: int, neurons: Any, phase: Phases, bounds: Bounds, place: str
+    ) -> tuple[Array, Array]:
         """λ over all rows, and weights over all ReLUs."""
         proof = self.proof
         part = slice(int(proof.rows_of_start[t]), int(proof.rows_of_start[t + 1]))
         rows = proof.row[part]
-        if (proof.case_of[rows] != case).any():
-            raise ProofError(f"uses a row of another case than {case}", place=place)
+        if (proof.case_of[rows] != disjunct).any():
+            raise ProofError(f"uses a row of another disjunct than {disjunct}", place=place)
         combination = np.zeros(len(self.conditions))
         np.add.at(combination, rows, proof.multiplier[part])
         weight = self.graph.default_slopes(bounds, 1, phase[None])[0]
         given = proof.weights[proof.weights_start[t] : proof.weights_start[t + 1]].astype(np.float64)
         if len(given):
-            if len(given) != len(units):
+            if len(given) != len(neurons):
                 raise ProofError("the number of weights does not fit", place=place)
-            if (given[phase[units] == 0] > 1).any():
+            if (given[phase[neurons] == 0] > 1).any():
                 raise ProofError("a slope is above 1", place=place)
-            weight[units] = given
+            weight[neurons] = given
         return combination, weight
 
     def _cover(self, refuted: set[tuple[int, int]]) -> None:
-        """Whether all cases are refuted everywhere."""
+        """Whether all disjuncts are refuted everywhere."""
         proof = self.proof
         divisions = {
             key: d for d, key in enumerate(zip(proof.divided.tolist(), proof.division_case.tolist(), strict=True))
         }
-        for case in range(self.conditions.cases):
+        for disjunct in range(self.conditions.disjuncts):
             stack = [0]
             while stack:
                 node = stack.pop()
-                if (node, case) in refuted or (node, -1) in refuted:
+                if (node, disjunct) in refuted or (node, -1) in refuted:
                     continue
-                d = divisions.get((node, case), divisions.get((node, -1)))
+                d = divisions.get((node, disjunct), divisions.get((node, -1)))
                 if d is None:
                     low, high, _ = self.region(node)
                     if (low > high).any():
                         continue
-                    raise ProofError(f"case {case} is refuted nowhere", place=f"leaf {self.describe(node)}")
+                    raise ProofError(f"disjunct {disjunct} is refuted nowhere", place=f"leaf {self.describe(node)}")
                 stack += [2 * d + 1, 2 * d + 2]

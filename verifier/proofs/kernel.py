@@ -46,7 +46,7 @@ class Bounds:
     """What is known of a network on a region.
 
     Attributes:
-        low, high: ``(units,)``: bounds of the ReLUs' inputs.
+        low, high: ``(neurons,)``: bounds of the ReLUs' inputs.
         sizes: by node, ``(size,)``: bounds on the terms' absolute values (of a ReLU: on its input's).
         contradiction: a ReLU whose bounds contradict each other, so that the region has no point; -1 if there is none.
     """
@@ -62,14 +62,14 @@ class WeightedRows:
     """Bounds of single ReLUs' inputs with weights of their own.
 
     Attributes:
-        unit, sign: ``(R,)`` ascending by the ReLU's node: 1 for the lower bound of the unit's input, -1 for the upper.
-        units: ``(U,)`` ascending: the ReLUs that the weights are for.
-        weights: by row, for the first of ``units``: those of the nodes before the row's own.
+        neuron, sign: ``(R,)`` ascending by the ReLU's node: 1 for the lower bound of the neuron's input, -1 for the upper.
+        neurons: ``(U,)`` ascending: the ReLUs that the weights are for.
+        weights: by row, for the first of ``neurons``: those of the nodes before the row's own.
     """
 
-    unit: npt.NDArray[np.int64]
+    neuron: npt.NDArray[np.int64]
     sign: npt.NDArray[np.int8]
-    units: npt.NDArray[np.int64]
+    neurons: npt.NDArray[np.int64]
     weights: list[Array]
 
 
@@ -95,7 +95,7 @@ class ReluGraph:
         network: see `verifier.proofs.relu_network.relu_network`.
 
     Attributes:
-        relus: the ReLU nodes in the network's order; ``first`` the number of the first unit of each, and the end.
+        relus: the ReLU nodes in the network's order; ``first`` the number of the first neuron of each, and the end.
     """
 
     def __init__(self, network: Network) -> None:
@@ -134,12 +134,12 @@ class ReluGraph:
         self._number = {name: k for k, name in enumerate(self.relus)}
 
     @property
-    def units(self) -> int:
+    def neurons(self) -> int:
         """Number of ReLUs."""
         return self.first[-1]
 
     def part(self, relu: int) -> slice:
-        """The units of a ReLU node, by the node's place in `relus`."""
+        """The neurons of a ReLU node, by the node's place in `relus`."""
         return slice(self.first[relu], self.first[relu + 1])
 
     # -- bounds ------------------------------------------------------------------------------------------
@@ -148,19 +148,19 @@ class ReluGraph:
     ) -> Bounds:
         """Bounds of all ReLUs' inputs on a region, by a rule that leaves nothing open.
 
-        ReLU nodes in order: intervals from the values before; cut by ``base`` and by the phases; then, for every unit
+        ReLU nodes in order: intervals from the values before; cut by ``base`` and by the phases; then, for every neuron
         whose sign is still open (by the rows of ``rows`` for the node, if these are given), a lower and an upper
         bound by `lower` with default slopes (with the rows' weights); cut by the phases again. Where a node is one
         affine function of the input, intervals are the best bounds and nothing follows them.
 
         Args:
             low, high: ``(n,)``.
-            phases: ``(units,)``: 1, -1, or 0 where free.
+            phases: ``(neurons,)``: 1, -1, or 0 where free.
             base: bounds that hold on a region around this one.
         """
         values: dict[str, tuple[Array, Array]] = {}
         sizes: dict[str, Array] = {}
-        infinite = np.full(self.units, np.inf)
+        infinite = np.full(self.neurons, np.inf)
         known = Bounds(
             -infinite if base is None else base.low.copy(), infinite if base is None else base.high.copy(), sizes
         )
@@ -218,10 +218,10 @@ class ReluGraph:
             places, signs = np.repeat(undecided, 2), np.tile([1, -1], len(undecided))
             which = np.zeros(0, dtype=np.intp)
         else:
-            begin, end = np.searchsorted(rows.unit, [part.start, part.stop])
+            begin, end = np.searchsorted(rows.neuron, [part.start, part.stop])
             which = np.arange(begin, end)
-            places, signs = rows.unit[which] - part.start, rows.sign[which]
-        step = max(1, CHUNK // max(self.units, *(len(c) for c in self._constants.values())))
+            places, signs = rows.neuron[which] - part.start, rows.sign[which]
+        step = max(1, CHUNK // max(self.neurons, *(len(c) for c in self._constants.values())))
         for first in range(0, len(places), step):
             some = slice(first, first + step)
             start = np.zeros((len(places[some]), size))
@@ -230,17 +230,17 @@ class ReluGraph:
             if rows is not None:
                 weights = self.default_slopes(known, len(start), phases[None])
                 for r, k in enumerate(which[some]):
-                    weights[r, rows.units[: len(rows.weights[k])]] = rows.weights[k]
+                    weights[r, rows.neurons[: len(rows.weights[k])]] = rows.weights[k]
             function = self.lower({source: start}, np.zeros(len(start)), phases[None], known, weights)
             found = function.least(low, high)
-            units, upper = part.start + places[some], signs[some] < 0
-            np.maximum.at(known.low, units[~upper], found[~upper])
-            np.minimum.at(known.high, units[upper], -found[upper])
+            neurons, upper = part.start + places[some], signs[some] < 0
+            np.maximum.at(known.low, neurons[~upper], found[~upper])
+            np.minimum.at(known.high, neurons[upper], -found[upper])
 
     def default_slopes(self, bounds: Bounds, rows: int, phases: Phases) -> Array:
-        """``(rows, units)``: the lower slopes used where no others are given; 0 (no multiplier) for fixed phases."""
+        """``(rows, neurons)``: the lower slopes used where no others are given; 0 (no multiplier) for fixed phases."""
         slopes = (bounds.high > -bounds.low * (1 + PREFERENCE)).astype(np.float64)
-        return np.where(np.broadcast_to(phases, (rows, self.units)) == 0, slopes, 0.0)
+        return np.where(np.broadcast_to(phases, (rows, self.neurons)) == 0, slopes, 0.0)
 
     # -- rows --------------------------------------------------------------------------------------------
     def lower(
@@ -256,9 +256,9 @@ class ReluGraph:
         Args:
             start: by node the rows' coefficients ``(R, size)``.
             constant: ``(R,)``.
-            phases: ``(R, units)`` or ``(1, units)``: 1, -1, or 0 where free.
+            phases: ``(R, neurons)`` or ``(1, neurons)``: 1, -1, or 0 where free.
             bounds: that hold on the region.
-            weights: ``(R, units)``: α in [0, 1] where free, β >= 0 where fixed; None: default slopes, no multipliers.
+            weights: ``(R, neurons)``: α in [0, 1] where free, β >= 0 where fixed; None: default slopes, no multipliers.
         """
         pending = {self._source[name]: rows for name, rows in start.items()}
         total, slack = constant.copy(), np.full(len(constant), TINY)
@@ -276,11 +276,11 @@ class ReluGraph:
                 else:
                     weight = weights[:, part]
                 slope, intercept = _chord(low, high)
-                on, off = (phase > 0) | ((phase == 0) & (low >= 0)), (phase < 0) | ((phase == 0) & (high <= 0))
-                free = ~(on | off)
+                active, inactive = (phase > 0) | ((phase == 0) & (low >= 0)), (phase < 0) | ((phase == 0) & (high <= 0))
+                free = ~(active | inactive)
                 negative = np.minimum(a, 0.0)
                 total += (np.where(free, intercept, 0.0) * negative).sum(axis=1)
-                out = np.where(free, (a - negative) * weight + negative * slope, np.where(on, a, 0.0))
+                out = np.where(free, (a - negative) * weight + negative * slope, np.where(active, a, 0.0))
                 multiplier = np.where(phase != 0, weight, 0.0)
                 out -= phase * multiplier
                 slack += self.gamma * ((np.abs(a) + multiplier) @ bounds.sizes[name])

@@ -52,8 +52,8 @@ def balanced(query: Query) -> Query:
         return replace(
             query,
             network=network,
-            cases=tuple(_rows(case, shift) for case in query.cases),
-            clauses=tuple(tuple(_rows(case, shift) for case in clause) for clause in query.clauses),
+            disjuncts=tuple(_rows(disjunct, shift) for disjunct in query.disjuncts),
+            clauses=tuple(tuple(_rows(disjunct, shift) for disjunct in clause) for clause in query.clauses),
             common=None if query.common is None else _rows(query.common, shift),
             gradient=gradient,
             condition=condition,

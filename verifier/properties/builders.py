@@ -13,7 +13,7 @@ from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.normalisation import Normalisation, Radius, exact_radius
-from verifier.properties.query import GradientBox, Query, larger_output_cases
+from verifier.properties.query import GradientBox, Query, larger_output_disjuncts
 from verifier.properties.sets import Box, Ends
 from verifier.properties.similarity import MapCondition
 
@@ -62,14 +62,14 @@ def robustness(
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
         >>> verifier.robustness(network, [0.9, 0.1], epsilon=0.1)
-        <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', inputs 2 of 2 vary, cases 1, about outputs, of <Network built in Python, shape 2 → 2, nodes 4, neurons 2>>
+        <Query 'label 0 within L∞ distance 0.1, inputs in [0, 1]', inputs 2 of 2 vary, disjuncts 1, about outputs, of <Network built in Python, shape 2 → 2, nodes 4, neurons 2>>
     """
     ball = _Ball(network, x, epsilon, domain, mean, std)
     label = _label(network, ball.anchor, label)
     return Query(
         network=network,
         box=ball.box,
-        cases=larger_output_cases(network.output_size, label),
+        disjuncts=larger_output_disjuncts(network.output_size, label),
         anchor=ball.anchor,
         description=f"label {label} {ball.words}",
     )
@@ -141,7 +141,7 @@ def saliency_robustness(
     return Query(
         network=host,
         box=box,
-        cases=larger_output_cases(network.output_size, label, width=host.output_size),
+        disjuncts=larger_output_disjuncts(network.output_size, label, width=host.output_size),
         gradient=gradient,
         condition=None if condition.is_box and chosen.plain else condition,
         anchor=point,

@@ -217,10 +217,10 @@ def _matrix(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -
 class Choice:
     """A disjunction with the rows of all its conjunctions in one matrix."""
 
-    def __init__(self, cases: Sequence[Conjunction]) -> None:
-        self._true = any(not len(case) for case in cases)
-        self._starts = np.cumsum([0, *(len(case) for case in cases)])[:-1]
-        self._rows = cases[0] if len(cases) == 1 else stacked(cases)
+    def __init__(self, disjuncts: Sequence[Conjunction]) -> None:
+        self._true = any(not len(disjunct) for disjunct in disjuncts)
+        self._starts = np.cumsum([0, *(len(disjunct) for disjunct in disjuncts)])[:-1]
+        self._rows = disjuncts[0] if len(disjuncts) == 1 else stacked(disjuncts)
 
     def margins(self, x: Array, y: Array, g: Array | None) -> Array:
         """The largest over the conjunctions of the smallest slack over their rows, ``(batch,)``."""

@@ -29,9 +29,9 @@ from verifier.properties.sets import Box
 from verifier.rounding import Number
 
 MULTIPLIED = 64
-"""Disjunctions are multiplied out up to so many cases."""
-MAX_CASES = 65_536
-"""More cases than this in the disjunctive normal form are an error rather than a memory problem."""
+"""Disjunctions are multiplied out up to so many disjuncts."""
+MAX_DISJUNCTS = 65_536
+"""More disjuncts than this in the disjunctive normal form are an error rather than a memory problem."""
 
 
 NO_POINT = "the rows on inputs exclude each other"
@@ -151,33 +151,33 @@ def normal_form(formula: Formula) -> list[list[Atom]]:
     """The disjunctive normal form: a list of conjunctions of atoms.
 
     Raises:
-        PropertyError: more than `MAX_CASES` conjunctions.
+        PropertyError: more than `MAX_DISJUNCTS` conjunctions.
     """
     if isinstance(formula, Atom):
         return [[formula]]
     parts = [normal_form(part) for part in formula.parts]
     if isinstance(formula, Or):
-        return [case for part in parts for case in part]
+        return [disjunct for part in parts for disjunct in part]
     count = math.prod(len(part) for part in parts)
-    if count > MAX_CASES:
+    if count > MAX_DISJUNCTS:
         raise PropertyError(
-            f"the condition has {count} cases in disjunctive normal form, more than {MAX_CASES}",
+            f"the condition has {count} disjuncts in disjunctive normal form, more than {MAX_DISJUNCTS}",
             fix="write disjunctions in assertions of their own: these are not multiplied out",
         )
     return [[atom for part in choice for atom in part] for choice in product(*parts)]
 
 
 def to_query(network: Network, assertions: Iterable[Formula], *, place: str = "", description: str = "") -> Query:
-    """The query that a conjunction of formulas means: its box, what holds in common, its cases and further clauses.
+    """The query that a conjunction of formulas means: its box, what holds in common, its disjuncts and further clauses.
 
-    The box is the intersection of the bounds on single inputs that hold in every case; where inputs are bounded
-    only inside the cases of a disjunction, it is the hull of the cases' boxes, and each case keeps its own box as
+    The box is the intersection of the bounds on single inputs that hold in every disjunct; where inputs are bounded
+    only inside the disjuncts of a disjunction, it is the hull of the disjuncts' boxes, and each disjunct keeps its own box as
     rows over x. Cases whose box is empty are left out. Several disjunctions are multiplied out while that makes no more
-    than `MULTIPLIED` cases; the others become the query's clauses. Where no input can meet the condition as it stands,
+    than `MULTIPLIED` disjuncts; the others become the query's clauses. Where no input can meet the condition as it stands,
     the query says so (`Query.vacuous`).
 
     Raises:
-        PropertyError: an input without finite bounds, too many cases within one disjunction.
+        PropertyError: an input without finite bounds, too many disjuncts within one disjunction.
     """
     if network.tail is not None:
         assertions = [before_tail(formula, network.tail, place) for formula in assertions]
@@ -197,19 +197,21 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
     if shared.contradiction:
         return _vacuous(network, shared.contradiction, description or place)
     groups = []
-    for cases in disjunctions:
-        sides = [shared.and_also(_Side(network, case)) for case in cases]
+    for disjuncts in disjunctions:
+        sides = [shared.and_also(_Side(network, disjunct)) for disjunct in disjuncts]
         left = [side for side in sides if not side.contradiction]
         if not left:
             why = sides[0].contradiction if sides else "a disjunction without parts is false"
-            return _vacuous(network, f"{why}, and so on in every case" if len(sides) > 1 else why, description or place)
+            return _vacuous(
+                network, f"{why}, and so on in every disjunct" if len(sides) > 1 else why, description or place
+            )
         groups.append(left)
     groups.sort(key=len)
     while len(groups) > 1 and len(groups[0]) * len(groups[1]) <= MULTIPLIED:
         pairs = [one.and_also(other) for one, other in product(*groups[:2])]
         both = [side for side in pairs if not side.contradiction]
         if not both:
-            return _vacuous(network, f"{pairs[0].contradiction}, and so on in every case", description or place)
+            return _vacuous(network, f"{pairs[0].contradiction}, and so on in every disjunct", description or place)
         groups = sorted([both, *groups[2:]], key=len)
 
     shared = shared.bounded()
@@ -225,7 +227,7 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
             most = most if side.upper is most else most.at_least(side.upper)
         lower, upper = lower.at_least(least), upper.at_most(most)
     if bool(upper.less(lower).any()):
-        return _vacuous(network, "the cases' bounds on an input exclude each other", description or place)
+        return _vacuous(network, "the disjuncts' bounds on an input exclude each other", description or place)
     lower, upper, said = _within_domain(network, lower, upper)
     description = (description or place) + said
     try:
@@ -241,13 +243,13 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         return Query(
             network=network,
             box=box,
-            cases=(sides[0].conjunction(sides[0].rows, (lower, upper), reach),),
+            disjuncts=(sides[0].conjunction(sides[0].rows, (lower, upper), reach),),
             description=description,
         )
     return Query(
         network=network,
         box=box,
-        cases=choices[0],
+        disjuncts=choices[0],
         clauses=tuple(choices[1:]),
         common=rest if shared.rows else None,
         description=description,
@@ -269,10 +271,10 @@ def _within_domain(network: Network, lower: Numbers, upper: Numbers) -> tuple[Nu
 
 
 def _vacuous(network: Network, why: str, description: str) -> Query:
-    """A query that nothing meets: its only case is a false row, over a box of one point."""
+    """A query that nothing meets: its only disjunct is a false row, over a box of one point."""
     nowhere = Conjunction(bound=np.array([-1.0]))
     point = np.zeros(network.input_size)
-    return Query(network=network, box=Box(point, point), cases=(nowhere,), vacuous=why, description=description)
+    return Query(network=network, box=Box(point, point), disjuncts=(nowhere,), vacuous=why, description=description)
 
 
 class _Reach:
@@ -292,7 +294,7 @@ class _Side:
     """A conjunction of atoms taken apart: bounds on single inputs, and all other rows.
 
     Args:
-        common: whether the atoms hold in every case: then they are no side's ``own_rows``.
+        common: whether the atoms hold in every disjunct: then they are no side's ``own_rows``.
     """
 
     def __init__(self, network: Network, atoms: Iterable[Atom], common: bool = False) -> None:

@@ -99,7 +99,7 @@ class GradientBox:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Query(Shown):
-    """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``cases``.
+    """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``disjuncts``.
 
     A condition with several disjunctions keeps some of them in ``clauses`` instead of multiplying them out: engines do
     not see these (`verifier.engines.disjunctions` branches on them), and what is proved without them holds with them.
@@ -107,8 +107,8 @@ class Query(Shown):
     Attributes:
         network: the network.
         box: bounds of every input.
-        cases: the disjunction; at least one. An empty conjunction is "true".
-        common: rows that hold in every case (a polytope over x, say); None for none.
+        disjuncts: the disjunction; at least one. An empty conjunction is "true".
+        common: rows that hold in every disjunct (a polytope over x, say); None for none.
         gradient: what g is and its box; None when no row speaks of g.
         condition: similarity of a saliency map, where a gradient box cannot say it all; every x that meets it
             has its gradient in the gradient box. None for none.
@@ -120,7 +120,7 @@ class Query(Shown):
 
     network: Network
     box: Box
-    cases: tuple[Conjunction, ...]
+    disjuncts: tuple[Conjunction, ...]
     common: Conjunction | None = None
     clauses: tuple[tuple[Conjunction, ...], ...] = ()
     vacuous: str = ""
@@ -135,7 +135,7 @@ class Query(Shown):
         )
         facts = {
             "inputs": f"{self.box.varying} of {self.box.size} vary",
-            "cases": f"{len(self.cases)}",
+            "disjuncts": f"{len(self.disjuncts)}",
             "about": ", ".join(spoken),
             "of": repr(self.network),
         }
@@ -157,8 +157,8 @@ class Query(Shown):
                 object.__setattr__(
                     self, "vacuous", "the network takes integers, and an input's bounds have none between"
                 )
-        if not self.cases:
-            raise PropertyError("a query needs at least one case", fix="an empty Conjunction means 'true'")
+        if not self.disjuncts:
+            raise PropertyError("a query needs at least one disjunct", fix="an empty Conjunction means 'true'")
         for part in self.parts:
             for name, size in (("x_rows", n), ("y_rows", m), ("g_rows", n)):
                 rows = getattr(part, name)
@@ -196,9 +196,9 @@ class Query(Shown):
 
     @property
     def parts(self) -> tuple[Conjunction, ...]:
-        """The common conjunction, if any, the cases, and those of the clauses."""
+        """The common conjunction, if any, the disjuncts, and those of the clauses."""
         common = () if self.common is None else (self.common,)
-        return common + self.cases + tuple(part for clause in self.clauses for part in clause)
+        return common + self.disjuncts + tuple(part for clause in self.clauses for part in clause)
 
     @property
     def start(self) -> Array:
@@ -206,13 +206,17 @@ class Query(Shown):
         return self.box.center if self.anchor is None else self.anchor
 
     def split(self) -> list[Query]:
-        """One query per case: this query has a witness if and only if one of them has (the same witness)."""
-        return [self] if len(self.cases) == 1 else [replace(self, cases=(case,)) for case in self.cases]
+        """One query per disjunct: this query has a witness if and only if one of them has (the same witness)."""
+        return (
+            [self]
+            if len(self.disjuncts) == 1
+            else [replace(self, disjuncts=(disjunct,)) for disjunct in self.disjuncts]
+        )
 
     def margins(self, x: Array) -> Array:
         """How far each point is from meeting the condition, in float64; >= 0 means met (strict rows aside).
 
-        For each point of ``(batch, n)``: the largest over the cases of the smallest slack over all rows
+        For each point of ``(batch, n)``: the largest over the disjuncts of the smallest slack over all rows
         (box excepted), ``(batch,)``.
         """
         y, g = self._evaluate(x)
@@ -239,7 +243,7 @@ class Query(Shown):
         return np.asarray(result)
 
     def met(self, x: Array, y: Array, g: Array | None) -> npt.NDArray[np.bool_]:
-        """Whether common rows, a case and one of each clause hold for a batch of inputs, outputs and gradients."""
+        """Whether common rows, a disjunct and one of each clause hold for a batch of inputs, outputs and gradients."""
         result = np.ones(len(x), dtype=bool) if self.common is None else self.common.holds(x, y, g)
         for choice in self._choices:
             result &= choice.holds(x, y, g)
@@ -254,12 +258,13 @@ class Query(Shown):
     ) -> bool:
         """The same for one point, in rational arithmetic; ``y_above`` as in `Conjunction.holds_exactly`."""
         return (self.common is None or self.common.holds_exactly(x, y, g, y_above)) and all(
-            any(case.holds_exactly(x, y, g, y_above) for case in choice) for choice in (self.cases, *self.clauses)
+            any(disjunct.holds_exactly(x, y, g, y_above) for disjunct in choice)
+            for choice in (self.disjuncts, *self.clauses)
         )
 
     @cached_property
     def _choices(self) -> tuple[Choice, ...]:
-        return tuple(Choice(cases) for cases in (self.cases, *self.clauses))
+        return tuple(Choice(disjuncts) for disjuncts in (self.disjuncts, *self.clauses))
 
     def _evaluate(self, x: Array) -> tuple[Array, Array | None]:
         y = self.network.forward(x).reshape(len(x), -1)
@@ -269,10 +274,10 @@ class Query(Shown):
         return y, g
 
 
-def larger_output_cases(outputs: int, label: int, *, width: int | None = None) -> tuple[Conjunction, ...]:
-    """One case per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label).
+def larger_output_disjuncts(outputs: int, label: int, *, width: int | None = None) -> tuple[Conjunction, ...]:
+    """One disjunct per other label j: ``y_label - y_j <= 0`` (a tie counts as a change of label).
 
-    Le et al. (ACML 2023), Equation 14, print ``y_j > y_label``: their cases are these without the ties, so that what holds
+    Le et al. (ACML 2023), Equation 14, print ``y_j > y_label``: their disjuncts are these without the ties, so that what holds
     here holds there. (docs/papers.md; a strict row, `Conjunction.strict`, asks theirs.)
 
     Args:
@@ -282,10 +287,10 @@ def larger_output_cases(outputs: int, label: int, *, width: int | None = None) -
         raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {outputs - 1}")
     if outputs < 2:
         raise PropertyError("a network with one output has no labels to compare")
-    cases = []
+    disjuncts = []
     for j in range(outputs):
         if j != label:
             row = np.zeros((1, outputs if width is None else width))
             row[0, label], row[0, j] = 1.0, -1.0
-            cases.append(Conjunction(y_rows=row, bound=np.zeros(1)))
-    return tuple(cases)
+            disjuncts.append(Conjunction(y_rows=row, bound=np.zeros(1)))
+    return tuple(disjuncts)

@@ -332,12 +332,12 @@ def write(query: Query) -> str:
         lines += [f"(assert {_inequality('<=', {f'X_{k}': Fraction(1)}, high)})"]
     if query.common is not None:
         lines += [f"(assert {atom})" for atom in _atoms(query.common)]
-    for choice in (query.cases, *query.clauses):
-        cases = [list(_atoms(case)) for case in choice]
-        if len(cases) == 1:
-            lines += [f"(assert {atom})" for atom in cases[0]]
-        elif all(cases):
-            lines += ["(assert (or", *(f"  (and {' '.join(atoms)})" for atoms in cases), "))"]
+    for choice in (query.disjuncts, *query.clauses):
+        disjuncts = [list(_atoms(disjunct)) for disjunct in choice]
+        if len(disjuncts) == 1:
+            lines += [f"(assert {atom})" for atom in disjuncts[0]]
+        elif all(disjuncts):
+            lines += ["(assert (or", *(f"  (and {' '.join(atoms)})" for atoms in disjuncts), "))"]
     return "\n".join(lines) + "\n"
 
 

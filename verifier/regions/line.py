@@ -25,9 +25,9 @@ from verifier.limits import Deadline, MemoryBudget
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.cells import Index
-from verifier.regions.chain import ChainLevels, chain
 from verifier.regions.classes import ClassBands, class_bands, exact_class_bands
 from verifier.regions.exact import ExactWalk
+from verifier.regions.feed_forward import FeedForwardLevels, feed_forward
 from verifier.regions.long_lines import walk_lines
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import Pair
@@ -336,7 +336,7 @@ def _restrict(
 
 def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) -> LineRestrictions | None:
     """The restrictions by the compiled walk; None if it does not suffice: other networks, lines along kinks."""
-    dense, count = chain(network), len(starts)
+    dense, count = feed_forward(network), len(starts)
     if dense is None or (deadline.at is not None and count * dense.work > UNINTERRUPTED):
         return None
     deadline.check("before the first layer")
@@ -344,7 +344,7 @@ def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) 
     if trace is None:
         return None
     tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
-    patterns = Patterns(network, ChainLevels(dense, trace), len(trace.t) - count)
+    patterns = Patterns(network, FeedForwardLevels(dense, trace), len(trace.t) - count)
     return LineRestrictions(network, starts, ends, trace.t, trace.values, tolerance, trace.offsets, patterns)
 
 

@@ -52,9 +52,9 @@ class Patterns:
         return cells
 
     def pattern(self, cells: Index) -> dict[str, npt.NDArray[np.int16]]:
-        """The piece that each unit is on, for each piecewise-linear node by its name: ``(cells, *shape)``.
+        """The piece that each neuron is on, for each piecewise-linear node by its name: ``(cells, *shape)``.
 
-        Pieces are numbered as in `verifier.network.piecewise`; a unit that is at its breakpoint all over the cell
+        Pieces are numbered as in `verifier.network.piecewise`; a neuron that is at its breakpoint all over the cell
         is on the piece left of it. MaxPool: position of the first maximum in its window. A ReLU that is computed
         together with the MaxPool behind it has no entry, and the MaxPool has -1 where nothing exceeds zero.
         """

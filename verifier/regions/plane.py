@@ -1,7 +1,7 @@
 """Plane restrictions: the linear regions of a network on a convex polygon (ExactLine, Appendix; SyReNN).
 
 The polygons share their vertices, so that the network is evaluated about once per polygon, and neighbours are
-known. The rules for degenerate cases are those of `verifier.regions.line`: a unit cuts a polygon only if it is
+known. The rules for degenerate cases are those of `verifier.regions.line`: a neuron cuts a polygon only if it is
 truly positive at one vertex and truly negative at another.
 """
 

@@ -61,7 +61,7 @@ def gradient_bounds(network: Network, box: Box, bounds: GradientBox, description
     return Query(
         network=network,
         box=box,
-        cases=tuple(disjuncts),
+        disjuncts=tuple(disjuncts),
         gradient=GradientBox(output=bounds.output, lower=-free, upper=free),
         description=description,
     )
@@ -103,7 +103,7 @@ def repair_explanation(
     start, deadline = time.perf_counter(), Deadline.after(timeout)
     network = query.network
     layer = _LastLayer.of(network)
-    rows = [_row(conjunction) for conjunction in query.cases]
+    rows = [_row(conjunction) for conjunction in query.disjuncts]
     if query.gradient is None or query.common is not None or query.clauses or query.condition is not None:
         raise PropertyError("this query asks for more than bounds of a gradient", fix="make it with `gradient_bounds`")
     program = Program(layer.size, norm_weights("l1", layer.size), None, reach)

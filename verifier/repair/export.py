@@ -52,14 +52,14 @@ def _write_value(w: OnnxWriter, node: Node, activation: str) -> None:
         case AffineOperator():
             w.write(node)
         case PiecewiseLinear():
-            _write_units(w, node, node.operator, activation)
+            _write_neurons(w, node, node.operator, activation)
         case MaxPool():
             _write_pool(w, node, node.operator, activation)
         case _:
             raise NetworkError(f"{type(node.operator).__name__} cannot be written to ONNX", place=node.name)
 
 
-def _write_units(w: OnnxWriter, node: Node, operator: PiecewiseLinear, activation: str) -> None:
+def _write_neurons(w: OnnxWriter, node: Node, operator: PiecewiseLinear, activation: str) -> None:
     kind = w.onnx.helper.np_dtype_to_tensor_dtype(w.dtype)
     slope = w.tensor(f"{node.name}/slope", operator.slopes[0])
     intercept = w.tensor(f"{node.name}/intercept", operator.intercepts[0])

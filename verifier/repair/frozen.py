@@ -1,7 +1,7 @@
 """Frozen networks: an activation channel that decides the linear region, a value channel that can be patched.
 
 The activation channel is the original network and never changes. The value channel computes with patched
-affine operators, but every ReLU (or other piecewise-linear unit) takes the piece that the *activation*
+affine operators, but every ReLU (or other piecewise-linear neuron) takes the piece that the *activation*
 channel is on. So a patch leaves every linear region exactly where it was, and the output at a point is an
 affine function of the patched weights of any one layer (Sotoudeh & Thakur, *Correcting Deep Neural Networks
 with Small, Generalizing Patches*, 2019: "Frozen Networks"; later called decoupled networks).
@@ -29,7 +29,7 @@ CHUNK = 8192
 """Points that are evaluated at once; bounds the memory."""
 
 Pattern = Mapping[str, npt.NDArray[np.int16]]
-"""For each piecewise-linear node the piece of each unit, ``(batch, *shape)``."""
+"""For each piecewise-linear node the piece of each neuron, ``(batch, *shape)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +190,10 @@ class FrozenNetwork:
     def fold(self) -> Network:
         """The same function as an ordinary network, where the patch permits it.
 
-        That is when no piecewise-linear unit comes after a patched layer: the regions do not depend on it.
+        That is when no piecewise-linear neuron comes after a patched layer: the regions do not depend on it.
 
         Raises:
-            NetworkError: naming the unit that follows a patched layer.
+            NetworkError: naming the neuron that follows a patched layer.
         """
         after = set(self.patches)
         for node in self.network.nodes:

@@ -297,7 +297,7 @@ def _padded(t: Array) -> Array:
 
 
 def _full(network: Network, pattern: Mapping[str, Pieces], inside: Array) -> Mapping[str, Pieces]:
-    """The pattern if it names every unit (a ReLU fused with a MaxPool has none), else that of inner points."""
+    """The pattern if it names every neuron (a ReLU fused with a MaxPool has none), else that of inner points."""
     if all(n.name in pattern for n in network.activations):
         return pattern
     parts = [network.pattern(inside[start : start + CHUNK]) for start in range(0, len(inside), CHUNK)]

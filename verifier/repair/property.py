@@ -195,16 +195,16 @@ def _kept(network: Network, keep: Array | None) -> list[Requirement]:
 
 
 def _demand(query: Query, network: Network, x: Array, margin: float, name: str) -> Requirement:
-    """That one input's output leaves every forbidden case: of each case that row is turned round that is nearest to it.
+    """That one input's output leaves every forbidden disjunct: of each disjunct that row is turned round that is nearest to it.
 
-    Cases of which no row speaks of the outputs do not hold at a counterexample alone, and are passed over; the choice of a
+    Disjuncts of which no row speaks of the outputs do not hold at a counterexample alone, and are passed over; the choice of a
     row makes the forbidden set's complement convex, so an infeasible answer speaks of that choice.
     """
     y = network.forward(x).reshape(-1)
     rows, bounds = [], []
-    cases: Sequence[Conjunction] = query.cases
-    for case in cases:
-        both = [case] if query.common is None else [case, query.common]
+    disjuncts: Sequence[Conjunction] = query.disjuncts
+    for disjunct in disjuncts:
+        both = [disjunct] if query.common is None else [disjunct, query.common]
         choices = [choice for part in both for choice in _turned(part, x, y)]
         if choices:
             _, row, bound = min(choices, key=lambda choice: choice[0])

@@ -1,6 +1,6 @@
 """Gradient attacks on any query: projected gradient ascent on the margins, batched, in numpy.
 
-The *margin* of a case at a point is the smallest slack of its rows over inputs and outputs; a point with all
+The *margin* of a disjunct at a point is the smallest slack of its rows over inputs and outputs; a point with all
 margins >= 0 meets the condition on values. Where a query also speaks of the network's gradient, which is
 constant on each linear region, there is no slope to follow: there the attack finds points that meet the rest,
 and `verifier.search.lines` looks for the right gradient from them.
@@ -22,16 +22,16 @@ from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 
-Cases = npt.NDArray[np.int64]
+Disjuncts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """What the attack ascends: margins of cases and their gradients.
+    """What the attack ascends: margins of disjuncts and their gradients.
 
     Attributes:
         query: the query.
-        parts: for each case its rows together with the common ones.
+        parts: for each disjunct its rows together with the common ones.
     """
 
     query: Query
@@ -41,29 +41,29 @@ class Margins:
     def of(query: Query) -> Margins:
         """The margins of a query."""
         common = () if query.common is None or not len(query.common) else (query.common,)
-        return Margins(query, tuple((*common, case) for case in query.cases))
+        return Margins(query, tuple((*common, disjunct) for disjunct in query.disjuncts))
 
-    def slack(self, case: int, x: Array, y: Array) -> Array:
+    def slack(self, disjunct: int, x: Array, y: Array) -> Array:
         """Slack of every row that does not speak of the gradient: ``(batch, rows)``."""
-        found = [_values_only(part, x, y) for part in self.parts[case]]
+        found = [_values_only(part, x, y) for part in self.parts[disjunct]]
         return np.concatenate(found, axis=1) if found else np.zeros((len(x), 0))
 
     def at(self, x: Array, y: Array) -> Array:
-        """The margin of every case: ``(batch, cases)``."""
+        """The margin of every disjunct: ``(batch, disjuncts)``."""
         result = np.full((len(x), len(self.parts)), np.inf)
-        for case in range(len(self.parts)):
-            slack = self.slack(case, x, y)
+        for disjunct in range(len(self.parts)):
+            slack = self.slack(disjunct, x, y)
             if slack.shape[1]:
-                result[:, case] = slack.min(axis=1)
+                result[:, disjunct] = slack.min(axis=1)
         return result
 
-    def ascent(self, x: Array, cases: Cases, softness: float = 0.0) -> tuple[Array, Array]:
-        """Margin of each point's own case, and the direction in which it grows fastest: ``(batch,)``, ``(batch, n)``.
+    def ascent(self, x: Array, disjuncts: Disjuncts, softness: float = 0.0) -> tuple[Array, Array]:
+        """Margin of each point's own disjunct, and the direction in which it grows fastest: ``(batch,)``, ``(batch, n)``.
 
-        Where the margin is locally constant (all units on the way are off), a direction that may wake it up.
+        Where the margin is locally constant (all neurons on the way are off), a direction that may wake it up.
 
         Args:
-            cases: index of the case of each point.
+            disjuncts: index of the disjunct of each point.
             softness: 0 follows the worst row alone; above 0, every row counts with weight
                 ``exp(-(slack - worst) / (softness * spread))``, so that rows do not take turns.
         """
@@ -72,9 +72,9 @@ class Margins:
         y = values[network.output].reshape(len(x), -1)
         margin = np.full(len(x), np.inf)
         seed, direct = np.zeros_like(y), np.zeros_like(x)
-        for case in np.unique(cases):
-            chosen = np.flatnonzero(cases == case)
-            slack = self.slack(int(case), x[chosen], y[chosen])
+        for disjunct in np.unique(disjuncts):
+            chosen = np.flatnonzero(disjuncts == disjunct)
+            slack = self.slack(int(disjunct), x[chosen], y[chosen])
             if not slack.shape[1]:
                 continue
             worst = slack.min(axis=1, keepdims=True)
@@ -88,7 +88,7 @@ class Margins:
                 share = np.zeros_like(slack)
                 share[np.arange(len(chosen)), slack.argmin(axis=1)] = 1.0
             start = 0
-            for part in self.parts[int(case)]:
+            for part in self.parts[int(disjunct)]:
                 weight = share[:, start : start + len(part)]
                 start += len(part)
                 if part.y_rows is not None:
@@ -98,7 +98,7 @@ class Margins:
         slope = direct + network.backward(values, seed)[network.input].reshape(len(x), -1)
         stuck = ~slope.any(axis=1) & seed.any(axis=1)
         if stuck.any():
-            # every path is switched off here: point to where the network with all its units on would climb
+            # every path is switched off here: point to where the network with all its neurons on would climb
             awake = {name: np.abs(value[stuck]) for name, value in values.items()}
             slope[stuck] = network.backward(awake, seed[stuck])[network.input].reshape(int(stuck.sum()), -1)
         return margin, np.where(np.isfinite(slope), slope, 0.0)  # values may overflow; points may not
@@ -148,11 +148,11 @@ def starts(query: Query, count: int, rng: np.random.Generator) -> Array:
 
 
 def sharpest_corners(query: Query, x: Array) -> Array:
-    """FGSM: for each point and case the corner of the box that the margin's slope points to: ``(batch · cases, n)``."""
+    """FGSM: for each point and disjunct the corner of the box that the margin's slope points to: ``(batch · disjuncts, n)``."""
     margins = Margins.of(query)
     found = []
-    for case in range(len(query.cases)):
-        _, slope = margins.ascent(x, np.full(len(x), case))
+    for disjunct in range(len(query.disjuncts)):
+        _, slope = margins.ascent(x, np.full(len(x), disjunct))
         found.append(np.where(slope > 0, query.box.upper, np.where(slope < 0, query.box.lower, x)))
     return np.concatenate(found)
 
@@ -171,7 +171,7 @@ def diversify(query: Query, x: Array, rng: np.random.Generator, steps: int = 5) 
     return x
 
 
-def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 25) -> Iterator[Array]:
+def polish(query: Query, x: Array, disjunct: int, deadline: Deadline, steps: int = 25) -> Iterator[Array]:
     """Climb the worst row's margin from one point by linear programs in a shrinking box around it.
 
     Where several rows compete, or the box's faces do, gradient steps stall short of the best point; the linear
@@ -183,12 +183,12 @@ def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 2
     free = box.width > 0
     radius = 0.1
     y = network.forward(x[None]).reshape(1, -1)
-    best = margins.slack(case, x[None], y)[0].min(initial=np.inf)
+    best = margins.slack(disjunct, x[None], y)[0].min(initial=np.inf)
     for _ in range(steps):
         if deadline.passed or radius < 1e-7 or not np.isfinite(best):
             return
-        slack = margins.slack(case, x[None], y)[0]
-        slopes = _row_slopes(margins, case, _jacobian(network, x))
+        slack = margins.slack(disjunct, x[None], y)[0]
+        slopes = _row_slopes(margins, disjunct, _jacobian(network, x))
         low = np.maximum(box.lower - x, -radius * box.width)
         high = np.minimum(box.upper - x, radius * box.width)
         rows = np.isfinite(slack)
@@ -211,7 +211,7 @@ def polish(query: Query, x: Array, case: int, deadline: Deadline, steps: int = 2
         candidate[free] += point[:-1]
         candidate = box.clip(candidate)
         reached = network.forward(candidate[None]).reshape(1, -1)
-        margin = margins.slack(case, candidate[None], reached)[0].min()
+        margin = margins.slack(disjunct, candidate[None], reached)[0].min()
         if margin > best:
             x, y, best = candidate, reached, margin
             yield x
@@ -226,10 +226,10 @@ def _jacobian(network: Network, x: Array) -> Array:
     return np.asarray(network.backward(values, np.eye(count))[network.input].reshape(count, -1))
 
 
-def _row_slopes(margins: Margins, case: int, jacobian: Array) -> Array:
+def _row_slopes(margins: Margins, disjunct: int, jacobian: Array) -> Array:
     """How each row's slack grows with the input: ``(rows, n)``."""
     found = []
-    for part in margins.parts[case]:
+    for part in margins.parts[disjunct]:
         rows = np.zeros((len(part), jacobian.shape[1]))
         if part.y_rows is not None:
             rows -= part.y_rows @ jacobian
@@ -242,7 +242,7 @@ def _row_slopes(margins: Margins, case: int, jacobian: Array) -> Array:
 def pgd(
     query: Query,
     x: Array,
-    cases: Cases,
+    disjuncts: Disjuncts,
     *,
     steps: int = 30,
     first: float = 0.25,
@@ -255,7 +255,7 @@ def pgd(
 
     Args:
         x: ``(batch, n)`` starting points inside the box.
-        cases: the case that each point works on.
+        disjuncts: the disjunct that each point works on.
         steps: number of steps; the step size falls geometrically from ``first`` to ``last`` box widths.
         softness: see `Margins.ascent`.
     """
@@ -264,7 +264,7 @@ def pgd(
     for k in range(steps + 1):
         if deadline.passed:
             return
-        margin, slope = margins.ascent(x, cases, softness)
+        margin, slope = margins.ascent(x, disjuncts, softness)
         yield x, margin
         scaled = slope * width
         size = np.abs(scaled).max(axis=1, keepdims=True)
@@ -281,10 +281,10 @@ def ascend(query: Query, x: Array, steps: int = 12) -> Iterator[Array]:
     """Points near ``x`` where the condition holds with more room, by growing steps up the worst row's slope."""
     margins = Margins.of(query)
     values = query.network.forward(x[None]).reshape(1, -1)
-    case = np.array([int(margins.at(x[None], values).argmax())])
+    disjunct = np.array([int(margins.at(x[None], values).argmax())])
     point, rate = x[None], 1e-8
     for _ in range(steps):
-        _, slope = margins.ascent(point, case)
+        _, slope = margins.ascent(point, disjunct)
         scaled = slope * query.box.width
         size = np.abs(scaled).max()
         if size == 0:

@@ -57,9 +57,9 @@ def along_lines(
     low, high = np.zeros(len(first)), np.zeros(len(first))
     chosen = np.zeros(len(first), dtype=np.int64)
     left, right = (_points(a, b, t) for t in (t0, t1))
-    for case in range(len(query.cases)):
-        at_left = margins.slack(case, left, found.values[first])
-        at_right = margins.slack(case, right, found.values[first + 1])
+    for disjunct in range(len(query.disjuncts)):
+        at_left = margins.slack(disjunct, left, found.values[first])
+        at_right = margins.slack(disjunct, right, found.values[first + 1])
         s0, s1 = _interval(at_left, at_right)
         # the room at the interval's middle; at the better end where the interval is empty
         middle = np.where(s0 <= s1, (s0 + s1) / 2, np.where(_worst(at_left) >= _worst(at_right), 0.0, 1.0))[:, None]
@@ -71,7 +71,7 @@ def along_lines(
             np.where(better, np.where(s0 <= s1, s0, middle[:, 0]), low),
             np.where(better, np.where(s0 <= s1, s1, middle[:, 0]), high),
         )
-        chosen = np.where(better, case, chosen)
+        chosen = np.where(better, disjunct, chosen)
     order = np.argsort(-best, kind="stable")[:pieces]
     middle_t = t0 + (t1 - t0) * (low + high) / 2
     points = _points(a[order], b[order], middle_t[order])
@@ -105,7 +105,7 @@ def _interval(at_left: Array, at_right: Array) -> tuple[Array, Array]:
     return low.max(axis=1, initial=0.0), high.min(axis=1, initial=1.0)
 
 
-def _gradient_room(query: Query, g: Array, points: Array, cases: Array) -> Array:
+def _gradient_room(query: Query, g: Array, points: Array, disjuncts: Array) -> Array:
     """Smallest slack of everything that speaks of the gradient, ``(pieces,)``."""
     assert query.gradient is not None
     room = query.gradient.room(g)
@@ -120,6 +120,6 @@ def _gradient_room(query: Query, g: Array, points: Array, cases: Array) -> Array
 
     if query.common is not None:
         least(query.common, np.ones(len(points), dtype=bool))
-    for k, case in enumerate(query.cases):
-        least(case, cases == k)
+    for k, disjunct in enumerate(query.disjuncts):
+        least(disjunct, disjuncts == k)
     return np.asarray(room)

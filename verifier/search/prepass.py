@@ -129,12 +129,12 @@ class _Search:
 
     def _climb(self, x: Array, round_number: int, **how: float) -> Array | None:
         """Projected gradient ascent from these points; every point that meets the condition is replayed."""
-        cases = self._cases(x, round_number)
+        disjuncts = self._disjuncts(x, round_number)
         top, reached = np.full(len(x), -np.inf), x
         for points, margin in pgd(
             self.query,
             x,
-            cases,
+            disjuncts,
             steps=20 + 10 * (round_number % 3),
             deadline=self.deadline,
             **how,  # type: ignore[arg-type]
@@ -156,9 +156,9 @@ class _Search:
         fresh = [x for _, x in self.pool[:12] if x.tobytes() not in self.polished]
         for start in fresh[:4]:
             self.polished.add(start.tobytes())
-            case = int(self._margins(start[None])[0].argmax())
+            disjunct = int(self._margins(start[None])[0].argmax())
             last = None
-            for last in polish(self.query, start, case, self.deadline):
+            for last in polish(self.query, start, disjunct, self.deadline):
                 found = self._check(last[None])
                 if found is not None:
                     return found
@@ -231,16 +231,16 @@ class _Search:
         return np.where(roll < 0.2, box.lower, np.where(roll < 0.4, box.upper, x))
 
     # -- points ------------------------------------------------------------------------------------------
-    def _cases(self, x: Array, round_number: int) -> npt.NDArray[np.int64]:
-        """A case for each point: mostly the one it is nearest to, else taken in turn."""
-        count = len(self.query.cases)
+    def _disjuncts(self, x: Array, round_number: int) -> npt.NDArray[np.int64]:
+        """A disjunct for each point: mostly the one it is nearest to, else taken in turn."""
+        count = len(self.query.disjuncts)
         if count == 1:
             return np.zeros(len(x), dtype=np.int64)
-        cases = np.concatenate(
+        disjuncts = np.concatenate(
             [self._margins(x[k : k + self.batch]).argmax(axis=1) for k in range(0, len(x), self.batch)]
         )
         turn = (np.arange(len(x)) + round_number * len(x)) % count
-        return np.where(np.arange(len(x)) % 2 == 0, cases, turn)
+        return np.where(np.arange(len(x)) % 2 == 0, disjuncts, turn)
 
     def _margins(self, x: Array) -> Array:
         return self.margins.at(x, self.query.network.forward(x).reshape(len(x), -1))

@@ -29,7 +29,7 @@ class Face:
         at: a point inside the face.
         into: unit vector out of the region, into the neighbour.
         key: the neighbour's key, or a key of the face alone where the neighbour's cannot be foreseen because a
-            unit's affine map is zero in the region.
+            neuron's affine map is zero in the region.
     """
 
     at: Array
@@ -42,7 +42,7 @@ class Cell:
     """One linear region.
 
     Attributes:
-        key: hash of its active units.
+        key: hash of its active neurons.
         faces: shared with other regions; faces on the border of the cube are not listed.
         touches_border: whether there are such.
         vertices: ``(k, d)``; in the plane counter-clockwise.
@@ -96,7 +96,7 @@ class PolygonExplorer:
             return key
         regions, counters = self._regions, self._regions.counters
         counters[: polygon.ZEROS] = 0
-        cells = regions.room()
+        cells = regions.workspace()
         if not plane.visit(
             self.tnet.net, self.expected, self.state, regions.walk, 0, regions.delta, regions.label, cells
         ):

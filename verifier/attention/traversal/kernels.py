@@ -1,12 +1,12 @@
-"""Compiled kernels that carry the state of one linear region and change it a few units at a time.
+"""Compiled kernels that carry the state of one linear region and change it a few neurons at a time.
 
-The state of a region is the affine map z_u(t) = Z[0, u] + Σ_i Z[i + 1, u] t_i of every unit of the ReLU
-normal form, which units are active, and the gradients of some outputs with respect to every unit above the
+The state of a region is the affine map z_u(t) = Z[0, u] + Σ_i Z[i + 1, u] t_i of every neuron of the ReLU
+normal form, which neurons are active, and the gradients of some outputs with respect to every neuron above the
 pixels. Crossing into a neighbouring region changes a few bits; what follows from it downstream (affine
 maps) and upstream (gradients) is propagated sparsely, so that a step costs what it changes.
 
 A region is given by a point ``at`` on its border (or inside) and a direction ``into`` that points into it:
-the bit of a unit is the sign of z at the point or, where z vanishes there, of its slope along the direction
+the bit of a neuron is the sign of z at the point or, where z vanishes there, of its slope along the direction
 (`is_active`). Units whose affine map is zero are inactive, by the gradient convention.
 """
 
@@ -20,19 +20,19 @@ import numpy as np
 Array = Any  # numba reads these as arrays; annotations here are for people
 
 COINCIDENT = 1e-11
-"""A unit's zero set this close to a point (in units of the parameter box's width) passes through it."""
-NO_UNIT = 0xA0761D6478BD642F
-"""Key of the region in which no unit is active: never 0, which says "no region" wherever keys are kept."""
+"""A neuron's zero set this close to a point (in units of the parameter box's width) passes through it."""
+NO_NEURON = 0xA0761D6478BD642F
+"""Key of the region in which no neuron is active: never 0, which says "no region" wherever keys are kept."""
 
 
 class Net(NamedTuple):
-    """The ReLU normal form in flat arrays; units of all layers but the input are numbered through.
+    """The ReLU normal form in flat arrays; neurons of all layers but the input are numbered through.
 
-    ``start (L + 1,)`` units of each layer, ``relu (L,)``, ``layer (U,)``; forward edges of unit u
+    ``start (L + 1,)`` neurons of each layer, ``relu (L,)``, ``layer (U,)``; forward edges of neuron u
     ``f_index/f_value[f_pointer[u]:f_pointer[u+1]]``, ``f_dense (U,)`` the first target if they are consecutive,
     else -1; backward edges likewise, where a target U + r is row r of the saliency map; ``base (d + 1, U)`` what
     the parameters give directly; ``noise (U,)`` rounding level of z; ``hash (U,)``; ``work (U,)`` estimated
-    cost of switching a unit; ``seeds (C, outputs)``; ``lowest`` first layer that has a gradient.
+    cost of switching a neuron; ``seeds (C, outputs)``; ``lowest`` first layer that has a gradient.
     """
 
     start: Array
@@ -58,14 +58,14 @@ class Net(NamedTuple):
 class Expected(NamedTuple):
     """The expected saliency map E(t) = base + Σ_i t_i moves[i] + Σ_k [hinge k active] (t_{axis k} - offset k) bends[k].
 
-    ``base (R, C)``, ``moves (d, R, C)``, ``bends (K, R, C)``, ``units (K,)`` the hinges' units, ``axes (K,)``,
+    ``base (R, C)``, ``moves (d, R, C)``, ``bends (K, R, C)``, ``neurons (K,)`` the hinges' neurons, ``axes (K,)``,
     ``offsets (K,)``; ``moving`` whether it depends on t at all; ``norm`` 1 or 2; ``absolute`` the |·| filter.
     """
 
     base: Array
     moves: Array
     bends: Array
-    units: Array
+    neurons: Array
     axes: Array
     offsets: Array
     moving: bool
@@ -99,7 +99,7 @@ class State(NamedTuple):
 
 @nb.njit(cache=True, inline="always")
 def is_active(Z, u, at, into, noise):  # type: ignore[no-untyped-def]
-    """The bit of unit u in the region at ``at`` towards ``into``."""
+    """The bit of neuron u in the region at ``at`` towards ``into``."""
     value, slope, size = Z[0, u], 0.0, 0.0
     for i in range(len(at)):
         b = Z[i + 1, u]
@@ -124,8 +124,8 @@ def expected_now(net, expected, state):  # type: ignore[no-untyped-def]
             state.E[r, c] = expected.base[r, c]
             for i in range(len(state.dE)):
                 state.dE[i, r, c] = expected.moves[i, r, c]
-    for k in range(len(expected.units)):
-        if state.bits[expected.units[k]]:
+    for k in range(len(expected.neurons)):
+        if state.bits[expected.neurons[k]]:
             axis, offset = expected.axes[k], expected.offsets[k]
             for r in range(rows):
                 for c in range(classes):
@@ -136,7 +136,7 @@ def expected_now(net, expected, state):  # type: ignore[no-untyped-def]
 @nb.njit(cache=True)
 def sums_now(net, expected, state):  # type: ignore[no-untyped-def]
     """The sums that the inconsistency is made of, from scratch (per class; see `inconsistency`)."""
-    units = len(net.layer)
+    neurons = len(net.layer)
     rows, classes = state.E.shape
     for c in range(classes):
         state.square[c] = 0.0
@@ -147,7 +147,7 @@ def sums_now(net, expected, state):  # type: ignore[no-untyped-def]
     moving = len(state.dE) if expected.moving else 0
     for r in range(rows):
         for c in range(classes):
-            g = state.G[units + r, c]
+            g = state.G[neurons + r, c]
             e = (abs(g) if expected.absolute else g) - state.E[r, c]
             state.square[c] += e * e if expected.norm == 2 else abs(e)
             for i in range(moving):
@@ -183,11 +183,11 @@ def inconsistency(net, expected, state, t, slope):  # type: ignore[no-untyped-de
                         s += t[k] * state.gram[i, k, c]
                     slope[i] += s / root
         return total
-    units = len(net.layer)
+    neurons = len(net.layer)
     rows = len(state.E)
     for r in range(rows):
         for c in range(classes):
-            g = state.G[units + r, c]
+            g = state.G[neurons + r, c]
             e = (abs(g) if expected.absolute else g) - state.E[r, c]
             for i in range(d):
                 e -= t[i] * state.dE[i, r, c]
@@ -200,13 +200,13 @@ def inconsistency(net, expected, state, t, slope):  # type: ignore[no-untyped-de
 @nb.njit(cache=True)
 def start_region(net, expected, state, at, into, keep_bits):  # type: ignore[no-untyped-def]
     """The state of the region at ``at`` towards ``into``, from scratch; with ``keep_bits`` of the present bits."""
-    units, classes = len(net.layer), len(net.seeds)
+    neurons, classes = len(net.layer), len(net.seeds)
     layers = len(net.relu)
     d = len(at)
     for i in range(d + 1):
-        for u in range(units):
+        for u in range(neurons):
             state.Z[i, u] = net.base[i, u]
-    key = np.uint64(NO_UNIT)
+    key = np.uint64(NO_NEURON)
     change = np.empty(d + 1)
     for layer in range(layers):
         for u in range(net.start[layer], net.start[layer + 1]):
@@ -250,10 +250,10 @@ def step_region(net, expected, state, toggles, toggle_count, at, into):  # type:
     """From the present region to the one at ``at`` towards ``into``.
 
     Args:
-        toggles: units (the first ``toggle_count``) that may differ, apart from what follows from them.
+        toggles: neurons (the first ``toggle_count``) that may differ, apart from what follows from them.
 
     Returns:
-        how many units differ; they are listed in ``state.changed``.
+        how many neurons differ; they are listed in ``state.changed``.
     """
     count = _step_values(net, state, toggles, toggle_count, at, into)
     _step_gradient(net, expected, state, count)
@@ -262,8 +262,8 @@ def step_region(net, expected, state, toggles, toggle_count, at, into):  # type:
         u = state.changed[k]
         state.is_changed[u] = 0
         if net.layer[u] < net.lowest:
-            for h in range(len(expected.units)):
-                hinge_moved = hinge_moved or expected.units[h] == u
+            for h in range(len(expected.neurons)):
+                hinge_moved = hinge_moved or expected.neurons[h] == u
     if hinge_moved:
         expected_now(net, expected, state)
         sums_now(net, expected, state)
@@ -340,7 +340,7 @@ def _step_gradient(net, expected, state, count):  # type: ignore[no-untyped-def]
     G, dG, queue, queued, length = state.G, state.dG, state.g_queue, state.g_queued, state.g_length
     start, layer_of, pointer, index, value = net.start, net.layer, net.b_pointer, net.b_index, net.b_value
     dense_from, bits, is_changed = net.b_dense, state.bits, state.is_changed
-    units, classes, all_rows = len(layer_of), len(net.seeds), len(state.E)
+    neurons, classes, all_rows = len(layer_of), len(net.seeds), len(state.E)
     change = np.empty(classes)
     row_count = 0
     for k in range(count):
@@ -372,7 +372,7 @@ def _step_gradient(net, expected, state, count):  # type: ignore[no-untyped-def]
                     b0, b1, b2, b3 = dG[u, c], dG[u, c + 1], dG[u, c + 2], dG[u, c + 3]
                     b0, b1, b2, b3 = b0 + w * a0, b1 + w * a1, b2 + w * a2, b3 + w * a3
                     dG[u, c], dG[u, c + 1], dG[u, c + 2], dG[u, c + 3] = b0, b1, b2, b3
-            if dense >= units:
+            if dense >= neurons:
                 if row_count == all_rows:
                     continue
             elif dense >= 0:
@@ -383,8 +383,8 @@ def _step_gradient(net, expected, state, count):  # type: ignore[no-untyped-def]
                 u = index[k]
                 if not queued[u]:
                     queued[u] = 1
-                    if u >= units:
-                        queue[units + row_count] = u
+                    if u >= neurons:
+                        queue[neurons + row_count] = u
                         row_count += 1
                     else:
                         target = layer_of[u]
@@ -395,8 +395,8 @@ def _step_gradient(net, expected, state, count):  # type: ignore[no-untyped-def]
     moving = len(dE) if expected.moving else 0
     euclidean, absolute = expected.norm == 2, expected.absolute
     for k in range(row_count):
-        u = queue[units + k]
-        r = u - units
+        u = queue[neurons + k]
+        r = u - neurons
         queued[u] = 0
         for c in range(classes):
             old = G[u, c]

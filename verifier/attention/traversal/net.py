@@ -20,8 +20,8 @@ class TraversalNet:
 
     Attributes:
         net: the arrays; parameters are scaled to t in [0, 1].
-        scan: ``(k, 2)`` unit ranges that hold every unit which may change sign over the box.
-        position: for each layer of the form (but the input), the unit number of each of its units.
+        scan: ``(k, 2)`` neuron ranges that hold every neuron which may change sign over the box.
+        position: for each layer of the form (but the input), the neuron number of each of its neurons.
         width: of the box.
     """
 
@@ -31,8 +31,8 @@ class TraversalNet:
     width: Array
 
     @property
-    def units(self) -> int:
-        """Number of units of all layers but the input."""
+    def neurons(self) -> int:
+        """Number of neurons of all layers but the input."""
         return len(self.net.layer)
 
 
@@ -50,7 +50,7 @@ def traversal_net(
     """
     layers = form.layers[1:]
     draws = np.random.default_rng(seed).integers(1, 2**64 - 1, size=sum(k.size for k in layers), dtype=np.uint64)
-    lower, upper = unit_bounds(form, box)
+    lower, upper = neuron_bounds(form, box)
     slack = 1e-9
     order, scan, starts = [], [], [0]
     for k, layer in enumerate(layers, start=1):
@@ -59,16 +59,16 @@ def traversal_net(
         if not stable.all():
             scan.append((starts[-1], starts[-1] + int((~stable).sum())))
         starts.append(starts[-1] + layer.size)
-    start, units = np.array(starts), starts[-1]
+    start, neurons = np.array(starts), starts[-1]
     position = []
     for k, permutation in enumerate(order):
         place = np.empty(len(permutation), dtype=np.int64)
         place[permutation] = start[k] + np.arange(len(permutation))
         position.append(place)
     width = box.width
-    base = np.zeros((len(width) + 1, units))
-    noise = np.zeros(units)
-    hashes = np.zeros(units, dtype=np.uint64)  # a unit's own, wherever it is put, so that tiles agree on keys
+    base = np.zeros((len(width) + 1, neurons))
+    noise = np.zeros(neurons)
+    hashes = np.zeros(neurons, dtype=np.uint64)  # a neuron's own, wherever it is put, so that tiles agree on keys
     forward: list[tuple[Array, Array, Array]] = []
     backward: list[tuple[Array, Array, Array]] = []
     for k, layer in enumerate(layers, start=1):
@@ -87,14 +87,14 @@ def traversal_net(
             forward.append((sources, targets, coo.data))
             if source == pixels:
                 to_rows = sp.csr_array(block @ rows.T).tocoo()
-                backward.append((here[to_rows.row], units + to_rows.col, to_rows.data))
+                backward.append((here[to_rows.row], neurons + to_rows.col, to_rows.data))
             elif source > pixels:
                 backward.append((targets, sources, coo.data))
-    f_pointer, f_index, f_value = _grouped(forward, units)
-    b_pointer, b_index, b_value = _grouped(backward, units)
+    f_pointer, f_index, f_value = _grouped(forward, neurons)
+    b_pointer, b_index, b_value = _grouped(backward, neurons)
     sizes = [layer.size for layer in layers]
     layer_of = np.repeat(np.arange(len(layers)), sizes)
-    group_of = np.concatenate([layer_of, np.full(rows.shape[0], len(layers))])  # the map's rows come after the units
+    group_of = np.concatenate([layer_of, np.full(rows.shape[0], len(layers))])  # the map's rows come after the neurons
     work, fresh = _work(form, pixels, len(width) + 1, len(seeds), len(b_index))
     arranged_seeds = np.zeros((len(seeds), layers[-1].size))
     arranged_seeds[:, position[-1] - start[-2]] = seeds
@@ -124,22 +124,22 @@ def traversal_net(
 
 def new_state(net: Net, expected: Expected) -> State:
     """Room for the state of one region (to be filled by `start_region`)."""
-    d, units = net.base.shape[0] - 1, len(net.layer)
+    d, neurons = net.base.shape[0] - 1, len(net.layer)
     rows, classes = expected.base.shape
     return State(
-        Z=np.zeros((d + 1, units)),
-        dZ=np.zeros((d + 1, units)),
-        bits=np.zeros(units, dtype=np.uint8),
-        G=np.zeros((units + rows, classes)),
-        dG=np.zeros((units + rows, classes)),
-        queue=np.zeros(units, dtype=np.int64),
-        queued=np.zeros(units, dtype=np.uint8),
+        Z=np.zeros((d + 1, neurons)),
+        dZ=np.zeros((d + 1, neurons)),
+        bits=np.zeros(neurons, dtype=np.uint8),
+        G=np.zeros((neurons + rows, classes)),
+        dG=np.zeros((neurons + rows, classes)),
+        queue=np.zeros(neurons, dtype=np.int64),
+        queued=np.zeros(neurons, dtype=np.uint8),
         length=np.zeros(len(net.relu), dtype=np.int64),
-        g_queue=np.zeros(units + rows, dtype=np.int64),
-        g_queued=np.zeros(units + rows, dtype=np.uint8),
+        g_queue=np.zeros(neurons + rows, dtype=np.int64),
+        g_queued=np.zeros(neurons + rows, dtype=np.uint8),
         g_length=np.zeros(len(net.relu), dtype=np.int64),
-        changed=np.zeros(units, dtype=np.int64),
-        is_changed=np.zeros(units, dtype=np.uint8),
+        changed=np.zeros(neurons, dtype=np.int64),
+        is_changed=np.zeros(neurons, dtype=np.uint8),
         key=np.zeros(1, dtype=np.uint64),
         E=np.zeros((rows, classes)),
         dE=np.zeros((d, rows, classes)),
@@ -149,7 +149,7 @@ def new_state(net: Net, expected: Expected) -> State:
     )
 
 
-def unit_bounds(form: ReluForm, box: Box) -> tuple[list[Array], list[Array]]:
+def neuron_bounds(form: ReluForm, box: Box) -> tuple[list[Array], list[Array]]:
     """Bounds on z of every layer over a box: linear relaxations pushed forward, and intervals, intersected."""
     identity = np.eye(box.size)
     low_a, low_b, high_a, high_b = [identity], [np.zeros(box.size)], [identity], [np.zeros(box.size)]
@@ -215,7 +215,7 @@ def _first_if_consecutive(pointer: Array, index: Array, layer: Array) -> Array:
 def _work(form: ReluForm, pixels: int, width: int, classes: int, backward_edges: int) -> tuple[Array, float]:
     """Estimated multiplications for switching one unit of each layer, and for starting a region afresh.
 
-    A change spreads to the units that it reaches, of which about half are active.
+    A change spreads to the neurons that it reaches, of which about half are active.
     """
     layers = form.layers
     work = np.zeros(len(layers))

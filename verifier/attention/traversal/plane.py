@@ -1,10 +1,10 @@
 """Compiled walk over all linear regions of a network with two parameters, each in [0, 1].
 
 `walk_plane` visits region after region by crossing edges, depth first, and keeps one `State`
-(`verifier.attention.traversal.kernels`) up to date. A crossing that would change too much (a unit high up in
+(`verifier.attention.traversal.kernels`) up to date. A crossing that would change too much (a neuron high up in
 the network) is put aside and later begun afresh from the point where the edge was met. Regions are known
-by a 64-bit hash of their active units. No linear program is needed: a region is the polygon that its
-units' half-planes leave of the square.
+by a 64-bit hash of their active neurons. No linear program is needed: a region is the polygon that its
+neurons' half-planes leave of the square.
 
 The walk can be interrupted at any time: it returns when its output is full, and goes on when called again.
 """
@@ -173,7 +173,7 @@ def _label(net, state, walk, n, label, cells, k):  # type: ignore[no-untyped-def
 
 @nb.njit(cache=True)
 def truly_zero(net, bits, u):  # type: ignore[no-untyped-def]
-    """Whether a unit's affine map is zero because nothing comes in, and not only as far as rounding tells."""
+    """Whether a neuron's affine map is zero because nothing comes in, and not only as far as rounding tells."""
     for i in range(len(net.base)):
         if net.base[i, u] != 0.0:
             return False
@@ -186,9 +186,9 @@ def truly_zero(net, bits, u):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def wakes_zero(net, bits, zero, flips, begin, end):  # type: ignore[no-untyped-def]
-    """Whether switching some units may give a unit with a zero map a map of its own.
+    """Whether switching some neurons may give a neuron with a zero map a map of its own.
 
-    Such a unit's bit across the edge cannot be foreseen (it is the sign of what becomes of its map), and so
+    Such a neuron's bit across the edge cannot be foreseen (it is the sign of what becomes of its map), and so
     neither can the neighbour's key: the edge gets a key of its own instead.
     """
     for f in range(begin, end):
@@ -284,7 +284,7 @@ def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: igno
 
 @nb.njit(cache=True)
 def _toggle(walk, u):  # type: ignore[no-untyped-def]
-    """Change the parity of unit u among the changes still to be made."""
+    """Change the parity of neuron u among the changes still to be made."""
     flag = walk.pending_flag[u]
     if flag & 2 == 0:
         walk.pending[walk.counters[PENDING]] = u
@@ -307,9 +307,9 @@ def walk_plane(net, expected, state, walk, cells, delta, label):  # type: ignore
     while True:
         if cells.counts[0] >= len(cells.areas) or cells.counts[1] + MOST_VERTICES > len(cells.vertices):
             return FULL
-        room = min(len(walk.edges) - counters[EDGES], len(walk.jumps) - counters[JUMPS]) - MOST_VERTICES
-        room = min(room, len(walk.frames) - counters[DEPTH] - 2, len(walk.aliases) - counters[ALIASES] - 2)
-        if room < 0 or counters[FLIPS] + 4 * len(net.layer) > len(walk.flips):
+        free = min(len(walk.edges) - counters[EDGES], len(walk.jumps) - counters[JUMPS]) - MOST_VERTICES
+        free = min(free, len(walk.frames) - counters[DEPTH] - 2, len(walk.aliases) - counters[ALIASES] - 2)
+        if free < 0 or counters[FLIPS] + 4 * len(net.layer) > len(walk.flips):
             return GROW
         if 2 * counters[VISITED] > len(walk.seen):
             return REHASH

@@ -12,16 +12,16 @@ Array = Any
 ON_LINE = 1e-12
 """A vertex this close to a line (the square has side 1) counts as on it."""
 SAME_LINE = 1e-11
-"""A unit whose zero set is this close to both ends of an edge has its zero set along the edge."""
+"""A neuron whose zero set is this close to both ends of an edge has its zero set along the edge."""
 NEAR = 1e-10
-"""A unit whose zero set is this close to a region's bounding box is looked at more closely."""
+"""A neuron whose zero set is this close to a region's bounding box is looked at more closely."""
 SHORT = 1e-10
 """Edges shorter than this are not crossed."""
 MOST_VERTICES = 1024
 BLOCK = 1024
 """Units that are looked at before the polygon's bounding box is drawn anew."""
 ZERO = 16.0
-"""An affine map below this many times its rounding level is zero: its unit has no zero set of its own."""
+"""An affine map below this many times its rounding level is zero: its neuron has no zero set of its own."""
 TIED = 1e-12
 """Outputs closer than this, relative to the sizes of their affine maps, are equal as far as rounding tells."""
 
@@ -141,7 +141,7 @@ def clip(polygon, labels, n, a, b, c, label, out, out_labels):  # type: ignore[n
 
 @nb.njit(cache=True)
 def _clip_unit(Z, bits, noise, polygon, labels, n, u, work, work_labels):  # type: ignore[no-untyped-def]
-    """Clip the present polygon by a unit's half-plane; its size, 0 if nothing is left, -1 if it stays as it is."""
+    """Clip the present polygon by a neuron's half-plane; its size, 0 if nothing is left, -1 if it stays as it is."""
     a, b, c = Z[0, u], Z[1, u], Z[2, u]
     size = np.sqrt(b * b + c * c)
     if size <= ZERO * noise[u]:
@@ -187,10 +187,10 @@ def bounding_box(polygon, n, box):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _near_units(Z, first, last, box, found):  # type: ignore[no-untyped-def]
-    """The units of a range that may vanish within a `bounding_box`: how many; they are written to ``found``.
+def _near_neurons(Z, first, last, box, found):  # type: ignore[no-untyped-def]
+    """The neurons of a range that may vanish within a `bounding_box`: how many; they are written to ``found``.
 
-    Most blocks of units have none, which vector instructions tell at once.
+    Most blocks of neurons have none, which vector instructions tell at once.
     """
     x, y, ux, uy, vx, vy = box[0], box[1], box[2], box[3], box[4], box[5]
     count = 0
@@ -213,9 +213,9 @@ def _near_units(Z, first, last, box, found):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def region_polygon(net, state, walk, old_n):  # type: ignore[no-untyped-def]
-    """The present region as ``walk.polygon``; units that come near it in ``walk.near``. Sizes of both.
+    """The present region as ``walk.polygon``; neurons that come near it in ``walk.near``. Sizes of both.
 
-    ``walk.zero`` flags the units whose affine map is zero in the region; they are listed in ``walk.zeros``.
+    ``walk.zero`` flags the neurons whose affine map is zero in the region; they are listed in ``walk.zeros``.
     """
     polygon, labels, near, scan = walk.polygon, walk.labels, walk.near, walk.scan
     work, work_labels, Z, bits, noise = walk.scratch, walk.scratch_labels, state.Z, state.bits, net.noise
@@ -244,7 +244,7 @@ def region_polygon(net, state, walk, old_n):  # type: ignore[no-untyped-def]
     for s in range(len(scan)):
         for first in range(scan[s, 0], scan[s, 1], BLOCK):
             last = min(first + BLOCK, scan[s, 1])
-            for k in range(_near_units(Z, first, last, box, walk.candidates)):
+            for k in range(_near_neurons(Z, first, last, box, walk.candidates)):
                 u = walk.candidates[k]
                 b, c = Z[1, u], Z[2, u]
                 size = b * b + c * c

@@ -1,8 +1,8 @@
 """Linear regions of any number of parameters by linear programs (HiGHS, warm-started).
 
-For a region given by its active units, the half-spaces of all units that can vanish over the parameter
+For a region given by its active neurons, the half-spaces of all neurons that can vanish over the parameter
 box are the rows of one linear program. Its bounding box (2 d programs) excludes most rows; each of those left
-is a face if its unit gets negative when only its own row is taken away. Consecutive programs differ in the
+is a face if its neuron gets negative when only its own row is taken away. Consecutive programs differ in the
 objective and one bound, so each starts from the last one's basis.
 """
 
@@ -161,22 +161,22 @@ class LPExplorer:
         return rows, bound
 
     def _rows(self) -> tuple[Array, Array, list[Array]]:
-        """Half-spaces ``rows t >= bound`` (normalised) and the units of each; equal ones are joined."""
-        Z, units = self.state.Z[:, self._units], self._units
-        sign = np.where(self.state.bits[units] == 1, 1.0, -1.0)
+        """Half-spaces ``rows t >= bound`` (normalised) and the neurons of each; equal ones are joined."""
+        Z, neurons = self.state.Z[:, self._units], self._units
+        sign = np.where(self.state.bits[neurons] == 1, 1.0, -1.0)
         norm = np.linalg.norm(Z[1:], axis=0)
-        noise = self.tnet.net.noise[units]
-        self._zeros = units[norm + np.abs(Z[0]) <= ZERO * noise]
+        noise = self.tnet.net.noise[neurons]
+        self._zeros = neurons[norm + np.abs(Z[0]) <= ZERO * noise]
         real = norm > ZERO * noise
         scaled = (sign * Z)[:, real] / norm[real]
-        units = units[real]
+        neurons = neurons[real]
         reach = np.minimum(scaled[1:], 0.0).sum(axis=0) + scaled[0]
         near = reach < TOLERANCE
-        scaled, units = scaled[:, near], units[near]
+        scaled, neurons = scaled[:, near], neurons[near]
         _, first, inverse = np.unique(np.round(scaled.T, 9), axis=0, return_index=True, return_inverse=True)
         order = np.argsort(inverse.reshape(-1), kind="stable")
         ends = np.cumsum(np.bincount(inverse.reshape(-1), minlength=len(first)))
-        groups = np.split(units[order], ends[:-1]) if len(first) else []
+        groups = np.split(neurons[order], ends[:-1]) if len(first) else []
         return scaled[1:, first].T.copy(), -scaled[0, first], groups
 
     def _near(self, rows: Array, bound: Array, groups: list[Array]) -> tuple[Array, Array, list[Array]]:
@@ -185,9 +185,9 @@ class LPExplorer:
         program = Program(rows, bound, np.zeros(d), np.ones(d))
         low, high = np.zeros(d), np.ones(d)
         for i in range(d):
-            unit = np.eye(d)[i]
+            neuron = np.eye(d)[i]
             for sign, ends in ((1.0, low), (-1.0, high)):
-                found = program.minimum(sign * unit)
+                found = program.minimum(sign * neuron)
                 if found is not None:
                     ends[i] = sign * found[0]
         self.programs += program.solved
@@ -268,7 +268,7 @@ class LPExplorer:
         )
 
     def _doubtful(self) -> int:
-        """Whether a unit's map is zero only as far as rounding tells."""
+        """Whether a neuron's map is zero only as far as rounding tells."""
         net, bits = self.tnet.net, self.state.bits
         return int(any(net.layer[u] >= net.lowest and not truly_zero(net, bits, u) for u in self._zeros))
 

@@ -5,7 +5,7 @@ is, for each layer i,
 
     z_i = bias_i + Σ_{j < i} A_ij h_j,        h_i = relu(z_i)  (or z_i for a linear layer),
 
-with layer 0 the input. Traversals of linear regions work on this form: they change a few units at a time.
+with layer 0 the input. Traversals of linear regions work on this form: they change a few neurons at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Layer:
 
     Attributes:
         name: of the network's node that it comes from.
-        is_relu: ReLU units; False for the input, the outputs and other linear layers.
+        is_relu: ReLU neurons; False for the input, the outputs and other linear layers.
         bias: ``(size,)``.
         blocks: ``{source layer: matrix (size, source size)}``.
     """
@@ -42,7 +42,7 @@ class Layer:
 
     @property
     def size(self) -> int:
-        """Number of units."""
+        """Number of neurons."""
         return len(self.bias)
 
 

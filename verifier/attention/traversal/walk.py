@@ -24,7 +24,7 @@ class RegionChunk:
     """Some regions of a walk, in flat arrays; parameters are scaled to the unit square.
 
     Attributes:
-        keys: ``(P,)`` hash of each region's active units.
+        keys: ``(P,)`` hash of each region's active neurons.
         offsets: ``(P + 1,)``; region i has the vertices ``offsets[i]`` to ``offsets[i + 1]``.
         vertices: ``(V, 2)``, counter-clockwise.
         neighbours: ``(V,)`` key of the region across the edge that starts at each vertex; 0 at the border
@@ -38,7 +38,7 @@ class RegionChunk:
         winner: ``(P,)`` the largest output at the region's center.
         tied: ``(P,)`` 0: no other output comes within rounding of the label's; 1: one does at the region's edge;
             2: one is equal all over the region (which then counts as "the label is nowhere the largest").
-        doubtful: ``(P,)`` 1 where a unit above the pixels has an affine map that is zero as far as rounding tells: it
+        doubtful: ``(P,)`` 1 where a neuron above the pixels has an affine map that is zero as far as rounding tells: it
             counts as inactive, and whether it is shows in the saliency map alone.
     """
 
@@ -95,7 +95,7 @@ class Regions:
     ) -> None:
         self.tnet, self.expected, self.delta, self.label, self.chunk = tnet, expected, delta, label, chunk
         self.state = new_state(tnet.net, expected)
-        units = tnet.units
+        neurons = tnet.neurons
         self.counters = np.zeros(16, dtype=np.int64)
         self.aliases: dict[int, int] = {}
         self.walk = polygon.Walk(
@@ -104,22 +104,22 @@ class Regions:
             edges=np.zeros((16384, 4)),
             edge_keys=np.zeros(16384, dtype=np.uint64),
             edge_flips=np.zeros((16384, 2), dtype=np.int64),
-            flips=np.zeros(8 * units + 65536, dtype=np.int64),
+            flips=np.zeros(8 * neurons + 65536, dtype=np.int64),
             jumps=np.zeros((16384, 4)),
             jump_keys=np.zeros(16384, dtype=np.uint64),
-            pending=np.zeros(units, dtype=np.int64),
-            pending_flag=np.zeros(units, dtype=np.uint8),
+            pending=np.zeros(neurons, dtype=np.int64),
+            pending_flag=np.zeros(neurons, dtype=np.uint8),
             seen=np.zeros(1 << 16, dtype=np.uint64),
             aliases=np.zeros((1024, 2), dtype=np.uint64),
             polygon=np.zeros((polygon.MOST_VERTICES, 2)),
             labels=np.zeros(polygon.MOST_VERTICES, dtype=np.int64),
             scratch=np.zeros((polygon.MOST_VERTICES, 2)),
             scratch_labels=np.zeros(polygon.MOST_VERTICES, dtype=np.int64),
-            near=np.zeros(units + polygon.MOST_VERTICES, dtype=np.int64),
-            toggles=np.zeros(2 * units, dtype=np.int64),
+            near=np.zeros(neurons + polygon.MOST_VERTICES, dtype=np.int64),
+            toggles=np.zeros(2 * neurons, dtype=np.int64),
             scan=tnet.scan,
-            zero=np.zeros(units, dtype=np.uint8),
-            zeros=np.zeros(units, dtype=np.int64),
+            zero=np.zeros(neurons, dtype=np.uint8),
+            zeros=np.zeros(neurons, dtype=np.int64),
             box=np.zeros(6),
             candidates=np.zeros(polygon.BLOCK, dtype=np.int64),
         )
@@ -129,7 +129,7 @@ class Regions:
 
     def __iter__(self) -> Iterator[RegionChunk]:
         """The remaining regions, chunk by chunk."""
-        cells = self.room()
+        cells = self.workspace()
         while True:
             status = plane.walk_plane(
                 self.tnet.net, self.expected, self.state, self.walk, cells, self.delta, self.label
@@ -145,9 +145,9 @@ class Regions:
                     yield self._taken(cells)
                 if status == polygon.DONE:
                     return
-                cells = self.room()
+                cells = self.workspace()
 
-    def room(self) -> polygon.Cells:
+    def workspace(self) -> polygon.Cells:
         """Empty output for one chunk."""
         m, v = self.chunk, 6 * self.chunk + 2 * polygon.MOST_VERTICES
         return polygon.Cells(
@@ -198,7 +198,7 @@ class Regions:
             "edges": used[polygon.EDGES] + slack,
             "edge_keys": used[polygon.EDGES] + slack,
             "edge_flips": used[polygon.EDGES] + slack,
-            "flips": used[polygon.FLIPS] + 4 * self.tnet.units,
+            "flips": used[polygon.FLIPS] + 4 * self.tnet.neurons,
             "jumps": used[polygon.JUMPS] + slack,
             "jump_keys": used[polygon.JUMPS] + slack,
             "aliases": used[polygon.ALIASES] + 2,

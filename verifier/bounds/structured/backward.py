@@ -10,7 +10,7 @@ weighted by the coefficients that the pass really had. With m >= |value| on the 
 that a step leads to, and k the terms of its sums, a coefficient a loses at most |a| times
 
 * affine v = W w + b:  γ_{k+r+4} |W| m_w + 2⁻³⁰ |b|  (products with constants are summed in float64);
-* ReLU v = max(z, 0), lines λ z and (λ + δ) z + t:  γ_{r+8} (m_z + t) + 2⁻³⁰ t;
+* ReLU v = max(z, 0), relaxed to λ z and (λ + δ) z + t:  γ_{r+8} (m_z + t) + 2⁻³⁰ t;
 * the input: its products with the box are made in float64, γ of float64 times m.
 
 These local errors (`_Step.cost`) are summed with |a|, in the pass's own float type; they are raised for the rounding of this
@@ -114,7 +114,7 @@ class Backward:
     """Passes over one network and box, with bounds of its nodes that may become better on the way.
 
     Args:
-        values: bounds of the nodes that passes go through (their magnitudes, and the ReLUs' lines); read at the
+        values: bounds of the nodes that passes go through (their magnitudes, and the ReLUs' relaxations); read at the
             first pass after `refresh`.
 
     Raises:

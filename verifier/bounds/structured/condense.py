@@ -6,7 +6,7 @@ On a box of few inputs nine ReLUs in ten are stable. So each value is carried as
 
 of *symbols* s_j: the inputs that vary, and the outputs of the unstable ReLUs met so far. An affine operator maps c and
 all g_j (a batch of images, through the convolution itself); a stable ReLU passes or drops them; an unstable one becomes
-a symbol. What results is an `OpenForm` whose blocks hold unstable ReLUs only, with dense matrices between any two of
+a symbol. What results is a `CondensedNetwork` whose blocks hold unstable ReLUs only, with dense matrices between any two of
 them: CROWN, optimised slopes and ReLU splits on it cost what the unstable ReLUs cost, however large the network is, and
 so do bounds on parts of the box.
 
@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from verifier.bounds.open_form import Block, Bounder, Ends, OpenForm, Start
-from verifier.bounds.open_values import Affine, Matrix
+from verifier.bounds.condensed import Block, Bounder, CondensedNetwork, Ends, Start
+from verifier.bounds.condensed_values import Affine, Matrix
 from verifier.bounds.structured.maps import Backend, Map, Tensor, check_arithmetic, exact_products, maps_of
 from verifier.errors import InputError
 from verifier.lazy import sp
@@ -80,15 +80,15 @@ class Condenser:
         self.memory, self.deadline, self.threads = memory or MemoryBudget.of(None), deadline, threads
         self.backend = Backend()
         self.maps = maps_of(network, self.backend)
-        self.form = OpenForm.on_box(box, network)
+        self.condensed = CondensedNetwork.on_box(box, network)
         self.varying = np.flatnonzero(box.lower != box.upper)
         self._blocks = [0]
         """The block of each group of symbols, in order."""
         self._low = [box.lower[self.varying]]
         self._high = [box.upper[self.varying]]
 
-    def run(self) -> OpenForm:
-        """The form of the whole network.
+    def run(self) -> CondensedNetwork:
+        """The whole network, condensed.
 
         Raises:
             MemoryLimitError, TimeLimitError: with the number, or the node, at which it stopped.
@@ -98,7 +98,7 @@ class Condenser:
             check_arithmetic(self.backend)
             return self._run()
 
-    def _run(self) -> OpenForm:
+    def _run(self) -> CondensedNetwork:
         network = self.network
         readers = Counter(i for n in network.nodes for i in set(n.inputs))
         readers[network.output] += 1
@@ -163,21 +163,21 @@ class Condenser:
         low, high = self._interval(terms, slack)
         for k in range(0, len(open_ := np.flatnonzero((low < 0) & (high > 0))), ROWS):
             self.deadline.check(f"while bounding node {node.inputs[0]!r}")
-            units = open_[k : k + ROWS]
-            found, _ = self.bounder(self.form, self._start(terms, slack, units), None)
-            low[units] = np.maximum(low[units], found[: len(units)])
-            high[units] = np.minimum(high[units], -found[len(units) :])
+            neurons = open_[k : k + ROWS]
+            found, _ = self.bounder(self.condensed, self._start(terms, slack, neurons), None)
+            low[neurons] = np.maximum(low[neurons], found[: len(neurons)])
+            high[neurons] = np.minimum(high[neurons], -found[len(neurons) :])
         high = np.maximum(low, high)  # ends that cross by rounding prove nothing
         opened = np.flatnonzero((low < 0) & (high > 0))
-        on = torch.as_tensor((low >= 0).astype(np.float64))
+        active = torch.as_tensor((low >= 0).astype(np.float64))
         made = torch.zeros((len(terms) + len(opened), terms.shape[1]), dtype=terms.dtype)
-        torch.mul(terms, on, out=made[: len(terms)])
+        torch.mul(terms, active, out=made[: len(terms)])
         made[len(terms) + torch.arange(len(opened)), torch.as_tensor(opened)] = 1.0
         if len(opened):
             self._add(terms, slack, size, opened, low, high)
-        return _Value(made.reshape(-1, *node.shape), value.error * on.reshape(node.shape))
+        return _Value(made.reshape(-1, *node.shape), value.error * active.reshape(node.shape))
 
-    # -- the form ----------------------------------------------------------------------------------------
+    # -- the condensed network ----------------------------------------------------------------------------------------
     def _magnitudes(self) -> list[Array]:
         return [np.maximum(np.abs(a), np.abs(b)) for a, b in zip(self._low, self._high, strict=True)]
 
@@ -193,15 +193,15 @@ class Condenser:
         ends = middle.numpy(), apart.numpy() * RESERVE + 2 * slack
         return ends[0] - ends[1], ends[0] + ends[1]
 
-    def _parts(self, terms: Tensor, units: npt.NDArray[np.intp]) -> dict[int, Array]:
-        """Coefficients of some entries by block, ``(live, units)``."""
-        some = terms[:, torch.as_tensor(units)].numpy()
+    def _parts(self, terms: Tensor, neurons: npt.NDArray[np.intp]) -> dict[int, Array]:
+        """Coefficients of some entries by block, ``(live, neurons)``."""
+        some = terms[:, torch.as_tensor(neurons)].numpy()
         parts, first = {}, 1
         for block, low in zip(self._blocks, self._low, strict=True):
             part = some[first : first + len(low)]
             first += len(low)
             if block == 0:
-                whole = np.zeros((self.box.size, len(units)))
+                whole = np.zeros((self.box.size, len(neurons)))
                 whole[self.varying] = part
                 part = whole
             if part.any():
@@ -210,40 +210,40 @@ class Condenser:
                 break
         return parts
 
-    def _start(self, terms: Tensor, slack: Array, units: npt.NDArray[np.intp]) -> Start:
-        """Each unit's preactivation, and then each negated."""
-        both = {s: np.hstack([a, -a]) for s, a in self._parts(terms, units).items()}
-        constant, cost = terms[0].numpy()[units], slack[units]
+    def _start(self, terms: Tensor, slack: Array, neurons: npt.NDArray[np.intp]) -> Start:
+        """Each neuron's preactivation, and then each negated."""
+        both = {s: np.hstack([a, -a]) for s, a in self._parts(terms, neurons).items()}
+        constant, cost = terms[0].numpy()[neurons], slack[neurons]
         return Start(both, np.concatenate([constant, -constant]), np.concatenate([cost, cost]))
 
     def _add(
         self, terms: Tensor, slack: Array, size: Array, opened: npt.NDArray[np.intp], low: Array, high: Array
     ) -> None:
-        form, parts = self.form, self._parts(terms, opened)
+        condensed, parts = self.condensed, self._parts(terms, opened)
         reach = 1.0 + size[opened]
         for s, part in parts.items():
-            reach = reach + np.abs(part).T @ form.blocks[s].reach
+            reach = reach + np.abs(part).T @ condensed.blocks[s].reach
         if not (reach < LARGEST).all():
             raise InputError("the network's numbers are too large for bounds in float64")
         edges = [(s, Matrix(np.ascontiguousarray(part.T))) for s, part in parts.items()]
         constant = terms[0].numpy()[opened].copy()
-        form.add_block(
+        condensed.add_block(
             Block(opened, low[opened], high[opened], np.zeros(0), slack[opened], reach, edges, constant),
             np.zeros(len(opened), dtype=np.int8),
         )
-        self._blocks.append(len(form.blocks) - 1)
-        self._low.append(form.blocks[-1].low)
-        self._high.append(form.blocks[-1].high)
+        self._blocks.append(len(condensed.blocks) - 1)
+        self._low.append(condensed.blocks[-1].low)
+        self._high.append(condensed.blocks[-1].high)
 
-    def _finish(self, value: _Value) -> OpenForm:
+    def _finish(self, value: _Value) -> CondensedNetwork:
         terms = value.terms.reshape(len(value.terms), -1)
         parts = self._parts(terms, np.arange(terms.shape[1]))
         rows = {s: sp.csr_array(part.T) for s, part in parts.items()}
         constant = terms[0].numpy().copy()
         # what the function is off by counts as rounding of its constant
-        weight = np.abs(constant) + value.error.reshape(-1).numpy() / self.form.gamma
-        self.form.output = Affine(rows, {s: abs(m) for s, m in rows.items()}, constant, weight)
-        return self.form
+        weight = np.abs(constant) + value.error.reshape(-1).numpy() / self.condensed.gamma
+        self.condensed.output = Affine(rows, {s: abs(m) for s, m in rows.items()}, constant, weight)
+        return self.condensed
 
 
 def _rows(terms: Tensor, first: int, last: int) -> Tensor:

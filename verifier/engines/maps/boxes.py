@@ -97,7 +97,7 @@ class Bounder:
             np.where(still[:, None], high, batch.high),
             batch.phase,
             found.influence,
-            found.units,
+            found.neurons,
         )
         witness = None
         if still.any():

@@ -35,17 +35,17 @@ class Enclosure:
     """What holds on each of B boxes.
 
     Attributes:
-        open: ``(B,)`` whether some case of the query is not refuted.
+        open: ``(B,)`` whether some disjunct of the query is not refuted.
         corners: ``(B, n)`` where the row that is nearest to a change of label is smallest, as far as bounds tell.
         influence: ``(B, n)`` how much each input can matter, for the choice of a split.
-        units: ``(B, units)`` how far each open ReLU can move ∇F; 0 for those with a known phase.
+        neurons: ``(B, neurons)`` how far each unstable ReLU can move ∇F; 0 for those with a known phase.
         g_lower, g_upper: ``(B, n)`` bounds on ∇F; of boxes that are not open, without meaning.
     """
 
     open: npt.NDArray[np.bool_]
     corners: Array
     influence: Array
-    units: Array
+    neurons: Array
     g_lower: Array
     g_upper: Array
 
@@ -58,9 +58,9 @@ class Enclosures:
         assert condition is not None
         self.query, self.condition, self.network = query, condition, query.network
         self.crown = Crown(query.network, query.box)
-        self._rows, self._bound, self._case = _output_rows(query)
+        self._rows, self._bound, self._disjunct = _output_rows(query)
         self._relus = {} if condition.map.path else _relus(query.network)
-        self.units = sum(query.network[name].size for name in self._relus)
+        self.neurons = sum(query.network[name].size for name in self._relus)
         """Number of ReLUs whose phase can be given; none for path maps."""
         self._first = _first_layers(condition.network if condition.map.path else query.network)
         self._path: Crown | None = None
@@ -70,16 +70,16 @@ class Enclosures:
             self._path = Crown(condition.network, Box(ends.min(axis=0), ends.max(axis=0)))
 
     def of(self, low: Array, high: Array, phase: npt.NDArray[np.int8]) -> Enclosure:
-        """Bounds on a batch of boxes ``(B, n)``, cut by phases ``(B, units)``: 1 for ``z >= 0`` active, -1 for
+        """Bounds on a batch of boxes ``(B, n)``, cut by phases ``(B, neurons)``: 1 for ``z >= 0`` active, -1 for
         ``z <= 0`` inactive, 0 where nothing is assumed.
         """
         count, n = low.shape
         known = {self.network[name].inputs[0]: phase[:, part] for name, part in self._relus.items()}
         found = self.crown.relax(low, high, parents=self.crown.root_bounds, phases=known)
-        still, corners, slopes = self._labels(low, high, found.intervals, found.lines)
+        still, corners, slopes = self._labels(low, high, found.intervals, found.relaxations)
         still &= ~found.empty
         g_lower, g_upper = np.zeros((count, n)), np.zeros((count, n))
-        influence, units = np.abs(slopes), np.zeros((count, self.units))
+        influence, neurons = np.abs(slopes), np.zeros((count, self.neurons))
         index = np.flatnonzero(still)
         if len(index):
             if self._path is None:
@@ -88,16 +88,16 @@ class Enclosures:
                 assert self.query.gradient is not None
                 lower, upper, effect = _gradients(self.network, intervals, self.query.gradient.output, fixed)
                 for name, part in self._relus.items():
-                    units[index, part] = effect[name]
+                    neurons[index, part] = effect[name]
             else:
                 lower, upper, effect = self._along_path(self._path, low[index], high[index])
             g_lower[index], g_upper[index] = lower, upper
             spread = sum((effect[k] @ w for k, w in self._first.items() if k in effect), np.zeros((len(index), n)))
             influence[index] = _share(influence[index]) + _share(spread)
-        return Enclosure(still, corners, influence, units, g_lower, g_upper)
+        return Enclosure(still, corners, influence, neurons, g_lower, g_upper)
 
     def _labels(
-        self, low: Array, high: Array, intervals: Intervals, lines: object
+        self, low: Array, high: Array, intervals: Intervals, relaxations: object
     ) -> tuple[npt.NDArray[np.bool_], Array, Array]:
         """Which boxes can change the label, and where and along which inputs that is nearest."""
         count, rows = len(low), len(self._rows)
@@ -105,18 +105,18 @@ class Enclosures:
             return np.ones(count, dtype=bool), low + (high - low) / 2, np.zeros_like(low)
         box_of = np.repeat(np.arange(count), rows)
         tiled = np.tile(self._rows, (count, 1))
-        found = self.crown.lower(self.network.output, tiled, box_of, lines, low, high)  # type: ignore[arg-type]
+        found = self.crown.lower(self.network.output, tiled, box_of, relaxations, low, high)  # type: ignore[arg-type]
         margin = (found.lower.reshape(count, rows) - self._bound).astype(np.float64)
         still = np.zeros(count, dtype=bool)
-        for case in range(len(self.query.cases)):
-            mine = self._case == case
+        for disjunct in range(len(self.query.disjuncts)):
+            mine = self._disjunct == disjunct
             still |= ~(margin[:, mine] > 0).any(axis=1)
         nearest = margin.argmin(axis=1)
         slopes = found.slopes.reshape(count, rows, -1)[np.arange(count), nearest]
         return still, np.where(slopes > 0, low, high), slopes
 
     def _along_path(self, crown: Crown, low: Array, high: Array) -> tuple[Array, Array, dict[str, Array]]:
-        """Bounds on the mean gradient between the baseline and the boxes, and the units open at the boxes."""
+        """Bounds on the mean gradient between the baseline and the boxes, and the neurons open at the boxes."""
         condition = self.condition
         assert condition.map.baseline is not None
         base, root = condition.map.baseline, crown.root
@@ -143,7 +143,7 @@ class Enclosures:
 def _gradients(
     network: Network, intervals: Intervals, output: Array, fixed: dict[str, npt.NDArray[np.int8]]
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Bounds on the input's gradient, ``(B, n)``, and by activation how far the slope of each unit can move it.
+    """Bounds on the input's gradient, ``(B, n)``, and by activation how far the slope of each neuron can move it.
 
     Args:
         fixed: given phases of ReLUs by activation, ``(B, size)``.
@@ -174,7 +174,7 @@ def _gradients(
 
 
 def _relus(network: Network) -> dict[str, slice]:
-    """The ReLU nodes, each with its place among all their units."""
+    """The ReLU nodes, each with its place among all their neurons."""
     found, end = {}, 0
     for node in network.activations:
         if isinstance(node.operator, PiecewiseLinear) and node.operator.is_relu:
@@ -184,11 +184,11 @@ def _relus(network: Network) -> dict[str, slice]:
 
 
 def _output_rows(query: Query) -> tuple[Array, Array, npt.NDArray[np.intp]]:
-    """Rows over the outputs alone that a witness meets, ``rows @ y <= bound``, and the case of each."""
+    """Rows over the outputs alone that a witness meets, ``rows @ y <= bound``, and the disjunct of each."""
     rows, bounds, owners = [np.zeros((0, query.network.output_size))], [np.zeros(0)], [np.zeros(0, dtype=np.intp)]
     common = () if query.common is None else (query.common,)
-    for k, case in enumerate(query.cases):
-        for part in (case, *common):
+    for k, disjunct in enumerate(query.disjuncts):
+        for part in (disjunct, *common):
             if part.y_rows is None or part.x_rows is not None or part.g_rows is not None:
                 continue
             dense = part.y_rows if isinstance(part.y_rows, np.ndarray) else part.y_rows.toarray()

@@ -106,7 +106,7 @@ class MapsEngine(Engine):
             settings=Settings(batch=size * options.threads, piece=size, threads=options.threads, unit="boxes"),
             stop=stop,
         )
-        root = Boxes.root(query.box.lower, query.box.upper, bounder.enclosures.units)
+        root = Boxes.root(query.box.lower, query.box.upper, bounder.enclosures.neurons)
         found = search.run(root, deadline, listener)
         while beside is not None and found.ending is Ending.OPEN and not found.late:
             # what boxes leave open for ever (a tie, a map at exactly δ) linear regions may settle, and soon if they are few

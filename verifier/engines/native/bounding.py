@@ -1,7 +1,7 @@
-"""Batches of boxes examined with linear bounds: CROWN, compiled for dense chains, general otherwise; or forward bounds.
+"""Batches of boxes examined with linear bounds: CROWN, compiled for dense feed-forward networks, general otherwise; or forward bounds.
 
-All kinds have the same interface (`BoxBounds`): bound the boxes, refute cases, cut the boxes in place and choose how
-to split them. With CROWN the preactivations of all units are kept in one row per box; they are tightened in place and
+All kinds have the same interface (`BoxBounds`): bound the boxes, refute disjuncts, cut the boxes in place and choose how
+to split them. With CROWN the preactivations of all neurons are kept in one row per box; they are tightened in place and
 handed on to the box's children.
 """
 
@@ -28,8 +28,8 @@ from verifier.rounding import LARGEST, TINY
 
 Block = dict[str, Any]
 """Boxes with all that belongs to them, arrays with one row per box: ``low, high (B, n)``; ``pre_low, pre_high (B,
-units)``; ``units, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
-``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, cases)``; and for a proof
+neurons)``; ``neurons, phases (B, H)``, ``space_count (B,)`` the ReLUs that were split on the way and their signs, and
+``spaces (B, H, n + 1)`` the half-spaces that these leave; ``open (B, disjuncts)``; and for a proof
 ``node (B,)``, the box's number, and ``region (B,)``, what is known of its parent."""
 
 
@@ -38,7 +38,7 @@ class BoxBounds(Protocol):
 
     Attributes:
         root: the root's preactivation bounds.
-        relu_numbers: of the units that it may choose, among all ReLUs of the network.
+        relu_numbers: of the neurons that it may choose, among all ReLUs of the network.
         columns: where the preactivations of each activation node are in ``pre_low`` and ``pre_high``; None if they
             are not kept.
     """
@@ -78,7 +78,7 @@ class ActivationColumns:
         ]
 
     def undecided(self, pre_low: Array, pre_high: Array) -> Integers:
-        """How many phases of units are open on each box: breakpoints inside, or entries that can be a maximum, less one."""
+        """How many phases of neurons are open on each box: breakpoints inside, or entries that can be a maximum, less one."""
         total = np.zeros(len(pre_low), dtype=np.int64)
         for node, part in self._columns:
             shape = self._shapes[node.name]
@@ -103,8 +103,8 @@ def row_errors(crown: Crown, conditions: Conditions) -> Array:
     return errors
 
 
-def dense_chain(network: Network) -> list[tuple[Node, bool]] | None:
-    """The dense layers of a plain chain and whether a ReLU follows each; None if the network is not one.
+def dense_layers(network: Network) -> list[tuple[Node, bool]] | None:
+    """The dense layers of a feed-forward network and whether a ReLU follows each; None if the network is not one.
 
     The last layer is followed by none; large sparse layers are left to the general kernel.
     """
@@ -128,12 +128,12 @@ def dense_chain(network: Network) -> list[tuple[Node, bool]] | None:
     return layers
 
 
-class ChainBounds:
-    """Dense chains, compiled: `verifier.engines.native.decide.examine_chain`."""
+class DenseBounds:
+    """Dense feed-forward networks, compiled: `verifier.engines.native.decide.examine_dense`."""
 
     def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
-        from verifier.bounds.crown_dense import Chain
-        from verifier.engines.native.decide import CaseRows
+        from verifier.bounds.crown_dense import FeedForward
+        from verifier.engines.native.decide import DisjunctRows
 
         hidden, last = [node for node, _ in layers[:-1]], layers[-1][0].operator
         assert isinstance(last, Dense)
@@ -141,7 +141,7 @@ class ChainBounds:
         dense = [o for o in operators if isinstance(o, Dense)]
         sizes = np.array([0] + [node.size for node in hidden])
         self._threads = threads
-        self.chain = Chain(
+        self.network = FeedForward(
             flat=np.concatenate([o.weight.reshape(-1) for o in dense]),
             offsets=np.cumsum(np.array([0] + [o.weight.size for o in dense])),
             biases=np.concatenate([o.bias for o in dense]),
@@ -150,12 +150,12 @@ class ChainBounds:
             errors=np.concatenate([rounding.errors[node.name] for node in hidden]),
             interval_errors=np.concatenate([4 * rounding.gamma * rounding.sizes[node.name] for node in hidden]),
         )
-        self._rows = CaseRows(
+        self._rows = DisjunctRows(
             outputs=np.ascontiguousarray(conditions.y_rows @ last.weight),
             constants=conditions.y_rows @ last.bias - conditions.bound,
             x_rows=np.ascontiguousarray(conditions.x_rows),
             errors=row_errors(crown, conditions),
-            case_of=conditions.case_of.astype(np.int64),
+            disjunct_of=conditions.disjunct_of.astype(np.int64),
         )
         ends = []
         for end, free in ((0, -np.inf), (1, np.inf)):
@@ -176,20 +176,20 @@ class ChainBounds:
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""
-        from verifier.engines.native.decide import Splits, examine_chain
+        from verifier.engines.native.decide import Splits, examine_dense
 
         results = new_results(*block["low"].shape)
 
         def part(which: slice) -> None:
             some = {name: value[which] for name, value in block.items()}
-            examine_chain(
+            examine_dense(
                 some["low"],
                 some["high"],
                 some["pre_low"],
                 some["pre_high"],
                 some["open"],
                 Splits(some["units"], some["phases"], some["space_count"], some["spaces"]),
-                self.chain,
+                self.network,
                 self._rows,
                 free,
                 widths,
@@ -203,7 +203,7 @@ class ChainBounds:
 
 
 class GraphBounds:
-    """Any network, by `verifier.bounds.crown`; chooses no units."""
+    """Any network, by `verifier.bounds.crown`; chooses no neurons."""
 
     def __init__(self, crown: Crown, conditions: Conditions, threads: int) -> None:
         self._crown, self._conditions, self._threads = crown, conditions, threads
@@ -234,7 +234,7 @@ class GraphBounds:
         return _conclude(block, slopes, constants, conditions, self._crown.network, free, widths)
 
     def _rows(self, block: Block, slopes: Array, constants: Array) -> None:
-        """Functions below the rows of the open cases, written to ``slopes (B, S, n)`` and ``constants (B, S)``."""
+        """Functions below the rows of the open disjuncts, written to ``slopes (B, S, n)`` and ``constants (B, S)``."""
         low, high, pre_low, pre_high = (block[k] for k in ("low", "high", "pre_low", "pre_high"))
         conditions, crown = self._conditions, self._crown
         parents = {name: (pre_low[:, part], pre_high[:, part]) for name, part in self._parts.items()}
@@ -242,14 +242,14 @@ class GraphBounds:
         for name, part in self._parts.items():
             pre_low[:, part], pre_high[:, part] = relaxation.intervals[name]
         block["open"][relaxation.empty] = False
-        box_of, row_of = np.nonzero(block["open"][:, conditions.case_of])
+        box_of, row_of = np.nonzero(block["open"][:, conditions.disjunct_of])
         if not len(box_of):
             return
         rows = crown.lower(
             crown.network.output,
             conditions.y_rows[row_of],
             box_of,
-            relaxation.lines,
+            relaxation.relaxations,
             low,
             high,
             multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
@@ -260,13 +260,13 @@ class GraphBounds:
 
 
 class StagedBounds:
-    """Dense chains, in numpy for the first boxes: many questions end before the compiled code would be loaded."""
+    """Dense feed-forward networks, in numpy for the first boxes: many questions end before the compiled code would be loaded."""
 
     def __init__(
         self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int, boxes: int
     ) -> None:
         self._bounds: BoxBounds = GraphBounds(crown, conditions, threads)
-        self._compiled = partial(ChainBounds, crown, conditions, layers, threads)
+        self._compiled = partial(DenseBounds, crown, conditions, layers, threads)
         self._left = boxes
         self.root, self.relu_numbers, self.columns = self._bounds.root, self._bounds.relu_numbers, self._bounds.columns
 
@@ -279,7 +279,7 @@ class StagedBounds:
 
 
 class ForwardBounds:
-    """Networks with very many units and few inputs, by `verifier.bounds.forward`; chooses no units."""
+    """Networks with very many neurons and few inputs, by `verifier.bounds.forward`; chooses no neurons."""
 
     CHUNK = 1 << 20
     """Coefficients of the largest layer that are held at once."""
@@ -307,13 +307,13 @@ class ForwardBounds:
     def _rows(self, low: Array, high: Array) -> tuple[Array, Array]:
         """Functions below the rows of the condition: ``(B, S, n)``, ``(B, S)``."""
         conditions, forward = self._conditions, self._forward
-        forms, _ = forward.bounds(low, high)
+        symbolic, _ = forward.bounds(low, high)
         y, x = conditions.y_rows, conditions.x_rows
-        middle, apart = (forms.lower + forms.upper) / 2, (forms.upper - forms.lower) / 2
+        middle, apart = (symbolic.lower + symbolic.upper) / 2, (symbolic.upper - symbolic.lower) / 2
         found = np.einsum("sm,mbk->bsk", y, middle) - np.einsum("sm,mbk->bsk", np.abs(y), apart)
         slopes = np.tile(x, (len(low), 1, 1))
         slopes[:, :, forward.free] += found[:, :, :-1]
-        most = np.maximum(np.abs(low), np.abs(high)) @ np.abs(x).T + forms.size.T @ np.abs(y).T
+        most = np.maximum(np.abs(low), np.abs(high)) @ np.abs(x).T + symbolic.size.T @ np.abs(y).T
         slack = 2 * forward.gamma * (most + np.abs(conditions.bound)) + TINY
         return slopes, found[:, :, -1] - conditions.bound - slack
 
@@ -328,8 +328,8 @@ def _conclude(
     widths: Array,
 ) -> Results:
     """What follows from functions below the rows, ``slopes (B, S, n)`` and ``constants (B, S)``."""
-    case_of = conditions.case_of.astype(np.int64)
-    results = examine_rows(block["low"], block["high"], block["open"], slopes, constants, case_of, free, widths)
+    disjunct_of = conditions.disjunct_of.astype(np.int64)
+    results = examine_rows(block["low"], block["high"], block["open"], slopes, constants, disjunct_of, free, widths)
     near = np.flatnonzero(block["open"].any(axis=1))
     if len(near):
         x = results.point[near]

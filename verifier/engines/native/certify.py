@@ -32,7 +32,7 @@ RELUCTANCE = 2.0
 
 @dataclass(frozen=True, eq=False)
 class _Function:
-    """A combination of rows of a case, with weights for all ReLUs, and what they bound."""
+    """A combination of rows of a disjunct, with weights for all ReLUs, and what they bound."""
 
     combination: Array
     weights: Array
@@ -44,7 +44,7 @@ class Region:
     """A node's box and phases, what is known of the ReLUs there, and where that is in the proof (-1: nowhere yet).
 
     Attributes:
-        units: the open and the fixed ReLUs: weights are written for these.
+        neurons: the open and the fixed ReLUs: weights are written for these.
         base: the region around it whose bounds its own started from.
     """
 
@@ -53,7 +53,7 @@ class Region:
     high: Array
     phases: Phases
     bounds: Bounds
-    units: Array
+    neurons: Array
     base: Region | None
     record: int = -1
 
@@ -66,46 +66,46 @@ class BoxCertifier:
         self.conditions = Conditions.of(query)
         self.graph = ReluGraph(relu_network(query.network))
 
-    def phases(self, units: Array, signs: Array) -> Phases:
+    def phases(self, neurons: Array, signs: Array) -> Phases:
         """Phases of some ReLUs, as `region` wants them."""
-        phases = np.zeros(self.graph.units, dtype=np.int8)
-        phases[units] = signs
+        phases = np.zeros(self.graph.neurons, dtype=np.int8)
+        phases[neurons] = signs
         return phases
 
     def region(
         self, node: int, low: Array, high: Array, phases: Phases | None = None, base: Region | None = None
     ) -> Region:
         """A node's region with its bounds, which start from those of a region around it."""
-        phases = np.zeros(self.graph.units, dtype=np.int8) if phases is None else phases
+        phases = np.zeros(self.graph.neurons, dtype=np.int8) if phases is None else phases
         bounds = self.graph.bounds(low, high, phases, None if base is None else base.bounds)
-        units = np.flatnonzero(((bounds.low < 0) & (bounds.high > 0)) | (phases != 0))
-        return Region(node, low.copy(), high.copy(), phases, bounds, units, base)
+        neurons = np.flatnonzero(((bounds.low < 0) & (bounds.high > 0)) | (phases != 0))
+        return Region(node, low.copy(), high.copy(), phases, bounds, neurons, base)
 
     def _record(self, region: Region) -> int:
         """The number of a region's bounds in the proof; they are recorded when they are first needed."""
         if region.record < 0:
             base = -1 if region.base is None else self._record(region.base)
-            region.record = self.builder.bounds(region.node, region.units, base)
+            region.record = self.builder.bounds(region.node, region.neurons, base)
         return region.record
 
-    def refute(self, region: Region, cases: Iterable[int]) -> list[int]:
-        """The cases among some that certificates refute on a region; they are recorded."""
-        cases = list(cases)
+    def refute(self, region: Region, disjuncts: Iterable[int]) -> list[int]:
+        """The disjuncts among some that certificates refute on a region; they are recorded."""
+        disjuncts = list(disjuncts)
         if region.bounds.contradiction >= 0:
             self.builder.contradiction(region.node, self._record(region))
-            return cases
+            return disjuncts
         refuted = []
-        for case in cases:
-            terms = self._terms(case, region.low, region.high, region.phases, region.bounds, region.units)
+        for disjunct in disjuncts:
+            terms = self._terms(disjunct, region.low, region.high, region.phases, region.bounds, region.neurons)
             if terms is not None:
-                self.builder.refute(region.node, case, self._record(region), terms)
-                refuted.append(case)
+                self.builder.refute(region.node, disjunct, self._record(region), terms)
+                refuted.append(disjunct)
         return refuted
 
-    def cut(self, region: Region, cases: Sequence[int]) -> tuple[int, Array, Array]:
-        """What is left of a region when slices of its box in which no case is possible are cut off.
+    def cut(self, region: Region, disjuncts: Sequence[int]) -> tuple[int, Array, Array]:
+        """What is left of a region when slices of its box in which no disjunct is possible are cut off.
 
-        Each slice is a division of the node; on it every case is refuted by one of its rows, with the bounds that were
+        Each slice is a division of the node; on it every disjunct is refuted by one of its rows, with the bounds that were
         found on the whole region.
 
         Returns:
@@ -114,8 +114,8 @@ class BoxCertifier:
         node, bounds = region.node, region.bounds
         if bounds.contradiction >= 0:
             return node, region.low, region.high
-        members = np.concatenate([self.conditions.members(case) for case in cases])
-        owners = self.conditions.case_of[members]
+        members = np.concatenate([self.conditions.members(disjunct) for disjunct in disjuncts])
+        owners = self.conditions.disjunct_of[members]
         rows = np.eye(len(self.conditions))[members]
         found = row_functions(self.graph, self.conditions, rows, region.phases[None], bounds, None)
         slack = RELUCTANCE * found.slack
@@ -128,10 +128,10 @@ class BoxCertifier:
                     least = found.least(low, high) + found.slack - slack
                     reach = np.full(len(members), np.inf)
                     np.divide(np.maximum(-least, 0.0), np.abs(slope), out=reach, where=helps)
-                    by_case = np.where(owners == np.asarray(cases)[:, None], reach, np.inf)
-                    best = by_case.argmin(axis=1)
+                    by_disjunct = np.where(owners == np.asarray(disjuncts)[:, None], reach, np.inf)
+                    best = by_disjunct.argmin(axis=1)
                     width = high[j] - low[j]
-                    kept = by_case.min(axis=1).max() + OUTWARD * width  # so much of the box's width
+                    kept = by_disjunct.min(axis=1).max() + OUTWARD * width  # so much of the box's width
                     if not kept < (1 - WORTH) * width:
                         continue
                     value = low[j] + kept if upper else high[j] - kept
@@ -142,15 +142,15 @@ class BoxCertifier:
                     record = self._record(region)
                     below, above = self.builder.divide_input(node, int(j), float(value))
                     node, gone = (below, above) if upper else (above, below)
-                    for case, k in zip(cases, best, strict=True):
-                        self.builder.refute(gone, case, record, [Term([members[k]], [1.0])])
+                    for disjunct, k in zip(disjuncts, best, strict=True):
+                        self.builder.refute(gone, disjunct, record, [Term([members[k]], [1.0])])
                     (high if upper else low)[j] = value
         return node, low, high
 
     def _terms(
-        self, case: int, low: Array, high: Array, phases: Phases, bounds: Bounds, units: Array
+        self, disjunct: int, low: Array, high: Array, phases: Phases, bounds: Bounds, neurons: Array
     ) -> list[Term] | None:
-        members = self.conditions.members(case)
+        members = self.conditions.members(disjunct)
         fixed = np.flatnonzero(phases)
         combinations = np.zeros((len(members) + len(fixed), len(self.conditions)))
         combinations[np.arange(len(members)), members] = 1.0
@@ -168,7 +168,7 @@ class BoxCertifier:
             return [Term([members[alone]], [1.0])]
         for _ in range(ROUNDS + 1):
             shares, point = _least_of_greatest(functions, low, high)
-            terms = self._mixed(functions, shares, default, bounds, phases, low, high, units)
+            terms = self._mixed(functions, shares, default, bounds, phases, low, high, neurons)
             if terms is not None:
                 return terms
             mix = np.sum([s * f.combination for s, f in zip(shares, functions, strict=True)], axis=0)
@@ -176,8 +176,8 @@ class BoxCertifier:
                 return None
             pre = self._preactivations(point)
             slopes = np.where(phases == 0, (pre > 0).astype(np.float64), 0.0)
-            for k, unit in enumerate(fixed):  # the multipliers stay as they are in the combination
-                slopes[unit] = shares[len(members) + k] / mix.sum()
+            for k, neuron in enumerate(fixed):  # the multipliers stay as they are in the combination
+                slopes[neuron] = shares[len(members) + k] / mix.sum()
             one = row_functions(self.graph, self.conditions, mix[None] / mix.sum(), phases[None], bounds, slopes[None])
             functions.append(_Function(mix / mix.sum(), slopes, one))
         return None
@@ -191,9 +191,9 @@ class BoxCertifier:
         phases: Phases,
         low: Array,
         high: Array,
-        units: Array,
+        neurons: Array,
     ) -> list[Term] | None:
-        """The combination of functions as terms (those with default slopes are one), if it proves the case."""
+        """The combination of functions as terms (those with default slopes are one), if it proves the disjunct."""
         merged: dict[bytes, list[Array]] = {}
         free = phases == 0
         for share, function in zip(shares, functions, strict=True):
@@ -211,7 +211,7 @@ class BoxCertifier:
             return None
         combinations = np.array([m[0] for m in merged.values()])
         weights = np.array([m[1] + m[2] for m in merged.values()])
-        weights[:, units] = weights[:, units].astype(np.float32)  # as they are written
+        weights[:, neurons] = weights[:, neurons].astype(np.float32)  # as they are written
         found = row_functions(self.graph, self.conditions, combinations, phases[None], bounds, weights)
         whole = added(self.graph, found, np.zeros(len(found.slack), dtype=np.intp), bounds)
         if not whole.least(low, high)[0] - (RELUCTANCE - 1) * whole.slack[0] > 0:
@@ -219,8 +219,8 @@ class BoxCertifier:
         terms = []
         for combination, weight in zip(combinations, weights, strict=True):
             rows = np.flatnonzero(combination)
-            plain = default is not None and np.array_equal(weight[units], default[units])
-            terms.append(Term(rows, combination[rows], () if plain else weight[units]))
+            plain = default is not None and np.array_equal(weight[neurons], default[neurons])
+            terms.append(Term(rows, combination[rows], () if plain else weight[neurons]))
         return terms
 
     def _preactivations(self, x: Array) -> Array:
@@ -233,12 +233,12 @@ class BoxCertifier:
 def _least_of_greatest(functions: list[_Function], low: Array, high: Array) -> tuple[Array, Array]:
     """Weights (sum 1) of the functions whose combination has the greatest least value on a box, and where the greatest
     of the functions is least."""
-    from verifier.engines.native.combine import best_weights, put, room
+    from verifier.engines.native.combine import best_weights, put, workspace_of
 
     middle = low + (high - low) / 2
     radius = (high - low) / 2
     free = np.flatnonzero(radius > 0)
-    f = room(len(functions), len(free), 0)
+    f = workspace_of(len(functions), len(free), 0)
     for k, function in enumerate(functions):
         found = function.found
         put(f, k, found.slopes[0], float(found.constants[0] - found.slack[0]), middle, radius, free)

@@ -43,7 +43,7 @@ class Functions(NamedTuple):
 
 
 @jit
-def room(most: int, inputs: int, rows: int) -> Functions:
+def workspace_of(most: int, inputs: int, rows: int) -> Functions:
     """Room for so many functions."""
     return Functions(
         np.empty(most),

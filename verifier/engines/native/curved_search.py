@@ -5,8 +5,8 @@ from __future__ import annotations
 from verifier.bounds.crown import Crown
 from verifier.engines.base import EngineResult
 from verifier.engines.native.bounding import GraphBounds
+from verifier.engines.native.falsifier import BoxFalsifier
 from verifier.engines.native.input_split import InputSplit
-from verifier.engines.native.probe import Probe
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener
 from verifier.limits import Deadline
@@ -26,6 +26,6 @@ def search_curved(
     """Decide a query by boxes of inputs, with linear relaxations of all operators."""
     rest, low, high = conditions.boxed(query.box)
     bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
-    probe = Probe(query, conditions, options.seed)
-    search = InputSplit(query, bounds, low, high, probe, memory=options.memory, settings=settings.boxes)
+    falsifier = BoxFalsifier(query, conditions, options.seed)
+    search = InputSplit(query, bounds, low, high, falsifier, memory=options.memory, settings=settings.boxes)
     return search.run(deadline, listener)

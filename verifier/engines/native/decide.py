@@ -1,14 +1,14 @@
 """What to do with boxes of low dimension: refute them, cut them, and choose how to split them. Compiled.
 
-The functions that a witness would make <= 0 are linear: below the rows of a case (from CROWN), and below what the
+The functions that a witness would make <= 0 are linear: below the rows of a disjunct (from CROWN), and below what the
 ReLU splits on the way to a box have left. `verifier.engines.native.combine` refutes and cuts with them.
 
-For chains more functions are made where they are needed (cutting planes, Kelley 1960): at the point where the
+More functions are made where they are needed (cutting planes, Kelley 1960): at the point where the
 greatest of the functions is least, the combination of rows that the linear program found is bounded as one row, with
 each ReLU's lower slope right for this point. Terms cancel in the combination, so its bound is better than the
 combination of the rows' bounds.
 
-A box is split where the relaxation loses most: what each open ReLU's upper line costs the combination is laid upon
+A box is split where the relaxation loses most: what each unstable ReLU's upper line costs the combination is laid upon
 the inputs in proportion to how far they move the ReLU's preactivation.
 """
 
@@ -19,39 +19,39 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_dense import Chain, Work, backward, evaluate, jit, tighten, workspace
-from verifier.engines.native.combine import Functions, best_weights, cut, put, room
+from verifier.bounds.crown_dense import FeedForward, Work, backward, evaluate, jit, tighten, workspace
+from verifier.engines.native.combine import Functions, best_weights, cut, put, workspace_of
 from verifier.engines.native.rows import TURNS, Flags, Integers, Results
 from verifier.network.operators import Array
 
 ROUNDS = 4
-"""Functions made at most for a case of a box."""
+"""Functions made at most for a disjunct of a box."""
 WORTH = 0.02
 """A new function is kept if it raises the bound at the point by this share."""
 EVEN = 0.05
 """How much the relative width of an input counts beside what splitting it promises."""
 
 
-class CaseRows(NamedTuple):
-    """The rows of all cases over the last hidden layer of a chain: ``outputs @ h + constants + x_rows @ x <= 0``.
+class DisjunctRows(NamedTuple):
+    """The rows of all disjuncts over the last hidden layer of a feed-forward network: ``outputs @ h + constants + x_rows @ x <= 0``.
 
     Attributes:
         outputs, constants, x_rows: ``(S, last)``, ``(S,)``, ``(S, n)``.
         errors: ``(S,)`` rounding slack of each row's bound.
-        case_of: ``(S,)`` the case of each row, not decreasing.
+        disjunct_of: ``(S,)`` the disjunct of each row, not decreasing.
     """
 
     outputs: Array
     constants: Array
     x_rows: Array
     errors: Array
-    case_of: Integers
+    disjunct_of: Integers
 
 
 class Splits(NamedTuple):
     """The ReLUs that were split on the way to each box, and the half-spaces they leave (see `tighten`)."""
 
-    units: Integers
+    neurons: Integers
     phases: npt.NDArray[np.int8]
     counts: Integers
     spaces: Array
@@ -66,10 +66,10 @@ def _any(flags: Flags) -> bool:
 
 
 @jit
-def _margin(chain: Chain, rows: CaseRows, first: int, last: int, x: Array, z: Array) -> float:
-    """The greatest row of a case at a point with known preactivations."""
+def _margin(network: FeedForward, rows: DisjunctRows, first: int, last: int, x: Array, z: Array) -> float:
+    """The greatest row of a disjunct at a point with known preactivations."""
     width = rows.outputs.shape[1]
-    start, rectified = chain.biases.size - width, chain.is_relu[chain.is_relu.size - 1]
+    start, rectified = network.biases.size - width, network.is_relu[network.is_relu.size - 1]
     greatest = -np.inf
     for s in range(first, last):
         y = rows.constants[s]
@@ -83,16 +83,18 @@ def _margin(chain: Chain, rows: CaseRows, first: int, last: int, x: Array, z: Ar
 
 
 @jit
-def _bound_rows(chain: Chain, work: Work, rows: CaseRows, wanted: Flags, slopes: Array, constants: Array) -> None:
-    """Linear functions below the rows of the wanted cases, with the default lower slopes."""
+def _bound_rows(
+    network: FeedForward, work: Work, rows: DisjunctRows, wanted: Flags, slopes: Array, constants: Array
+) -> None:
+    """Linear functions below the rows of the wanted disjuncts, with the default lower slopes."""
     count, width = 0, rows.outputs.shape[1]
-    for s in range(rows.case_of.size):
-        if wanted[rows.case_of[s]]:
+    for s in range(rows.disjunct_of.size):
+        if wanted[rows.disjunct_of[s]]:
             work.picked[count], work.constant[count] = s, rows.constants[s]
             work.ping[count, :width] = rows.outputs[s]
             count += 1
     none = np.zeros(0)
-    found = backward(chain, work, work.lower_slope, count, chain.is_relu.size - 1, none)
+    found = backward(network, work, work.lower_slope, count, network.is_relu.size - 1, none)
     for p in range(count):
         s = work.picked[p]
         constants[s] = work.constant[p] - rows.errors[s]
@@ -102,9 +104,9 @@ def _bound_rows(chain: Chain, work: Work, rows: CaseRows, wanted: Flags, slopes:
 
 @jit
 def _new_function(
-    chain: Chain,
+    network: FeedForward,
     work: Work,
-    rows: CaseRows,
+    rows: DisjunctRows,
     f: Functions,
     count: int,
     first: int,
@@ -114,9 +116,9 @@ def _new_function(
     slope: Array,
     free: Integers,
 ) -> bool:
-    """Bound the best combination of the rows of a case as one row: function ``count``. False if no row is in it.
+    """Bound the best combination of the rows of a disjunct as one row: function ``count``. False if no row is in it.
 
-    What the open ReLUs cost it is written to ``cost``.
+    What the unstable ReLUs cost it is written to ``cost``.
     """
     width, n = rows.outputs.shape[1], work.middle.size
     mix = np.zeros(last - first)
@@ -142,7 +144,7 @@ def _new_function(
                 slope[j] += share * rows.x_rows[s, j]
     work.constant[0] = constant
     cost[:] = 0.0
-    found = backward(chain, work, lower_slope, 1, chain.is_relu.size - 1, cost)
+    found = backward(network, work, lower_slope, 1, network.is_relu.size - 1, cost)
     for j in range(n):
         slope[j] += found[0, j]
     # the errors of the rows cover the rounding of a combination of few of them: see `row_errors`
@@ -154,20 +156,20 @@ def _new_function(
 
 @jit
 def _losses(work: Work, z_low: Array, z_high: Array, cost: Array, free: Integers, loss: Array) -> int:
-    """Lay the costs of the open ReLUs upon the inputs; returns the ReLU that costs most, -1 for none."""
-    greatest, unit = 0.0, -1
+    """Lay the costs of the unstable ReLUs upon the inputs; returns the ReLU that costs most, -1 for none."""
+    greatest, neuron = 0.0, -1
     loss[:] = 0.0
     for i in range(cost.size):
         if z_low[i] >= 0.0 or z_high[i] <= 0.0 or cost[i] <= 0.0:
             continue
         if cost[i] > greatest:
-            greatest, unit = cost[i], i
+            greatest, neuron = cost[i], i
         whole = 1e-300
         for p in range(free.size):
             whole += work.reach[i, free[p]]
         for p in range(free.size):
             loss[p] += cost[i] * work.reach[i, free[p]] / whole
-    return unit
+    return neuron
 
 
 @jit
@@ -190,64 +192,64 @@ def _axis(
 
 
 @jit
-def examine_chain(
+def examine_dense(
     low: Array,
     high: Array,
     pre_low: Array,
     pre_high: Array,
-    open_cases: Flags,
+    open_disjuncts: Flags,
     splits: Splits,
-    chain: Chain,
-    rows: CaseRows,
+    network: FeedForward,
+    rows: DisjunctRows,
     free: Integers,
     widths: Array,
     results: Results,
 ) -> None:
-    """Bound, refute and cut boxes for a chain, and choose how to split what stays open.
+    """Bound, refute and cut boxes for a feed-forward network, and choose how to split what stays open.
 
     Args:
         low, high: ``(B, n)`` the boxes, cut in place.
-        pre_low, pre_high: ``(B, units)`` known bounds of the preactivations, tightened in place.
-        open_cases: ``(B, C)``; False is written where a case is refuted.
+        pre_low, pre_high: ``(B, neurons)`` known bounds of the preactivations, tightened in place.
+        open_disjuncts: ``(B, C)``; False is written where a disjunct is refuted.
         splits: ReLU splits; the half-spaces are made tighter in place.
         free: the inputs that vary.
         widths: their widths in the root box.
     """
     boxes, n = low.shape
-    row_count, units, varying = rows.case_of.size, chain.biases.size, free.size
-    work = workspace(chain, n, row_count)
-    f = room(row_count + splits.spaces.shape[1] + ROUNDS, varying, row_count)
-    z, lower_slope, cost, all_costs = np.empty(units), np.empty(units), np.empty(units), np.empty(units)
+    row_count, neurons, varying = rows.disjunct_of.size, network.biases.size, free.size
+    work = workspace(network, n, row_count)
+    f = workspace_of(row_count + splits.spaces.shape[1] + ROUNDS, varying, row_count)
+    z, lower_slope, cost, all_costs = np.empty(neurons), np.empty(neurons), np.empty(neurons), np.empty(neurons)
     x, slope, middle, loss = np.empty(n), np.empty(n), np.empty(varying), np.empty(varying)
     hull_low, hull_high = np.empty(varying), np.empty(varying)
     row_slopes, row_constants = np.empty((row_count, n)), np.empty(row_count)
     for box in range(boxes):
         z_low, z_high, split_count, spaces = pre_low[box], pre_high[box], splits.counts[box], splits.spaces[box]
-        results.bound[box], results.unit[box], results.margin[box] = np.inf, -1, np.inf
+        results.bound[box], results.neuron[box], results.margin[box] = np.inf, -1, np.inf
         if not tighten(
-            chain,
+            network,
             work,
             low[box],
             high[box],
             z_low,
             z_high,
-            splits.units[box],
+            splits.neurons[box],
             splits.phases[box],
             split_count,
             spaces,
         ):
-            open_cases[box, :] = False
+            open_disjuncts[box, :] = False
             continue
-        _bound_rows(chain, work, rows, open_cases[box], row_slopes, row_constants)
+        _bound_rows(network, work, rows, open_disjuncts[box], row_slopes, row_constants)
         hull_low[:], hull_high[:], all_costs[:] = np.inf, -np.inf, 0.0
         for p in range(varying):
             middle[p] = work.middle[free[p]]
         last = 0
-        for case in range(open_cases.shape[1]):
+        for disjunct in range(open_disjuncts.shape[1]):
             first = last
-            while last < row_count and rows.case_of[last] == case:
+            while last < row_count and rows.disjunct_of[last] == disjunct:
                 last += 1
-            if not open_cases[box, case]:
+            if not open_disjuncts[box, disjunct]:
                 continue
             count = 0
             for s in range(first, last):
@@ -266,16 +268,16 @@ def examine_chain(
                     x[j] = work.middle[j]
                 for p in range(varying):
                     x[free[p]] += f.target[p] * work.radius[free[p]]
-                evaluate(chain, work, x, z)
-                margin = _margin(chain, rows, first, last, x, z)
+                evaluate(network, work, x, z)
+                margin = _margin(network, rows, first, last, x, z)
                 if margin < results.margin[box]:
                     results.margin[box] = margin
                     results.point[box] = x
-                for i in range(units):
+                for i in range(neurons):
                     lower_slope[i] = work.lower_slope[i]
                     if z_low[i] < 0.0 and z_high[i] > 0.0:
                         lower_slope[i] = 1.0 if z[i] > 0.0 else 0.0
-                if not _new_function(chain, work, rows, f, count, first, last, lower_slope, cost, slope, free):
+                if not _new_function(network, work, rows, f, count, first, last, lower_slope, cost, slope, free):
                     break
                 here = f.values[count]
                 for p in range(varying):
@@ -287,16 +289,16 @@ def examine_chain(
             for p in range(varying):
                 f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
             if value > 0.0 or not cut(f, count, middle, TURNS):
-                open_cases[box, case] = False
+                open_disjuncts[box, disjunct] = False
                 continue
             results.bound[box] = min(results.bound[box], value)
-            for i in range(units):
+            for i in range(neurons):
                 all_costs[i] += cost[i]
             for p in range(varying):
                 hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
-        if not _any(open_cases[box]):
+        if not _any(open_disjuncts[box]):
             continue
-        results.unit[box] = _losses(work, z_low, z_high, all_costs, free, loss)
+        results.neuron[box] = _losses(work, z_low, z_high, all_costs, free, loss)
         results.axis[box] = _axis(loss, EVEN, work.radius, hull_low, hull_high, widths, free)
         for p in range(varying):
             low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]

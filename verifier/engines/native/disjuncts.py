@@ -19,7 +19,7 @@ BOXES = 256
 
 
 def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> list[int]:
-    """The cases that CROWN bounds on their own boxes do not refute (all that are left when the time is over).
+    """The disjuncts that CROWN bounds on their own boxes do not refute (all that are left when the time is over).
 
     Raises:
         InputError: if the network's numbers are too large for bounds in float64.
@@ -33,9 +33,9 @@ def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> 
         return []
     n = query.box.size
     ends, owner = np.unique(np.hstack([low, high])[alive], axis=0, return_inverse=True)
-    box_of_case = np.full(conditions.cases, -1)
-    box_of_case[alive] = owner.reshape(-1)
-    box_of_row = box_of_case[rest.case_of]
+    box_of_disjunct = np.full(conditions.disjuncts, -1)
+    box_of_disjunct[alive] = owner.reshape(-1)
+    box_of_row = box_of_disjunct[rest.disjunct_of]
     by_box = np.argsort(box_of_row, kind="stable")
     for first in range(0, len(ends), BOXES):
         if deadline.passed:
@@ -51,7 +51,7 @@ def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> 
             query.network.output,
             rest.y_rows[rows],
             box_of,
-            relaxation.lines,
+            relaxation.relaxations,
             box_low,
             box_high,
             multipliers={query.network.input: x_rows} if x_rows.any() else None,
@@ -62,5 +62,5 @@ def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> 
         lower = np.einsum("rn,rn->r", found.slopes, ends_met) + constants
         size = np.einsum("rn,rn->r", np.abs(found.slopes), np.abs(ends_met)) + np.abs(constants)
         proved = lower - 2 * crown.rounding.gamma * size > 0
-        refuted[rest.case_of[rows[proved]]] = True
+        refuted[rest.disjunct_of[rows[proved]]] = True
     return np.flatnonzero(~refuted).tolist()

@@ -21,15 +21,15 @@ from verifier.engines.base import (
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.bounding import (
     BoxBounds,
-    ChainBounds,
+    DenseBounds,
     ForwardBounds,
     GraphBounds,
     StagedBounds,
-    dense_chain,
+    dense_layers,
 )
 from verifier.engines.native.exact_leaves import ExactLeaves
+from verifier.engines.native.falsifier import BoxFalsifier
 from verifier.engines.native.input_split import InputSplit
-from verifier.engines.native.probe import Probe
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
@@ -77,8 +77,8 @@ class NativeEngine(Engine):
         if reason:
             return EngineResult(answer=Answer.ERROR, reason=f"the native engine does not take {reason}")
         conditions = Conditions.of(query)
-        for case in range(conditions.cases):
-            if not len(conditions.members(case)):
+        for disjunct in range(conditions.disjuncts):
+            if not len(conditions.members(disjunct)):
                 return EngineResult(answer=Answer.SAT, x=query.start)
         witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
         if witness is not None:
@@ -112,31 +112,34 @@ class NativeEngine(Engine):
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
-        if conditions.cases >= self.settings.many_disjuncts and not maxima and not options.proof:
+        if conditions.disjuncts >= self.settings.many_disjuncts and not maxima and not options.proof:
             from verifier.engines.native.disjuncts import open_disjuncts
 
             left = open_disjuncts(query, conditions, deadline)
             if not left:
-                statistics: dict[str, float | int | str] = {"method": "disjuncts", "disjuncts": conditions.cases}
+                statistics: dict[str, float | int | str] = {"method": "disjuncts", "disjuncts": conditions.disjuncts}
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
-            if len(left) < conditions.cases:  # a witness of what is left is one of the whole
-                query = replace(query, cases=tuple(query.cases[k] for k in left))
+            if len(left) < conditions.disjuncts:  # a witness of what is left is one of the whole
+                query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
                 conditions = Conditions.of(query)
-        probe, boxes = Probe(query, conditions, options.seed), self.settings.boxes
+        falsifier, boxes = BoxFalsifier(query, conditions, options.seed), self.settings.boxes
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier
 
             bounds = _bounds(query, conditions, options.threads, staged=0)
-            low, high = np.tile(query.box.lower, (conditions.cases, 1)), np.tile(query.box.upper, (conditions.cases, 1))
+            low, high = (
+                np.tile(query.box.lower, (conditions.disjuncts, 1)),
+                np.tile(query.box.upper, (conditions.disjuncts, 1)),
+            )
             return InputSplit(
-                query, bounds, low, high, probe, BoxCertifier(query), memory=options.memory, settings=boxes
+                query, bounds, low, high, falsifier, BoxCertifier(query), memory=options.memory, settings=boxes
             ).run(deadline, listener)
         rest, low, high = conditions.boxed(query.box)
         bounds = _bounds(query, rest, options.threads, staged=boxes.numpy_boxes)
         leaves = ExactLeaves(query, bounds, limits, exact)
-        return InputSplit(query, bounds, low, high, probe, leaves=leaves, memory=options.memory, settings=boxes).run(
-            deadline, listener
-        )
+        return InputSplit(
+            query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes
+        ).run(deadline, listener)
 
 
 def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> BoxBounds:
@@ -145,10 +148,10 @@ def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> 
     if reduced is not query.network:  # bounds of maxima are tight without going back
         return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
     crown = Crown(query.network, query.box)
-    layers = dense_chain(query.network)
+    layers = dense_layers(query.network)
     if layers is None:
         return GraphBounds(crown, conditions, threads)
     loaded = "verifier.engines.native.decide" in sys.modules
     if staged and not loaded and all(relu for _, relu in layers[:-1]):
         return StagedBounds(crown, conditions, layers, threads, staged)
-    return ChainBounds(crown, conditions, layers, threads)
+    return DenseBounds(crown, conditions, layers, threads)

@@ -91,7 +91,7 @@ class ExactLeaves:
             self.query,
             block["low"][k],
             block["high"][k],
-            cases=np.flatnonzero(block["open"][k]).tolist(),
+            disjuncts=np.flatnonzero(block["open"][k]).tolist(),
             assumed=assumed,
             known=known,
             exact=self._exact,

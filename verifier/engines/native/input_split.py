@@ -27,7 +27,7 @@ from verifier.bab import (
 )
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import Block, BoxBounds
-from verifier.engines.native.probe import HIT, TRIES, Probe
+from verifier.engines.native.falsifier import HIT, TRIES, BoxFalsifier
 from verifier.engines.native.settings import BoxSettings
 from verifier.events import Listener
 from verifier.limits import Deadline, MemoryBudget
@@ -81,8 +81,8 @@ class InputSplit(LastResort):
     """One search: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
-        low, high: ``(cases, n)`` the box of each case, in the query's.
-        probe: looks for counterexamples meanwhile.
+        low, high: ``(disjuncts, n)`` the box of each disjunct, in the query's.
+        falsifier: looks for counterexamples meanwhile.
         certifier: writes a proof; only what it can certify counts as refuted or cut off. None: no proof.
         leaves: settles boxes in exact arithmetic; None: none are.
     """
@@ -93,20 +93,20 @@ class InputSplit(LastResort):
         bounds: BoxBounds,
         low: Array,
         high: Array,
-        probe: Probe,
+        falsifier: BoxFalsifier,
         certifier: BoxCertifier | None = None,
         leaves: ExactLeaves | None = None,
         *,
         memory: float | None = None,
         settings: BoxSettings = BoxSettings(),
     ) -> None:
-        self.query, self.bounds, self.probe, self.certifier = query, bounds, probe, certifier
+        self.query, self.bounds, self.falsifier, self.certifier = query, bounds, falsifier, certifier
         self.leaves, self.memory, self.settings = leaves, memory, settings
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
         self._slice, self._asked = 64, 0
         self._beside: EngineResult | None = None
-        self._probed: Point | None = None
+        self._found: Point | None = None
         ends, owners = np.unique(np.hstack([low, high]), axis=0, return_inverse=True)
         count, n, spaces = len(ends), query.box.size, settings.spaces
         root: Block = {
@@ -138,7 +138,7 @@ class InputSplit(LastResort):
         found = search.run(self.root, deadline, listener)
         if self._beside is not None:
             return self._beside
-        witness = found.witness if self._probed is None else self._probed
+        witness = found.witness if self._found is None else self._found
         if witness is not None:
             return self._result(found, Answer.SAT, x=witness)
         if found.ending is Ending.OPEN:
@@ -164,9 +164,9 @@ class InputSplit(LastResort):
             if self._beside is not None:
                 return DECIDED_BESIDE
         s = self.settings
-        if so_far.done > s.probe_after and self.probe.evaluated < s.probe_per_box * so_far.done:
-            self._probed = self.probe.step()
-            if self._probed is not None:
+        if so_far.done > s.falsify_after and self.falsifier.evaluated < s.falsify_per_box * so_far.done:
+            self._found = self.falsifier.step()
+            if self._found is not None:
                 return DECIDED_BESIDE
         return NARROW if so_far.stuck > s.stuck else ""
 
@@ -212,13 +212,13 @@ class InputSplit(LastResort):
         for k in range(len(shrunk)):
             node, low, high = int(block["node"][k]), block["low"][k], block["high"][k]
             count, closed = block["space_count"][k], not block["open"][k].any()
-            units = self.bounds.relu_numbers[block["units"][k, :count]]
-            phases = self.certifier.phases(units, block["phases"][k, :count])
-            cases = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
+            neurons = self.bounds.relu_numbers[block["units"][k, :count]]
+            phases = self.certifier.phases(neurons, block["phases"][k, :count])
+            disjuncts = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
             region = self.certifier.region(node, low, high, phases, block["region"][k])
             block["region"][k] = region  # the children's bounds will start from its own
-            refuted = self.certifier.refute(region, cases) if cases else []
-            again = [case for case in cases if case not in refuted]
+            refuted = self.certifier.refute(region, disjuncts) if disjuncts else []
+            again = [disjunct for disjunct in disjuncts if disjunct not in refuted]
             block["open"][k, again] = True
             left = np.flatnonzero(block["open"][k]).tolist()
             if left and (shrunk[k] or again):
@@ -242,8 +242,8 @@ class InputSplit(LastResort):
         assert found is not None
         undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
         s = self.settings
-        on_unit = (found.unit >= 0) & (undecided <= s.few_unstable) & (block["space_count"] < s.spaces)
-        return Children(Boxes(self._pairs(block, on_unit, found.unit, found.axis)), np.repeat(parent, 2))
+        on_neuron = (found.neuron >= 0) & (undecided <= s.few_unstable) & (block["space_count"] < s.spaces)
+        return Children(Boxes(self._pairs(block, on_neuron, found.neuron, found.axis)), np.repeat(parent, 2))
 
     def _narrow(self, block: Block) -> Any:
         """Boxes no wider than a few units in the last place: splitting them further leads nowhere."""
@@ -251,29 +251,29 @@ class InputSplit(LastResort):
         size = np.maximum(np.abs(low), np.abs(high))
         return (high - low <= 1e-14 * size).all(axis=1) & (block["space_count"] >= self.settings.spaces)
 
-    def _pairs(self, block: Block, on_unit: Any, unit: Any, axis: Any) -> Block:
+    def _pairs(self, block: Block, on_neuron: Any, neuron: Any, axis: Any) -> Block:
         """The children, those of a box side by side."""
         pair = {name: np.repeat(value, 2, axis=0) for name, value in block.items()}
-        along = np.flatnonzero(~on_unit)
+        along = np.flatnonzero(~on_neuron)
         column = self.free[axis[along]]
         middle = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
         pair["high"][2 * along, column] = middle
         pair["low"][2 * along + 1, column] = middle
-        on = np.flatnonzero(on_unit)
+        on = np.flatnonzero(on_neuron)
         for side, phase in ((0, 1), (1, -1)):
-            rows, units = 2 * on + side, unit[on]
-            pair["units"][rows, pair["space_count"][rows]] = units
+            rows, neurons = 2 * on + side, neuron[on]
+            pair["units"][rows, pair["space_count"][rows]] = neurons
             pair["phases"][rows, pair["space_count"][rows]] = phase
             if phase > 0:
-                pair["pre_low"][rows, units] = np.maximum(pair["pre_low"][rows, units], 0.0)
+                pair["pre_low"][rows, neurons] = np.maximum(pair["pre_low"][rows, neurons], 0.0)
             else:
-                pair["pre_high"][rows, units] = np.minimum(pair["pre_high"][rows, units], 0.0)
+                pair["pre_high"][rows, neurons] = np.minimum(pair["pre_high"][rows, neurons], 0.0)
             pair["space_count"][rows] += 1
         if self.certifier is not None:
             builder = self.certifier.builder
             for k, node in enumerate(block["node"].tolist()):
-                if on_unit[k]:
-                    children = builder.divide_unit(node, int(self.bounds.relu_numbers[unit[k]]))
+                if on_neuron[k]:
+                    children = builder.divide_neuron(node, int(self.bounds.relu_numbers[neuron[k]]))
                 else:
                     j = int(self.free[axis[k]])
                     children = builder.divide_input(node, j, float(pair["high"][2 * k, j]))

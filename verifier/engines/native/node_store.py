@@ -22,9 +22,9 @@ class Nodes:
     Attributes:
         bound: ``(N,)`` lower bound known for the node (float32 search: nothing is proved by it).
         row: ``(N,)`` which row of the condition is to be refuted.
-        phases: ``(N, units)`` 1, -1 or 0 (free).
-        weights: ``(N, units)`` where the ascent starts: slopes of free units, multipliers of fixed ones.
-        scores: ``(N, units)`` what each unit costs the bound, once the nodes are bounded; else None.
+        phases: ``(N, neurons)`` 1, -1 or 0 (free).
+        weights: ``(N, neurons)`` where the ascent starts: slopes of free neurons, multipliers of fixed ones.
+        scores: ``(N, neurons)`` what each neuron costs the bound, once the nodes are bounded; else None.
     """
 
     bound: Array
@@ -54,19 +54,19 @@ class Nodes:
 
 
 class NodeStore:
-    """All open nodes of a search over ``units`` open ReLUs (`verifier.bab.Store`): those with the lowest bounds first.
+    """All open nodes of a search over ``neurons`` unstable ReLUs (`verifier.bab.Store`): those with the lowest bounds first.
 
     Args:
         memory: bytes for nodes; above half of it the nodes nearest to a proof are taken first, which lets the
             number of open nodes fall.
     """
 
-    def __init__(self, units: int, memory: float = 2e9) -> None:
-        self._nodes = Nodes(*_empty(64, units))
+    def __init__(self, neurons: int, memory: float = 2e9) -> None:
+        self._nodes = Nodes(*_empty(64, neurons))
         self._lower, self._share = np.zeros(64), np.zeros(64)
         self._free = list(range(64))
         self._used = np.zeros(64, dtype=bool)
-        self._many = int(memory / 2 / (3 * units + 32))
+        self._many = int(memory / 2 / (3 * neurons + 32))
 
     def __len__(self) -> int:
         return len(self._used) - len(self._free)
@@ -114,10 +114,10 @@ class NodeStore:
         return some
 
 
-def _empty(count: int, units: int) -> tuple[Array, ...]:
+def _empty(count: int, neurons: int) -> tuple[Array, ...]:
     return (
         np.zeros(count, dtype=np.float32),
         np.zeros(count, dtype=np.int32),
-        np.zeros((count, units), dtype=np.int8),
-        np.zeros((count, units), dtype=np.float16),
+        np.zeros((count, neurons), dtype=np.int8),
+        np.zeros((count, neurons), dtype=np.float16),
     )

@@ -1,7 +1,7 @@
-"""What follows from linear functions below the rows of all cases, on many boxes at once: refute, cut, choose.
+"""What follows from linear functions below the rows of all disjuncts, on many boxes at once: refute, cut, choose.
 
 The same for any network, in numpy: nothing is known here of its ReLUs, so a box is split along the input along which
-the rows vary most. `verifier.engines.native.decide` does more for dense chains.
+the rows vary most. `verifier.engines.native.decide` does more for dense feed-forward networks.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Results(NamedTuple):
     """What was found, one entry per box.
 
     Attributes:
-        bound: the least bound over the cases that stay open.
+        bound: the least bound over the disjuncts that stay open.
         axis: which of the varying inputs to split.
-        unit: the open ReLU that costs the bound most, -1 for none.
+        neuron: the unstable ReLU that costs the bound most, -1 for none.
         point, margin: ``(B, n)`` the most promising point seen, and the greatest row of its best case there.
     """
 
     bound: Array
     axis: Integers
-    unit: Integers
+    neuron: Integers
     point: Array
     margin: Array
 
@@ -43,7 +43,7 @@ def new_results(boxes: int, inputs: int) -> Results:
     return Results(
         bound=np.full(boxes, np.inf),
         axis=np.zeros(boxes, dtype=np.int64),
-        unit=np.full(boxes, -1, dtype=np.int64),
+        neuron=np.full(boxes, -1, dtype=np.int64),
         point=np.zeros((boxes, inputs)),
         margin=np.full(boxes, np.inf),
     )
@@ -57,24 +57,24 @@ def results_of(results: Results, which: slice) -> Results:
 def examine_rows(
     low: Array,
     high: Array,
-    open_cases: Flags,
+    open_disjuncts: Flags,
     row_slopes: Array,
     row_constants: Array,
-    case_of: Integers,
+    disjunct_of: Integers,
     free: Integers,
     widths: Array,
 ) -> Results:
-    """Refute cases, cut boxes and choose how to split them, from functions that are <= 0 where a case is met.
+    """Refute disjuncts, cut boxes and choose how to split them, from functions that are <= 0 where a disjunct is met.
 
     Args:
         low, high: ``(B, n)`` the boxes, cut in place.
-        open_cases: ``(B, C)``; False is written where a case is refuted.
+        open_disjuncts: ``(B, C)``; False is written where a disjunct is refuted.
         row_slopes, row_constants: ``(B, S, n)``, ``(B, S)``: a function below each row; infinite constants and NaN
             say nothing.
-        case_of: ``(S,)`` the case of each row, not decreasing.
+        disjunct_of: ``(S,)`` the disjunct of each row, not decreasing.
         free, widths: the inputs that vary, and their widths in the root box.
     """
-    cases = open_cases.shape[1]
+    disjuncts = open_disjuncts.shape[1]
     results = new_results(*low.shape)
     middle = low + (high - low) / 2
     radius = np.maximum(high - middle, middle - low) * (1 + 1e-15)
@@ -85,46 +85,46 @@ def examine_rows(
         slope = row_slopes[:, :, free]
         spread = np.abs(slope) * radius[:, None, free]
         least = value - spread.sum(axis=2)
-    # the rows of a case side by side, (B, C, K); a place without a row has a function that says nothing
-    place = np.arange(len(case_of)) - np.searchsorted(case_of, case_of)
+    # the rows of a disjunct side by side, (B, C, K); a place without a row has a function that says nothing
+    place = np.arange(len(disjunct_of)) - np.searchsorted(disjunct_of, disjunct_of)
     most = int(place.max(initial=-1)) + 1
-    member = np.full((cases, most), -1, dtype=np.int64)
-    member[case_of, place] = np.arange(len(case_of))
+    member = np.full((disjuncts, most), -1, dtype=np.int64)
+    member[disjunct_of, place] = np.arange(len(disjunct_of))
     bound = np.where(member >= 0, least[:, member], -np.inf)
     bound = np.where(bound > -np.inf, bound, -np.inf)  # NaN says nothing
     best = bound.max(axis=2, initial=-np.inf)
-    open_cases &= ~(best > 0)
-    cut_low, cut_high = (np.repeat(end[:, None, free], cases, axis=1) for end in (low, high))
+    open_disjuncts &= ~(best > 0)
+    cut_low, cut_high = (np.repeat(end[:, None, free], disjuncts, axis=1) for end in (low, high))
     for _ in range(TURNS):
         for k in range(most):
             rows = np.flatnonzero(member[:, k] >= 0)
             which = member[rows, k]
             _cut(cut_low, cut_high, rows, value[:, which], slope[:, which], middle[:, None, free])
-    open_cases &= (cut_low <= cut_high).all(axis=2)
-    left = np.flatnonzero(open_cases.any(axis=1))
+    open_disjuncts &= (cut_low <= cut_high).all(axis=2)
+    left = np.flatnonzero(open_disjuncts.any(axis=1))
     if not len(left):
         return results
-    # the least bound of an open case, and the corner where the row that gave it is least
-    best = np.where(open_cases, best, np.inf)[left]
-    case = best.argmin(axis=1)
-    results.bound[left] = results.margin[left] = best[np.arange(len(left)), case]
+    # the least bound of an open disjunct, and the corner where the row that gave it is least
+    best = np.where(open_disjuncts, best, np.inf)[left]
+    disjunct = best.argmin(axis=1)
+    results.bound[left] = results.margin[left] = best[np.arange(len(left)), disjunct]
     results.point[left] = middle[left]
     if most:
-        row = np.maximum(member[case, bound[left, case].argmax(axis=1)], 0)
+        row = np.maximum(member[disjunct, bound[left, disjunct].argmax(axis=1)], 0)
         corner = -np.sign(row_slopes[left, row]) * radius[left]
         results.point[left] += np.where(np.isfinite(corner), corner, 0.0)
-    shown = open_cases[left]
+    shown = open_disjuncts[left]
     hull_low = np.where(shown[:, :, None], cut_low[left], np.inf).min(axis=1)
     hull_high = np.where(shown[:, :, None], cut_high[left], -np.inf).max(axis=1)
-    gain = np.where(shown[:, case_of, None], spread[left], 0.0).sum(axis=1)
+    gain = np.where(shown[:, disjunct_of, None], spread[left], 0.0).sum(axis=1)
     results.axis[left] = _axis(np.nan_to_num(gain), radius[left][:, free], hull_high - hull_low, widths)
     low[left[:, None], free], high[left[:, None], free] = hull_low, hull_high
     return results
 
 
-def _cut(low: Array, high: Array, cases: Integers, value: Array, slope: Array, middle: Array) -> None:
-    """Cut the boxes ``(B, C, k)`` of these cases to where ``value + slope @ (x - middle) <= 0``, in place."""
-    a, b = low[:, cases], high[:, cases]
+def _cut(low: Array, high: Array, disjuncts: Integers, value: Array, slope: Array, middle: Array) -> None:
+    """Cut the boxes ``(B, C, k)`` of these disjuncts to where ``value + slope @ (x - middle) <= 0``, in place."""
+    a, b = low[:, disjuncts], high[:, disjuncts]
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         end = np.where(slope > 0, a, b)
         least = value + (slope * (end - middle)).sum(axis=2)
@@ -133,8 +133,8 @@ def _cut(low: Array, high: Array, cases: Integers, value: Array, slope: Array, m
         up, down = a + reach, b + reach
         up, down = up + SUM_RESERVE * np.abs(up), down - SUM_RESERVE * np.abs(down)
         # a comparison with NaN is False, and nothing is cut
-        high[:, cases] = np.where((slope > 0) & (up < b), up, b)
-        low[:, cases] = np.where((slope < 0) & (down > a), down, a)
+        high[:, disjuncts] = np.where((slope > 0) & (up < b), up, b)
+        low[:, disjuncts] = np.where((slope < 0) & (down > a), down, a)
 
 
 def _axis(gain: Array, radius: Array, width: Array, widths: Array) -> Integers:

@@ -8,12 +8,12 @@ from verifier.engines.base import LOW_DIMENSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartSettings:
-    """How a part is searched.
+class SubproblemSettings:
+    """How a subproblem is searched.
 
     Attributes:
         steps: of the ascent on a node.
-        patience: a part is searched for so many times the work that its bounds took before it may be given up.
+        patience: a subproblem is searched for so many times the work that its bounds took before it may be given up.
         batch: nodes that are bounded together.
         candidates, most_candidates: ReLUs of a node that are tried before one is split: more while there are few nodes.
         reserve: leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will
@@ -37,19 +37,19 @@ class ReluSettings:
     """How the box is divided by ReLUs, and how their bounds are searched for.
 
     Attributes:
-        root_steps, tighten_steps, refine_steps: of the ascents on the rows of a part, on the units of the whole box, and
-            on those of a part.
-        effort, harder, part_effort: nodes of the searches for the bounds of a block's units: at first, by how much they
-            grow from turn to turn, and in a part.
+        root_steps, tighten_steps, refine_steps: of the ascents on the rows of a subproblem, on the neurons of the whole box, and
+            on those of a subproblem.
+        effort, harder, subproblem_effort: nodes of the searches for the bounds of a block's neurons: at first, by how much they
+            grow from turn to turn, and in a subproblem.
         share, worth: a further turn of these searches is taken if it is expected to end within this share of the time
-            left, and if the last one fixed so many of the open ReLUs.
+            left, and if the last one fixed so many of the unstable ReLUs.
         patience: share of the time left in which these searches may take more than their effort, while it pays.
-        longest_refinement: where bounds take more work than this they are not found again, and there is one part.
-        lenience, lenience_at_first: see `PartSearch.run`: for parts, and where the whole box's bounds will be searched
+        longest_refinement: where bounds take more work than this they are not found again, and there is one subproblem.
+        lenience, lenience_at_first: see `SubproblemSearch.run`: for subproblems, and where the whole box's bounds will be searched
             for with more effort.
-        tried_units, trial_steps, trial_root_steps: ReLUs that are tried before a part is divided by one, and the steps of
-            the ascents then, on units and on rows.
-        part: how a part is searched.
+        tried_neurons, trial_steps, trial_root_steps: ReLUs that are tried before a subproblem is divided by one, and the steps of
+            the ascents then, on neurons and on rows.
+        subproblem: how a subproblem is searched.
     """
 
     root_steps: int = 40
@@ -57,22 +57,22 @@ class ReluSettings:
     refine_steps: int = 4
     effort: int = 4000
     harder: int = 3
-    part_effort: int = 5000
+    subproblem_effort: int = 5000
     share: float = 0.35
     worth: float = 0.03
     patience: float = 0.25
     longest_refinement: float = 2.5e9
     lenience: float = 3.0
     lenience_at_first: float = 1.0
-    tried_units: int = 8
+    tried_neurons: int = 8
     trial_steps: int = 2
     trial_root_steps: int = 10
-    part: PartSettings = PartSettings()
+    subproblem: SubproblemSettings = SubproblemSettings()
 
     @staticmethod
     def impatient() -> ReluSettings:
-        """Parts are given up at once, so that bounds are found anew again and again."""
-        return ReluSettings(lenience=0.0, lenience_at_first=0.0, part=PartSettings(patience=0.0))
+        """Subproblems are given up at once, so that bounds are found anew again and again."""
+        return ReluSettings(lenience=0.0, lenience_at_first=0.0, subproblem=SubproblemSettings(patience=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class ExactSettings:
             as a whole: few linear regions, most likely.
         at_once: steps of that search before the other begins.
         beside: steps of it for each box that the other examines meanwhile.
-        few: boxes with at most so many undecided units are settled.
+        few: boxes with at most so many undecided neurons are settled.
         per_box: steps after which such a box is given back to be split.
         earned: steps that each box examined earns: so many may be spent on boxes that were not settled in the end.
     """
@@ -111,7 +111,7 @@ class BoxSettings:
         batch: boxes that are examined together.
         step_seconds: time that a slice of them should take: deadlines are looked at in between.
         few_unstable: with at most this many unstable ReLUs a box is split on a ReLU.
-        probe_after, probe_per_box: after so many boxes the search for counterexamples begins, and evaluates so many
+        falsify_after, falsify_per_box: after so many boxes the search for counterexamples begins, and evaluates so many
             points for each box.
         spaces: how many half-spaces a box can carry.
         stuck: more boxes than this that are too small to be split end the search.
@@ -121,8 +121,8 @@ class BoxSettings:
     batch: int = 512
     step_seconds: float = 0.5
     few_unstable: int = 12
-    probe_after: int = 5000
-    probe_per_box: int = 10
+    falsify_after: int = 5000
+    falsify_per_box: int = 10
     spaces: int = 12
     stuck: int = 10_000
     numpy_boxes: int = 100
@@ -138,7 +138,7 @@ class NativeSettings:
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
-        many_disjuncts: from so many cases on, each is bounded on its own box before a search carries what is left.
+        many_disjuncts: from so many disjuncts on, each is bounded on its own box before a search carries what is left.
         windows_from: from so many neurons on, a network of many inputs is bounded in windows.
     """
 

@@ -83,11 +83,11 @@ class WindowSearch:
         return EngineResult(answer=answer, reason=reason, statistics=statistics)
 
     def _margins(self, lower: Array) -> Array:
-        """The best row of each case."""
-        best = np.full(self.conditions.cases, -np.inf)
-        np.maximum.at(best, self.conditions.case_of, lower)
+        """The best row of each disjunct."""
+        best = np.full(self.conditions.disjuncts, -np.inf)
+        np.maximum.at(best, self.conditions.disjunct_of, lower)
         return best
 
     def _left(self, lower: Array) -> list[int]:
-        """The cases that no row refutes."""
+        """The disjuncts that no row refutes."""
         return np.flatnonzero(~(self._margins(lower) > 0)).tolist()

@@ -1,6 +1,6 @@
 """ReLU splitting on very large networks: rows bounded through the convolutions, with one set of neurons' bounds (β-CROWN).
 
-What `relu_split` does on a form of the network, for networks whose form would not fit: a node fixes phases of some
+What `relu_split` does on a condensed network, for networks whose condensed one would not fit: a node fixes phases of some
 neurons, its bound has optimised slopes and multipliers (Wang et al., NeurIPS 2021), found by gradients of the passes in
 `bounds.structured.backward` and proved by one pass in float64. Weights are kept for undecided neurons alone.
 """
@@ -44,26 +44,26 @@ class WindowSplit:
         self.places: dict[str, tuple[slice, npt.NDArray[np.intp]]] = {}
         """By ReLU node: its undecided neurons, as a part of all of them and as places in the node."""
         self.starts: list[Array] = []
-        self.units = 0
+        self.neurons = 0
         for node in self.network.activations:
             low, high = self.sweep.values[node.inputs[0]]
             found = np.flatnonzero(self.sweep.open((low, high), node.inputs[0]))
-            self.places[node.name] = slice(self.units, self.units + len(found)), found
+            self.places[node.name] = slice(self.neurons, self.neurons + len(found)), found
             self.starts.append((high > -low).reshape(-1)[found].astype(np.float32))
-            self.units += len(found)
+            self.neurons += len(found)
 
-    def run(self, cases: dict[int, float], memory: float, deadline: Deadline, listener: Listener) -> SearchResult:
-        """Refute rows, one for each case that is left, given with their bounds so far."""
-        count = len(cases)
+    def run(self, disjuncts: dict[int, float], memory: float, deadline: Deadline, listener: Listener) -> SearchResult:
+        """Refute rows, one for each disjunct that is left, given with their bounds so far."""
+        count = len(disjuncts)
         start = np.concatenate([*self.starts, np.zeros(0, dtype=np.float32)])
         roots = Nodes(
-            np.array(list(cases.values()), dtype=np.float32),
-            np.array(list(cases), dtype=np.int32),
-            np.zeros((count, self.units), dtype=np.int8),
+            np.array(list(disjuncts.values()), dtype=np.float32),
+            np.array(list(disjuncts), dtype=np.int32),
+            np.zeros((count, self.neurons), dtype=np.int8),
             np.repeat(start[None], count, axis=0),
         )
         search = BranchAndBound(
-            store=NodeStore(self.units, memory),
+            store=NodeStore(self.neurons, memory),
             bounder=self,
             brancher=self,
             leaf=self,
@@ -93,7 +93,7 @@ class WindowSplit:
         if not len(parent):
             return Children(some, parent)
         assert some.scores is not None
-        tries = min(CANDIDATES, self.units)
+        tries = min(CANDIDATES, self.neurons)
         best = np.argsort(-some.scores, axis=1)[:, :tries]
         best = np.where(np.take_along_axis(some.scores, best, 1) >= 0, best, best[:, :1])
         line, bounds = np.arange(len(some)), np.zeros((tries, 2, len(some)))
@@ -156,7 +156,7 @@ class WindowSplit:
         return best.numpy(), kept.numpy().astype(np.float32), record
 
     def _spread(self, passes: Backward, values: Tensor) -> dict[str, Tensor]:
-        """Values of undecided neurons ``(R, units)`` in their places, by ReLU node; zeros elsewhere."""
+        """Values of undecided neurons ``(R, neurons)`` in their places, by ReLU node; zeros elsewhere."""
         found = {}
         for node in self.network.activations:
             part, places = self.places[node.name]
@@ -184,7 +184,7 @@ class WindowSplit:
         return np.nextafter(lower - bound, -np.inf)
 
     def _scores(self, record: dict[str, Tensor]) -> Array:
-        """What each neuron's two lines may cost the bound: the intercept above, half of the wedge below."""
+        """What each neuron's relaxation may cost the bound: the intercept above, half of the wedge below."""
         scores = []
         for node in self.network.activations:
             _, places = self.places[node.name]

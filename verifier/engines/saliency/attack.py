@@ -70,9 +70,9 @@ class MapAttack:
             mixed = self.rng.random(x.shape) < self.rng.uniform(0, 0.6, size=(len(x), 1))
             mixed[: len(known)] = False
             x = np.where(mixed, query.box.sample(len(x), self.rng), x)
-            cases = self._cases(x)
+            disjuncts = self._disjuncts(x)
             met = np.zeros(len(x), dtype=bool)
-            for points, margin in pgd(query, x.copy(), cases, steps=15, first=0.1, deadline=deadline):
+            for points, margin in pgd(query, x.copy(), disjuncts, steps=15, first=0.1, deadline=deadline):
                 fresh = (margin >= 0) & ~met
                 x[fresh], met = points[fresh], met | fresh
                 if met.all():
@@ -81,7 +81,7 @@ class MapAttack:
             if not met.any():
                 continue
             before = self.distance
-            witness, x, size = self._descend(x[met], cases[met], deadline)
+            witness, x, size = self._descend(x[met], disjuncts[met], deadline)
             if witness is not None:
                 return witness
             if self.distance < min(PROGRESS * before, NEAR):
@@ -91,12 +91,12 @@ class MapAttack:
                 known = np.concatenate([known[:1], x[reached[np.argsort(size[reached])][: BATCH // 4]]])
         return None
 
-    def _cases(self, x: Array) -> Array:
-        """The case that each point is nearest to."""
+    def _disjuncts(self, x: Array) -> Array:
+        """The disjunct that each point is nearest to."""
         y = self.problem.query.network.forward(x).reshape(len(x), -1)
         return np.asarray(self.margins.at(x, y).argmax(axis=1))
 
-    def _descend(self, x: Array, cases: Array, deadline: Deadline) -> tuple[Array | None, Array, Array]:
+    def _descend(self, x: Array, disjuncts: Array, deadline: Deadline) -> tuple[Array | None, Array, Array]:
         """One descent: a witness, or the best points met and their maps' distances."""
         query = self.problem.query
         best, place = np.full(len(x), np.inf), x.copy()
@@ -106,7 +106,7 @@ class MapAttack:
                 break
             share = step / (STEPS - 1)
             size, slope = self._map_slope(x, SOFT * (SHARP / SOFT) ** share)
-            margin, up = self.margins.ascent(x, cases)
+            margin, up = self.margins.ascent(x, disjuncts)
             better = (margin >= 0) & (size < best)
             best, place = np.where(better, size, best), np.where(better[:, None], x, place)
             self.distance = min(self.distance, float(best.min()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State, Tuning
-from verifier.engines.saliency.siderows import SideRows, side_rows
+from verifier.engines.saliency.valid_inequalities import ValidInequalities, valid_inequalities
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 
@@ -55,7 +55,7 @@ def preactivation_bounds(
     """
     last = r == len(problem.form.layers) - 1
     known = bool(np.isfinite(state.z_upper[r]).all())
-    conditions = side_rows(problem, state) if last and known and iterations else None
+    conditions = valid_inequalities(problem, state) if last and known and iterations else None
     own = known and (state.forced[r].any() or conditions is not None)
     layers = _active_part(problem, state, r + 1 if own else r)
     layer = problem.form.layers[r]
@@ -69,31 +69,31 @@ def preactivation_bounds(
     tunable = [s for s, part in layers.items() if (part.free | part.forced).any()]
     optimised = bool(tunable) and len(both) * sum(len(layers[s].index) for s in tunable) <= _LARGEST
     tuning = {s: _start(state, r, s, both, layers[s]) for s in tunable}
-    side = None
+    valid = None
     if conditions is not None and optimised:
         matrices = {s: m if s == INPUT else m[:, layers[s].index] for s, m in conditions.matrices.items()}
-        side = SideRows(conditions.keys, matrices, conditions.constant, conditions.padding)
-        stored = state.tuning.get((r, _SIDE))
-        shape = len(both), len(side.constant)
-        tuning[_SIDE] = np.zeros(shape) if stored is None else np.nan_to_num(stored.at(both, side.keys))
-    best, tuning = _optimise(problem, layers, rows, tuning, side, iterations if optimised else 0, deadline)
+        valid = ValidInequalities(conditions.keys, matrices, conditions.constant, conditions.padding)
+        stored = state.tuning.get((r, _VALID))
+        shape = len(both), len(valid.constant)
+        tuning[_VALID] = np.zeros(shape) if stored is None else np.nan_to_num(stored.at(both, valid.keys))
+    best, tuning = _optimise(problem, layers, rows, tuning, valid, iterations if optimised else 0, deadline)
     pad = np.concatenate([problem.value_padding[r][todo]] * 2)
     for s in tunable:
         forced = layers[s].forced
         pad += tuning[s][:, forced] @ problem.value_padding[s][layers[s].index[forced]]
-    if side is not None:
-        pad += tuning[_SIDE] @ side.padding
+    if valid is not None:
+        pad += tuning[_VALID] @ valid.padding
     if optimised and iterations:
         for s in tunable:
             signed = np.where(layers[s].free, tuning[s], -np.maximum(tuning[s], 1e-30))
             state.tuning[r, s] = Tuning(both, layers[s].index, signed.astype(np.float32))
-        if side is not None:
-            state.tuning[r, _SIDE] = Tuning(both, side.keys, tuning[_SIDE].astype(np.float32))
+        if valid is not None:
+            state.tuning[r, _VALID] = Tuning(both, valid.keys, tuning[_VALID].astype(np.float32))
     best = best + offset + pad
     return -best[: len(todo)], best[len(todo) :]
 
 
-_SIDE = 1_000_000
+_VALID = 1_000_000
 """Key of the multipliers of the side rows."""
 
 
@@ -133,7 +133,7 @@ def _optimise(
     layers: dict[int, _Layer],
     rows: dict[int, Array],
     tuning: dict[int, Array],
-    side: SideRows | None,
+    valid: ValidInequalities | None,
     iterations: int,
     deadline: Deadline | None,
 ) -> tuple[Array, dict[int, Array]]:
@@ -146,10 +146,10 @@ def _optimise(
     second = {s: np.zeros_like(v) for s, v in tuning.items()}
     kept = dict(tuning)
     row_size = max(_mean(m) for m in rows.values())
-    side_unit = np.zeros(0)
-    if side is not None:
-        sizes = [np.abs(m).mean(axis=1) for m in side.matrices.values() if m.shape[1]]
-        side_unit = 0.5 * row_size / (np.max(sizes, axis=0) + 1e-12) if sizes else np.zeros(len(side.constant))
+    inequality_scale = np.zeros(0)
+    if valid is not None:
+        sizes = [np.abs(m).mean(axis=1) for m in valid.matrices.values() if m.shape[1]]
+        inequality_scale = 0.5 * row_size / (np.max(sizes, axis=0) + 1e-12) if sizes else np.zeros(len(valid.constant))
 
     def move(key: int, down: Array, step: int) -> Array:
         """Adam's step (Kingma, Ba, 2015), unit length, decaying."""
@@ -159,7 +159,7 @@ def _optimise(
         return np.asarray(0.9**step * first[key] / (1 - 0.8 ** (step + 1)) / size)
 
     for step in range(iterations + 1):
-        total, coefficients, at_input = _substitute(layers, rows, tuning, side)
+        total, coefficients, at_input = _substitute(layers, rows, tuning, valid)
         value = total + at_input @ center + np.abs(at_input) @ radius
         better = value < best
         best = np.where(better, value, best)
@@ -184,9 +184,9 @@ def _optimise(
             unit = np.where(part.free, 0.5, 0.5 * scale + 1e-12)
             changed = np.maximum(tuning[s] - unit * move(s, down, step), 0.0)
             tuning[s] = np.where(part.free, np.minimum(changed, 1.0), np.where(part.forced, changed, 0.0))
-        if side is not None:
-            down = side.constant + sum(values[s] @ m.T for s, m in side.matrices.items())
-            tuning[_SIDE] = np.maximum(tuning[_SIDE] - side_unit * move(_SIDE, down, step), 0.0)
+        if valid is not None:
+            down = valid.constant + sum(values[s] @ m.T for s, m in valid.matrices.items())
+            tuning[_VALID] = np.maximum(tuning[_VALID] - inequality_scale * move(_VALID, down, step), 0.0)
     return best, kept
 
 
@@ -196,16 +196,16 @@ def _mean(matrix: Array) -> float:
 
 
 def _substitute(
-    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], side: SideRows | None
+    layers: dict[int, _Layer], rows: dict[int, Array], tuning: dict[int, Array], valid: ValidInequalities | None
 ) -> tuple[Array, dict[int, Array], Array]:
     """Substitute from the rows down: constant, the coefficients met at each layer, coefficients of the input."""
     pending = dict(rows)
     count = len(next(iter(rows.values())))
     total = np.zeros(count)
-    if side is not None:
-        total += tuning[_SIDE] @ side.constant
-        for s, m in side.matrices.items():
-            product = tuning[_SIDE] @ m
+    if valid is not None:
+        total += tuning[_VALID] @ valid.constant
+        for s, m in valid.matrices.items():
+            product = tuning[_VALID] @ m
             pending[s] = pending[s] + product if s in pending else product
     met: dict[int, Array] = {}
     for s in reversed(layers):

@@ -41,9 +41,9 @@ RELIABLE = 2
 MOST_GAIN = 2.0
 """Gains are counted up to this: an infeasible child gains no more than a very good one."""
 
-Unit = tuple[int, int]
+Neuron = tuple[int, int]
 """Layer and neuron."""
-Fixing = tuple[tuple[Unit, int], ...]
+Fixing = tuple[tuple[Neuron, int], ...]
 """Units and their phases (1 or -1)."""
 
 
@@ -51,17 +51,17 @@ class PseudoCosts:
     """Mean gain of the LP's objective per unit and phase."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Unit, int], tuple[float, int]] = {}
+        self._known: dict[tuple[Neuron, int], tuple[float, int]] = {}
 
-    def gain(self, unit: Unit, phase: int) -> float | None:
+    def gain(self, neuron: Neuron, phase: int) -> float | None:
         """The mean gain, once it is reliable."""
-        total, count = self._known.get((unit, phase), (0.0, 0))
+        total, count = self._known.get((neuron, phase), (0.0, 0))
         return total / count if count >= RELIABLE else None
 
-    def add(self, unit: Unit, phase: int, gain: float) -> None:
+    def add(self, neuron: Neuron, phase: int, gain: float) -> None:
         """One more observation."""
-        total, count = self._known.get((unit, phase), (0.0, 0))
-        self._known[unit, phase] = (total + min(gain, MOST_GAIN), count + 1)
+        total, count = self._known.get((neuron, phase), (0.0, 0))
+        self._known[neuron, phase] = (total + min(gain, MOST_GAIN), count + 1)
 
 
 @dataclass(eq=False)
@@ -80,7 +80,7 @@ class _Fixed:
 
 
 class Dive(LastResort):
-    """The search below one state over all its unknown phases, for one case: the parts of its branch and bound.
+    """The search below one state over all its unknown phases, for one disjunct: the parts of its branch and bound.
 
     Attributes:
         nodes, depth: how many nodes were visited, and the most phases fixed by branching.
@@ -90,7 +90,7 @@ class Dive(LastResort):
     def __init__(
         self,
         relaxation: Relaxation,
-        case: int,
+        disjunct: int,
         costs: PseudoCosts,
         find: Callable[[Array, Deadline], Point | None],
         candidates: int = CANDIDATES,
@@ -100,12 +100,12 @@ class Dive(LastResort):
             candidates: neurons among which a node chooses its branching; 0: by the relaxation's solution alone.
             find: looks for a witness where a point of the LP leads.
         """
-        self.relaxation, self.case, self.costs, self.find = relaxation, case, costs, find
+        self.relaxation, self.disjunct, self.costs, self.find = relaxation, disjunct, costs, find
         self.candidates = candidates
         self.nodes = self.depth = 0
         self.unsettled: list[Fixing] = []
         state = relaxation.state
-        self.free: list[Unit] = [
+        self.free: list[Neuron] = [
             (r, k) for r, phase in enumerate(state.phase) for k in np.flatnonzero(phase == 0).tolist()
         ]
         self.base = relaxation.lp.lower.copy(), relaxation.lp.upper.copy()
@@ -150,7 +150,7 @@ class Dive(LastResort):
         self._apply(node.fixing)
         if node.basis is not None:
             lp.restore_basis(node.basis)
-        answer = self.relaxation.solve(self.case, deadline)
+        answer = self.relaxation.solve(self.disjunct, deadline)
         if answer.status is LpStatus.INFEASIBLE:
             return Bounded(batch, np.ones(1))
         if answer.status is LpStatus.STOPPED:
@@ -165,8 +165,8 @@ class Dive(LastResort):
         branch = self._branch(node.fixing, node.point, node.objective, node.basis)
         if branch is None:
             return Children(Items(()), np.zeros(0, dtype=np.intp))
-        unit, first = branch
-        children = tuple(_Fixed((*node.fixing, (unit, phase)), node.basis) for phase in (-first, first))
+        neuron, first = branch
+        children = tuple(_Fixed((*node.fixing, (neuron, phase)), node.basis) for phase in (-first, first))
         return Children(Items(children), np.zeros(2, dtype=np.intp))
 
     def solve(self, leaf: Items[_Fixed], deadline: Deadline) -> LeafAnswer:
@@ -187,10 +187,10 @@ class Dive(LastResort):
         if len(changed):
             relaxation.lp.bound_columns(changed, lower[changed], upper[changed])
 
-    def _branch(self, fixing: Fixing, point: Array | None, objective: float, basis: Any) -> tuple[Unit, int] | None:
+    def _branch(self, fixing: Fixing, point: Array | None, objective: float, basis: Any) -> tuple[Neuron, int] | None:
         """Unit and the phase to search first; None if all phases are fixed."""
-        fixed = {unit for unit, _ in fixing}
-        left = np.array([i for i, unit in enumerate(self.free) if unit not in fixed], dtype=np.int64)
+        fixed = {neuron for neuron, _ in fixing}
+        left = np.array([i for i, neuron in enumerate(self.free) if neuron not in fixed], dtype=np.int64)
         if not len(left):
             return None
         if point is None:
@@ -201,14 +201,14 @@ class Dive(LastResort):
         top = int(np.argmax(score))
         best, choice = -np.inf, (self.free[left[top]], 1 if d[top] > 0.5 else -1)
         for i in left[np.argsort(-score)[: self.candidates]].tolist():
-            unit, gains = self.free[i], []
+            neuron, gains = self.free[i], []
             for phase in (1, -1):
-                gain = self.costs.gain(unit, phase)
+                gain = self.costs.gain(neuron, phase)
                 if gain is None:
-                    gain = max(branch_trial(relaxation, unit[0], unit[1], phase) - objective, 1e-9)
+                    gain = max(branch_trial(relaxation, neuron[0], neuron[1], phase) - objective, 1e-9)
                     relaxation.lp.restore_basis(basis)
-                    self.costs.add(unit, phase, gain)
+                    self.costs.add(neuron, phase, gain)
                 gains.append(min(gain, MOST_GAIN))
             if gains[0] * gains[1] > best:
-                best, choice = gains[0] * gains[1], (unit, 1 if gains[0] <= gains[1] else -1)
+                best, choice = gains[0] * gains[1], (neuron, 1 if gains[0] <= gains[1] else -1)
         return choice

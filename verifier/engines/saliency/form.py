@@ -239,7 +239,7 @@ class _Builder:
     def piecewise(self, operator: PiecewiseLinear, z: Affine) -> Affine:
         """Any elementwise function as ``base · z + Σ (change of slope) · relu(z - break)``.
 
-        Where the gradient convention's slope at the break is neither neighbour's (|z| at 0), the kink is
+        Where the gradient convention's slope at the break is neither neighbour's (|z| at 0), the breakpoint is
         written with two ReLUs that open to both sides, so that the closed superset contains it.
         """
         size = len(z.constant)
@@ -247,17 +247,17 @@ class _Builder:
         if operator.is_relu:
             return self.relu(z)
         slopes, breaks = operator.slopes, operator.breaks
-        kinks = list(zip(breaks, operator.at_breaks, slopes, slopes[1:], strict=False))
-        odd = [k for k, (_, at, left, right) in enumerate(kinks) if at not in (left, right)]
-        if odd and len(kinks) > 1:
+        breakpoints = list(zip(breaks, operator.at_breaks, slopes, slopes[1:], strict=False))
+        odd = [k for k, (_, at, left, right) in enumerate(breakpoints) if at not in (left, right)]
+        if odd and len(breakpoints) > 1:
             raise UnsupportedOperatorError(
                 f"{operator.label}: several breaks with a slope of their own at a break are not supported"
             )
-        base = kinks[0][1] if odd else slopes[0]
+        base = breakpoints[0][1] if odd else slopes[0]
         parts: list[tuple[Matrix, Affine]] = []
         if base != 0:
             parts.append((sp.csr_array(base * eye), z))
-        for b, at, left, right in kinks:
+        for b, at, left, right in breakpoints:
             after = right - (at if odd else left)
             parts.append((sp.csr_array(after * eye), self.relu(_combine([(eye, z)], np.full(size, -b)))))
             if odd:

@@ -31,7 +31,7 @@ SPLIT = 3
 """So many are split at a time, of more."""
 
 
-def witness_parts(query: Query, values: NetworkBounds) -> list[Subproblem] | None:
+def witness_subproblems(query: Query, values: NetworkBounds) -> list[Subproblem] | None:
     """The query with what propagation finds, to be divided as needed; none: it proves that there is no witness.
 
     Args:
@@ -78,13 +78,13 @@ class _Splitter:
     values: NetworkBounds
     gradients: NetworkBounds
 
-    def by_case(self, state: State) -> list[Subproblem]:
-        """One part per case; the case's rows tighten the last layer, and what follows from that."""
+    def by_disjunct(self, state: State) -> list[Subproblem]:
+        """One part per disjunct; the disjunct's rows tighten the last layer, and what follows from that."""
         parts = []
-        for case in state.cases:
+        for disjunct in state.disjuncts:
             child = state.copy()
-            child.cases = (case,)
-            if len(state.cases) == 1 or _propagated(self.problem, child, max(len(state.phase) - 1, 0)):
+            child.disjuncts = (disjunct,)
+            if len(state.disjuncts) == 1 or _propagated(self.problem, child, max(len(state.phase) - 1, 0)):
                 parts.append(self.part(child))
         return parts
 
@@ -107,10 +107,10 @@ class _Splitter:
         return parts
 
     def split(self, state: State) -> list[Subproblem]:
-        """Smaller parts of a state: by phases where few are unknown before the last layer, else by case."""
+        """Smaller parts of a state: by phases where few are unknown before the last layer, else by disjunct."""
         earlier = _earlier_unknown(state)
-        if len(state.cases) > 1 and not 0 < earlier <= FEW:
-            return self.by_case(state)
+        if len(state.disjuncts) > 1 and not 0 < earlier <= FEW:
+            return self.by_disjunct(state)
         return self.by_phases(state, FEW if earlier <= FEW else SPLIT)
 
     def _readers(self, r: int) -> list[dict[int, Matrix]]:
@@ -137,9 +137,9 @@ class _Splitter:
                 _tighten(gradients, source, state.v_lower[r], state.v_upper[r])
             known[name] = _phase_indices(state.phase[r])
         _tighten(gradients, network.input, state.g_lower, state.g_upper)
-        divisible = len(state.cases) > 1 or _earlier_unknown(state) > 0
+        divisible = len(state.disjuncts) > 1 or _earlier_unknown(state) > 0
         return Subproblem(
-            query=replace(query, cases=tuple(query.cases[case] for case in state.cases)),
+            query=replace(query, disjuncts=tuple(query.disjuncts[disjunct] for disjunct in state.disjuncts)),
             values=NetworkBounds(values, self.values.method),
             gradients=NetworkBounds(gradients, self.gradients.method),
             known=known,

@@ -5,11 +5,11 @@ coordinates ``y = W x``, and everything else that a witness meets is a row in it
 
     Σ_j A_kj a_j + Σ_j D_kj d_j + E_k · y  in  [low_k, high_k]
 
-(the case, the gradient of every layer, Euler's identity, the signs of earlier units). With multipliers μ of the rows
+(the disjunct, the gradient of every layer, Euler's identity, the signs of earlier neurons). With multipliers μ of the rows
 and a slope s_j for each neuron, a lower bound of ``Σ_k μ_k (row_k - end_k)``, which no witness makes positive, is
 
     Σ_j t_j + s · b + min over the box of (Σ_k μ_k E_k + s B) W x - Σ_k μ_k end_k,
-    t_j = min {-s l, 0 | off} ∪ {κ, α u + κ - s u | on},   α_j = Σ_k μ_k A_kj,  κ_j = Σ_k μ_k D_kj:
+    t_j = min {-s l, 0 | inactive} ∪ {κ, α u + κ - s u | active},   α_j = Σ_k μ_k A_kj,  κ_j = Σ_k μ_k D_kj:
 
 ``s z + t`` lies below ``d (α z + κ)`` at both phases, so a phase is fixed by leaving out two of the four corners. The
 best bound over all μ and s is that of the LP in `relaxation` (its dual); any μ and s prove.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.encodings.entries import independent_rows
+from verifier.encodings.basis import independent_rows
 from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State
 from verifier.network.operators import Array
@@ -43,7 +43,7 @@ class Leaf:
         slope_matrix: B ``(m, q)``; offset: b ``(m,)``.
         outputs, phase_rows, coordinate_rows: A ``(K, m)``, D ``(K, m)``, E ``(K, q)``.
         row_low, row_high: ``(K,)``; infinite where one-sided.
-        cases: numbers of the cases; case_rows: ``(C, K)``: 1 for the rows of each of them, else 0.
+        disjuncts: numbers of the disjuncts; disjunct_rows: ``(C, K)``: 1 for the rows of each of them, else 0.
         padding: ``(m,)``: bound on the rounding errors of ``B y + b``.
     """
 
@@ -61,8 +61,8 @@ class Leaf:
     coordinate_rows: Array
     row_low: Array
     row_high: Array
-    cases: tuple[int, ...]
-    case_rows: Array
+    disjuncts: tuple[int, ...]
+    disjunct_rows: Array
     padding: Array
 
 
@@ -108,15 +108,17 @@ class _Rows:
                 for s, m in layer.matrices.items():
                     matrix += m @ self.a[s][0]
                     constant += m @ self.a[s][1]
-            on = (state.phase[r] > 0).astype(np.float64)
+            active = (state.phase[r] > 0).astype(np.float64)
             self.z.append((matrix, constant))
-            self.a[r] = matrix * on[:, None], constant * on
+            self.a[r] = matrix * active[:, None], constant * active
 
-    def add(self, low: Array, high: Array, a: Array | None, d: Array | None, e: Array | None, case: int = -1) -> None:
-        """Rows; ``case``: whose they are, if not everybody's."""
+    def add(
+        self, low: Array, high: Array, a: Array | None, d: Array | None, e: Array | None, disjunct: int = -1
+    ) -> None:
+        """Rows; ``disjunct``: whose they are, if not everybody's."""
         count, widths = len(low), (len(self.neurons), len(self.neurons), len(self.coordinates))
         parts = [np.zeros((count, w)) if p is None else p for p, w in zip((a, d, e), widths, strict=True)]
-        self.blocks.append((*parts, low, high, np.full(count, case)))
+        self.blocks.append((*parts, low, high, np.full(count, disjunct)))
 
     def outputs(self, rows: Array) -> tuple[Array, Array, Array]:
         """``rows @ outputs`` as coefficients of a and of the coordinates, and a constant."""
@@ -132,7 +134,7 @@ class _Rows:
             constant = constant + weight @ shift
         return a, e, constant
 
-    def conjunction(self, part: Conjunction, case: int) -> None:
+    def conjunction(self, part: Conjunction, disjunct: int) -> None:
         """The rows of a conjunction; those that speak of the gradient or the input are left out."""
         kept = np.ones(len(part), dtype=bool)
         for matrix in (part.g_rows, part.x_rows):
@@ -143,7 +145,7 @@ class _Rows:
         rows, bound = dense(part.y_rows)[kept], part.bound[kept]
         a, e, constant = self.outputs(rows)
         pad = EIGHT_ROUNDINGS * self.problem.terms * (np.abs(rows) @ self.problem.output_magnitude + np.abs(bound))
-        self.add(np.full(len(rows), -np.inf), bound - constant + pad, a, None, e, case)
+        self.add(np.full(len(rows), -np.inf), bound - constant + pad, a, None, e, disjunct)
 
     def signs(self) -> None:
         """The phases of earlier layers that are constraints of their own."""
@@ -168,8 +170,8 @@ class _Rows:
                 matrix[self.neurons, np.arange(m)] = constant[self.neurons]
                 constant = np.where(np.isin(np.arange(len(constant)), self.sure), constant, 0.0)
             else:
-                on = (state.phase[s] > 0).astype(np.float64)
-                matrix, constant = matrix * on[:, None], constant * on
+                active = (state.phase[s] > 0).astype(np.float64)
+                matrix, constant = matrix * active[:, None], constant * active
                 chosen = np.flatnonzero(matrix.any(axis=1))
                 pad = 2 * problem.gradient_padding[s][chosen]
                 low, high = state.v_lower[s][chosen] - pad, state.v_upper[s][chosen] + pad
@@ -222,7 +224,7 @@ class _Rows:
 
 
 def leaf_of(problem: Problem, state: State) -> Leaf:
-    """The Lagrangian's data for the cases of a state in which all phases but the last layer's are known."""
+    """The Lagrangian's data for the disjuncts of a state in which all phases but the last layer's are known."""
     query, gradient, last = problem.query, problem.query.gradient, len(problem.form.layers) - 1
     middle = radius = np.zeros(0)
     if gradient is not None:
@@ -235,11 +237,11 @@ def leaf_of(problem: Problem, state: State) -> Leaf:
         rows.identity(middle, radius, v)
     if query.common is not None:
         rows.conjunction(query.common, -1)
-    for case in state.cases:
-        rows.conjunction(problem.cases[case], case)
+    for disjunct in state.disjuncts:
+        rows.conjunction(problem.disjuncts[disjunct], disjunct)
     rows.signs()
     neurons, (matrix, offset) = rows.neurons, rows.z[last]
-    a, d, e, row_low, row_high, of_case = (np.concatenate(part) for part in zip(*rows.blocks, strict=True))
+    a, d, e, row_low, row_high, of_disjunct = (np.concatenate(part) for part in zip(*rows.blocks, strict=True))
     return Leaf(
         neurons=neurons,
         low=state.z_lower[last][neurons],
@@ -255,7 +257,7 @@ def leaf_of(problem: Problem, state: State) -> Leaf:
         coordinate_rows=e,
         row_low=row_low,
         row_high=row_high,
-        cases=state.cases,
-        case_rows=(of_case == np.array(state.cases)[:, None]).astype(np.float64),
+        disjuncts=state.disjuncts,
+        disjunct_rows=(of_disjunct == np.array(state.disjuncts)[:, None]).astype(np.float64),
         padding=problem.value_padding[last][neurons],
     )

@@ -43,9 +43,9 @@ def corners(
         for c in range(count):
             slope, phase = s[j, c], phases[j, c]
             at_low, rise = -slope * lower, (alpha[j, c] - slope) * upper
-            off = infinite if phase > 0 else min(at_low, zero)
-            on = infinite if phase < 0 else kappa[j, c] + min(rise, zero)
-            passes = on < off
+            inactive = infinite if phase > 0 else min(at_low, zero)
+            active = infinite if phase < 0 else kappa[j, c] + min(rise, zero)
+            passes = active < inactive
             top = upper if passes and rise < zero else zero
             bottom = lower if not passes and at_low < zero else zero
             passing[j, c] = one if passes else zero
@@ -110,7 +110,7 @@ def step_rows(
 
 @jit
 def share(mu: Any, allowed: Any, fixed: Any) -> None:
-    """Multipliers of the cases' rows ``(k, R)``, in place: 0 where not allowed, sums of 1 in columns that are fixed."""
+    """Multipliers of the disjuncts' rows ``(k, R)``, in place: 0 where not allowed, sums of 1 in columns that are fixed."""
     rows, count = mu.shape
     for c in range(count):
         total = np.float32(0)
@@ -137,24 +137,24 @@ def prove(
     row_size: Array,
     phases: Any,
     total: Array,
-    off: Array,
-    on: Array,
+    inactive: Array,
+    active: Array,
 ) -> None:
     """Add to each column's total what neurons and rows contribute to its bound, less what rounding may have added.
 
     Args:
         neuron_size, row_size: ``(m,), (K,)``: what rounding loses, at most, per unit of |s| and of |μ|.
-        off, on: ``(m, R)`` become what the bound gains if the phase is only off, only on.
+        inactive, active: ``(m, R)`` become what the bound gains if the phase is only inactive, only active.
     """
     m, count = s.shape
     for j in range(m):
         for c in range(count):
             slope, phase = s[j, c], phases[j, c]
-            least_off = min(0.0, -slope * low[j])
-            least_on = kappa[j, c] + min(0.0, (alpha[j, c] - slope) * high[j])
-            least = min(least_off, least_on)
-            least = least_on if phase > 0 else (least_off if phase < 0 else least)
-            off[j, c], on[j, c] = least_off - least, least_on - least
+            least_inactive = min(0.0, -slope * low[j])
+            least_active = kappa[j, c] + min(0.0, (alpha[j, c] - slope) * high[j])
+            least = min(least_inactive, least_active)
+            least = least_active if phase > 0 else (least_inactive if phase < 0 else least)
+            inactive[j, c], active[j, c] = least_inactive - least, least_active - least
             total[c] += least + slope * offset[j] - abs(slope) * neuron_size[j]
     for k in range(len(mu)):
         for c in range(count):

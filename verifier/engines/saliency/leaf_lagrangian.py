@@ -1,7 +1,7 @@
 """Many bounds of one `Leaf` at once: products of matrices, with a column for each bound.
 
-A column bounds from below either the Lagrangian of a case, whose multipliers sum to 1 (a positive bound closes the
-case), or a preactivation, or minus that. Columns may differ in the phases that are fixed, not in the bounds of the
+A column bounds from below either the Lagrangian of a disjunct, whose multipliers sum to 1 (a positive bound closes the
+disjunct), or a preactivation, or minus that. Columns may differ in the phases that are fixed, not in the bounds of the
 preactivations.
 """
 
@@ -27,8 +27,8 @@ class Columns:
     Attributes:
         multipliers: ``(m + K, R)``: slopes s above μ.
         phases: ``(m, R)``: 1 or -1 where fixed, else 0.
-        sign, neuron: ``(R,)``: the target is ``sign · z[neuron]``; sign 0: a case.
-        allowed: ``(rows of cases, R)``: 1 for the rows of cases that a column may use.
+        sign, neuron: ``(R,)``: the target is ``sign · z[neuron]``; sign 0: a disjunct.
+        allowed: ``(rows of disjuncts, R)``: 1 for the rows of disjuncts that a column may use.
     """
 
     multipliers: Single
@@ -55,13 +55,13 @@ class Columns:
 class Proof:
     """Attributes:
     bounds: ``(R,)``, rounding subtracted.
-    off, on: ``(m, R)``: what they gain if a phase is only off, only on.
-    alpha, kappa: ``(m, R)``: coefficients of z and 1 where the phase is on.
+    inactive, active: ``(m, R)``: what they gain if a phase is only inactive, only active.
+    alpha, kappa: ``(m, R)``: coefficients of z and 1 where the neuron is active.
     """
 
     bounds: Array
-    off: Array
-    on: Array
+    inactive: Array
+    active: Array
     alpha: Array
     kappa: Array
 
@@ -70,17 +70,17 @@ class Lagrangian:
     """Ascents and proofs for a leaf.
 
     Attributes:
-        m, rows: neurons, rows; cases: ``(rows of cases, C)``: which are whose. These come first among the rows.
+        m, rows: neurons, rows; disjuncts: ``(rows of disjuncts, C)``: which are whose. These come first among the rows.
     """
 
     def __init__(self, leaf: Leaf) -> None:
-        of_case, outer = leaf.case_rows.any(axis=0), leaf.outputs.any(axis=1) | leaf.coordinate_rows.any(axis=1)
-        order = np.argsort(np.where(of_case, 0, np.where(outer, 1, 2)), kind="stable")
+        of_disjunct, outer = leaf.disjunct_rows.any(axis=0), leaf.outputs.any(axis=1) | leaf.coordinate_rows.any(axis=1)
+        order = np.argsort(np.where(of_disjunct, 0, np.where(outer, 1, 2)), kind="stable")
         a, d, e = leaf.outputs[order], leaf.phase_rows[order], leaf.coordinate_rows[order]
         self.rows, self.m = a.shape
         self.q, self.n = leaf.coordinates.shape
-        self.cases = leaf.case_rows[:, order[: of_case.sum()]].T
-        self.outer = int((of_case | outer).sum())
+        self.disjuncts = leaf.disjunct_rows[:, order[: of_disjunct.sum()]].T
+        self.outer = int((of_disjunct | outer).sum())
         self.offset, self.row_low, self.row_high = leaf.offset, leaf.row_low[order], leaf.row_high[order]
         self.center, self.radius, self.coordinates = leaf.center, leaf.radius, leaf.coordinates
         self.by_y = np.concatenate([leaf.slope_matrix, e[: self.outer]])
@@ -96,11 +96,11 @@ class Lagrangian:
         self._buffers: dict[str, Single] = {}
 
     def _sizes(self, leaf: Leaf, a: Array, d: Array, e: Array) -> None:
-        """Lengths of steps, the size of each preactivation in terms of the cases' rows, reserves for rounding."""
+        """Lengths of steps, the size of each preactivation in terms of the disjuncts' rows, reserves for rounding."""
         reach = np.abs(leaf.coordinates) @ (np.abs(leaf.center) + leaf.radius)
         most = np.maximum(leaf.high, 0.0)  # of outputs; phases that are assumed may have bounds below zero
         moved = np.abs(a) @ most + np.abs(d).sum(axis=1) + np.abs(e @ leaf.coordinates) @ leaf.radius
-        count = len(self.cases)
+        count = len(self.disjuncts)
         unit = (moved[:count].mean() if count else 1.0) + 1e-12
         ends = [np.where(np.isfinite(end), np.abs(end), 0.0) for end in (self.row_low, self.row_high)]
         terms = EIGHT_ROUNDINGS * (self.n + sum(a.shape) + self.q + 8)
@@ -164,7 +164,7 @@ class Lagrangian:
             rates = np.array([step * decay ** (n - 1), *corrections], dtype=np.float32)
             kernels.step_slopes(v[:m], gradient[:m], shift, offset, first[:m], second[:m], neuron_unit, scale, rates)
             kernels.step_rows(v[m:], gradient[m:], row_low, row_high, first[m:], second[m:], row_unit, scale, rates)
-            kernels.share(v[m : m + len(self.cases)], columns.allowed, fixed)
+            kernels.share(v[m : m + len(self.disjuncts)], columns.allowed, fixed)
         return mean
 
     def prove(self, columns: Columns, low: Array, high: Array) -> Proof:
@@ -178,10 +178,10 @@ class Lagrangian:
         total = self.center @ x - self.radius @ np.abs(x)
         total += columns.sign * self.offset[columns.neuron]
         total -= np.abs(columns.sign) * self.neuron_size[columns.neuron]
-        off, on = np.empty_like(alpha), np.empty_like(alpha)
+        inactive, active = np.empty_like(alpha), np.empty_like(alpha)
         kernels.prove(
             alpha, kappa, v[:m], v[m:], low, high, self.offset, self.row_low, self.row_high, self.neuron_size,
-            self.row_size, columns.phases, total, off, on,
+            self.row_size, columns.phases, total, inactive, active,
         )  # fmt: skip
         total[lost] = -np.inf
-        return Proof(total, off, on, alpha, kappa)
+        return Proof(total, inactive, active, alpha, kappa)

@@ -50,7 +50,7 @@ def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Poi
     if condition is not None and condition.map.baseline is not None:
         return _settle_map(problem, state, deadline)
     signs = dict(zip(problem.form.nodes, state.phase, strict=True))
-    search = RegionSearch(problem.query, assumed=signs, closed=True, cases=state.cases)
+    search = RegionSearch(problem.query, assumed=signs, closed=True, disjuncts=state.disjuncts)
     if search.maps_cost > LEAF_WORK:
         return None, False
     search.run(LEAF_WORK, deadline)
@@ -69,7 +69,7 @@ def _settle_map(problem: Problem, state: State, deadline: Deadline) -> tuple[Poi
         name: (phase > 0).astype(np.int64) for name, phase in zip(problem.form.nodes, state.phase, strict=True)
     }
     for node in query.network.activations:
-        if node.name not in pattern:  # windows of one entry, which are no units of the form
+        if node.name not in pattern:  # windows of one entry, which are no neurons of the form
             assert isinstance(node.operator, MaxPool)
             windows = node.operator.windows(query.network[node.inputs[0]].shape)
             pattern[node.name] = (windows >= 0).argmax(axis=1)

@@ -45,9 +45,9 @@ class Problem:
         return Problem(query, relu_form(query.network))
 
     @property
-    def cases(self) -> tuple[Conjunction, ...]:
+    def disjuncts(self) -> tuple[Conjunction, ...]:
         """The disjunction."""
-        return self.query.cases
+        return self.query.disjuncts
 
     @cached_property
     def terms(self) -> int:
@@ -149,7 +149,7 @@ class Problem:
         """h of every layer, and of the input, ``(N, neurons)``, or ``(1, neurons)`` where no phase matters.
 
         Args:
-            phases: for every layer ``(N, neurons)``: 1 where a unit is on, 0 where it is off, or between.
+            phases: for every layer ``(N, neurons)``: 1 where a neuron is active, 0 where it is inactive, or between.
         """
         h = {s: v[None] for s, v in self.seed.items()}
         for r in reversed(range(len(phases))):
@@ -160,7 +160,7 @@ class Problem:
 
 
 class Tuning(NamedTuple):
-    """Slopes and multipliers for some targets (rows) over some units (columns), each by its key.
+    """Slopes and multipliers for some targets (rows) over some neurons (columns), each by its key.
 
     Multipliers of phases have a negative sign, to tell them from slopes. Only these entries are kept: in a
     convolutional network a whole matrix, for each open subproblem, would fill the memory.
@@ -188,7 +188,7 @@ class State:
         forced: where a phase is a constraint of its own, not a consequence of the bounds of z.
         z_lower, z_upper, h_lower, h_upper, v_lower, v_upper: bounds per layer.
         g_lower, g_upper: bounds of the input gradient.
-        cases: indices of the cases of the query that are still possible.
+        disjuncts: indices of the disjuncts of the query that are still possible.
         depth: number of branchings that led here.
         tuning: slopes and multipliers of the forward bounds by (target layer, layer); never changed in place.
         basis: keys and status of columns and rows in the parent's LP, where the next one starts.
@@ -204,7 +204,7 @@ class State:
     v_upper: list[Array]
     g_lower: Array
     g_upper: Array
-    cases: tuple[int, ...]
+    disjuncts: tuple[int, ...]
     depth: int = 0
     tuning: dict[tuple[int, int], Tuning] = field(default_factory=dict)
     basis: tuple[Array, Array, Array, Array] | None = None
@@ -228,14 +228,14 @@ class State:
             full(np.inf),
             np.full(problem.form.input_size, -np.inf),
             np.full(problem.form.input_size, np.inf),
-            tuple(range(len(problem.cases))),
+            tuple(range(len(problem.disjuncts))),
         )
 
     def copy(self) -> State:
         """An independent copy."""
         lists = (self.phase, self.forced, self.z_lower, self.z_upper, self.h_lower, self.h_upper)
         copies = [[a.copy() for a in arrays] for arrays in (*lists, self.v_lower, self.v_upper)]
-        rest: tuple[Any, ...] = (self.g_lower, self.g_upper, self.cases, self.depth)
+        rest: tuple[Any, ...] = (self.g_lower, self.g_upper, self.disjuncts, self.depth)
         arguments: tuple[Any, ...] = (*copies, *rest, dict(self.tuning), self.basis)
         return State(*arguments)
 

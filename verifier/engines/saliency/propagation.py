@@ -68,14 +68,14 @@ def forward_layer(problem: Problem, state: State, r: int, iterations: int, deadl
     todo = np.flatnonzero(state.phase[r] == 0)
     if len(todo):
         lower, upper = preactivation_bounds(problem, state, r, todo, iterations, deadline)
-        settle_values(state, r, todo, lower, upper, zero_is_off=bool(problem.form.nodes[r]))
+        settle_values(state, r, todo, lower, upper, zero_is_inactive=bool(problem.form.nodes[r]))
 
 
-def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array, *, zero_is_off: bool) -> None:
+def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array, *, zero_is_inactive: bool) -> None:
     """Take over new bounds of preactivations, and the phases that follow from them.
 
     Args:
-        zero_is_off: whether the gradient at 0 is that of the inactive phase. So it is at a ReLU of the network; a
+        zero_is_inactive: whether the gradient at 0 is that of the inactive phase. So it is at a ReLU of the network; a
             ReLU that is part of Clip or MaxPool may have the other one there, and stays open.
     """
     lower = np.maximum(lower, state.z_lower[r][todo])
@@ -86,12 +86,12 @@ def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array,
     if (lower > upper).any():
         raise Infeasible
     free = phase == 0
-    if not zero_is_off:  # both phases stay possible: with room around 0, for relaxations divide by the width
+    if not zero_is_inactive:  # both phases stay possible: with room around 0, for relaxations divide by the width
         touching = free & (upper == 0)
         lower, upper = np.where(touching, np.minimum(lower, -ROOM), lower), np.where(touching, ROOM, upper)
     state.z_lower[r][todo], state.z_upper[r][todo] = lower, upper
     state.phase[r][todo[free & (lower > 0)]] = 1
-    state.phase[r][todo[free & ((upper < 0) | (zero_is_off & (upper <= 0)))]] = -1
+    state.phase[r][todo[free & ((upper < 0) | (zero_is_inactive & (upper <= 0)))]] = -1
 
 
 # -- backward --------------------------------------------------------------------------------------------

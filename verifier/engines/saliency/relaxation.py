@@ -38,7 +38,7 @@ _MAP_ROUNDS = 10
 
 
 class Relaxation:
-    """The LP of a state, for all its cases.
+    """The LP of a state, for all its disjuncts.
 
     Attributes:
         a, s, d, v: column of each neuron's variables per layer, or NONE.
@@ -73,12 +73,12 @@ class Relaxation:
                 self._gradient_rows(r)
         if self.has_gradient:
             self._identity_row()
-        self._case_rows: dict[int, tuple[Array, Array]] = {}
+        self._disjunct_rows: dict[int, tuple[Array, Array]] = {}
         if problem.query.common is not None:
             self._conjunction(problem.query.common, with_t=False)
-        for case in state.cases:
-            index = self._conjunction(problem.cases[case], with_t=True)
-            self._case_rows[case] = (index, self.rows.upper[-1].copy() if len(index) else np.zeros(0))
+        for disjunct in state.disjuncts:
+            index = self._conjunction(problem.disjuncts[disjunct], with_t=True)
+            self._disjunct_rows[disjunct] = (index, self.rows.upper[-1].copy() if len(index) else np.zeros(0))
         self.lower, self.upper = np.concatenate(self._lower), np.concatenate(self._upper)
         self.matrix = self.rows.matrix(self._columns)
         cost = np.zeros(self._columns)
@@ -116,13 +116,15 @@ class Relaxation:
     def _forward_columns(self, r: int) -> None:
         state = self.state
         phase = state.phase[r]
-        on = np.flatnonzero(phase >= 0)
-        low, high = np.maximum(state.z_lower[r][on], 0), np.maximum(state.z_upper[r][on], 0)
-        self.a[r][on] = self._new(len(on), low, high, _key(2, r, on))
+        active = np.flatnonzero(phase >= 0)
+        low, high = np.maximum(state.z_lower[r][active], 0), np.maximum(state.z_upper[r][active], 0)
+        self.a[r][active] = self._new(len(active), low, high, _key(2, r, active))
         needed = (phase == 0) | ((phase < 0) & state.forced[r])
-        off = np.flatnonzero(needed)
-        high = np.maximum(-state.z_lower[r][off], 0)
-        self.s[r][off] = self._new(len(off), np.maximum(-state.z_upper[r][off], 0), high, _key(3, r, off))
+        inactive = np.flatnonzero(needed)
+        high = np.maximum(-state.z_lower[r][inactive], 0)
+        self.s[r][inactive] = self._new(
+            len(inactive), np.maximum(-state.z_upper[r][inactive], 0), high, _key(3, r, inactive)
+        )
 
     def _gradient_columns(self, r: int) -> None:
         state = self.state
@@ -157,9 +159,9 @@ class Relaxation:
         chosen = np.flatnonzero((self.a[r] >= 0) | (self.s[r] >= 0))
         constant, off_by = layer.constant[chosen], self.problem.form_padding[r][chosen]
         rows = self.rows.add(len(chosen), constant - off_by, constant + off_by, _key(1, r, chosen))
-        on, off = self.a[r][chosen] >= 0, self.s[r][chosen] >= 0
-        self.rows.entries(rows[on], self.a[r][chosen][on], 1.0)
-        self.rows.entries(rows[off], self.s[r][chosen][off], -1.0)
+        active, inactive = self.a[r][chosen] >= 0, self.s[r][chosen] >= 0
+        self.rows.entries(rows[active], self.a[r][chosen][active], 1.0)
+        self.rows.entries(rows[inactive], self.s[r][chosen][inactive], -1.0)
         self._affine(rows, layer.matrices, chosen, -1.0)
         low, high = state.z_lower[r], state.z_upper[r]
         free = np.flatnonzero(state.phase[r] == 0)
@@ -170,7 +172,9 @@ class Relaxation:
         rows = self.rows.add(len(with_d), -np.inf, -low[with_d], _key(3, r, with_d))
         self.rows.entries(rows, self.s[r][with_d], 1.0)
         self.rows.entries(rows, self.d[r][with_d], -low[with_d])
-        plain = free[(self.d[r][free] < 0) & ((high[free] > 0) | (low[free] < 0))]  # a unit that rests at 0 has no row
+        plain = free[
+            (self.d[r][free] < 0) & ((high[free] > 0) | (low[free] < 0))
+        ]  # a neuron that rests at 0 has no row
         scale = 1 / np.maximum(np.maximum(high[plain], -low[plain]), TINY)
         # a/u + s/(-l) <= 1, cleared of fractions; the bound is rounded up
         bound = np.nextafter(-low[plain] * high[plain] * scale, np.inf) * (1 + 1e-15)
@@ -246,7 +250,7 @@ class Relaxation:
             self.rows.block(rows, self.v[r][live], scaled.T)
 
     def _conjunction(self, part: Conjunction, *, with_t: bool) -> Array:
-        """Rows of a conjunction, inactive (no upper bound yet) when they belong to a case."""
+        """Rows of a conjunction, inactive (no upper bound yet) when they belong to a disjunct."""
         problem = self.problem
         if not len(part):
             return np.zeros(0, dtype=np.int64)
@@ -344,16 +348,16 @@ class Relaxation:
         return True
 
     # -- solving -----------------------------------------------------------------------------------------
-    def select(self, case: int) -> None:
-        """Make this case's rows the ones that count."""
-        for other, (rows, bound) in self._case_rows.items():
+    def select(self, disjunct: int) -> None:
+        """Make this disjunct's rows the ones that count."""
+        for other, (rows, bound) in self._disjunct_rows.items():
             if len(rows):
-                upper = bound if other == case else np.full(len(rows), np.inf)
+                upper = bound if other == disjunct else np.full(len(rows), np.inf)
                 self.lp.bound_rows(rows, np.full(len(rows), -np.inf), upper)
 
-    def solve(self, case: int, deadline: Deadline) -> LpAnswer:
-        """Minimise the case's worst row; OPTIMAL means the relaxation meets the case."""
-        self.select(case)
+    def solve(self, disjunct: int, deadline: Deadline) -> LpAnswer:
+        """Minimise the disjunct's worst row; OPTIMAL means the relaxation meets the disjunct."""
+        self.select(disjunct)
         rounds = 0
         while True:
             answer = self.lp.solve(deadline)

@@ -92,7 +92,7 @@ class Node:
     Attributes:
         state: its phases and bounds; its own, so that no thread changes what another proves from.
         start: the first layer whose preactivation bounds may have changed; None: it is tightened already.
-        relaxation, point: its linear program once one was solved, and where a case that is left takes its optimum.
+        relaxation, point: its linear program once one was solved, and where a disjunct that is left takes its optimum.
         searched: whether its leaf was searched.
         children: what that search left to others.
         empty: whether both phases of a neuron contradict what is known.
@@ -168,20 +168,20 @@ class Tree:
 
     # -- the parts of the branch and bound ---------------------------------------------------------------
     def bound(self, batch: Items[Node], deadline: Deadline) -> Bounded[Items[Node]]:
-        """See `verifier.bab.Bounder.bound`: propagation, then the LPs of the cases, unless the leaf is searched."""
+        """See `verifier.bab.Bounder.bound`: propagation, then the LPs of the disjuncts, unless the leaf is searched."""
         lower, witness = np.full(len(batch), -1.0), None
         for k, node in enumerate(batch.items):
             if node.start is not None and not self._propagated(node, deadline):
                 lower[k] = 1.0
             elif not self._is_leaf(node):
-                witness = self._solve_cases(node, deadline)
+                witness = self._solve_disjuncts(node, deadline)
                 if witness is not None:
                     break
-                lower[k] = -1.0 if node.state.cases else 1.0
+                lower[k] = -1.0 if node.state.disjuncts else 1.0
         return Bounded(batch, lower, witness)
 
     def split(self, batch: Items[Node], lower: Array) -> Children[Items[Node]]:
-        """See `verifier.bab.Brancher.split`: by case where that is cheap, else by a phase."""
+        """See `verifier.bab.Brancher.split`: by disjunct where that is cheap, else by a phase."""
         children: list[Node] = []
         parents: list[int] = []
         for k, node in enumerate(batch.items):
@@ -226,40 +226,40 @@ class Tree:
         node.start = None
         return True
 
-    def _solve_cases(self, node: Node, deadline: Deadline) -> Point | None:
-        """Solve the LP of every case and leave out those that are refuted; a witness, if one is met.
+    def _solve_disjuncts(self, node: Node, deadline: Deadline) -> Point | None:
+        """Solve the LP of every disjunct and leave out those that are refuted; a witness, if one is met.
 
-        Below the root of a large network one case that stays open is enough: the others wait for their leaves.
+        Below the root of a large network one disjunct that stays open is enough: the others wait for their leaves.
         """
         state = node.state
         relaxation = node.relaxation = Relaxation(self.problem, state)
         left: list[int] = []
-        for number, case in enumerate(state.cases):
-            answer = relaxation.solve(case, deadline)
+        for number, disjunct in enumerate(state.disjuncts):
+            answer = relaxation.solve(disjunct, deadline)
             self.statistics.count(programs=1)
             if answer.status is LpStatus.INFEASIBLE:
                 continue
-            left.append(case)
+            left.append(disjunct)
             if answer.point is None:
                 deadline.check("while a linear program was solved")
                 self.statistics.count(doubtful=1)
                 continue
             node.point = answer.point
-            found = self._try(relaxation, answer.point, deadline, case=case)
+            found = self._try(relaxation, answer.point, deadline, disjunct=disjunct)
             if found is not None:
                 return found
             if state.depth and not self._small and state.unknown:
-                left += state.cases[number + 1 :]
+                left += state.disjuncts[number + 1 :]
                 break
         self.statistics.count(iterations=relaxation.lp.iterations)
-        state.cases = tuple(left)
+        state.disjuncts = tuple(left)
         if left and node.point is not None:
             state.basis = relaxation.basis()
         return None
 
-    def _try(self, relaxation: Relaxation, point: Array, deadline: Deadline, *, case: int) -> Point | None:
+    def _try(self, relaxation: Relaxation, point: Array, deadline: Deadline, *, disjunct: int) -> Point | None:
         """Look for a witness where the LP's solution points."""
-        found = self.finder.near(point[: self.problem.query.box.size], case, deadline)
+        found = self.finder.near(point[: self.problem.query.box.size], disjunct, deadline)
         if found is not None:
             return found
         pattern = []
@@ -267,13 +267,13 @@ class Tree:
             a, s = scatter(relaxation.a[r], point), scatter(relaxation.s[r], point)
             d = np.where(relaxation.d[r] >= 0, scatter(relaxation.d[r], point) - 0.5, a - s)
             pattern.append(((phase > 0) | ((phase == 0) & (d > 0))).astype(np.int8))
-        return self.finder.region(tuple(pattern), case, deadline)
+        return self.finder.region(tuple(pattern), disjunct, deadline)
 
     # -- leaves ------------------------------------------------------------------------------------------
     def _is_leaf(self, node: Node) -> bool:
-        """Whether only phases of the last layer are unknown, or few in a small network, for which one case is left."""
+        """Whether only phases of the last layer are unknown, or few in a small network, for which one disjunct is left."""
         state = node.state
-        if not state.phase or (self._small and len(state.cases) > 1):
+        if not state.phase or (self._small and len(state.disjuncts) > 1):
             return False
         if self._small and 0 < state.unknown <= self.settings.few:
             return True
@@ -283,27 +283,27 @@ class Tree:
         """Search below a leaf: a witness if there is one, and the regions that are to be settled on their own."""
         state, left = node.state, list[Node]()
 
-        def settle(case: int, start: Fixing) -> Point | None:
+        def settle(disjunct: int, start: Fixing) -> Point | None:
             """Search on one linear program what a tree of bounds alone leaves open."""
             if node.relaxation is None:
                 node.relaxation = Relaxation(self.problem, state)
             relaxation = node.relaxation
             known = relaxation.lp.iterations
-            find = partial(self._try, relaxation, case=case)
-            costs = self._costs.setdefault(case, PseudoCosts())
+            find = partial(self._try, relaxation, disjunct=disjunct)
+            costs = self._costs.setdefault(disjunct, PseudoCosts())
             # in a small network a node costs no more than a trial
-            dive = Dive(relaxation, case, costs, find, 0 if self._small else CANDIDATES)
+            dive = Dive(relaxation, disjunct, costs, find, 0 if self._small else CANDIDATES)
             try:
                 witness = dive.run(deadline, start)
             finally:
                 iterations = relaxation.lp.iterations - known
                 depth = state.depth + dive.depth
                 self.statistics.count(nodes=dive.nodes, programs=dive.nodes, iterations=iterations, depth=depth)
-            left.extend(child for fixing in dive.unsettled for child in self._region(state, case, fixing))
+            left.extend(child for fixing in dive.unsettled for child in self._region(state, disjunct, fixing))
             return witness
 
         if self._small:
-            found = (settle(case, ()) for case in state.cases)
+            found = (settle(disjunct, ()) for disjunct in state.disjuncts)
             return next((witness for witness in found if witness is not None), None), left
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.saliency.leaf import leaf_of
@@ -311,22 +311,22 @@ class Tree:
 
         leaf, last = leaf_of(self.problem, state), len(state.phase) - 1
 
-        def settle_part(case: int, phases: Phases) -> Point | None:
+        def settle_phases(disjunct: int, phases: Phases) -> Point | None:
             known = np.flatnonzero((phases != 0) & (leaf.phases == 0))
-            units = [(last, neuron) for neuron in leaf.neurons[known].tolist()]
-            return settle(case, tuple(zip(units, phases[known].tolist(), strict=True)))
+            neurons = [(last, neuron) for neuron in leaf.neurons[known].tolist()]
+            return settle(disjunct, tuple(zip(neurons, phases[known].tolist(), strict=True)))
 
-        search = LeafSearch(leaf, settle_part, self.settings.leaf_few)
+        search = LeafSearch(leaf, settle_phases, self.settings.leaf_few)
         try:
             return search.run(deadline), left
         finally:
             self.statistics.count(nodes=search.nodes, depth=state.depth + search.depth)
 
     @staticmethod
-    def _region(state: State, case: int, fixing: Fixing) -> list[Node]:
+    def _region(state: State, disjunct: int, fixing: Fixing) -> list[Node]:
         """The state below with all phases known, which gets bounds and an LP of its own."""
         leaf = state.copy()
-        leaf.cases = (case,)
+        leaf.disjuncts = (disjunct,)
         leaf.depth += len(fixing)
         try:
             for (layer, neuron), phase in fixing:
@@ -337,10 +337,10 @@ class Tree:
 
     # -- branching ---------------------------------------------------------------------------------------
     def _halves(self, node: Node) -> list[Node]:
-        """One subproblem per case, or the two phases of a neuron: the preferred one is searched first (last in the list)."""
+        """One subproblem per disjunct, or the two phases of a neuron: the preferred one is searched first (last in the list)."""
         state = node.state
-        if len(state.cases) > 1 and (self._small or not state.unknown):
-            return [self._of_case(state, case) for case in state.cases]
+        if len(state.disjuncts) > 1 and (self._small or not state.unknown):
+            return [self._of_disjunct(state, disjunct) for disjunct in state.disjuncts]
         assert node.relaxation is not None
         branch = choose_branch(node.relaxation, node.point)
         if branch is None:
@@ -359,7 +359,7 @@ class Tree:
         return children
 
     @staticmethod
-    def _of_case(state: State, case: int) -> Node:
+    def _of_disjunct(state: State, disjunct: int) -> Node:
         child = state.copy()
-        child.cases = (case,)
+        child.disjuncts = (disjunct,)
         return Node(child, max(len(state.phase) - 1, 0))

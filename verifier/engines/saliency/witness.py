@@ -17,8 +17,8 @@ from verifier.search.replay import replay
 Pattern = tuple[Phases, ...]
 
 
-def _key(pattern: Pattern, case: int) -> tuple[bytes, int]:
-    return b"".join(p.tobytes() for p in pattern), case
+def _key(pattern: Pattern, disjunct: int) -> tuple[bytes, int]:
+    return b"".join(p.tobytes() for p in pattern), disjunct
 
 
 class WitnessFinder:
@@ -39,18 +39,18 @@ class WitnessFinder:
             self._exact = ExactNetwork(query.network)
         return x if replay(query, x, self._exact).confirmed else None
 
-    def near(self, x: Array, case: int, deadline: Deadline) -> Array | None:
+    def near(self, x: Array, disjunct: int, deadline: Deadline) -> Array | None:
         """A witness at ``x`` or anywhere in the linear region around it."""
         x = self.problem.query.box.clip(x)
         pattern = tuple((v[0] > 0).astype(np.int8) for v in self.problem.form.preactivations(x[None]))
-        if _key(pattern, case) in self.tried:
+        if _key(pattern, disjunct) in self.tried:
             return None
         found = self.point(x)
-        return self.region(pattern, case, deadline) if found is None else found
+        return self.region(pattern, disjunct, deadline) if found is None else found
 
-    def region(self, pattern: Pattern, case: int, deadline: Deadline) -> Array | None:
+    def region(self, pattern: Pattern, disjunct: int, deadline: Deadline) -> Array | None:
         """A witness with this activation pattern (1 active, 0 inactive), deep inside its region if there is one."""
-        key = _key(pattern, case)
+        key = _key(pattern, disjunct)
         if key in self.tried or deadline.passed:
             return None
         self.tried.add(key)
@@ -60,15 +60,15 @@ class WitnessFinder:
             g = self.gradient(pattern)
             if ((g < gradient.lower - 1e-12) | (g > gradient.upper + 1e-12)).any():
                 return None
-        x = self._deepest(pattern, self.problem.cases[case], g, deadline)
+        x = self._deepest(pattern, self.problem.disjuncts[disjunct], g, deadline)
         return None if x is None else self.point(x)
 
     def gradient(self, pattern: Pattern) -> Array:
         """The gradient on a pattern's region, in float64."""
         return self.problem.gradients([phase[None] for phase in pattern])[INPUT][0]
 
-    def _deepest(self, pattern: Pattern, case: Conjunction, g: Array | None, deadline: Deadline) -> Array | None:
-        """The point of the region ∩ case with the largest slack in all rows, by one LP over x."""
+    def _deepest(self, pattern: Pattern, disjunct: Conjunction, g: Array | None, deadline: Deadline) -> Array | None:
+        """The point of the region ∩ disjunct with the largest slack in all rows, by one LP over x."""
         problem = self.problem
         box = problem.query.box
         n = box.size
@@ -99,7 +99,7 @@ class WitnessFinder:
                 builder.entries(rows, np.repeat(slack, len(rows)), -1.0)
             sources[r] = (weight * (pattern[r] > 0)[:, None], offset * (pattern[r] > 0))
         output_weight, output_offset = affine(dict(problem.form.output.matrices), problem.form.output.constant)
-        parts = [case] if problem.query.common is None else [problem.query.common, case]
+        parts = [disjunct] if problem.query.common is None else [problem.query.common, disjunct]
         for part in parts:
             if not len(part):
                 continue

@@ -1,4 +1,4 @@
-"""The linear parts of `verifier.bounds.open_form`: matrices between blocks of ReLUs, and values affine in blocks."""
+"""The linear parts of `verifier.bounds.condensed`: matrices between blocks of ReLUs, and values affine in blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.bounds.open_kernels import add_product
+from verifier.bounds.condensed_kernels import add_product
 from verifier.network.operators import Array
 
 Sparse = Any
@@ -18,10 +18,10 @@ DENSE_FROM = 0.2
 
 
 class Matrix:
-    """One M_ks in the forms in which it is applied, for each float type.
+    """One M_ks in the shapes in which it is applied, for each float type.
 
     Args:
-        matrix: float64, sparse or dense; it is kept in the form that is faster.
+        matrix: float64, sparse or dense; it is kept in the shape that is faster.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -43,19 +43,19 @@ class Matrix:
 
     def forward(self, x: Array, out: Array) -> None:
         """``out += M x``, columns."""
-        form = self._form(x.dtype)
+        condensed = self._form(x.dtype)
         if self.dense:
-            out += form @ x
+            out += condensed @ x
         else:
-            add_product(form[0].indptr, form[0].indices, form[0].data, x, out)
+            add_product(condensed[0].indptr, condensed[0].indices, condensed[0].data, x, out)
 
     def backward(self, a: Array, out: Array) -> None:
         """``out += Mᵀ a``, columns."""
-        form = self._form(a.dtype)
+        condensed = self._form(a.dtype)
         if self.dense:
-            out += form.T @ a
+            out += condensed.T @ a
         else:
-            add_product(form[1].indptr, form[1].indices, form[1].data, a, out)
+            add_product(condensed[1].indptr, condensed[1].indices, condensed[1].data, a, out)
 
     def rows(self, which: Any) -> Array:
         """Some rows, dense."""
@@ -73,7 +73,7 @@ class Affine:
     """Values that are affine in the blocks before: ``constant + Σ terms[s] v_s``.
 
     Attributes:
-        terms, absolute: by block ``(size, live units of the block)``; ``absolute`` bounds sums of absolute products.
+        terms, absolute: by block ``(size, live neurons of the block)``; ``absolute`` bounds sums of absolute products.
         constant, weight: ``(size,)``, and the sum of the absolute values in it.
         length: how many terms the sums had, one after the other, that ``terms`` were computed by.
     """

@@ -1,6 +1,6 @@
-"""Compiled inner loops of `verifier.bounds.open_form`: one column per row that is bounded, any float type.
+"""Compiled inner loops of `verifier.bounds.condensed`: one column per row that is bounded, any float type.
 
-Column layout (units first, rows last) keeps all loops contiguous: a sparse matrix is applied by adding multiples
+Column layout (neurons first, rows last) keeps all loops contiguous: a sparse matrix is applied by adding multiples
 of whole lines, and everything that happens at a ReLU, the step of its slopes included, is one sweep.
 """
 
@@ -60,7 +60,7 @@ def relax(a: Array, weights: Array, phases: Any, slope: Array, intercept: Array,
     """From coefficients of ReLUs' outputs to those of their inputs, in place; the intercepts go to ``total``.
 
     Args:
-        a: ``(>= k, R)``: the first k units are open, the others are on and pass unchanged.
+        a: ``(>= k, R)``: the first k neurons are unstable, the others are active and pass unchanged.
         weights: ``(k, R)``: lower slope where the phase is 0, else the multiplier of the phase constraint.
         phases: ``(k, R)`` 0, 1, -1.
         kept: result, ``(k, R)``: the coefficients as they came.
@@ -143,10 +143,10 @@ def ascent_step(
 
 
 @jit
-def score_units(
+def score_neurons(
     z: Array, weights: Array, phases: Any, slope: Array, intercept: Array, kept: Array, scores: Array
 ) -> None:
-    """How much each unit's relaxation lowers the bound at the minimiser; ``z`` becomes the relaxed values."""
+    """How much each neuron's relaxation lowers the bound at the minimiser; ``z`` becomes the relaxed values."""
     columns = z.shape[1]
     zero = z.dtype.type(0)
     for i in range(len(weights)):

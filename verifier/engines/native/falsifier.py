@@ -26,7 +26,7 @@ HIT, TRIES = 1e-9, 8
 """Points whose rows are all below `HIT` are replayed exactly, at most `TRIES` at once."""
 
 
-class Probe:
+class BoxFalsifier:
     """One search; `step` does a round of it."""
 
     def __init__(self, query: Query, conditions: Conditions, seed: int) -> None:

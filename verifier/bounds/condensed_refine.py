@@ -1,4 +1,4 @@
-"""An `OpenForm` found again with better bounds: on its whole box, or on the part of it where some phases hold."""
+"""A `CondensedNetwork` found again with better bounds: on its whole box, or on the part of it where some phases hold."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.open_form import Block, Bounder, OpenForm, Start
-from verifier.bounds.open_values import Affine
+from verifier.bounds.condensed import Block, Bounder, CondensedNetwork, Start
+from verifier.bounds.condensed_values import Affine
 from verifier.limits import Work
 from verifier.network.operators import Array
 
 RowsKept = list[tuple[int, npt.NDArray[np.intp], Array]]
-"""Rows that were bounded: the number of their block, the units' places in the operator's output, and the weights
-``(units before, 2 units)`` that gave the lower bounds and then the upper ones."""
+"""Rows that were bounded: the number of their block, the neurons' places in the operator's output, and the weights
+``(neurons before, 2 neurons)`` that gave the lower bounds and then the upper ones."""
 
 
 def refine(
-    form: OpenForm, bounder: Bounder, phases: npt.NDArray[np.int8] | None = None, kept_rows: RowsKept | None = None
-) -> OpenForm:
-    """The form again with better bounds, on the part of its box where some phases hold.
+    condensed: CondensedNetwork,
+    bounder: Bounder,
+    phases: npt.NDArray[np.int8] | None = None,
+    kept_rows: RowsKept | None = None,
+) -> CondensedNetwork:
+    """The condensed network again with better bounds, on the part of its box where some phases hold.
 
     Args:
-        phases: ``(units,)`` over the open units: 1 or -1 where a phase is assumed (those that are assumed
+        phases: ``(neurons,)`` over the unstable neurons: 1 or -1 where a phase is assumed (those that are assumed
             already included), else 0.
         kept_rows: if given, all rows that are bounded are added to it.
     """
-    phases = form.phases if phases is None else phases
-    new = OpenForm.__new__(OpenForm)
+    phases = condensed.phases if phases is None else phases
+    new = CondensedNetwork.__new__(CondensedNetwork)
     new.work = Work()
-    new.gamma, new.blocks, new.units, new.empty = form.gamma, [form.blocks[0]], 0, form.empty
+    new.gamma, new.blocks, new.neurons, new.empty = condensed.gamma, [condensed.blocks[0]], 0, condensed.empty
     kept: list[Any] = [slice(None)]
     origin = np.zeros(0, dtype=np.intp)
-    """The numbers that the new form's open units had in this one."""
-    for block in form.blocks[1:]:
+    """The numbers that the new network's unstable neurons had in this one."""
+    for block in condensed.blocks[1:]:
         count = block.count
         edges = [(s, m.restricted(slice(None), kept[s])) for s, m in block.edges]
         low = np.concatenate([block.z_low, block.low[count:]])
@@ -48,24 +51,24 @@ def refine(
                 middle += m.matrix @ center
                 radius += abs(m.matrix) @ np.maximum(new.blocks[s].high - center, center - new.blocks[s].low)
             low, high = np.maximum(low, middle - radius), np.minimum(high, middle + radius)
-            units = np.flatnonzero(((low < 0) & (high > 0))[:count])
-            if len(units) and any(s for s, _ in edges):
-                rows = {s: m.rows(units).T for s, m in edges}
+            neurons = np.flatnonzero(((low < 0) & (high > 0))[:count])
+            if len(neurons) and any(s for s, _ in edges):
+                rows = {s: m.rows(neurons).T for s, m in edges}
                 both = {s: np.hstack([a, -a]) for s, a in rows.items()}
-                shift, cost = block.constant[units], block.cost[units]
+                shift, cost = block.constant[neurons], block.cost[neurons]
                 start = Start(both, np.concatenate([shift, -shift]), np.concatenate([cost, cost]))
-                columns = np.concatenate([units, count + units])
+                columns = np.concatenate([neurons, count + neurons])
                 begin = None
                 if block.row_weights is not None:
                     begin = block.row_weights[origin][:, columns].astype(np.float32)
-                    begin[(new.phases != 0) & (form.phases[origin] == 0)] = 0.0
+                    begin[(new.phases != 0) & (condensed.phases[origin] == 0)] = 0.0
                 found, weights = bounder(new, start, begin)
                 if kept_rows is not None:
-                    kept_rows.append((len(new.blocks), block.units[units], weights))
-                row_weights = np.zeros((new.units, 2 * count), dtype=np.float16)
+                    kept_rows.append((len(new.blocks), block.neurons[neurons], weights))
+                row_weights = np.zeros((new.neurons, 2 * count), dtype=np.float16)
                 row_weights[:, columns] = np.minimum(weights, 6e4)
-                low[units] = np.maximum(low[units], found[: len(units)])
-                high[units] = np.minimum(high[units], -found[len(units) :])
+                low[neurons] = np.maximum(low[neurons], found[: len(neurons)])
+                high[neurons] = np.minimum(high[neurons], -found[len(neurons) :])
             low[:count] = np.where(phase > 0, np.maximum(low[:count], 0.0), low[:count])
             high[:count] = np.where(phase < 0, np.minimum(high[:count], 0.0), high[:count])
             new.empty |= bool((low > high).any())
@@ -80,7 +83,7 @@ def refine(
             row_weights = row_weights[:, np.concatenate([opened, count + opened])]
         new.add_block(
             Block(
-                block.units[keep],
+                block.neurons[keep],
                 low[keep],
                 high[keep],
                 np.zeros(0),
@@ -92,7 +95,7 @@ def refine(
             ),
             phase[opened],
         )
-    out = form.output
+    out = condensed.output
     new.output = Affine(
         {s: m[:, kept[s]] for s, m in out.terms.items()},
         {s: m[:, kept[s]] for s, m in out.absolute.items()},

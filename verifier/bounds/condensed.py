@@ -1,13 +1,13 @@
-"""A network on one box, written over its open ReLUs alone: for many CROWN bounds on the same box.
+"""A network on one box, written over its unstable ReLUs alone: for many CROWN bounds on the same box.
 
-On a box most ReLUs are off or on all over. What is off is left out; what is on passes its value. So the network
+On a box most ReLUs are inactive or active all over. What is inactive is left out; what is active passes its value. So the network
 becomes blocks of ReLUs with sparse or dense matrices between them,
 
     z_k = d_k + Σ_{s < k} M_ks v_s,     v_s = relu(z_s)  (v_0 = x),
 
 whatever the operators were: convolutions, sums and reshapes are folded into the M_ks, MaxPool is a tournament of
 ``max(a, b) = b + relu(a - b)``, with the ReLUs before it moved behind it (``max(relu(a), relu(b)) =
-relu(max(a, b))``: fewer units, and differences of what is affine in the input are bounded exactly), and any
+relu(max(a, b))``: fewer neurons, and differences of what is affine in the input are bounded exactly), and any
 elementwise function is a combination of shifted ReLUs.
 
 **Rounding** (float64; γ_k = k u / (1 - k u) as in `verifier.bounds.crown_rounding`). Every step of a backward pass turns
@@ -18,7 +18,7 @@ met on the box; so the errors add up, each weighted by the coefficients that the
   from the exact ``a M`` by at most ``γ |a| A`` for each of the two reasons, and it multiplies values of at most m. So
   `Block.cost` is ``3 γ_k Σ_s A_ks m_s + 3 γ_N D_k``, k counting the terms of the sums in one product and of the
   products of earlier blocks that are added to its result;
-* a ReLU's lines: slopes are at most 1, intercepts at most m: `Block.open_cost` is ``3 γ_N m``;
+* a ReLU's linear relaxation: slopes are at most 1, intercepts at most m: `Block.relaxation_cost` is ``3 γ_N m``;
 * the minimum over the box: ``3 γ_N m_0``.
 
 N is more than all terms that are ever added to a row's constant. 1 + 1e-6 covers the second order.
@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.open_values import Affine, Matrix, longest_row
+from verifier.bounds.condensed_values import Affine, Matrix, longest_row
 from verifier.bounds.relaxations import relu_relaxation
 from verifier.errors import InputError
 from verifier.limits import Work, poll
@@ -50,23 +50,23 @@ Ends = tuple[Array, Array]
 
 @dataclass(eq=False)
 class Block:
-    """ReLUs that stand side by side: first the open ones, then those that are on; block 0 is the input.
+    """ReLUs that stand side by side: first the unstable ones, then the active ones; block 0 is the input.
 
     Attributes:
-        units: ``(live,)`` their places in the operator's output.
-        low, high: bounds of the values v of the live units.
-        magnitude, reach: ``(live,)``: bounds on the values, and on the coefficients that a unit may meet before it.
+        neurons: ``(live,)`` their places in the operator's output.
+        low, high: bounds of the values v of the live neurons.
+        magnitude, reach: ``(live,)``: bounds on the values, and on the coefficients that a neuron may meet before it.
         cost: ``(live,)``: what rounding loses for each unit of coefficient of z (the module's docstring).
         edges: ``(earlier block, matrix)``; constant: d.
-        count, first: how many units are open, and the number of the first among all open units.
-        z_low, z_high: ``(count,)`` bounds of the open units' preactivations.
-        slope, intercept, start: ``(count,)`` their upper lines, and CROWN's choice of the lower slope.
-        phases: ``(count,)``: 1 or -1 for units whose phase is assumed, else 0.
-        row_weights: ``(units before, 2 count)`` float16: the weights that gave z_low, and then z_high, if known.
-        open_cost: ``(count,)``: what rounding at the ReLU loses for each unit of coefficient of v.
+        count, first: how many neurons are unstable, and the number of the first among all unstable neurons.
+        z_low, z_high: ``(count,)`` bounds of the unstable neurons' preactivations.
+        slope, intercept, start: ``(count,)`` of their linear relaxation above, and CROWN's choice of the lower slope.
+        phases: ``(count,)``: 1 or -1 for neurons whose phase is assumed, else 0.
+        row_weights: ``(neurons before, 2 count)`` float16: the weights that gave z_low, and then z_high, if known.
+        relaxation_cost: ``(count,)``: what rounding at the ReLU loses for each unit of coefficient of v.
     """
 
-    units: npt.NDArray[np.intp]
+    neurons: npt.NDArray[np.intp]
     low: Array
     high: Array
     magnitude: Array
@@ -83,16 +83,16 @@ class Block:
     start: Array = field(default_factory=lambda: np.zeros(0))
     phases: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
     row_weights: Array | None = None
-    open_cost: Array = field(default_factory=lambda: np.zeros(0))
+    relaxation_cost: Array = field(default_factory=lambda: np.zeros(0))
 
     _lines: dict[Any, Ends] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Number of live units."""
+        """Number of live neurons."""
         return len(self.low)
 
-    def lines(self, dtype: Any) -> Ends:
+    def relaxation(self, dtype: Any) -> Ends:
         """`slope` and `intercept` in a float type."""
         key = np.dtype(dtype)
         if key not in self._lines:
@@ -122,13 +122,13 @@ class Start:
         return Start(some, self.constant[which], self.slack[which])
 
 
-Bounder = Callable[["OpenForm", Start, Array | None], tuple[Array, Array]]
-"""Proved lower bounds ``(R,)`` of rows over the blocks that exist so far, and the weights ``(units, R)`` that gave
+Bounder = Callable[["CondensedNetwork", Start, Array | None], tuple[Array, Array]]
+"""Proved lower bounds ``(R,)`` of rows over the blocks that exist so far, and the weights ``(neurons, R)`` that gave
 them; the third argument is where to start."""
 
 
-class OpenForm:
-    """The form of one network on one box; see the module.
+class CondensedNetwork:
+    """One network, condensed on one box; see the module.
 
     Args:
         bounder: how the signs of ReLUs that intervals leave open are bounded.
@@ -143,7 +143,7 @@ class OpenForm:
         late = {n.name for n in network.nodes if readers[n.name] == 1 and _is_relu(n)} - {network.output}
         late &= {n.inputs[0] for n in network.nodes if isinstance(n.operator, MaxPool)}
         for node in network.nodes[1:]:
-            poll(f"while node {node.name!r} was written over its open ReLUs")
+            poll(f"while node {node.name!r} was written over its unstable ReLUs")
             inputs = [values[i] for i in node.inputs]
             if node.name in late:
                 values[node.name] = inputs[0]
@@ -165,11 +165,11 @@ class OpenForm:
         return float(16 * sum(matrix.entries for block in self.blocks for _, matrix in block.edges))
 
     @classmethod
-    def on_box(cls, box: Box, network: Network) -> OpenForm:
-        """A form with the input alone, to which others add blocks and the output."""
-        form = cls.__new__(cls)
-        form._begin(network, box)
-        return form
+    def on_box(cls, box: Box, network: Network) -> CondensedNetwork:
+        """A condensed network with the input alone, to which others add blocks and the output."""
+        condensed = cls.__new__(cls)
+        condensed._begin(network, box)
+        return condensed
 
     def _begin(self, network: Network, box: Box) -> None:
         self.gamma = gamma(8 * sum(_terms(network, n) for n in network.nodes) + 1024)
@@ -181,7 +181,7 @@ class OpenForm:
         self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
         self.empty = False
         """Whether the assumed phases contradict each other."""
-        self.units = 0
+        self.neurons = 0
         self.work = Work()
         """What passes through it have cost so far."""
 
@@ -209,7 +209,7 @@ class OpenForm:
             jump = abs(bend * point + operator.intercepts[j + 1] - operator.intercepts[j])
             gap += jump + 1e-15 * (abs(point) * (abs(operator.slopes[j]) + abs(operator.slopes[j + 1])) + 1.0)
             total = total.plus(self._relu(inputs[0].shifted(np.full(size, -point))), bend)
-        # pieces need not meet exactly: what the form is off by counts as rounding
+        # pieces need not meet exactly: what the condensed network is off by counts as rounding
         return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma, total.length)
 
     def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64], positive: bool) -> Affine:
@@ -272,12 +272,12 @@ class OpenForm:
         if not (reach < LARGEST).all():
             raise InputError("the network's numbers are too large for bounds in float64")
         if set(value.terms) != {0}:
-            units = np.flatnonzero((low < 0) & (high > 0))
-            if len(units):
-                found, _ = self._bounder(self, self.unit_rows(value.take(units)), None)
+            neurons = np.flatnonzero((low < 0) & (high > 0))
+            if len(neurons):
+                found, _ = self._bounder(self, self.neuron_rows(value.take(neurons)), None)
                 low, high = low.copy(), high.copy()
-                low[units] = np.maximum(low[units], found[: len(units)])
-                high[units] = np.minimum(high[units], -found[len(units) :])
+                low[neurons] = np.maximum(low[neurons], found[: len(neurons)])
+                high[neurons] = np.minimum(high[neurons], -found[len(neurons) :])
         high = np.maximum(low, high)  # ends that cross by rounding prove nothing
         opened = np.flatnonzero((low < 0) & (high > 0))
         live = np.concatenate([opened, np.flatnonzero(low >= 0)])
@@ -290,34 +290,34 @@ class OpenForm:
         return Affine({number: pick}, {number: pick}, np.zeros(len(low)), np.zeros(len(low)))
 
     def add_block(self, block: Block, phases: npt.NDArray[np.int8]) -> None:
-        """Completes a block: ``low, high`` come as bounds of z, the first ``len(phases)`` units are the open ones."""
+        """Completes a block: ``low, high`` come as bounds of z, the first ``len(phases)`` neurons are the unstable ones."""
         count = len(phases)
         block.magnitude = np.maximum(np.abs(block.low), np.abs(block.high))
         block.z_low, block.z_high = block.low[:count], block.high[:count]
         block.low, block.high = np.maximum(block.low, 0.0), np.maximum(block.high, 0.0)
-        lines = relu_relaxation(block.z_low, block.z_high)
-        block.slope, block.intercept = lines.upper_slope, lines.upper_intercept
-        block.start = np.where(phases == 0, lines.lower_slope, 0.0)
-        block.open_cost = 3 * self.gamma * block.magnitude[:count] + TINY
-        block.phases, block.count, block.first = phases, count, self.units
-        self.units += count
+        relaxation = relu_relaxation(block.z_low, block.z_high)
+        block.slope, block.intercept = relaxation.upper_slope, relaxation.upper_intercept
+        block.start = np.where(phases == 0, relaxation.lower_slope, 0.0)
+        block.relaxation_cost = 3 * self.gamma * block.magnitude[:count] + TINY
+        block.phases, block.count, block.first = phases, count, self.neurons
+        self.neurons += count
         self.blocks.append(block)
 
     @property
     def phases(self) -> npt.NDArray[np.int8]:
-        """The phases assumed, over the open units of the blocks so far: ``(units,)``."""
+        """The phases assumed, over the unstable neurons of the blocks so far: ``(neurons,)``."""
         return np.concatenate([b.phases for b in self.blocks])
 
-    def unit_scores(self, start: Start) -> Array:
-        """By how much the relaxation of each free unit may move some rows, through all bounds that depend on it.
+    def neuron_scores(self, start: Start) -> Array:
+        """By how much the relaxation of each free neuron may move some rows, through all bounds that depend on it.
 
-        The height of its triangle times the sum of absolute weights on all paths to the rows: early units count
-        for more than in a bound's coefficients, for they also loosen the bounds of the units after them. -1 where fixed.
+        The height of its triangle times the sum of absolute weights on all paths to the rows: early neurons count
+        for more than in a bound's coefficients, for they also loosen the bounds of the neurons after them. -1 where fixed.
         """
         weight = [np.zeros(b.size) for b in self.blocks]
         for s, a in start.coefficients.items():
             weight[s] += np.abs(a).sum(axis=1)
-        scores = np.zeros(self.units)
+        scores = np.zeros(self.neurons)
         for number in range(len(self.blocks) - 1, 0, -1):
             block = self.blocks[number]
             part = slice(block.first, block.first + block.count)
@@ -329,7 +329,7 @@ class OpenForm:
         return scores
 
     # -- rows --------------------------------------------------------------------------------------------
-    def unit_rows(self, value: Affine) -> Start:
+    def neuron_rows(self, value: Affine) -> Start:
         """Each value, and then each value negated."""
         both = {s: m.toarray().T for s, m in value.terms.items()}
         cost = self.cost(value)

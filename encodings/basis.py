@@ -36,7 +36,7 @@ def independent_rows(matrix: Array, candidates: Indices) -> Indices:
     return np.concatenate(taken)
 
 
-def telling_entries(model: Model, gradient: Expressions, width: Array) -> Indices:
+def basis_of_rows(model: Model, gradient: Expressions, width: Array) -> Indices:
     """Entries that are most independent of each other, in units of their bounds.
 
     Args:

@@ -1,4 +1,4 @@
-"""Compiled kernel for lines through fully connected networks with one kink per neuron.
+"""Compiled kernel for lines through fully connected networks with one breakpoint per neuron.
 
 A line is taken through all layers before the next one, so that its points stay in the cache. Two observations save
 most of the work:
@@ -93,7 +93,7 @@ def _norm(h: Any, squares: float) -> float:
 
 @njit(cache=True)
 def _along(z: Any, before: Any, weight: Any, offset: Any, scale: float, scale_before: float) -> bool:
-    """Whether a neuron stays so near its kink between two points that floats cannot tell which side it is on."""
+    """Whether a neuron stays so near its breakpoint between two points that floats cannot tell which side it is on."""
     wide = max(scale, scale_before)
     for j in range(z.shape[0]):
         tolerance = weight[j] * wide + offset[j]
@@ -134,7 +134,7 @@ def trace(
     hidden: Any,
     product: Any,
 ) -> tuple[Any, ...]:
-    """Take lines through a network of affine layers with one kink at zero per neuron between them.
+    """Take lines through a network of affine layers with one breakpoint at zero per neuron between them.
 
     Args:
         firsts: ``(2 · lines, sizes[0])`` first preactivations at every line's start and end.
@@ -178,13 +178,13 @@ def trace(
     total, points, events = 0, 0, 0
     along = False
 
-    room = values.shape[0] // widest
-    t, new_t = np.empty(room), np.empty(room)
-    scale, new_scale = np.empty(room), np.empty(room)
-    point, new_point = np.empty(room, np.int64), np.empty(room, np.int64)
+    capacity = values.shape[0] // widest
+    t, new_t = np.empty(capacity), np.empty(capacity)
+    scale, new_scale = np.empty(capacity), np.empty(capacity)
+    point, new_point = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     came_from = np.empty(widest, np.int64)
     # neurons on their kink: which, and the side they are counted on
-    on_kink = np.zeros(widest, np.bool_)
+    on_breakpoint = np.zeros(widest, np.bool_)
     pending, left_by = np.empty(widest, np.int64), np.empty(widest, np.int64)
     released = np.empty(widest, np.int64)
     extras = np.empty((3 * widest, 3), np.int64)
@@ -263,7 +263,7 @@ def trace(
                 waiting = kept
                 c = 0
                 for j in range(n):
-                    if on_kink[j] or z[i, j] * z[i - 1, j] > 0.0:
+                    if on_breakpoint[j] or z[i, j] * z[i - 1, j] > 0.0:
                         continue
                     now = _sign(z[i, j], w[j] * s + o[j])
                     then = _sign(z[i - 1, j], w[j] * scale[i - 1] + o[j])
@@ -290,11 +290,11 @@ def trace(
                                 extra = _note(extras, extra, layer + 1, point[i - 1], j)
                         then = -1
                     if now == 0:
-                        on_kink[j] = True
+                        on_breakpoint[j] = True
                         pending[waiting], left_by[waiting] = j, then
                         waiting += 1
                 for q in range(gone):
-                    on_kink[released[q]] = False
+                    on_breakpoint[released[q]] = False
                 if c == 0:
                     continue
                 while crossed + c + made + 2 > crossing.shape[0]:
@@ -339,7 +339,7 @@ def trace(
             if along:
                 break
             for q in range(waiting):
-                on_kink[pending[q]] = False
+                on_breakpoint[pending[q]] = False
             for j in range(n):
                 k, now = 0, 0
                 while not tracked[j] and now == 0 and k < count:
@@ -348,21 +348,21 @@ def trace(
                     k += 1
             weight = weights[at_weight : at_weight + n * m].reshape(n, m)
             bias = biases[at_bias : at_bias + m]
-            if (count + made) > room:
-                while (count + made) > room:
-                    room *= 2
-                bigger = np.empty(room * widest)
+            if (count + made) > capacity:
+                while (count + made) > capacity:
+                    capacity *= 2
+                bigger = np.empty(capacity * widest)
                 bigger[: count * n] = hidden[: count * n]
                 hidden = bigger
                 h = hidden[: count * n].reshape(count, n)
                 kept = values
-                values = np.empty(room * widest)
+                values = np.empty(capacity * widest)
                 values[: count * n] = kept[: count * n]
                 z = values[: count * n].reshape(count, n)
-                product = np.empty(room * widest)
-                t, new_t = _enlarged(t, room), np.empty(room)
-                scale, new_scale = np.empty(room), _enlarged(new_scale, room)
-                point, new_point = _enlarged(point, room), np.empty(room, np.int64)
+                product = np.empty(capacity * widest)
+                t, new_t = _enlarged(t, capacity), np.empty(capacity)
+                scale, new_scale = np.empty(capacity), _enlarged(new_scale, capacity)
+                point, new_point = _enlarged(point, capacity), np.empty(capacity, np.int64)
             result = product[: count * m].reshape(count, m)
             _product(h, weight, result)
             # the values of the next layer at the old and the new points, written where h was
@@ -456,8 +456,8 @@ def trace(
 
 
 @njit(cache=True)
-def _enlarged(array: Any, room: int) -> Any:
-    new = np.empty(room, array.dtype)
+def _enlarged(array: Any, capacity: int) -> Any:
+    new = np.empty(capacity, array.dtype)
     new[: array.shape[0]] = array
     return new
 

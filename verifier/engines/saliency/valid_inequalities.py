@@ -21,11 +21,11 @@ from verifier.rounding import EIGHT_ROUNDINGS
 
 _MOST = 80
 """At most this many rows about h."""
-_CASE, _IDENTITY, _GRADIENT = 0, 10_000, 20_000
+_DISJUNCT, _IDENTITY, _GRADIENT = 0, 10_000, 20_000
 
 
 @dataclass(frozen=True, eq=False)
-class SideRows:
+class ValidInequalities:
     """``Σ_s matrices[s] @ a_s + constant >= 0`` (the input is source -1).
 
     Attributes:
@@ -40,7 +40,7 @@ class SideRows:
 
 
 class _Rows:
-    """Collects rows ``coefficients · values <= bound`` and turns them into `SideRows`."""
+    """Collects rows ``coefficients · values <= bound`` and turns them into `ValidInequalities`."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -55,7 +55,7 @@ class _Rows:
         self.bounds.append(bound)
         self.sizes.append(size)
 
-    def build(self) -> SideRows | None:
+    def build(self) -> ValidInequalities | None:
         if not self.keys:
             return None
         form = self.problem.form
@@ -69,11 +69,11 @@ class _Rows:
         }
         constant = np.concatenate(self.bounds)
         padding = EIGHT_ROUNDINGS * self.problem.terms * (np.concatenate(self.sizes) + np.abs(constant))
-        return SideRows(np.concatenate(self.keys), matrices, constant + padding, 2 * padding)
+        return ValidInequalities(np.concatenate(self.keys), matrices, constant + padding, 2 * padding)
 
 
-def side_rows(problem: Problem, state: State) -> SideRows | None:
-    """All side rows of a subproblem with one case left; None if there are none."""
+def valid_inequalities(problem: Problem, state: State) -> ValidInequalities | None:
+    """All side rows of a subproblem with one disjunct left; None if there are none."""
     rows = _Rows(problem)
     _condition_rows(problem, state, rows)
     if problem.query.gradient is not None and np.isfinite(state.h_upper[-1]).all():
@@ -83,10 +83,10 @@ def side_rows(problem: Problem, state: State) -> SideRows | None:
 
 
 def _condition_rows(problem: Problem, state: State, rows: _Rows) -> None:
-    """Common rows, and the case's, that do not speak of the gradient."""
+    """Common rows, and the disjunct's, that do not speak of the gradient."""
     parts = [problem.query.common] if problem.query.common is not None else []
-    if len(state.cases) == 1:
-        parts.append(problem.cases[state.cases[0]])
+    if len(state.disjuncts) == 1:
+        parts.append(problem.disjuncts[state.disjuncts[0]])
     output = problem.form.output
     for number, part in enumerate(parts):
         if not len(part) or part.g_rows is not None:
@@ -98,7 +98,7 @@ def _condition_rows(problem: Problem, state: State, rows: _Rows) -> None:
             x_rows = dense(part.x_rows)
             block[INPUT] = block.get(INPUT, np.zeros_like(x_rows)) + x_rows
             size = size + np.abs(x_rows) @ problem.magnitude[INPUT]
-        keys = _CASE + 1000 * number + np.arange(len(part))
+        keys = _DISJUNCT + 1000 * number + np.arange(len(part))
         rows.add(keys, block, part.bound - y_rows @ output.constant, size)
 
 

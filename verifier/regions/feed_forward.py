@@ -1,4 +1,4 @@
-"""Lines through fully connected networks: the whole walk in one compiled call (`verifier.regions.chain_kernels`).
+"""Lines through fully connected networks: the whole walk in one compiled call (`verifier.regions.feed_forward_kernels`).
 
 It answers what the general walk (`verifier.regions.subdivision`) answers, by the same rules, for the networks on
 which most lines are drawn: affine layers with ReLU, LeakyReLU or absolute value between them.
@@ -16,7 +16,7 @@ import numpy as np
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import PiecewiseLinear
-from verifier.regions import chain_kernels
+from verifier.regions import feed_forward_kernels
 from verifier.regions.cells import Index
 from verifier.regions.plan import Level
 from verifier.regions.rounding import MARGIN, Slack, row_norms
@@ -27,7 +27,7 @@ KEPT = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class FeedForward:
     """A fully connected network in flat arrays.
 
     Attributes:
@@ -62,7 +62,7 @@ class Chain:
         return float((pieces * self.sizes[:-1] * self.sizes[1:]).sum())
 
     def trace(self, starts: Array, ends: Array) -> Trace | None:
-        """The breakpoints of the lines from starts to ends ``(lines, n)``; None if a line runs along a kink."""
+        """The breakpoints of the lines from starts to ends ``(lines, n)``; None if a line runs along a breakpoint."""
         count, n = starts.shape
         inputs = np.empty((count, 2, n))
         inputs[:, 0], inputs[:, 1] = starts, ends
@@ -73,7 +73,7 @@ class Chain:
         firsts = inputs @ self.first_weight
         firsts += self.first_bias
         memory = self.spare.pop() if self.spare else self._memory()
-        *found, doubtful, values, hidden, product = chain_kernels.trace(
+        *found, doubtful, values, hidden, product = feed_forward_kernels.trace(
             firsts,
             reach,
             self.sizes,
@@ -96,7 +96,7 @@ class Chain:
 
 
 class Trace(NamedTuple):
-    """What `chain_kernels.trace` found: see there."""
+    """What `feed_forward_kernels.trace` found: see there."""
 
     t: Array
     values: Array
@@ -110,20 +110,20 @@ class Trace(NamedTuple):
     extras: Index
 
 
-class ChainLevels(Sequence[Level]):
+class FeedForwardLevels(Sequence[Level]):
     """The levels of a trace, computed when they are first asked for."""
 
-    def __init__(self, chain: Chain, trace: Trace) -> None:
-        self._chain, self._trace = chain, trace
+    def __init__(self, feed_forward: FeedForward, trace: Trace) -> None:
+        self._feed_forward, self._trace = feed_forward, trace
         self._levels: list[Level] | None = None
 
     def _all(self) -> list[Level]:
         if self._levels is None:
             first, levels = 0, []
             trace = self._trace
-            for k, name in enumerate(self._chain.nodes):
-                size = int(self._chain.sizes[k])
-                parents, sides = chain_kernels.level_of(
+            for k, name in enumerate(self._feed_forward.nodes):
+                size = int(self._feed_forward.sizes[k])
+                parents, sides = feed_forward_kernels.level_of(
                     k + 1, first, size, trace.point, trace.offsets, *trace[5:8], trace.initial, trace.extras
                 )
                 levels.append(Level(name, parents, sides=sides))
@@ -132,7 +132,7 @@ class ChainLevels(Sequence[Level]):
         return self._levels
 
     def __len__(self) -> int:
-        return len(self._chain.nodes)
+        return len(self._feed_forward.nodes)
 
     @overload
     def __getitem__(self, index: int) -> Level: ...
@@ -145,20 +145,20 @@ class ChainLevels(Sequence[Level]):
         return iter(self._all())
 
 
-_chains: weakref.WeakKeyDictionary[Network, Chain | None] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Network, FeedForward | None] = weakref.WeakKeyDictionary()
 
 
-def chain(network: Network) -> Chain | None:
-    """The network as a chain, or None if it is not one (kept as long as the network lives)."""
-    if network not in _chains:
-        _chains[network] = _chain(network)
-    return _chains[network]
+def feed_forward(network: Network) -> FeedForward | None:
+    """The network as layers, or None if it is not one (kept as long as the network lives)."""
+    if network not in _known:
+        _known[network] = _feed_forward(network)
+    return _known[network]
 
 
-def _chain(network: Network) -> Chain | None:
+def _feed_forward(network: Network) -> FeedForward | None:
     layers: list[tuple[Array, Array]] = []
     pending: tuple[Array, Array] | None = None
-    kinks: list[PiecewiseLinear] = []
+    activations: list[PiecewiseLinear] = []
     names: list[str] = []
     previous = network.input
     size = network.input_size
@@ -184,18 +184,18 @@ def _chain(network: Network) -> Chain | None:
             if pending is None:
                 return None
             layers.append(pending)
-            kinks.append(operator)
+            activations.append(operator)
             names.append(node.name)
             pending, scale, shift = None, np.ones(node.size), np.zeros(node.size)
         else:
             return None
-    if pending is None or not kinks or previous != network.output:
+    if pending is None or not activations or previous != network.output:
         return None
     layers.append(pending)
     slacks = [Slack(row_norms(w), MARGIN * UNIT_ROUNDOFF * np.abs(b)) for w, b in layers]
-    slopes = np.array([k.slopes for k in kinks])
+    slopes = np.array([k.slopes for k in activations])
     steep = np.abs(slopes).max(axis=1)
-    return Chain(
+    return FeedForward(
         np.ascontiguousarray(layers[0][0].T),
         layers[0][1],
         np.array([len(b) for _, b in layers]),

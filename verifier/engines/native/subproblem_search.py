@@ -1,4 +1,4 @@
-"""One part of the box in ReLU splitting: branch and bound with one set of preactivation bounds.
+"""One subproblem of the box in ReLU splitting: branch and bound with one set of preactivation bounds.
 
 A node fixes phases of some ReLUs; its bound is CROWN's with optimised lower slopes α and multipliers β for the
 fixed phases, both started from its parent's (β-CROWN: Wang et al., NeurIPS 2021). Nodes are bounded in batches,
@@ -26,12 +26,12 @@ from verifier.bab import (
     Settings,
     Verdict,
 )
+from verifier.bounds.condensed import CondensedNetwork, Start
 from verifier.bounds.crown_slopes import ascend, backward, initial_weights, prove
-from verifier.bounds.open_form import OpenForm, Start
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
-from verifier.engines.native.settings import PartSettings
+from verifier.engines.native.settings import SubproblemSettings
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.network.operators import Array
@@ -45,10 +45,10 @@ GIVEN_UP = "given up"
 
 @dataclass(eq=False)
 class Outcome:
-    """How the search of a part ended.
+    """How the search of a subproblem ended.
 
     Attributes:
-        left: the cases that it gave up.
+        left: the disjuncts that it gave up.
         witness: a counterexample, if one was met.
         failure: why nothing more can be done, "" if there is no such reason.
         leaves: the nodes refuted, if they are kept.
@@ -60,11 +60,11 @@ class Outcome:
     leaves: list[Nodes] = field(default_factory=list)
 
 
-class PartSearch(LastResort):
-    """The search of one part: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
+class SubproblemSearch(LastResort):
+    """The search of one subproblem: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
     Args:
-        form: bounds that hold on the part.
+        condensed: bounds that hold on the subproblem.
         keep: whether to keep the leaves.
         threads: share the nodes of a batch.
     """
@@ -73,34 +73,34 @@ class PartSearch(LastResort):
         self,
         query: Query,
         conditions: Conditions,
-        form: OpenForm,
+        condensed: CondensedNetwork,
         deadline: Deadline,
         keep: bool = False,
         threads: int = 1,
-        settings: PartSettings = PartSettings(),
+        settings: SubproblemSettings = SubproblemSettings(),
     ) -> None:
-        self.query, self.conditions, self.form, self.deadline = query, conditions, form, deadline
+        self.query, self.conditions, self.condensed, self.deadline = query, conditions, condensed, deadline
         self.keep, self.threads, self.settings = keep, threads, settings
         self.reserve = settings.reserve if keep else 1.0
-        self.start = form.rows(conditions.y_rows, conditions.x_rows, conditions.bound)
+        self.start = condensed.rows(conditions.y_rows, conditions.x_rows, conditions.bound)
         self.outcome = Outcome()
 
-    def cases(self, nodes: Nodes) -> list[int]:
-        """The cases that nodes belong to, one each."""
-        return [int(k) for k in self.conditions.case_of[nodes.row]]
+    def disjuncts(self, nodes: Nodes) -> list[int]:
+        """The disjuncts that nodes belong to, one each."""
+        return [int(k) for k in self.conditions.disjunct_of[nodes.row]]
 
-    def root(self, cases: Sequence[int], steps: int) -> tuple[Nodes, Array]:
-        """The cases that bounds on the whole part do not refute, as nodes, and their minimisers."""
+    def root(self, disjuncts: Sequence[int], steps: int) -> tuple[Nodes, Array]:
+        """The disjuncts that bounds on the whole subproblem do not refute, as nodes, and their minimisers."""
         conditions = self.conditions
-        flat = np.concatenate([conditions.members(case) for case in cases])
+        flat = np.concatenate([conditions.members(disjunct) for disjunct in disjuncts])
         rows = self.start.take(flat)
-        weights = initial_weights(self.form, len(flat))
-        phases = np.repeat(self.form.phases[:, None], len(flat), axis=1)
-        found = ascend(self.form, rows, weights, phases, steps=steps)
-        margin = prove(self.form, rows, found.weights, phases, self.reserve)
+        weights = initial_weights(self.condensed, len(flat))
+        phases = np.repeat(self.condensed.phases[:, None], len(flat), axis=1)
+        found = ascend(self.condensed, rows, weights, phases, steps=steps)
+        margin = prove(self.condensed, rows, found.weights, phases, self.reserve)
         chosen = []
-        for case in cases:
-            members = np.flatnonzero(conditions.case_of[flat] == case)
+        for disjunct in disjuncts:
+            members = np.flatnonzero(conditions.disjunct_of[flat] == disjunct)
             best = members[margin[members].argmax()]
             if margin[best] > 0:
                 self._refuted(Nodes(margin[[best]], flat[[best]], phases.T[[best]], found.weights.T[[best]]))
@@ -113,10 +113,10 @@ class PartSearch(LastResort):
         """Search from these nodes on; `outcome` says what became of it.
 
         Args:
-            spent: work that the bounds of the part took (`OpenForm.work`).
+            spent: work that the bounds of the subproblem took (`CondensedNetwork.work`).
             lenience: the search is given up unless it is expected to end within so many times this work.
         """
-        store, outcome = NodeStore(self.form.units), self.outcome
+        store, outcome = NodeStore(self.condensed.neurons), self.outcome
         batch = self.settings.batch
         search = BranchAndBound(
             store=store,
@@ -130,24 +130,24 @@ class PartSearch(LastResort):
         outcome.witness = found.witness
         if found.ending is Ending.OPEN:
             if found.reason == GIVEN_UP:
-                outcome.left = sorted({int(self.conditions.case_of[r]) for r in store.rows()})
+                outcome.left = sorted({int(self.conditions.disjunct_of[r]) for r in store.rows()})
             else:
                 outcome.failure = found.reason if found.stuck else f"{found.left} nodes left"
         return found
 
     def _patience(self, roots: int, spent: float, lenience: float) -> Any:
         """When to stop: at a linear region that stays open, or where the end is too far away to wait for."""
-        started = self.form.work.done
+        started = self.condensed.work.done
         pause = self.settings.patience * spent
         check = started + pause
-        if (self.form.phases != 0).all():
+        if (self.condensed.phases != 0).all():
             lenience = np.inf
 
         def stop(so_far: SearchResult) -> str:
             nonlocal check
             if so_far.stuck:
                 return "a linear region stays undecided"
-            now = self.form.work.done
+            now = self.condensed.work.done
             if now > check and lenience < np.inf:
                 share = so_far.closed / roots
                 if (now - started) * (1 - share) > share * lenience * spent:
@@ -164,12 +164,12 @@ class PartSearch(LastResort):
         phases = np.ascontiguousarray(batch.phases.T)
         weights = batch.weights.T.astype(np.float32)
         margin = self.settings.margin
-        found = ascend(self.form, rows, weights, phases, steps=self.settings.steps, target=margin, score=True)
+        found = ascend(self.condensed, rows, weights, phases, steps=self.settings.steps, target=margin, score=True)
         assert found.scores is not None
         maybe = np.flatnonzero(found.lower > margin)
         proved = np.zeros(len(batch), dtype=bool)
         if len(maybe):
-            certain = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
+            certain = prove(self.condensed, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
             proved[maybe] = certain > 0
         nodes = Nodes(found.lower, batch.row, batch.phases, found.weights.T, found.scores.T)
         self._refuted(nodes.take(proved))
@@ -180,7 +180,7 @@ class PartSearch(LastResort):
         return Bounded(nodes, np.where(proved, 1.0, -1.0), witness)
 
     def split(self, batch: Nodes, lower: Array) -> Children[Nodes]:
-        """See `verifier.bab.Brancher.split`: both phases of a unit; none where all phases are fixed."""
+        """See `verifier.bab.Brancher.split`: both phases of a neuron; none where all phases are fixed."""
         assert batch.scores is not None
         parent = np.flatnonzero((batch.phases == 0).any(axis=1))
         if not len(parent):
@@ -188,22 +188,22 @@ class PartSearch(LastResort):
         some = batch.take(parent)
         assert some.scores is not None
         phases, weights = np.ascontiguousarray(some.phases.T), np.ascontiguousarray(some.weights.T)
-        unit, ahead = self._choose(self.start.take(some.row), phases, weights, some.scores.T)
+        neuron, ahead = self._choose(self.start.take(some.row), phases, weights, some.scores.T)
         column = np.arange(len(parent))
-        weights[unit, column] = 0.0
+        weights[neuron, column] = 0.0
         children = []
         for side, sign in enumerate((1, -1)):
             fixed = phases.copy()
-            fixed[unit, column] = sign
+            fixed[neuron, column] = sign
             children.append(Nodes(np.maximum(ahead[side], some.bound), some.row, fixed.T, weights.T))
         return Children(Nodes.join(children), np.concatenate([parent, parent]))
 
     def solve(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
-        """See `verifier.bab.LeafSolver.solve`: a node without free units, by linear programming."""
+        """See `verifier.bab.LeafSolver.solve`: a node without free neurons, by linear programming."""
         row = self.start.take(leaf.row)
-        weights, point = decide_region(self.form, row, leaf.phases[0], deadline)
+        weights, point = decide_region(self.condensed, row, leaf.phases[0], deadline)
         phases = np.ascontiguousarray(leaf.phases.T)
-        if prove(self.form, row, weights[:, None], phases, self.reserve)[0] > 0:
+        if prove(self.condensed, row, weights[:, None], phases, self.reserve)[0] > 0:
             self._refuted(Nodes(leaf.bound, leaf.row, leaf.phases, weights[None]))
             return LeafAnswer(Verdict.REFUTED)
         witness = self.look(point[None])
@@ -214,18 +214,18 @@ class PartSearch(LastResort):
     def _exactly(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
         """A linear region that rounding leaves open (a tie, say), in rational arithmetic; proofs cannot speak of that."""
         reason = "a linear region stays undecided within rounding"
-        activations, blocks = self.query.network.activations, self.form.blocks[1:]
+        activations, blocks = self.query.network.activations, self.condensed.blocks[1:]
         if self.keep or not self.query.network.is_relu_only or len(activations) != len(blocks):
             return LeafAnswer(Verdict.OPEN, reason=reason)
         assumed, known = {}, {}
         for node, block in zip(activations, blocks, strict=True):
             signs = np.zeros(node.size, dtype=np.int8)
-            signs[block.units[: block.count]] = leaf.phases[0, block.first : block.first + block.count]
+            signs[block.neurons[: block.count]] = leaf.phases[0, block.first : block.first + block.count]
             assumed[node.name] = signs
             known[node.name] = np.where(signs == 0, -1, 0).astype(np.int8)
-            known[node.name][block.units[block.count :]] = 1
-        case = int(self.conditions.case_of[leaf.row[0]])
-        search = RegionSearch(self.query, assumed=assumed, known=known, cases=[case])
+            known[node.name][block.neurons[block.count :]] = 1
+        disjunct = int(self.conditions.disjunct_of[leaf.row[0]])
+        search = RegionSearch(self.query, assumed=assumed, known=known, disjuncts=[disjunct])
         if search.maps_cost > self.settings.exact_work:
             return LeafAnswer(Verdict.OPEN, reason=reason)
         search.run(self.settings.exact_work, deadline)
@@ -238,7 +238,7 @@ class PartSearch(LastResort):
     def _choose(
         self, rows: Start, phases: npt.NDArray[np.int8], weights: Array, scores: Array
     ) -> tuple[npt.NDArray[np.intp], Array]:
-        """The unit to split in each node, and bounds of both children: of the best by score the one whose weaker
+        """The neuron to split in each node, and bounds of both children: of the best by score the one whose weaker
         child is strongest."""
         count, s = len(rows), self.settings
         tries = int(np.clip(s.batch * s.candidates // count, s.candidates, s.most_candidates))
@@ -251,7 +251,7 @@ class PartSearch(LastResort):
                 fixed, tried = phases.copy(), weights.copy()
                 fixed[best[k], columns] = sign
                 tried[best[k], columns] = 0.0
-                bounds[side, k] = backward(self.form, rows, tried, fixed).lower
+                bounds[side, k] = backward(self.condensed, rows, tried, fixed).lower
         cut = np.minimum(bounds, 0.0)
         choice = (2 * cut.min(axis=0) + cut.max(axis=0)).argmax(axis=0)
         return best[choice, columns], bounds[:, choice, columns]

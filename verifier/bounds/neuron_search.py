@@ -1,7 +1,7 @@
-"""Bounds on ReLUs' inputs by branch and bound: for each unit a small search of its own over the phases of earlier units.
+"""Bounds on ReLUs' inputs by branch and bound: for each neuron a small search of its own over the phases of earlier neurons.
 
 In a dense network the relaxation of one layer loosens the bounds of the next, and so on from layer to layer: three
-layers on most units look open that are not. So the units' bounds are worth a search each, layer by layer (the idea of
+layers on most neurons look open that are not. So the neurons' bounds are worth a search each, layer by layer (the idea of
 refining bounds by a MIP before the branch and bound: Wang et al., NeurIPS 2021, "bab-refine"; here many thousands of
 nodes of all rows of a block are bounded together, in the manner of `crown_slopes.ascend`). A row's leaves cover the box,
 so the lowest of their bounds is a bound of the row.
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.crown_slopes import CHUNK, LARGEST_HALF, UnitBounder, ascend, inputs_of, prove
-from verifier.bounds.open_form import OpenForm, Start
+from verifier.bounds.condensed import CondensedNetwork, Start
+from verifier.bounds.crown_slopes import CHUNK, LARGEST_HALF, NeuronBounder, ascend, inputs_of, prove
 from verifier.limits import thread_pool
 from verifier.network.operators import Array
 
 STEPS = 3
 """Steps of the ascent on a node: new nodes raise bounds more than more steps do."""
 PAYS, MOST = 0.03, 64_000
-"""A block's searches go on with twice the effort while they have closed so many of its open units, up to so many nodes:
+"""A block's searches go on with twice the effort while they have closed so many of its unstable neurons, up to so many nodes:
 where one block collapses, all later ones may."""
 GROWTH = 1.3
 """From round to round, so many times more leaves of each row are split."""
@@ -44,15 +44,15 @@ class Leaves:
     Attributes:
         row: ``(N,)`` the row that a leaf belongs to.
         bound: ``(N,)`` its bound (in float32 while the search goes on).
-        phases, weights: ``(N, units)`` as in `node_store.Nodes`; weights in float16.
-        unit: ``(N,)`` the free unit that costs the bound most; -1: there is none.
+        phases, weights: ``(N, neurons)`` as in `node_store.Nodes`; weights in float16.
+        neuron: ``(N,)`` the free neuron that costs the bound most; -1: there is none.
     """
 
     row: npt.NDArray[np.intp]
     bound: Array
     phases: Any
     weights: Array
-    unit: npt.NDArray[np.intp]
+    neuron: npt.NDArray[np.intp]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -68,8 +68,8 @@ class Leaves:
 
 
 @dataclass(frozen=True)
-class UnitSearch:
-    """A `open_form.Bounder` that searches for the rows of each unit that `first` leaves open.
+class NeuronSearch:
+    """A `condensed.Bounder` that searches for the rows of each neuron that `first` leaves open.
 
     Attributes:
         first: the bounds from which the searches start.
@@ -77,18 +77,20 @@ class UnitSearch:
         patience: `time.monotonic` moment after which no block gets more than that.
     """
 
-    first: UnitBounder
+    first: NeuronBounder
     effort: int
     patience: float = np.inf
 
-    def __call__(self, form: OpenForm, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
-        """See `open_form.Bounder`."""
-        lower, weights = self.first(form, start, begin)
+    def __call__(self, condensed: CondensedNetwork, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
+        """See `condensed.Bounder`."""
+        lower, weights = self.first(condensed, start, begin)
         rows = _undecided(lower)
-        if not len(rows) or not (form.phases == 0).any():
+        if not len(rows) or not (condensed.phases == 0).any():
             return lower, weights
         with thread_pool(self.first.threads) as pool:
-            opened, rows = _Searches(form, start, pool, self.first.until).run(rows, weights, self.effort, self.patience)
+            opened, rows = _Searches(condensed, start, pool, self.first.until).run(
+                rows, weights, self.effort, self.patience
+            )
         found = np.full(len(start), 0.0)
         np.minimum.at(found, opened.row, opened.bound)
         lower[rows] = np.maximum(lower[rows], found[rows])
@@ -96,17 +98,17 @@ class UnitSearch:
 
 
 def _undecided(lower: Array) -> npt.NDArray[np.intp]:
-    """The rows of units neither of whose two rows, z and -z in the two halves, is proved to be above zero."""
+    """The rows of neurons neither of whose two rows, z and -z in the two halves, is proved to be above zero."""
     both = lower.reshape(2, -1)
-    units = np.flatnonzero(((both < 0) & (both > -np.inf)).all(axis=0))
-    return np.concatenate([units, units + both.shape[1]])
+    neurons = np.flatnonzero(((both < 0) & (both > -np.inf)).all(axis=0))
+    return np.concatenate([neurons, neurons + both.shape[1]])
 
 
 class _Searches:
     """The searches of the rows of one call."""
 
-    def __init__(self, form: OpenForm, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
-        self.form, self.start, self.pool, self.until = form, start, pool, until
+    def __init__(self, condensed: CondensedNetwork, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
+        self.condensed, self.start, self.pool, self.until = condensed, start, pool, until
         self._points: list[Array] = []
 
     def run(
@@ -118,7 +120,7 @@ class _Searches:
             rows: in pairs, as `_undecided` gives them; where one of a pair is refuted, the other may be given up.
         """
         count = len(rows)
-        phases = np.repeat(self.form.phases[None], count, axis=0)
+        phases = np.repeat(self.condensed.phases[None], count, axis=0)
         root = Leaves(rows, np.full(count, -np.inf), phases, _half(weights.T[rows]), np.zeros(count, int))
         leaves = self._bound(root)
         reached = self._least(self._points) < 0
@@ -139,7 +141,7 @@ class _Searches:
             pick = order[
                 (rank < np.where(reached[row], np.ceil(REACHED_SHARE * most), np.floor(most)))
                 & (leaves.bound[order] < 0)
-                & (leaves.unit[order] >= 0)
+                & (leaves.neuron[order] >= 0)
             ]
             if not len(pick):
                 break
@@ -149,7 +151,7 @@ class _Searches:
             for sign in (1, -1):
                 child = leaves.take(pick)
                 place = np.arange(len(pick))
-                child.phases[place, child.unit], child.weights[place, child.unit] = sign, 0.0
+                child.phases[place, child.neuron], child.weights[place, child.neuron] = sign, 0.0
                 children.append(child)
             leaves = Leaves.join([leaves.take(rest), self._bound(Leaves.join(children))])
             nodes += 2 * len(pick)
@@ -158,7 +160,7 @@ class _Searches:
         def proved(part: Leaves) -> Array:
             if time.monotonic() > self.until:
                 return np.full(len(part), -np.inf)
-            return prove(self.form, self.start.take(part.row), *_columns(part))
+            return prove(self.condensed, self.start.take(part.row), *_columns(part))
 
         pieces = [leaves.take(slice(k, k + CHUNK)) for k in range(0, len(leaves), CHUNK)]
         if pieces:
@@ -169,8 +171,8 @@ class _Searches:
         """The least value of each row at some points ``(P, n)`` of the box, in float32."""
         x = np.ascontiguousarray(np.concatenate(points)[:SAMPLES].T)
         values = [x]
-        for number, block in enumerate(self.form.blocks[1:], 1):
-            z = inputs_of(self.form, values, number, x.shape[1], x.dtype)
+        for number, block in enumerate(self.condensed.blocks[1:], 1):
+            z = inputs_of(self.condensed, values, number, x.shape[1], x.dtype)
             np.maximum(z[: block.count], 0.0, out=z[: block.count])
             values.append(z)
         total = self.start.constant[:, None] + sum(
@@ -188,17 +190,17 @@ class _Searches:
             return nodes
         rows = self.start.take(nodes.row)
         weights, phases = _columns(nodes)
-        found = ascend(self.form, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
+        found = ascend(self.condensed, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
         assert found.scores is not None
         if sum(map(len, self._points)) < SAMPLES:
             self._points.append(found.minimiser)
         nodes.weights = _half(np.ascontiguousarray(found.weights.T))
         nodes.bound = np.maximum(nodes.bound, found.lower)
-        nodes.unit = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)
+        nodes.neuron = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)
         refuted = found.lower > MARGIN
         maybe = np.flatnonzero(refuted)
         if len(maybe):
-            refuted[maybe] = prove(self.form, rows.take(maybe), found.weights[:, maybe], phases[:, maybe]) > 0
+            refuted[maybe] = prove(self.condensed, rows.take(maybe), found.weights[:, maybe], phases[:, maybe]) > 0
         return nodes.take(~refuted)
 
 
