@@ -16,7 +16,7 @@ NUMERICAL := tests/corpus $(addprefix tests/unit/test_,$(addsuffix .py,bounds_cr
 # The tests with the lowest versions of all dependencies: those without a long search.
 FAST := tests/unit tests/corpus -k "not native and not marabou and not cvc5"
 
-.PHONY: demo test kernels lowest lint env clean
+.PHONY: demo test kernels lowest lint env docs gallery release clean
 
 env: $(STAMP)
 
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "make: 1/3 PyTorch"
 	@$(PIP) -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@echo "make: 2/3 solvers, onnxruntime, numba and this package"
-	@$(PIP) -c constraints.txt -e . --group test
+	@$(PIP) -c constraints.txt -e ".[all]" --group test
 	@echo "make: 3/3 auto_LiRPA, and a look whether all fits together"
 	@$(BIN)/python -m verifier.bounds.lirpa_install
 	@$(BIN)/python -m pip check
@@ -53,7 +53,7 @@ lowest: $(STAMP)
 	@$(PYTHON) -m venv $(VENV)-lowest
 	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv -c constraints.txt torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@grep ^torch constraints.txt >$(VENV)-lowest/torch.txt
-	@$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --group test \
+	@$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --extra all --group test \
 	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^triton" >$(VENV)-lowest/lowest.txt
 	@$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -r $(VENV)-lowest/lowest.txt -e .
 	@NUMBA_CACHE_DIR="$(abspath $(VENV)-lowest/numba)" PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
@@ -62,6 +62,26 @@ lowest: $(STAMP)
 lint: $(STAMP)
 	@$(PIP) -c constraints.txt --group lint
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The documentation as a site in out/site: the pages of docs/, the API reference, the tutorials, the gallery.
+docs: $(STAMP)
+	@$(PIP) --group docs
+	@$(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@echo "make: the site is in out/site"
+
+# The pictures of the gallery and the tutorials' outputs, drawn anew.
+gallery: $(STAMP)
+	@$(BIN)/python docs/gallery.py
+
+# sdist and wheel, built, and the wheel tried in an empty environment: without extras, then with all of them.
+release: $(STAMP)
+	@$(PIP) "build>=1.2"
+	@rm -rf out/dist && $(BIN)/python -m build --outdir out/dist . >/dev/null
+	@for kind in core all; do \
+	    rm -rf out/try && $(PYTHON) -m venv out/try && wheel=$$(ls $(CURDIR)/out/dist/*.whl) && extra=$$(test $$kind = all && echo "[all]"); \
+	    out/try/bin/python -m pip install --quiet -c constraints.txt "$$wheel$$extra" && \
+	    (cd out && try/bin/python ../tests/release/try_wheel.py $$kind) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest build *.egg-info

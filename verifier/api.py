@@ -13,6 +13,7 @@ from verifier.engines import registry
 from verifier.engines.base import Engine
 from verifier.errors import EngineError, InputError, TimeLimitError
 from verifier.events import Listener, ignore
+from verifier.extras import lacking
 from verifier.limits import MemoryBudget, deadline_in_force, in_force
 from verifier.options import Options
 from verifier.pipeline import PipelineSettings, Question, stages
@@ -82,6 +83,8 @@ def _verdict(query: Query, options: Options, listener: Listener, settings: Pipel
                     return verdict
     except TimeLimitError as error:
         return question.answer(Status.TIMEOUT, stage=question.last, reason=error.problem)
+    except ModuleNotFoundError as error:  # bounds of large networks use torch, which is an extra
+        raise lacking(error.name) or error from None
     raise AssertionError("the last stage always decides")
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from verifier.commands.console import say
 from verifier.errors import InputError, LimitError, OutputError, TimeLimitError, VerifierError
+from verifier.extras import lacking
 from verifier.threads import VARIABLES
 
 if TYPE_CHECKING:
@@ -73,9 +74,8 @@ class Completion(argparse.Action):
     def __call__(self, top: argparse.ArgumentParser, _: Any, shell: Any, *__: Any) -> NoReturn:
         try:
             import shtab
-        except ModuleNotFoundError:
-            fix = 'pip install "pwl-verifier[completion]"'
-            raise InputError("completion scripts are written by shtab, which is not installed", fix=fix) from None
+        except ModuleNotFoundError as error:
+            raise lacking(error.name) or error from None
         print(shtab.complete(parser(), shell=shell))
         top.exit()
 
@@ -160,6 +160,8 @@ def _run(words: list[str]) -> int:
     except OSError:
         raise
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (known := lacking(error.name)) is not None:
+            return failed(known, USAGE)
         if "--traceback" in words:
             say(traceback.format_exc())
         return failed(f"unexpected {_where(error)} (an error of this program: please report it)", ERROR)

@@ -49,15 +49,14 @@ class Shown:
             InputError: it has no picture, or matplotlib is not installed.
         """
         from verifier.errors import InputError
+        from verifier.extras import lacking
 
         if not self._drawn_by:
             raise InputError(f"a {type(self).__name__} has no picture")
         try:
             return named(self._drawn_by)(self, **how)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "matplotlib":
-                raise
-            raise InputError("pictures need matplotlib", fix='pip install "pwl-verifier[plot]"') from None
+            raise lacking(error.name) or error from None
 
 
 def named(place: str) -> Any:

@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("limits", "events", "rounding"),
     ("files", "highs", "threads"),
     ("arguments", "shown"),
+    ("extras",),
     ("errors", "lazy"),
 )
 """From the top down: a module may import from its own line's packages only itself, and anything of the lines below."""

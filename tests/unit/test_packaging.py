@@ -29,7 +29,7 @@ def test_python_starts_with_the_root_on_its_path() -> None:
 
 
 def test_importing_verifier_loads_nothing_heavy() -> None:
-    heavy = ["torch", "onnx", "onnxruntime", "z3", "highspy", "numba", "matplotlib", "maraboupy", "auto_LiRPA"]
+    heavy = ["torch", "onnx", "onnxruntime", "z3", "highspy", "numba", "matplotlib", "maraboupy", "auto_LiRPA", "rich"]
     code = f"import sys, verifier; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
@@ -38,7 +38,12 @@ def test_importing_verifier_loads_nothing_heavy() -> None:
 def test_every_dependency_has_a_lower_and_an_upper_end() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     needed = [*project["project"]["dependencies"], *project["dependency-groups"]["test"]]
-    for extra in project["project"]["optional-dependencies"].values():
+    extras = project["project"]["optional-dependencies"]
+    everything = extras.pop("all")
+    assert re.fullmatch(r"pwl-verifier\[([\w,]+)\]", everything[0])[1].split(",") == [
+        n for n in extras if n not in ("z3", "cluster")
+    ]  # type: ignore[index]
+    for extra in extras.values():
         needed += extra
     assert len(needed) > 15
     for requirement in needed:
@@ -63,3 +68,30 @@ def test_the_metadata_of_auto_lirpa_is_made_to_say_what_it_needs(tmp_path: Path)
         assert record == (
             f"a.py,sha256=x,1\n{folder.name}/METADATA,sha256={digest},{len(text.encode())}\n{folder.name}/RECORD,,\n"
         )
+
+
+def test_every_extra_is_known_where_its_absence_is_said() -> None:
+    from verifier.extras import EXTRAS, lacking, require
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert set(EXTRAS.values()) == set(project["project"]["optional-dependencies"]) - {"all"}
+    assert 'pip install "pwl-verifier[plot]"' in str(lacking("matplotlib.figure"))
+    assert lacking("numpy") is None
+    require("matplotlib")
+
+
+def test_a_missing_extra_is_said_in_one_line(tmp_path: Path) -> None:
+    """A package that cannot be found, as where the core alone is installed."""
+    code = (
+        "import sys, importlib.util\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'matplotlib': raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "import verifier, numpy as np\n"
+        "network = verifier.feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])\n"
+        "try: verifier.attribute(network, [0.9, 0.1]).plot()\n"
+        "except verifier.InputError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert run.stdout.strip() == 'matplotlib is needed and not installed (pip install "pwl-verifier[plot]")', run.stderr

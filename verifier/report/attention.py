@@ -15,6 +15,7 @@ from verifier.attention.areas import AreaMap
 from verifier.attention.region_map import RegionMap
 from verifier.attention.table import NAMES, Aspect, Table
 from verifier.errors import InputError
+from verifier.extras import require
 from verifier.files import check_target, whole_text, write_figure, write_text
 from verifier.network.operators import Array
 from verifier.report.attention_areas import area_json, area_rows, tiles_figure, write_tiles
@@ -294,6 +295,8 @@ def check_ending(path: Path) -> Path:
     if path.suffix.lower() not in ENDINGS:
         what = path.suffix or "a file without ending"
         raise InputError(f"cannot write {what}", place=str(path), fix=f"use one of {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in (".csv", ".json"):
+        require("matplotlib")
     return check_target(path)
 
 

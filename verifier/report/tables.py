@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import InputError
+from verifier.extras import require
 from verifier.files import check_target, whole_file, whole_text, write_figure, write_text
 from verifier.network.operators import Array
 
@@ -25,6 +26,8 @@ def check_suffix(path: Path, formats: Sequence[str] = DATA + PICTURES) -> Path:
     """
     if path.suffix.lower() not in formats:
         raise InputError(f"unknown format {path.suffix!r}", place=str(path), fix=f"one of {' '.join(formats)}")
+    if path.suffix.lower() in (*PICTURES, ".html"):
+        require("matplotlib")
     return check_target(path)
 
 
