@@ -27,7 +27,7 @@ from verifier.events import Listener, Note, ignore
 from verifier.files import make_folder, write_text
 from verifier.limits import NEVER, in_force
 
-COMPILED = ("attention", "attention/traversal", "bounds", "regions", "engines/native", "engines/saliency")
+COMPILED = ("attention", "attention/traversal", "bounds", "regions", "engines/native", "engines/saliency", "repair")
 """Folders with the kernels of `SAMPLES`."""
 SEARCH = 0.3
 """Seconds of a sample's look for counterexamples."""
@@ -155,6 +155,8 @@ def _regions() -> None:
             found.classes()
             found.gradient(0)
         lines(network, [a, b], [b, c])[0].pattern()
+    along = feedforward([[[0.1, -0.3]], [[1.0]]], [[0.0], [0.0]])  # zero along the line, but for rounding
+    line(along, [0.3, 0.1], [0.9, 0.3])
 
 
 def _native() -> None:
@@ -205,6 +207,19 @@ def _maps() -> None:
     for perturbations in ([Brightness(high=0.2)], [Brightness(high=0.2), Translation()]):
         for method in ("exhaustive", "gbs"):
             attention_map(network, image, perturbations, 1.0, method=method)
+    attention_map(network, image, perturbations, 1.0, keep=1)  # totals and a picture alone
+
+
+def _repair() -> None:
+    from verifier.network.graph import feedforward
+    from verifier.repair import LineRegion, Requirement, Specification, output_class, repair
+
+    ensure(LINES)
+    rng = np.random.default_rng(0)
+    network = feedforward([rng.normal(size=s) for s in ((4, 2), (3, 4))], [rng.normal(size=n) for n in (4, 3)])
+    line = LineRegion(np.zeros(2), np.ones(2))
+    for label in range(3):  # one of them is not met
+        repair(network, Specification((Requirement(line, output_class(3, label)),)), method="greedy", steps=1)
 
 
 def _saliency() -> None:
@@ -222,6 +237,10 @@ def _saliency() -> None:
     SaliencyEngine().solve(query, Options(), NEVER)
 
 
-LINES, NATIVE, MAPS, SALIENCY = "lines and planes", "the native engine", "attention maps", "the saliency engine"
-SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native, MAPS: _maps, SALIENCY: _saliency}
+LINES, NATIVE, MAPS, SALIENCY, REPAIR = (
+    "lines and planes", "the native engine", "attention maps", "the saliency engine", "greedy repairs",
+)  # fmt: skip
+SAMPLES: dict[str, Callable[[], None]] = {
+    LINES: _regions, NATIVE: _native, MAPS: _maps, SALIENCY: _saliency, REPAIR: _repair,
+}  # fmt: skip
 """Work that makes numba compile a part's kernels."""

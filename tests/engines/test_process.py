@@ -97,10 +97,13 @@ def gone(pid: int) -> bool:
 
 def test_a_hanging_engine_is_killed_with_all_that_it_started(engine, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("MISBEHAVING_PIDS", str(tmp_path / "pids"))
-    began = time.monotonic()
-    result = solve(engine("Hangs"), seconds=1.5)
-    assert result.answer is Answer.TIMEOUT
-    assert time.monotonic() - began < 20
+    for seconds in (1.5, 6.0, 24.0, 96.0):
+        began = time.monotonic()
+        result = solve(engine("Hangs"), seconds=seconds)
+        assert result.answer is Answer.TIMEOUT
+        assert time.monotonic() - began < seconds + 20
+        if (tmp_path / "pids").exists():  # on a busy machine it takes a while to start
+            break
     assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 

@@ -208,6 +208,21 @@ def test_time_limits_hold_for_engines_that_hang(category: Path, hanging: Path) -
     assert all(gone(int(pid)) for pid in hanging.read_text().split())
 
 
+def test_the_watchdog_leaves_with_all_that_was_started() -> None:
+    """An engine that overlooks its deadline, with a process of its own in a group of its own."""
+    script = """
+import subprocess, time
+import verifier.engines.process
+from verifier.vnncomp.run_instance import _leave_at
+print(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid, flush=True)
+answering = _leave_at(time.monotonic() + 0.2)
+time.sleep(100)
+"""
+    found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert found.returncode == 0
+    assert gone(int(found.stdout))
+
+
 def test_an_interrupted_run_leaves_no_process(category: Path, hanging: Path) -> None:
     words = [sys.executable, "-m", "verifier.cli", "vnncomp", "run", str(category), "--engine", "hangs"]
     (category / "instances.csv").write_text("onnx/net.onnx,vnnlib/holds.vnnlib,500\n")

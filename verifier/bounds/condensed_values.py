@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.bounds.condensed_kernels import add_product
@@ -15,6 +16,11 @@ Sparse = Any
 """A ``scipy.sparse.csr_array``."""
 DENSE_FROM = 0.2
 """Matrices with at least this share of non-zeros are applied by BLAS."""
+
+
+def _rows(matrix: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]:
+    """A sparse matrix's rows as the kernels take them: scipy's indices are of one type or another."""
+    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
 
 
 class Matrix:
@@ -38,24 +44,24 @@ class Matrix:
     def _form(self, dtype: Any) -> Any:
         if dtype not in self._forms:
             m = self.matrix.astype(dtype)
-            self._forms[dtype] = m if self.dense else (m, sp.csr_array(m.T))
+            self._forms[dtype] = m if self.dense else (_rows(m), _rows(sp.csr_array(m.T)))
         return self._forms[dtype]
 
     def forward(self, x: Array, out: Array) -> None:
         """``out += M x``, columns."""
-        condensed = self._form(x.dtype)
+        held = self._form(x.dtype)
         if self.dense:
-            out += condensed @ x
+            out += held @ x
         else:
-            add_product(condensed[0].indptr, condensed[0].indices, condensed[0].data, x, out)
+            add_product(*held[0], np.ascontiguousarray(x), out)
 
     def backward(self, a: Array, out: Array) -> None:
         """``out += Mᵀ a``, columns."""
-        condensed = self._form(a.dtype)
+        held = self._form(a.dtype)
         if self.dense:
-            out += condensed.T @ a
+            out += held.T @ a
         else:
-            add_product(condensed[1].indptr, condensed[1].indices, condensed[1].data, a, out)
+            add_product(*held[1], np.ascontiguousarray(a), out)
 
     def rows(self, which: Any) -> Array:
         """Some rows, dense."""

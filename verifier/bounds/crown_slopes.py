@@ -76,9 +76,13 @@ def backward(
         slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
     """
     dtype, rows, entries = weights.dtype, len(start), 0
+    weights, phases = (
+        np.ascontiguousarray(weights),
+        np.ascontiguousarray(phases),
+    )  # kernels are compiled for this layout
     total = start.constant.astype(dtype)
     kept = np.zeros(weights.shape, dtype=dtype)
-    pending: dict[int, Array] = {s: a.astype(dtype) for s, a in start.coefficients.items()}
+    pending: dict[int, Array] = {s: a.astype(dtype, order="C") for s, a in start.coefficients.items()}
     for number in range(max(pending, default=0), 0, -1):
         a = pending.pop(number, None)
         if a is None:
@@ -152,7 +156,7 @@ def ascend(
         score: whether to score the neurons at the end.
     """
     rows = len(start)
-    weights = weights.astype(np.float32)
+    weights, phases = weights.astype(np.float32, order="C"), np.ascontiguousarray(phases)
     start = Start({s: a.astype(np.float32) for s, a in start.coefficients.items()}, start.constant, start.slack)
     best, lower = weights.copy(), np.full(rows, -np.inf, dtype=np.float32)
     first, second = np.zeros_like(weights), np.zeros_like(weights)

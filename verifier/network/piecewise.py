@@ -179,7 +179,7 @@ class MaxPool(PiecewiseOperator):
         """Flat input indices of every window, ``(outputs, kernel size)``; -1 where the window is in the padding."""
         index = np.arange(prod(shape), dtype=np.int64).reshape(1, *shape)
         found = sliding_windows(index, self.kernel, self.stride, self.padding, self.dilation, -1)[0]
-        return np.ascontiguousarray(found.reshape(prod(found.shape[:3]), -1))
+        return np.array(found.reshape(prod(found.shape[:3]), -1), order="C")
 
     def forward(self, *inputs: Array) -> Array:
         values = self._columns(inputs[0])

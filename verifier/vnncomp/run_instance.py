@@ -7,8 +7,10 @@ file OUT; the exit status is 0 also for "unknown", "timeout" and "error". Start-
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     # what stands if this process is killed at the time limit
     write_answer(args.out, "timeout")
     deadline = time.monotonic() - process_age() + args.timeout
-    _leave_at(deadline - MARGIN / 5)
+    answering = _leave_at(deadline - MARGIN / 5)
     details: dict[str, Any] = {"engine": "", "stage": "", "reason": ""}
     try:
         result, counterexample = decide(args, deadline - MARGIN, details)
@@ -49,9 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         result, counterexample = "error", ""
         details["reason"] = f"{type(error).__name__}: {error}"
         traceback.print_exc()
-    write_answer(args.out, result, counterexample)
-    if args.details is not None:
-        write_text(args.details, json.dumps(details))
+    with answering:
+        write_answer(args.out, result, counterexample)
+        if args.details is not None:
+            write_text(args.details, json.dumps(details))
     print(f"{result} {details['reason']}".strip(), flush=True)
     return 0
 
@@ -127,14 +130,27 @@ def process_age() -> float:
         return 0.0
 
 
-def _leave_at(moment: float) -> None:
-    """A watchdog for engines that overlook their deadline: the file says "timeout" by then."""
+def _leave_at(moment: float) -> threading.Lock:
+    """A watchdog for engines that overlook their deadline: the file says "timeout" by then.
+
+    It leaves with all that was started: orphans would go on, and nobody could find them.
+
+    Returns:
+        the lock under which the answer is written: never after the watchdog has begun.
+    """
+    answering = threading.Lock()
 
     def watch() -> None:
         time.sleep(max(0.0, moment - time.monotonic()))
+        answering.acquire()
+        processes = sys.modules.get("verifier.engines.process")  # without it nothing was started
+        for child in () if processes is None else processes.descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
+    return answering
 
 
 if __name__ == "__main__":
