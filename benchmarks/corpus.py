@@ -19,9 +19,9 @@ from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
 from verifier.engines.registry import ENGINES, get
 from verifier.errors import EngineError
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.options import Options
-from verifier.search.replay import replay
 
 SECONDS = 10.0
 """Time limit per query."""

@@ -17,6 +17,7 @@ import numpy as np
 from verifier.encodings.phases import phases
 from verifier.encodings.query import Pattern
 from verifier.encodings.smtlib import number
+from verifier.falsify.replay import replay
 from verifier.network.exact import ExactNetwork, Rationals
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
@@ -24,7 +25,6 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 
 MAX_ENTRIES = 200_000
 """Systems with more coefficients are not given to the exact solver: it would take minutes."""

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from verifier.errors import (
         VerifierError as VerifierError,
     )
+    from verifier.falsify.replay import replay as replay
     from verifier.listening import progress as progress
     from verifier.network.graph import Network as Network
     from verifier.network.graph import feedforward as feedforward
@@ -159,7 +160,6 @@ if TYPE_CHECKING:
     from verifier.saliency import (
         largest_epsilon as largest_epsilon,
     )
-    from verifier.search.replay import replay as replay
     from verifier.verdict import Certainty as Certainty
     from verifier.verdict import Status as Status
     from verifier.verdict import Verdict as Verdict
@@ -184,7 +184,7 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "verifier.api": ("verify",),
         "verifier.options": ("Options",),
         "verifier.verdict": ("Verdict", "Status", "Certainty", "Witness"),
-        "verifier.search.replay": ("replay",),
+        "verifier.falsify.replay": ("replay",),
         "verifier.proofs.proof": ("load_proof", "Proof", "ProofError"),
         "verifier.proofs.check": ("check_proof",),
     },

@@ -161,6 +161,8 @@ def _regions() -> None:
 
 def _native() -> None:
     from verifier.engines.native import NativeEngine
+    from verifier.falsify.falsifier import Falsifier
+    from verifier.falsify.search import FalsifierSettings
     from verifier.limits import NEVER, Deadline
     from verifier.network.convolution import Conv
     from verifier.network.graph import NetworkBuilder, feedforward
@@ -168,7 +170,6 @@ def _native() -> None:
     from verifier.network.piecewise import leaky_relu, relu
     from verifier.options import Options
     from verifier.properties.builders import robustness
-    from verifier.search.prepass import find_witness
 
     ensure(LINES)
     rng = np.random.default_rng(0)
@@ -179,7 +180,7 @@ def _native() -> None:
         for epsilon in (0.02, 0.1, 0.2):
             query = robustness(network, rng.uniform(0.3, 0.7, inputs), epsilon)
             if epsilon == 0.2:
-                find_witness(query, NEVER, most=SEARCH)
+                Falsifier(FalsifierSettings(most=SEARCH)).run(query, NEVER)
             NativeEngine().solve(query, Options(), NEVER)
             if inputs == 3:  # with a proof, compiled code is used from the first box on
                 NativeEngine().solve(query, Options(threads=1, proof=True), Deadline.after(5.0))

@@ -96,8 +96,8 @@ class Question:
 
     def confirm(self, x: Point) -> Witness:
         """The exact replay of a proposed counterexample on the original network."""
+        from verifier.falsify.replay import confirm
         from verifier.network.exact import ExactNetwork
-        from verifier.search.replay import confirm
 
         late = NEVER if self.deadline.at is None else Deadline(self.deadline.at + self._settings.late_replay)
         with self.stage("replay"), in_force(late):
@@ -162,13 +162,14 @@ class Falsify:
         """See `Stage.run`."""
         if not question.options.prepass or question.deadline.passed:
             return None
-        from verifier.search.prepass import find_witness
+        from verifier.falsify.falsifier import Falsifier
+        from verifier.falsify.search import FalsifierSettings
 
-        seed = question.options.seed + self.turn
+        falsifier, seed = Falsifier(FalsifierSettings(most=self.seconds)), question.options.seed + self.turn
         some = replace(question.query, disjuncts=question.query.disjuncts[:GROUP])
         with question.stage("search"):
             try:
-                x = find_witness(some, question.deadline, seed, question.listener, self.seconds)
+                x = falsifier.run(some, question.deadline, seed=seed, listener=question.listener)
             except MemoryError:
                 question.note("the counterexample search ran out of memory and was left out")
                 return None

@@ -21,6 +21,7 @@ import verifier
 from verifier import Network, Query, Status
 from verifier.engines import registry
 from verifier.engines.base import Answer
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.graph import NetworkBuilder, feedforward
 from verifier.network.operators import Dense
@@ -29,7 +30,6 @@ from verifier.options import Options
 from verifier.properties import maps, vnnlib1
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 from verifier.verdict import Witness
 
 LIMIT = 2.0

@@ -22,6 +22,7 @@ from edge_kinds.kind import Kind, Outcome, Trial
 from verifier import verify
 from verifier.engines.base import Answer
 from verifier.engines.registry import get
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense
@@ -31,7 +32,6 @@ from verifier.properties.conjunction import Conjunction
 from verifier.properties.formula import And, Atom, Formula, Or, to_query
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 from verifier.verdict import Status
 
 Point = tuple[Fraction, Fraction]

@@ -9,9 +9,9 @@ from corpus_oracle import verdicts
 from verifier.engines.base import Answer, Engine
 from verifier.engines.process import solve_in_child
 from verifier.engines.registry import ENGINES, get
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.options import Options
-from verifier.search.replay import replay
 
 SHARE = {"highs": 3, "marabou": 15, "z3": 6, "cvc5": 10, "yices": 4}
 """Of so many cases one is run here (all of them in ``benchmarks/corpus.py``); others: one of four."""

@@ -13,6 +13,7 @@ from maps_oracle import decide
 
 from verifier.engines import registry
 from verifier.engines.base import Answer
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import feedforward
@@ -21,7 +22,6 @@ from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.properties.maps import NAMES, SaliencyMap, named_map
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 
 MAPS = [name for name in NAMES if name != "integrated-exact"]
 KINDS = [

@@ -21,6 +21,7 @@ from verifier.engines.native.settings import ExactSettings
 from verifier.engines.saliency import SaliencyEngine, hints
 from verifier.engines.saliency.engine import SaliencySettings
 from verifier.engines.subproblem import Subproblem
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -31,7 +32,6 @@ from verifier.properties.builders import saliency_robustness
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 TREE = SaliencySettings(exact=ExactSettings.never())
 """The tree alone, without the exact search beside it that would answer for tiny networks."""

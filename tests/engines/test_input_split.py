@@ -14,10 +14,11 @@ from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, decide, input_split
 from verifier.engines.native.bounding import DenseBounds, StagedBounds, dense_layers
 from verifier.engines.native.combine import best_weights, cut, workspace_of
-from verifier.engines.native.falsifier import BoxFalsifier
 from verifier.engines.native.rows import examine_rows
 from verifier.engines.native.settings import BoxSettings, ExactSettings, NativeSettings
 from verifier.events import ignore
+from verifier.falsify.climb import climbing
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array, Dense
@@ -26,7 +27,6 @@ from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 
 def dense(rng: np.random.Generator, sizes: tuple[int, ...]) -> Network:
@@ -115,7 +115,7 @@ def test_answers_depend_neither_on_when_compiled_code_is_loaded_nor_on_threads(
         layers = dense_layers(query.network)
         assert layers is not None
         bounds = StagedBounds(Crown(query.network, query.box), rest, layers, threads, boxes)
-        search = input_split.InputSplit(query, bounds, low, high, BoxFalsifier(query, conditions, 0))
+        search = input_split.InputSplit(query, bounds, low, high, climbing(query, conditions, 0))
         assert search.run(Deadline.after(20), ignore).answer is truth
 
 
@@ -253,7 +253,8 @@ def test_the_probe_finds_what_only_a_small_part_of_the_box_holds() -> None:
     for bound, exists in ((values[0], True), (values[0] - 10 * (values[1000] - values[0]), False)):
         disjunct = Conjunction(y_rows=np.eye(2)[:1], bound=np.array([bound]))
         query = Query(network=network, box=box, disjuncts=(disjunct,))
-        falsifier = BoxFalsifier(query, Conditions.of(query), seed=0)
+        falsifier = climbing(query, Conditions.of(query), seed=0)
+        (climb,) = falsifier.parts
         found = [falsifier.step() for _ in range(12)]
         assert any(x is not None and replay(query, x).exact for x in found) is exists
-        assert (falsifier.margins >= -10 * np.abs(values).max()).all()
+        assert (climb.margins >= -10 * np.abs(values).max()).all()

@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
@@ -24,7 +25,6 @@ from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 ABSOLUTE = np.array([[1.0, 1], [-1, -1], [-1, 1], [1, -1]])
 """The rows a + b, -a - b, b - a, a - b, as in the lattice networks of VNN-COMP."""

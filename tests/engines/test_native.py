@@ -12,6 +12,7 @@ from verifier.bounds.crown import crown_bounds
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -21,7 +22,6 @@ from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 
 def dense(rng: np.random.Generator, sizes: tuple[int, ...], activation=None) -> Network:

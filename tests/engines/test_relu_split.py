@@ -14,6 +14,7 @@ from verifier.bounds.neuron_search import NeuronSearch
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -23,7 +24,6 @@ from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 ACTIVATIONS = [None, leaky_relu(0.1), clip(-0.5, 0.5), absolute(), clip(0, 6)]
 

@@ -18,6 +18,7 @@ from verifier.engines.saliency.form import INPUT, relu_form
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import contract, propagate
 from verifier.engines.saliency.relaxation import Relaxation
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.lp.certificate import dual_bound, refutes
 from verifier.network.convolution import Conv
@@ -26,7 +27,6 @@ from verifier.network.operators import Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
-from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 TREE = SaliencySettings(exact=ExactSettings.never())

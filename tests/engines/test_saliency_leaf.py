@@ -22,6 +22,7 @@ from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation
 from verifier.engines.saliency.tree import TreeSettings
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -30,7 +31,6 @@ from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 
 TREE = SaliencySettings(exact=ExactSettings.never())
 """The tree alone, without the exact search beside it that would answer for tiny networks."""

@@ -13,13 +13,15 @@ from verifier import compiled
 from verifier.engines.base import Answer
 from verifier.engines.native.settings import ExactSettings
 from verifier.engines.saliency import SaliencyEngine
-from verifier.engines.saliency.attack import MapAttack
+from verifier.engines.saliency.attack import MapDescent
 from verifier.engines.saliency.engine import SaliencySettings
 from verifier.engines.saliency.problem import Problem
-from verifier.limits import Deadline
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.replay import replay
+from verifier.falsify.search import FalsifierSettings
+from verifier.limits import NEVER, Deadline
 from verifier.network.graph import Network
 from verifier.options import Options
-from verifier.search.replay import replay
 
 TREE = SaliencySettings(exact=ExactSettings.never())
 """The tree alone, without the exact search beside it that would answer for tiny networks."""
@@ -78,7 +80,7 @@ def test_the_attack_comes_nearer_than_its_start(network: Network) -> None:
         found = verifier.verify(plain, engine="native", timeout=30).witness
         assert found is not None
         met = found.input.reshape(1, -1)
-    attack = MapAttack(Problem.of(query))
+    attack = MapDescent(Problem.of(query), met[:1])
     off = np.abs(network.gradient(met[0], 1).reshape(-1) - attack.center).max() / attack.radius.max()
-    attack.run(met[:1], Deadline.after(1.5))
+    Falsifier(FalsifierSettings(most=1.5), lambda: (attack,)).run(query, NEVER)
     assert attack.distance < 0.8 * off

@@ -12,9 +12,9 @@ import verifier
 from verifier.bab import Ending
 from verifier.engines.saliency.problem import Problem
 from verifier.engines.saliency.tree import Tree
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 
 
 def query_of(seed: int, share: float) -> Query:

@@ -17,6 +17,7 @@ from verifier.engines.process import solve_in_child
 from verifier.engines.smtlib_engine import Cvc5Engine, YicesEngine, parse
 from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import EngineError
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Scale
@@ -26,7 +27,6 @@ from verifier.properties.builders import robustness, saliency_robustness
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 ENGINES: list[Engine] = [Z3Engine(), HighsEngine(), MarabouEngine(), Cvc5Engine(), YicesEngine()]

@@ -19,6 +19,7 @@ from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.engine import SaliencyEngine, SaliencySettings
 from verifier.engines.z3_engine import Z3Engine
 from verifier.errors import InputError
+from verifier.falsify.attack import Margins
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -29,7 +30,6 @@ from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.rounding import gamma
-from verifier.search.attack import Margins
 from verifier.verdict import Certainty, Status
 
 TREE = SaliencySettings(exact=ExactSettings.never())

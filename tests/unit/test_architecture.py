@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("repair", "attention"),
     ("engines",),
     ("encodings",),
-    ("falsify", "search"),
+    ("falsify",),
     ("bab",),
     ("lp",),
     ("bounds",),

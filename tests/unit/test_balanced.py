@@ -10,6 +10,7 @@ import pytest
 
 import verifier
 from verifier import Query, Status
+from verifier.falsify.replay import replay
 from verifier.network.graph import feedforward
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.balanced import balanced
@@ -17,7 +18,6 @@ from verifier.properties.builders import condition_at
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.maps import named_map
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 
 CLIP = PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0), (0.0, 0.0, 6.0), (0.0, 0.0), "Clip")
 

@@ -13,12 +13,12 @@ from verifier.engines.base import Answer
 from verifier.engines.maps import MapsEngine
 from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import EngineError, PropertyError
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.graph import Network, feedforward
 from verifier.options import Options
 from verifier.properties.maps import NAMES, integrated_gradients, named_map, smooth_gradient
 from verifier.properties.similarity import NAMES as SIMILARITIES
-from verifier.search.replay import replay
 
 
 def network(seed: int, n: int = 3) -> Network:

@@ -7,12 +7,12 @@ import pytest
 import scipy.sparse as sp
 
 from verifier.errors import PropertyError
+from verifier.falsify.replay import replay
 from verifier.network.graph import Network, feedforward
 from verifier.properties.builders import robustness, saliency_robustness
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
-from verifier.search.replay import replay
 from verifier.verdict import Certainty, Status, Verdict, Witness
 
 

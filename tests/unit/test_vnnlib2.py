@@ -14,13 +14,13 @@ from onnx import numpy_helper
 
 import verifier
 from verifier.errors import PropertyError
+from verifier.falsify.replay import replay
 from verifier.network.graph import Network, feedforward
 from verifier.network.loading import load
 from verifier.network.onnx_writer import write_onnx
 from verifier.properties.query import Query
 from verifier.properties.vnnlib import read_vnnlib
 from verifier.properties.vnnlib2 import variables
-from verifier.search.replay import replay
 from verifier.verdict import Status
 
 pytest.importorskip("vnnlib")

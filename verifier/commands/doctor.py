@@ -65,9 +65,9 @@ def examine(name: str, timeout: float) -> dict[str, Any]:
     from verifier.engines.base import Answer
     from verifier.engines.process import solve_in_child
     from verifier.errors import EngineError
+    from verifier.falsify.replay import replay
     from verifier.limits import Deadline
     from verifier.options import Options
-    from verifier.search.replay import replay
 
     began = time.monotonic()
 

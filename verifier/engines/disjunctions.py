@@ -15,13 +15,13 @@ from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.settings import ExactSettings
 from verifier.events import Listener, ignore
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.options import Options
 from verifier.properties.conjunction import stacked
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 GROUP = 512

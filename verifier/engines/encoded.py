@@ -19,6 +19,7 @@ from verifier.encodings.region import Region, RegionAnswer
 from verifier.engines.base import Answer, Availability, EngineResult
 from verifier.engines.subproblem import Subproblem
 from verifier.errors import InputError
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -26,7 +27,6 @@ from verifier.options import Options
 from verifier.properties.balanced import balanced
 from verifier.properties.numbers import Point
 from verifier.properties.query import GradientBox, Query
-from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 RIGOROUS = ("interval", "crown")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from verifier.encodings.phases import Phase, phases
 from verifier.engines.base import Answer, EngineResult
 from verifier.errors import TimeLimitError
+from verifier.falsify.replay import replay
 from verifier.limits import NEVER, Deadline
 from verifier.lp.exact import ExactSystem, Row
 from verifier.network.exact import ExactNetwork, Rationals
@@ -27,7 +28,6 @@ from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Query
-from verifier.search.replay import replay
 from verifier.verdict import Certainty
 
 Signs = Mapping[str, npt.NDArray[np.int8]]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.falsify.replay import holds_in_runtime
 from verifier.network.operators import Array
 from verifier.network.runtime import RuntimeModel, rounded
 from verifier.properties.query import Query
-from verifier.search.replay import holds_in_runtime
 
 OUTSIDE = 1e-4
 """Inputs that leave the box by at most this much are credited (rules of 2025 and 2026)."""

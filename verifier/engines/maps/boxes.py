@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from verifier.bab import Bounded, Children
 from verifier.engines.maps.enclosure import Enclosures
+from verifier.falsify.replay import first_confirmed
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 from verifier.rounding import SPACING
-from verifier.search.replay import first_confirmed
 
 Phases = npt.NDArray[np.int8]
 

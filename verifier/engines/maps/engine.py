@@ -22,11 +22,11 @@ from verifier.engines.maps.boxes import Bounder, Boxes, Brancher
 from verifier.engines.native.settings import ExactSettings
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
+from verifier.falsify.replay import first_confirmed
 from verifier.limits import Deadline, MemoryBudget
 from verifier.options import Options
 from verifier.properties.balanced import balanced
 from verifier.properties.query import Query
-from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 

@@ -38,12 +38,13 @@ from verifier.engines.native.settings import NativeSettings
 from verifier.engines.native.subproblem_search import SubproblemSearch
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Note
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-from verifier.search.prepass import find_witness
 from verifier.verdict import Certainty
 
 ROOT_STEPS = 20
@@ -114,7 +115,9 @@ class BoxSearch:
             return self._result(SearchResult(ending=Ending.PROVED, done=1))
         witness = first.witness
         if witness is None and self.options.prepass:
-            witness = find_witness(self.query, deadline, self.options.seed + 1, listener, LOOK)
+            witness = Falsifier(FalsifierSettings(most=LOOK)).run(
+                self.query, deadline, seed=self.options.seed + 1, listener=listener
+            )
         if witness is not None:
             return self._result(SearchResult(ending=Ending.WITNESS, witness=witness, done=1))
         search = BranchAndBound(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from verifier.bounds.crown import Crown
 from verifier.engines.base import EngineResult
 from verifier.engines.native.bounding import GraphBounds
-from verifier.engines.native.falsifier import BoxFalsifier
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener
+from verifier.falsify.climb import climbing
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
@@ -26,6 +26,6 @@ def search_curved(
     """Decide a query by boxes of inputs, with linear relaxations of all operators."""
     rest, low, high = conditions.boxed(query.box)
     bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
-    falsifier = BoxFalsifier(query, conditions, options.seed)
+    falsifier = climbing(query, conditions, options.seed)
     search = InputSplit(query, bounds, low, high, falsifier, memory=options.memory, settings=settings.boxes)
     return search.run(deadline, listener)

@@ -28,17 +28,17 @@ from verifier.engines.native.bounding import (
     dense_layers,
 )
 from verifier.engines.native.exact_leaves import ExactLeaves
-from verifier.engines.native.falsifier import BoxFalsifier
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener, ignore
+from verifier.falsify.climb import climbing
+from verifier.falsify.replay import first_confirmed, replay
 from verifier.limits import Deadline
 from verifier.network.maxima import RecogniseMaxima
 from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-from verifier.search.replay import first_confirmed, replay
 from verifier.verdict import Certainty
 
 MAXIMA = (RecogniseMaxima(),)
@@ -122,7 +122,7 @@ class NativeEngine(Engine):
             if len(left) < conditions.disjuncts:  # a witness of what is left is one of the whole
                 query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
                 conditions = Conditions.of(query)
-        falsifier, boxes = BoxFalsifier(query, conditions, options.seed), self.settings.boxes
+        falsifier, boxes = climbing(query, conditions, options.seed), self.settings.boxes
         if options.proof:  # one root, and all rows are written down
             from verifier.engines.native.certify import BoxCertifier
 

@@ -27,14 +27,14 @@ from verifier.bab import (
 )
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import Block, BoxBounds
-from verifier.engines.native.falsifier import HIT, TRIES, BoxFalsifier
 from verifier.engines.native.settings import BoxSettings
 from verifier.events import Listener
+from verifier.falsify.replay import first_confirmed
+from verifier.falsify.search import Search
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
-from verifier.search.replay import first_confirmed
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class InputSplit(LastResort):
 
     Args:
         low, high: ``(disjuncts, n)`` the box of each disjunct, in the query's.
-        falsifier: looks for counterexamples meanwhile.
+        falsifier: looks for counterexamples meanwhile, a step at a time.
         certifier: writes a proof; only what it can certify counts as refuted or cut off. None: no proof.
         leaves: settles boxes in exact arithmetic; None: none are.
     """
@@ -93,7 +93,7 @@ class InputSplit(LastResort):
         bounds: BoxBounds,
         low: Array,
         high: Array,
-        falsifier: BoxFalsifier,
+        falsifier: Search,
         certifier: BoxCertifier | None = None,
         leaves: ExactLeaves | None = None,
         *,
@@ -164,7 +164,7 @@ class InputSplit(LastResort):
             if self._beside is not None:
                 return DECIDED_BESIDE
         s = self.settings
-        if so_far.done > s.falsify_after and self.falsifier.evaluated < s.falsify_per_box * so_far.done:
+        if so_far.done > s.falsify_after and self.falsifier.points < s.falsify_per_box * so_far.done:
             self._found = self.falsifier.step()
             if self._found is not None:
                 return DECIDED_BESIDE
@@ -195,10 +195,10 @@ class InputSplit(LastResort):
 
     def _look(self, found: Results) -> Point | None:
         """A point that meets the condition, if one is seen."""
-        hits = np.flatnonzero(found.margin <= HIT)
+        hits = np.flatnonzero(found.margin <= self.settings.hit)
         if not len(hits):
             return None
-        best = hits[np.argsort(found.margin[hits])][:TRIES]
+        best = hits[np.argsort(found.margin[hits])][: self.settings.tries]
         return first_confirmed(self.query, self.query.box.clip(found.point[best]))
 
     def _examine(self, block: Block) -> Results:

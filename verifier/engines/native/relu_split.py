@@ -38,12 +38,13 @@ from verifier.engines.native.settings import ReluSettings
 from verifier.engines.native.subproblem_search import Outcome, SubproblemSearch
 from verifier.errors import TimeLimitError
 from verifier.events import Event, Listener, Note, Progress
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline, MemoryBudget, thread_pool
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-from verifier.search.prepass import find_witness, thorough_seconds
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ class ReluSplit(LastResort):
             return self._unsat()
         witness = search.look(points)
         if witness is None and self.options.prepass:
-            most = thorough_seconds(self.query.network)
-            witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
+            falsifier = Falsifier(FalsifierSettings().thorough(self.query.network))
+            witness = falsifier.run(self.query, deadline, seed=self.options.seed + 1, listener=listener)
         if witness is not None:
             return self._result(Answer.SAT, x=witness)
         if not condensed.neurons:  # one linear region

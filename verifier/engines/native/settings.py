@@ -116,6 +116,7 @@ class BoxSettings:
         spaces: how many half-spaces a box can carry.
         stuck: more boxes than this that are too small to be split end the search.
         numpy_boxes: boxes that are examined in numpy before compiled code is loaded, where both can.
+        hit, tries: points whose rows are all below ``hit`` are replayed exactly, at most ``tries`` at once.
     """
 
     batch: int = 512
@@ -126,6 +127,8 @@ class BoxSettings:
     spaces: int = 12
     stuck: int = 10_000
     numpy_boxes: int = 100
+    hit: float = 1e-9
+    tries: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,12 +33,12 @@ from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
 from verifier.engines.native.settings import SubproblemSettings
 from verifier.events import Listener, ignore
+from verifier.falsify.replay import first_confirmed
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-from verifier.search.replay import first_confirmed
 
 GIVEN_UP = "given up"
 

@@ -17,12 +17,13 @@ from verifier.bounds.structured.sweep import Sweep
 from verifier.engines.base import Answer, EngineResult
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Note
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-from verifier.search.prepass import find_witness
 from verifier.verdict import Certainty
 
 STEPS = 40
@@ -67,7 +68,8 @@ class WindowSearch:
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
         if self.options.prepass and not deadline.passed:
             most = min(deadline.left * LOOK, 60.0)
-            witness = find_witness(self.query, deadline, self.options.seed + 1, listener, most)
+            falsifier = Falsifier(FalsifierSettings(most=most))
+            witness = falsifier.run(self.query, deadline, seed=self.options.seed + 1, listener=listener)
             if witness is not None:
                 return EngineResult(answer=Answer.SAT, x=witness, statistics=statistics)
         from verifier.engines.native.window_split import WindowSplit

@@ -22,7 +22,7 @@ from verifier.engines.base import (
 )
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.settings import ExactSettings, NativeSettings
-from verifier.engines.saliency.attack import IMPATIENCE, PATIENCE, MapAttack
+from verifier.engines.saliency.attack import DescentSettings, MapDescent
 from verifier.engines.saliency.problem import Problem
 from verifier.engines.saliency.tree import Tree, TreeSettings
 from verifier.events import Listener, ignore
@@ -52,6 +52,7 @@ class SaliencySettings:
         exact: networks that are searched in exact arithmetic beside the tree, and how long at first.
         tree_steps: subproblems of the tree before that.
         tree: how the tree is searched.
+        descent: how inputs with a similar map are searched for.
     """
 
     exact_up_to: int = 300
@@ -64,6 +65,7 @@ class SaliencySettings:
     exact: ExactSettings = ExactSettings()
     tree_steps: int = 80
     tree: TreeSettings = TreeSettings()
+    descent: DescentSettings = DescentSettings()
 
 
 @cache
@@ -163,26 +165,27 @@ class SaliencyEngine(Engine):
             return None
         # imported here: compiled code that small networks need not wait for
         from verifier.engines.native.engine import NativeEngine
-        from verifier.search.prepass import find_witness, thorough_seconds
+        from verifier.falsify.falsifier import Falsifier
+        from verifier.falsify.search import FalsifierSettings
 
         speaks = any(part.g_rows is not None for part in query.parts)
         met = None
         share = self.settings.large_share if query.network.neurons > self.settings.large else self.settings.share
         if query.gradient is not None and not speaks:
             plain = replace(query, gradient=None, condition=None)
-            met = find_witness(plain, deadline, options.seed, most=self.settings.attack)
+            met = Falsifier(FalsifierSettings(most=self.settings.attack)).run(plain, deadline, seed=options.seed)
             if met is None:
                 result = NativeEngine(self.settings.native).solve(plain, options, Deadline.after(share * deadline.left))
                 if result.answer is Answer.UNSAT:
                     return result
                 met = None if result.x is None else np.asarray(result.x, dtype=np.float64)
-        most, found = thorough_seconds(query.network), None
+        thorough, found = FalsifierSettings().thorough(query.network), None
         if met is not None:
-            patience = PATIENCE if query.network.neurons > self.settings.large else IMPATIENCE
-            within = Deadline.after(min(most, deadline.left))
-            found = MapAttack(tree.problem, options.seed).run(met[None], within, patience)
+            hard = query.network.neurons > self.settings.large
+            descent = MapDescent(tree.problem, met[None], options.seed, hard, self.settings.descent)
+            found = Falsifier(replace(thorough, share=1.0), lambda: (descent,)).run(query, deadline, listener=listener)
         if found is None and options.prepass and (met is None or query.condition is not None):
-            found = find_witness(query, deadline, options.seed + 1, listener, most)
+            found = Falsifier(thorough).run(query, deadline, seed=options.seed + 1, listener=listener)
         return None if found is None else EngineResult(answer=Answer.SAT, x=found)
 
     def _exactly(self, query: Query, options: Options, deadline: Deadline) -> EngineResult | None:

@@ -6,13 +6,13 @@ import numpy as np
 
 from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import Phases, Problem
+from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.lp.program import LinearProgram, LpStatus
 from verifier.lp.rows import RowBuilder
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
-from verifier.search.replay import replay
 
 Pattern = tuple[Phases, ...]
 

@@ -14,6 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import verifier.network.loading as loading
+from verifier.falsify.attack import Margins, ascend, diversify, pgd, polish, sharpest_corners, starts
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.lines import along_lines
+from verifier.falsify.replay import confirm, holds_in_runtime, nearest, replay
+from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
@@ -25,10 +30,6 @@ from verifier.properties.builders import robustness, saliency_robustness
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
-from verifier.search.attack import Margins, ascend, diversify, pgd, polish, sharpest_corners, starts
-from verifier.search.lines import along_lines
-from verifier.search.prepass import find_witness
-from verifier.search.replay import confirm, holds_in_runtime, nearest, replay
 
 SOON = Deadline(None)
 
@@ -153,7 +154,7 @@ def test_lines_find_whatever_sampling_the_line_finds(seed, with_gradient):
         assert (hits.margins < 0).all()
 
 
-# -- find_witness ----------------------------------------------------------------------------------------
+# -- Falsifier ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(12))
 def test_a_planted_saliency_witness_is_found_and_stands_the_replay(seed):
     """The query is made around a point, so that it has a witness; strict rows and a narrow gradient box."""
@@ -168,7 +169,7 @@ def test_a_planted_saliency_witness_is_found_and_stands_the_replay(seed):
         disjuncts=(Conjunction(y_rows=np.eye(3)[:2], bound=y[:2] + 0.1, strict=np.array([True, False])),),
         gradient=GradientBox(output=network.output_weights(0), lower=g - 1e-6, upper=g + 1e-6),
     )
-    found = find_witness(query, SOON, seed=seed, most=10.0)
+    found = Falsifier(FalsifierSettings(most=10.0)).run(query, SOON, seed=seed)
     assert found is not None
     assert replay(query, found).exact
 
@@ -184,7 +185,7 @@ def test_none_where_there_is_none_and_in_time():
     )
     events = []
     start = time.monotonic()
-    assert find_witness(query, Deadline.after(4.0), listener=events.append) is None
+    assert Falsifier().run(query, Deadline.after(4.0), listener=events.append) is None
     assert time.monotonic() - start < 3.0
     assert events
 
@@ -196,11 +197,11 @@ def test_a_witness_at_a_corner_and_a_box_of_one_point():
         box=Box(np.zeros(12), np.ones(12)),
         disjuncts=(Conjunction(y_rows=-np.ones((1, 1)), bound=np.array([-0.09])),),
     )
-    found = find_witness(query, SOON)
+    found = Falsifier().run(query, SOON)
     assert found is not None
     assert replay(query, found).exact
     single = Query(network=network, box=Box(np.ones(12), np.ones(12)), disjuncts=query.disjuncts)
-    assert (find_witness(single, SOON) == 1).all()
+    assert (Falsifier().run(single, SOON) == 1).all()
 
 
 def test_convolution_and_maxpool():
@@ -210,7 +211,7 @@ def test_convolution_and_maxpool():
     label = int(np.argmax(network.forward(x)))
     assert (network.forward(rng.random((20000, 16))).argmax(axis=1) != label).any(), "there are witnesses"
     for query in (robustness(network, x, 1.0), saliency_robustness(network, x, epsilon=1.0, delta=100.0, label=label)):
-        found = find_witness(query, SOON, most=3.0)
+        found = Falsifier(FalsifierSettings(most=3.0)).run(query, SOON)
         assert found is not None
         assert replay(query, found).exact
 
@@ -221,9 +222,9 @@ import sys, numpy as np
 from verifier.network.graph import feedforward
 from verifier.properties.builders import robustness
 from verifier.limits import Deadline
-from verifier.search.prepass import find_witness
+from verifier.falsify.falsifier import Falsifier
 n = feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])
-assert find_witness(robustness(n, [0.6, 0.4], 0.5), Deadline(None)) is not None
+assert Falsifier().run(robustness(n, [0.6, 0.4], 0.5), Deadline(None)) is not None
 assert not {"torch", "onnxruntime", "onnx"} & set(sys.modules), sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -295,7 +296,7 @@ def test_replay_of_a_gradient_follows_the_strict_convention_at_a_kink():
         gradient=GradientBox(output=np.ones(1), lower=np.ones(1), upper=np.ones(1)),
     )
     assert not replay(query, np.zeros(1)).exact
-    assert find_witness(query, SOON, most=0.3) is None
+    assert Falsifier(FalsifierSettings(most=0.3)).run(query, SOON) is None
     assert not holds_in_runtime(query, np.zeros(1), RuntimeModel(network))
 
 
@@ -327,7 +328,7 @@ def test_known_counterexamples_are_found_and_agree_with_onnxruntime(
 
     network = loading.load(there(model))
     query = read_vnnlib(there(property_file), network)
-    found = find_witness(query, SOON, most=30.0)
+    found = Falsifier(FalsifierSettings(most=30.0)).run(query, SOON)
     assert found is not None
     witness = confirm(query, found)
     assert witness.exact

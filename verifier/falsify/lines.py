@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.falsify.attack import Margins
 from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
-from verifier.search.attack import Margins
 
 
 @dataclass(frozen=True, eq=False)

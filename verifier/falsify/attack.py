@@ -3,7 +3,7 @@
 The *margin* of a disjunct at a point is the smallest slack of its rows over inputs and outputs; a point with all
 margins >= 0 meets the condition on values. Where a query also speaks of the network's gradient, which is
 constant on each linear region, there is no slope to follow: there the attack finds points that meet the rest,
-and `verifier.search.lines` looks for the right gradient from them.
+and `verifier.falsify.lines` looks for the right gradient from them.
 """
 
 from __future__ import annotations

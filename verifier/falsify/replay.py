@@ -205,7 +205,7 @@ def nearest(x: Array, box: Box, dtype: np.dtype[Any]) -> Array:
 
 def _neighbours(query: Query, x: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
     """The point as the runtime can hold it, the point itself, and points near it with more room."""
-    from verifier.search.attack import ascend
+    from verifier.falsify.attack import ascend
 
     coarse = dtype != np.float64
     if coarse:
