@@ -54,7 +54,7 @@ lowest: $(STAMP)
 	@$(VENV)-lowest/bin/python -m pip --disable-pip-version-check install --quiet uv -c constraints.txt torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@grep ^torch constraints.txt >$(VENV)-lowest/torch.txt
 	@$(VENV)-lowest/bin/uv pip compile --quiet --resolution lowest-direct pyproject.toml --extra all --group test \
-	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^triton" >$(VENV)-lowest/lowest.txt
+	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^cuda\|^triton" >$(VENV)-lowest/lowest.txt
 	@$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -r $(VENV)-lowest/lowest.txt -e .
 	@NUMBA_CACHE_DIR="$(abspath $(VENV)-lowest/numba)" PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
 	    $(VENV)-lowest/bin/python -m pytest -q -n 2 $(FAST)

@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx_curved_graphs import curved, jumping
 
-OPSETS = range(9, 23)
-"""The opsets that exporters write today."""
+OPSETS = range(9, min(onnx.defs.onnx_opset_version(), 22) + 1)
+"""The opsets that exporters write today, as far as the installed onnx knows them."""
 
 
 class Builder:

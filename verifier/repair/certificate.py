@@ -145,8 +145,9 @@ def _inside(corners: Array, place: Array, region: LineRegion | PolygonRegion) ->
         return bool(0 <= place[1] <= place[0])
     following = np.roll(corners, -1, axis=0)
     # twice the signed areas of (corner, next corner, place), times positive denominators
-    normal = np.stack([np.cross(a, b) for a, b in zip(corners, following, strict=True)])
-    sides = normal @ place
+    x, y, z = corners.T
+    u, v, w = following.T
+    sides = np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=1) @ place
     return bool((sides >= 0).all() or (sides <= 0).all())
 
 
