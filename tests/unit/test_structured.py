@@ -28,7 +28,13 @@ from verifier.bounds.structured.windows import Window, windows_from
 from verifier.engines.base import Answer
 from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
-from verifier.engines.native.settings import ExactSettings, NativeSettings
+from verifier.engines.native.settings import (
+    CondensedSettings,
+    ExactSettings,
+    NativeSettings,
+    ReluSettings,
+    SubproblemSettings,
+)
 from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
@@ -383,6 +389,21 @@ def test_box_search_decides_as_input_splitting_does(threads: int) -> None:
         assert decide(query, small).answer is answer
         assert found.answer is Answer.SAT or "condensed" in found.statistics["method"]
     assert decide(holds, large).statistics["boxes"] > 1
+
+
+def test_boxes_inherit_optimised_slopes_and_end_in_phases() -> None:
+    query = narrow(wide_network(side=8, channels=3), 3.0, inputs=6, slack=0.05)
+
+    def boxes(**settings: float) -> int:
+        patient = ReluSettings(subproblem=SubproblemSettings(patience=50.0))
+        condensed = CondensedSettings(few_neurons=0, **settings)  # type: ignore[arg-type]
+        found = decide(query, NativeSettings(condensed_from=1, condensed=condensed, relu=patient), prepass=False)
+        assert found.answer is Answer.UNSAT
+        return int(found.statistics["boxes"])
+
+    halved = boxes(far=np.inf, near=0.0)
+    assert boxes(near=0.0) < 0.75 * halved
+    assert boxes(far=np.inf, near=2.0) < 0.75 * halved
 
 
 def test_networks_of_maxima_are_not_condensed() -> None:

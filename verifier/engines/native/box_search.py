@@ -1,10 +1,11 @@
 """Input splitting on a condensed network: for few inputs and tens of thousands of ReLUs.
 
 The network is written over the ReLUs that are unstable on the whole box (`bounds.structured.condense`). A subproblem is
-a subproblem of the box with the condensed network of its parent: bounds of all ReLUs are found again on the subproblem, what is stable there
-falls away, and so networks shrink from level to level. Where bounds do not refute it, the input is halved that, by the
-chords of the relaxation, moves the ReLUs most whose relaxation costs the bound; once few ReLUs are unstable, their
-phases are searched (`subproblem_search`).
+a part of the box with the condensed network of its parent: bounds of all ReLUs are found again on the part, what is
+stable there falls away, and so networks shrink from level to level. Where many halvings seem to lie ahead, the slopes of all ReLUs'
+bounds are optimised once, and inherited: a box costs twice as much then, and its descendants nothing more. Where bounds
+do not refute a box, the input is halved that, by the chords of the relaxation, moves the ReLUs most whose relaxation
+costs the bound; where little is missing, or few ReLUs are unstable, their phases are searched (`subproblem_search`).
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from verifier.bounds.condensed_refine import refine
 from verifier.bounds.crown_slopes import NeuronBounder, ascend
 from verifier.bounds.structured.condense import Condenser
 from verifier.engines.base import Answer, EngineResult
+from verifier.engines.native.node_store import Nodes
 from verifier.engines.native.settings import NativeSettings
 from verifier.engines.native.subproblem_search import SubproblemSearch
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Note
 from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.replay import first_confirmed
 from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
@@ -47,14 +50,6 @@ from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.verdict import Certainty
 
-ROOT_STEPS = 20
-"""Steps of the ascent on the rows of a box."""
-FEW_NEURONS, LENIENCE = 400, 2.0
-"""With at most so many unstable ReLUs their phases are searched, for as long as this many times the box's bounds took."""
-BATCH = 4
-"""Boxes between two looks at the clock."""
-LOOK = 3.0
-"""Seconds of the search for counterexamples once the bounds of the whole box have failed, at most."""
 NARROW = 1e-14
 """Boxes no wider than this, relative to the size of their ends, are not halved."""
 
@@ -67,15 +62,18 @@ class Subproblem:
         condensed: a condensed network that holds on it; its block 0 is the subproblem itself.
         disjuncts: that are still open on it.
         fresh: whether its bounds are those of the subproblem already.
+        optimised: whether its bounds come from optimised slopes, its own or a parent's.
+        nodes: the best row of each of these disjuncts, with its bound and the weights that gave it; None before.
+        miss: by how much the bounds miss the rows' values at their minimisers, as a multiple of these values: 1 would do.
         spent: work that these bounds took (`CondensedNetwork.work`).
-        rows, weights: of these disjuncts' rows, the weights that gave their bounds ``(neurons, rows)``; None before.
     """
 
     condensed: CondensedNetwork
     disjuncts: Sequence[int]
     fresh: bool
-    rows: npt.NDArray[np.intp] | None = None
-    weights: Array | None = None
+    optimised: bool = False
+    nodes: Nodes | None = None
+    miss: float = np.inf
     spent: float = 0.0
 
 
@@ -115,7 +113,7 @@ class BoxSearch:
             return self._result(SearchResult(ending=Ending.PROVED, done=1))
         witness = first.witness
         if witness is None and self.options.prepass:
-            witness = Falsifier(FalsifierSettings(most=LOOK)).run(
+            witness = Falsifier(FalsifierSettings(most=self.settings.condensed.look)).run(
                 self.query, deadline, seed=self.options.seed + 1, listener=listener
             )
         if witness is not None:
@@ -125,7 +123,7 @@ class BoxSearch:
             bounder=self,
             brancher=self,
             leaf=self,
-            settings=Settings(batch=BATCH, piece=1, threads=threads, unit="boxes"),
+            settings=Settings(batch=self.settings.condensed.batch, piece=1, threads=threads, unit="boxes"),
         )
         return self._result(search.run(self.split(first.batch, first.lower).batch, deadline, listener))
 
@@ -135,21 +133,48 @@ class BoxSearch:
         done, lower, witness = [], [], None
         for subproblem in batch.items:
             deadline.check("while bounding a box")
-            condensed = subproblem.condensed
-            if not subproblem.fresh:
-                condensed = refine(condensed, NeuronBounder(1, until=np.inf if deadline.at is None else deadline.at))
-            search = SubproblemSearch(
-                self.query, self.conditions, condensed, deadline, settings=self.settings.relu.subproblem
-            )
-            nodes, points = search.root(subproblem.disjuncts, 1)
-            if len(nodes):
-                nodes, points = search.root(search.disjuncts(nodes), ROOT_STEPS)
-            done.append(
-                Subproblem(condensed, search.disjuncts(nodes), True, nodes.row, nodes.weights.T, condensed.work.done)
-            )
-            lower.append(float(nodes.bound.min()) if len(nodes) else np.inf)
-            witness = search.look(points) if witness is None else witness
+            condensed = subproblem.condensed if subproblem.fresh else self._refined(subproblem.condensed, 1, deadline)
+            now, points = self._rows(subproblem, condensed, deadline)
+            first = not subproblem.fresh and not subproblem.optimised
+            if first and now.disjuncts and now.miss > self.settings.condensed.far:
+                condensed = self._refined(condensed, self.settings.condensed.neuron_steps, deadline)
+                now, points = self._rows(replace(now, optimised=True), condensed, deadline)
+            assert now.nodes is not None
+            done.append(now)
+            lower.append(float(now.nodes.bound.min()) if now.disjuncts else np.inf)
+            if witness is None:
+                witness = first_confirmed(self.query, self.query.box.clip(points)) if len(points) else None
         return Bounded(Items(tuple(done), batch.size), np.array(lower), witness)
+
+    def _refined(self, condensed: CondensedNetwork, steps: int, deadline: Deadline) -> CondensedNetwork:
+        return refine(condensed, NeuronBounder(steps, until=np.inf if deadline.at is None else deadline.at))
+
+    def _rows(
+        self, subproblem: Subproblem, condensed: CondensedNetwork, deadline: Deadline
+    ) -> tuple[Subproblem, Array]:
+        """The subproblem with bounds of its rows over better bounds of its ReLUs, and these bounds' minimisers."""
+        conditions = self.conditions
+        search = SubproblemSearch(self.query, conditions, condensed, deadline, settings=self.settings.relu.subproblem)
+        nodes, x = search.root(subproblem.disjuncts, 1)
+        if len(nodes):
+            nodes, x = search.root(search.disjuncts(nodes), self.settings.condensed.row_steps)
+        x, miss = x.astype(np.float64), 0.0
+        if len(nodes):
+            y = self.query.network.forward(x).reshape(len(x), -1)
+            rows = nodes.row
+            value = (conditions.y_rows[rows] * y).sum(1) + (conditions.x_rows[rows] * x).sum(1) - conditions.bound[rows]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                miss = float(np.where(value > 0, (value - nodes.bound) / value, np.inf).max())
+        done = Subproblem(
+            condensed,
+            search.disjuncts(nodes),
+            True,
+            subproblem.optimised,
+            nodes,
+            miss,
+            subproblem.spent + condensed.work.done,
+        )
+        return done, x
 
     def split(self, batch: Items[Subproblem], lower: Array) -> Children[Items[Subproblem]]:
         """Two halves of each subproblem; see `bab.interfaces.Brancher`."""
@@ -168,26 +193,27 @@ class BoxSearch:
                 half[axis] = middle
                 condensed = copy.copy(subproblem.condensed)
                 condensed.blocks = [replace(box, **{end: half}), *subproblem.condensed.blocks[1:]]
-                children.append(Subproblem(condensed, subproblem.disjuncts, False))
+                children.append(Subproblem(condensed, subproblem.disjuncts, False, subproblem.optimised))
                 parents.append(k)
         return Children(Items(tuple(children), batch.size), np.array(parents, dtype=np.intp))
 
     def takes(self, batch: Items[Subproblem], lower: Array) -> npt.NDArray[np.bool_]:
-        """Subproblems with few unstable ReLUs; see `bab.interfaces.LeafSolver`."""
-        return np.array([0 < subproblem.condensed.neurons <= FEW_NEURONS for subproblem in batch.items])
+        """Subproblems that are nearly refuted, or have few unstable ReLUs; see `bab.interfaces.LeafSolver`."""
+        settings = self.settings.condensed
+        few = [0 < part.condensed.neurons <= settings.few_neurons for part in batch.items]
+        near = [part.condensed.neurons > 0 and part.miss < settings.near for part in batch.items]
+        return np.array(few) | np.array(near)
 
     def solve(self, leaf: Items[Subproblem], deadline: Deadline) -> LeafAnswer:
         """A search over phases, for a short time; see `bab.interfaces.LeafSolver`."""
         (subproblem,) = leaf.items
+        assert subproblem.nodes is not None
+        if not subproblem.condensed.neurons:
+            return LeafAnswer(Verdict.OPEN, reason="a box without unstable ReLUs stays undecided within rounding")
         search = SubproblemSearch(
             self.query, self.conditions, subproblem.condensed, deadline, settings=self.settings.relu.subproblem
         )
-        nodes, _ = search.root(subproblem.disjuncts, ROOT_STEPS)
-        if not len(nodes):
-            return LeafAnswer(Verdict.REFUTED)
-        if not subproblem.condensed.neurons:
-            return LeafAnswer(Verdict.OPEN, reason="a box without unstable ReLUs stays undecided within rounding")
-        found = search.run(nodes, subproblem.spent, LENIENCE)
+        found = search.run(subproblem.nodes, subproblem.spent, self.settings.condensed.lenience)
         if found.ending is Ending.PROVED:
             return LeafAnswer(Verdict.REFUTED)
         if found.ending is Ending.WITNESS:
@@ -200,15 +226,11 @@ class BoxSearch:
         A ReLU's cost is laid upon the inputs in proportion to how far they move it, by the chords.
         """
         condensed, box = subproblem.condensed, subproblem.condensed.blocks[0]
-        assert subproblem.rows is not None
-        assert subproblem.weights is not None
-        search = condensed.rows(
-            self.conditions.y_rows[subproblem.rows],
-            self.conditions.x_rows[subproblem.rows],
-            self.conditions.bound[subproblem.rows],
-        )
-        phases = np.repeat(condensed.phases[:, None], len(search), axis=1)
-        found = ascend(condensed, search, subproblem.weights, phases, steps=1, score=True)
+        assert subproblem.nodes is not None
+        some, conditions = subproblem.nodes.row, self.conditions
+        rows = condensed.rows(conditions.y_rows[some], conditions.x_rows[some], conditions.bound[some])
+        weights, phases = (np.ascontiguousarray(a.T) for a in (subproblem.nodes.weights, subproblem.nodes.phases))
+        found = ascend(condensed, rows, weights, phases, steps=1, score=True)
         assert found.scores is not None
         cost = np.maximum(found.scores[:, int(found.lower.argmin())], 0.0)
         total = np.zeros(box.size)

@@ -132,6 +132,30 @@ class BoxSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CondensedSettings:
+    """How boxes of a condensed network are searched.
+
+    Attributes:
+        batch: boxes between two looks at the clock.
+        row_steps: of the ascent on the rows of a box.
+        far, neuron_steps: where bounds miss the rows' values by more than so many times these values, many boxes would
+            follow: then the slopes of all ReLUs' bounds are optimised in so many steps, once on the way to a box.
+        near, few_neurons: where they miss them by less, or with at most so many unstable ReLUs, phases are searched.
+        lenience: for as long as this many times the box's bounds took.
+        look: seconds of the search for counterexamples once the bounds of the whole box have failed, at most.
+    """
+
+    batch: int = 4
+    row_steps: int = 20
+    far: float = 2.0
+    neuron_steps: int = 6
+    near: float = 1.2
+    few_neurons: int = 400
+    lenience: float = 2.0
+    look: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class NativeSettings:
     """How the native engine works.
 
@@ -141,12 +165,14 @@ class NativeSettings:
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
+        condensed: how boxes are searched then.
         many_disjuncts: from so many disjuncts on, each is bounded on its own box before a search carries what is left.
         windows_from: from so many neurons on, a network of many inputs is bounded in windows.
     """
 
     low_dimension: int = LOW_DIMENSION
     condensed_from: int = 5000
+    condensed: CondensedSettings = CondensedSettings()
     windows_from: int = 30_000
     boxes: BoxSettings = BoxSettings()
     many_disjuncts: int = 64

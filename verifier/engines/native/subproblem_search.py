@@ -27,7 +27,7 @@ from verifier.bab import (
     Verdict,
 )
 from verifier.bounds.condensed import CondensedNetwork, Start
-from verifier.bounds.crown_slopes import ascend, backward, initial_weights, prove
+from verifier.bounds.crown_slopes import CHUNK, ascend, backward, initial_weights, prove
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.node_store import Nodes, NodeStore
 from verifier.engines.native.region_lp import decide_region
@@ -246,12 +246,16 @@ class SubproblemSearch(LastResort):
         best = np.argpartition(-scores, tries - 1, axis=0)[:tries]
         bounds = np.zeros((2, tries, count), dtype=np.float32)
         columns = np.arange(count)
-        for k in range(tries):
-            for side, sign in enumerate((1, -1)):
-                fixed, tried = phases.copy(), weights.copy()
-                fixed[best[k], columns] = sign
-                tried[best[k], columns] = 0.0
-                bounds[side, k] = backward(self.condensed, rows, tried, fixed).lower
+        together = max(1, CHUNK // (2 * count))  # a pass costs little more for many rows than for one
+        for first in range(0, tries, together):
+            neurons = best[first : first + together].reshape(-1)
+            tried = np.tile(columns, 2 * len(neurons) // count)
+            sign = np.repeat(np.array([1, -1], dtype=np.int8), len(neurons))
+            fixed, weight = phases[:, tried], weights[:, tried]
+            fixed[np.tile(neurons, 2), np.arange(len(tried))] = sign
+            weight[np.tile(neurons, 2), np.arange(len(tried))] = 0.0
+            found = backward(self.condensed, rows.take(tried), weight, fixed).lower
+            bounds[:, first : first + together] = found.reshape(2, -1, count)
         cut = np.minimum(bounds, 0.0)
         choice = (2 * cut.min(axis=0) + cut.max(axis=0)).argmax(axis=0)
         return best[choice, columns], bounds[:, choice, columns]
