@@ -97,10 +97,9 @@ if TYPE_CHECKING:
     from verifier.network.loading import load as load
     from verifier.network.onnx_writer import write_onnx as write_onnx
     from verifier.options import Options as Options
-    from verifier.proofs.check import check_proof as check_proof
-    from verifier.proofs.proof import Proof as Proof
-    from verifier.proofs.proof import ProofError as ProofError
-    from verifier.proofs.proof import load_proof as load_proof
+    from verifier.proofs.checking import ProofError as ProofError
+    from verifier.proofs.checking import check_proof as check_proof
+    from verifier.proofs.writer import Proof as Proof
     from verifier.properties.builders import robustness as robustness
     from verifier.properties.builders import saliency_robustness as saliency_robustness
     from verifier.properties.conjunction import Conjunction as Conjunction
@@ -185,8 +184,8 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "verifier.options": ("Options",),
         "verifier.verdict": ("Verdict", "Status", "Certainty", "Witness"),
         "verifier.falsify.replay": ("replay",),
-        "verifier.proofs.proof": ("load_proof", "Proof", "ProofError"),
-        "verifier.proofs.check": ("check_proof",),
+        "verifier.proofs.checking": ("check_proof", "ProofError"),
+        "verifier.proofs.writer": ("Proof",),
     },
     "Many questions": {
         "verifier.certification": ("certify", "Certification"),

@@ -11,7 +11,7 @@ from verifier import compiled
 from verifier.arguments import checked
 from verifier.engines import registry
 from verifier.engines.base import Engine
-from verifier.errors import EngineError, InputError, TimeLimitError
+from verifier.errors import EngineError, TimeLimitError
 from verifier.events import Listener, ignore
 from verifier.extras import lacking
 from verifier.limits import MemoryBudget, deadline_in_force, in_force
@@ -103,15 +103,6 @@ def _engines(query: Query, options: Options) -> tuple[list[Engine], list[str]]:
         else:
             engines.append(registry.require(name, query))
     engines = list({engine.name: engine for engine in engines}.values())
-    if options.proof:
-        for engine in engines:
-            reason = engine.withholds_proof(query)
-            if reason:
-                others = registry.provers(query) or "there is none"
-                raise InputError(
-                    f"engine {engine.name!r} writes no proof of such a query: {reason}",
-                    fix=f"leave the proof out, or ask an engine that does ({others})",
-                )
     return engines, notes
 
 

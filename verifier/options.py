@@ -32,8 +32,8 @@ class Options:
         threads: threads that one engine may use.
         seed: seed of everything random.
         compare: for several engines: let all finish and compare, instead of stopping at the first answer.
-        proof: keep a proof of HOLDS that can be written to a file and checked (`Verdict.proof`); slower. For conditions on
-            outputs, by the native engine and the bounds before it.
+        proof: True: keep a certificate of HOLDS that `verifier check-proof` checks (`Verdict.proof`); a path: and write it
+            there. A HOLDS without one says why (`Verdict.no_certificate`).
         reproducers: folder in which the query of a failed solver call is kept; None: none is kept.
     """
 
@@ -47,7 +47,7 @@ class Options:
     threads: int = 1
     seed: int = 0
     compare: bool = False
-    proof: bool = False
+    proof: bool | str | Path = False
     reproducers: str | Path | None = field(default=None)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from verifier.engines.base import Answer, Engine
 from verifier.engines.disjunctions import GROUP
@@ -24,6 +24,9 @@ from verifier.options import Options
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Certainty, EngineAnswer, Status, Verdict, Witness
+
+if TYPE_CHECKING:
+    from verifier.proofs.tree import ProofTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,24 @@ class Question:
             fields["progress"] = "; ".join(describe(event) for event in self._progress.values())
         return Verdict(status=status, times=times, notes=tuple(self.notes), answers=self.answers, **fields)
 
+    def holds(self, prover: Engine | None, tree: ProofTree | None, **fields: Any) -> Verdict:
+        """HOLDS, with its certificate if one was asked for.
+
+        Args:
+            prover: the engine that proved it, if it was one.
+            tree: what it wrote down for a certificate.
+        """
+        target = self.options.proof
+        if target is False:
+            return self.answer(Status.HOLDS, **fields)
+        from verifier.engines.certificate import certificate
+
+        with self.stage("proof"):
+            proof, why = certificate(self.query, tree, prover, self.options, self.deadline)
+            if proof is not None and target is not True:
+                proof.save(target)
+        return self.answer(Status.HOLDS, proof=proof, no_certificate=why, **fields)
+
     def keep(self, engine: str, reason: str) -> Path | None:
         """The file with the query of a failed solver call, if such files are to be kept."""
         folder = self.options.reproducers
@@ -143,7 +164,7 @@ class LookAtTheCondition:
         if not why:
             return None
         question.note(f"no input meets the condition, whatever the network computes: {why}")
-        return question.answer(Status.HOLDS, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT)
+        return question.holds(None, None, stage="bounds", engine="the condition itself", certainty=Certainty.EXACT)
 
 
 @dataclass(frozen=True)
@@ -198,31 +219,25 @@ class RefuteByBounds:
             return None
         from verifier.bounds.decide import refuted_by_bounds, refuted_on_subproblems
 
-        query, method, certifier = question.query, question.options.bounds, None
+        query, method = question.query, question.options.bounds
         steps = question.options.bound_steps
         with question.stage("bounds"):
             try:
-                if question.options.proof and self.on_subproblems:
-                    from verifier.engines.native.certify import BoxCertifier
-
-                    certifier = BoxCertifier(query)
-                    refutation = refuted_on_subproblems(query, method, certifier=certifier, steps=steps)
-                else:
-                    refutation = (refuted_on_subproblems if self.on_subproblems else refuted_by_bounds)(
-                        query, method, steps=steps
-                    )
+                refutation = (refuted_on_subproblems if self.on_subproblems else refuted_by_bounds)(
+                    query, method, steps=steps
+                )
             except InputError as error:  # overflow, say: other methods may still decide the query
                 question.note(f"no bounds: {error}")
                 return None
         if refutation is None:
             return None
-        return question.answer(
-            Status.HOLDS,
+        return question.holds(
+            None,
+            None,
             stage="bounds",
             engine=refutation.method,
             bounds=refutation.method,
             certainty=refutation.certainty,
-            proof=None if certifier is None else certifier.builder.proof(query, "boxes halved"),
         )
 
 
@@ -282,7 +297,8 @@ class AskEngines:
                     question.note(f"{unsure[0].engine} proposed a counterexample that the exact replay did not confirm")
                 if "decided by" in result.statistics:
                     question.note(f"{outcome.engine} was not asked: {result.statistics['decided by']} decided")
-                return question.answer(Status.HOLDS, certainty=result.certainty, proof=result.proof, **common)
+                engine = next(e for e in question.engines if e.name == outcome.engine)
+                return question.holds(engine, result.proof, certainty=result.certainty, **common)
         return None
 
     def _undecided(self, question: Question, outcomes: Sequence[Outcome]) -> Verdict:

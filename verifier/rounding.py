@@ -3,7 +3,7 @@
 An operation's result is the exact one times ``1 + d`` with ``|d| <= UNIT_ROUNDOFF``, unless it underflows, which `TINY`
 covers. A sum of k products is wrong by at most ``gamma(k)`` times the sum of their absolute values (Higham, *Accuracy
 and Stability of Numerical Algorithms*, Section 3.1), whatever the order: so the analyses hold on every processor and for
-every BLAS. `verifier.proofs.kernel` has a model of its own on purpose: the check must not lean on the search's code.
+every BLAS. `verifier.proofs.checker.kernel` has a model of its own on purpose: the check must not lean on the search's code.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from verifier.network.operators import Array
 from verifier.shown import Shown
 
 if TYPE_CHECKING:
-    from verifier.proofs.proof import Proof
+    from verifier.proofs.writer import Proof
 
 
 class Status(enum.Enum):
@@ -159,7 +159,8 @@ class Verdict(Shown):
         unconfirmed: a witness that a solver proposed and the replay did not confirm.
         reproducer: a file with the query that failed.
         notes: remarks for the user.
-        proof: of HOLDS, if it was asked for.
+        proof: the certificate of HOLDS, if one was asked for.
+        no_certificate: why there is none though one was asked for; "" otherwise.
     """
 
     status: Status
@@ -176,6 +177,7 @@ class Verdict(Shown):
     reproducer: Path | None = None
     notes: tuple[str, ...] = ()
     proof: Proof | None = None
+    no_certificate: str = ""
 
     def __post_init__(self) -> None:
         if self.status is Status.VIOLATED and (self.witness is None or not self.witness.confirmed):
@@ -191,6 +193,7 @@ class Verdict(Shown):
         total = self.times.get("total")
         title = f"Verdict {self.status.name}" + (f" ({self.certainty.value})" if self.certainty else "")
         facts = {"by": self.engine, "in": "" if total is None else f"{total:.3g} s", "because": self.reason}
+        facts["certificate"] = f"none: {self.no_certificate}" if self.no_certificate else ""
         facts["witness"] = "" if self.witness is None else repr(self.witness)
         return title, {name: fact for name, fact in facts.items() if fact}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from verifier.properties.conjunction import Conjunction, Matrix
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.verdict import Certainty
-
-if TYPE_CHECKING:
-    from verifier.engines.native.certify import BoxCertifier
 
 SLACK = 1e-6
 """A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more
@@ -74,7 +71,6 @@ def refuted_on_subproblems(
     query: Query,
     method: str = "crown",
     boxes: int | None = None,
-    certifier: BoxCertifier | None = None,
     *,
     steps: int = BOUND_STEPS,
 ) -> Refutation | None:
@@ -85,27 +81,18 @@ def refuted_on_subproblems(
     Args:
         boxes: how many are bounded at most; None: as many as take some tenths of a second, by the network's size.
         method, steps: see `verifier.bounds.bounds`.
-        certifier: writes a proof; only what it can certify counts as refuted.
     """
     if boxes is None:
         most = BOX_NEURONS // (SLOWER if method == "alpha-crown" else 1)
         boxes = min(MOST_BOXES, max(1, most // max(1, query.network.neurons)))
-    open_boxes, found = [(0, query.box)], []
+    open_boxes, found = [query.box], []
     for _ in range(boxes):
-        node, box = open_boxes.pop()
+        box = open_boxes.pop()
         refutation = refuted_by_bounds(replace(query, box=box), method, steps=steps)
-        if refutation is not None and certifier is not None:
-            disjuncts = range(len(query.disjuncts))
-            if len(certifier.refute(certifier.region(node, box.lower, box.upper), disjuncts)) < len(disjuncts):
-                refutation = None
         if refutation is None:
             if not box.width.any():
                 return None
-            axis, halves = _halves(query, box)
-            nodes = (0, 0)
-            if certifier is not None:
-                nodes = certifier.builder.divide_input(node, axis, float(halves[0].upper[axis]))
-            open_boxes.extend(zip(nodes, halves, strict=True))
+            open_boxes.extend(_halves(query, box))
         else:
             found.append(refutation)
         if not open_boxes:
@@ -114,15 +101,15 @@ def refuted_on_subproblems(
     return None
 
 
-def _halves(query: Query, box: Box) -> tuple[int, tuple[Box, Box]]:
-    """The input that moves the outputs most between its two ends, and the two halves of a box along it."""
+def _halves(query: Query, box: Box) -> tuple[Box, Box]:
+    """The two halves of a box along the input that moves the outputs most between its two ends."""
     center, radius = box.center, np.diag(box.width / 2)
     ends = query.network.forward(np.concatenate([center - radius, center + radius])).reshape(2 * box.size, -1)
     moved = np.abs(ends[box.size :] - ends[: box.size]).max(axis=1)
     axis = int(np.where(box.width > 0, moved, -1.0).argmax())
     lower, upper = box.lower.copy(), box.upper.copy()
     lower[axis] = upper[axis] = center[axis]
-    return axis, (Box(lower=box.lower, upper=upper), Box(lower=lower, upper=box.upper))
+    return Box(lower=box.lower, upper=upper), Box(lower=lower, upper=box.upper)
 
 
 def _refutation(*methods: str) -> Refutation:

@@ -1,4 +1,4 @@
-"""``verifier check-proof PROOF MODEL PROPERTY``: check again what ``verifier verify --proof`` wrote."""
+"""``verifier check-proof PROOF MODEL PROPERTY``: check a certificate by the checker that stands alone."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_json, add_model
+    from verifier.commands.arguments import add_json
 
     parser = subparsers.add_parser(
         "check-proof",
-        help="check a proof that `verify --proof` wrote",
-        description="Check that a proof shows a VNN-LIB property of a network to hold: that its parts cover the input "
-        "set, and that every case is refuted on every part, by bounds computed anew with their rounding counted. "
-        "Nothing of the search is used.",
-        epilog="exit status: 0 the proof is right, 1 it is not (it says where), 2 bad usage or input",
+        help="check a certificate that `verify --proof` wrote",
+        description="Check that a certificate shows a property of a network to hold, on the ONNX file and the property's "
+        "text themselves: that its parts cover the input set, and that every case is refuted on every part, by bounds "
+        "computed anew with their rounding counted. Nothing of the search is used.",
+        epilog="exit status: 0 the certificate is right, 1 it is not (it says where), 2 bad usage or input",
     )
     parser.add_argument("proof", type=Path, metavar="PROOF", help="file that `verifier verify --proof` wrote")
-    add_model(parser)
+    parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx or .onnx.gz")
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one for each processor)")
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -33,26 +34,14 @@ def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import dataclasses
 
-    import verifier
-    from verifier.commands.inputs import load_model
     from verifier.commands.result import Result
+    from verifier.proofs.checking import ProofError, check_proof
 
-    proof = verifier.load_proof(args.proof)
-    query = verifier.read_vnnlib(args.property, load_model(args, ordered=True))
-    common: dict[str, Any] = {
-        "network": query.network,
-        "question": query.description,
-        "files": {args.property: "", args.proof: ""},
-    }
+    files = {args.model: "network", args.property: "", args.proof: ""}
     try:
-        checked = verifier.check_proof(proof, query)
-    except verifier.ProofError as error:
-        found = {"right": False, "problem": str(error)}
-        return Result(text=f"the proof is not right: {error}", found=found, status=1, **common)
-    lines = [
-        f"the proof is right: no input of the set meets the property ({proof.method})",
-        f"  {checked.leaves} leaves, {checked.certificates} certificates, {checked.records} sets of bounds",
-        f"  least bound of a certificate {checked.margin:.3g}, checked in {checked.seconds:.2f} s",
-    ]
-    found = {"right": True, "method": proof.method, **dataclasses.asdict(checked)}
-    return Result(text="\n".join(lines), found=found, **common)
+        report = check_proof(args.proof, args.model, args.property, args.jobs)
+    except ProofError as error:
+        found: dict[str, Any] = {"right": False, "problem": str(error)}
+        return Result(text=f"the proof is not right: {error}", found=found, status=1, files=files)
+    margin = report.margin if report.margin < float("inf") else None  # all of it in rational arithmetic
+    return Result(text=str(report), found={"right": True, **dataclasses.asdict(report), "margin": margin}, files=files)

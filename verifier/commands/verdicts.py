@@ -42,6 +42,8 @@ def in_words(verdict: Verdict, question: str, reader: Reader | None = None) -> s
         case Status.HOLDS:
             assert verdict.certainty is not None
             lines.append(f"HOLDS: {_CERTAINTY[verdict.certainty]}, by {who} in {total:.2f} s")
+            if verdict.no_certificate:
+                lines.append(f"  no certificate: {verdict.no_certificate}")
         case Status.VIOLATED:
             lines.append(f"VIOLATED: a counterexample was found by {who} in {total:.2f} s")
             assert verdict.witness is not None
@@ -125,6 +127,8 @@ def as_record(verdict: Verdict, reader: Reader | None = None) -> dict[str, Any]:
             }
             for a in verdict.answers
         ],
+        "certificate": None if verdict.proof is None else dict(verdict.proof.header),
+        "no_certificate": verdict.no_certificate,
         "reproducer": str(verdict.reproducer) if verdict.reproducer else None,
         "notes": list(verdict.notes),
         "next": NEXT.get(verdict.status, ""),

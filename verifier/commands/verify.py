@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
     parser.add_argument(
-        "--proof", type=a_file, metavar="FILE", help="if it holds, write a proof for `verifier check-proof`; slower"
+        "--proof", type=a_file, metavar="FILE", help="if it holds, write a certificate for `verifier check-proof`"
     )
     add_solving_arguments(parser)
     parser.set_defaults(run=run)
@@ -76,16 +76,13 @@ def run(args: argparse.Namespace) -> Result:
     from verifier.commands.console import say
     from verifier.commands.deciding import decide, result_of
 
-    options = replace(options_of(args), proof=args.proof is not None)
+    options = replace(options_of(args), proof=args.proof or False)
 
     def question() -> Query:
         return verifier.read_vnnlib(args.property, _networks(args))
 
     verdict, query = decide(args, question, options)
-    if verdict.proof is not None:
-        verdict.proof.save(args.proof)
-        if not args.quiet:
-            words = f"{args.proof}: a proof of {verdict.proof.leaves} leaves, {args.proof.stat().st_size:,} bytes"
-            say(words)
+    if verdict.proof is not None and not args.quiet:
+        say(f"{args.proof}: a certificate of {len(verdict.proof.data):,} bytes, for `verifier check-proof`")
     files = {args.property: "", **{file: f"network {name}" for name, file in args.network or ()}}
     return result_of(verdict, query, args, files=files)

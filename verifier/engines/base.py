@@ -17,7 +17,7 @@ from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
-    from verifier.proofs.proof import Proof
+    from verifier.proofs.tree import ProofTree
 
 
 LOW_DIMENSION = 16
@@ -43,7 +43,7 @@ class EngineResult:
         certainty: for UNSAT, how strong the proof is.
         reason: in words, for UNKNOWN, TIMEOUT and ERROR.
         statistics: figures worth showing (boxes, splits, solver time …).
-        proof: for UNSAT, if it was asked for.
+        proof: for UNSAT, what a proof was asked to be written from.
     """
 
     answer: Answer
@@ -51,7 +51,7 @@ class EngineResult:
     certainty: Certainty | None = None
     reason: str = ""
     statistics: Mapping[str, float | int | str] = field(default_factory=dict)
-    proof: Proof | None = None
+    proof: ProofTree | None = None
 
 
 PIECEWISE_LINEAR = frozenset({"input", "affine", "relu", "piecewise-linear", "maxpool"})
@@ -119,7 +119,7 @@ class Engine(ABC):
 
     def withholds_proof(self, query: Query) -> str:
         """Why it can write no proof of this query (`Options.proof`); "" if it can."""
-        return "it writes none"
+        return f"the engine {self.name!r} writes none"
 
     def kernels(self, query: Query) -> tuple[str, ...]:
         """The parts of `verifier.compiled` that it needs for this query."""

@@ -36,7 +36,7 @@ def solve(
     engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
 ) -> EngineResult:
     """What an engine says of a query with any number of disjuncts and clauses; see `Engine.solve`."""
-    if options.proof or (
+    if (options.proof and not engine.withholds_proof(query)) or (
         not query.clauses and len(query.disjuncts) <= GROUP
     ):  # a proof speaks of all disjuncts at once
         return engine.solve(query, options, deadline, listener)

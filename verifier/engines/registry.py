@@ -114,12 +114,6 @@ def require(name: str, query: Query) -> Engine:
     return engine
 
 
-def provers(query: Query) -> str:
-    """The names of the engines that can take a query and write a proof of it."""
-    found = (get(name) for name in ENGINES)
-    return ", ".join(e.name for e in found if not e.withholds_proof(query) and not e.rejects(query.network, query))
-
-
 def choose(query: Query, options: Options) -> Choice:
     """The engine for "auto": the first line of `RULES` that fits and whose engine can take the query.
 

@@ -1,5 +1,1 @@
-"""Proofs that can be written to a file, and checked again independently of the search that found them."""
-
-from verifier.proofs.proof import Proof, ProofError, load_proof
-
-__all__ = ["Proof", "ProofError", "load_proof"]
+"""Certificates of HOLDS: written by the searches, checked by `verifier.proofs.checker`, which stands alone."""

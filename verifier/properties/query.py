@@ -97,6 +97,19 @@ class GradientBox:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A property as it was asked, for those who check its proof by themselves.
+
+    Attributes:
+        text: a property file's text, or JSON of one of our own kinds (docs/proofs.md).
+        is_vnnlib: whether it is VNN-LIB text.
+    """
+
+    text: str
+    is_vnnlib: bool
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Query(Shown):
     """Find x in ``box`` with ``common``, the gradient box, the map condition, and at least one of ``disjuncts``.
@@ -116,6 +129,7 @@ class Query(Shown):
         clauses: further disjunctions: at least one conjunction of each has to hold, too.
         vacuous: why no input at all can meet the condition, where that is plain as it stands; "" if it is not.
         description: the property in words, for reports.
+        statement: the property as it was asked; None where nothing says it.
     """
 
     network: Network
@@ -128,6 +142,7 @@ class Query(Shown):
     condition: MapCondition | None = None
     anchor: Array | None = None
     description: str = ""
+    statement: Statement | None = None
 
     def _facts(self) -> tuple[str, dict[str, str]]:
         spoken = (

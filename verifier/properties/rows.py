@@ -69,7 +69,7 @@ class Conditions:
         The boxes are rounded outwards; a disjunct whose box is empty has ``low > high`` somewhere.
         """
         low, high = np.tile(box.lower, (self.disjuncts, 1)), np.tile(box.upper, (self.disjuncts, 1))
-        alone = ~self.y_rows.any(axis=1) & (np.count_nonzero(self.x_rows, axis=1) == 1)
+        alone = self.alone
         for row in np.flatnonzero(alone):
             (j,) = np.flatnonzero(self.x_rows[row])
             factor, disjunct = self.x_rows[row, j], self.disjunct_of[row]
@@ -82,6 +82,11 @@ class Conditions:
             self.y_rows[~alone], self.x_rows[~alone], self.bound[~alone], self.disjunct_of[~alone], self.disjuncts
         )
         return rest, low, high
+
+    @property
+    def alone(self) -> npt.NDArray[np.bool_]:
+        """Which rows bound one input alone, ``(S,)``."""
+        return np.asarray(~self.y_rows.any(axis=1) & (np.count_nonzero(self.x_rows, axis=1) == 1))
 
     def members(self, disjunct: int) -> npt.NDArray[np.intp]:
         """The rows of one disjunct."""

@@ -6,6 +6,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from verifier.arguments import checked
 from verifier.errors import PropertyError
 from verifier.network.graph import Network
 from verifier.properties import vnnlib1
-from verifier.properties.query import Query
+from verifier.properties.query import Query, Statement
 
 _VERSION_2 = re.compile(r"(?:\s|;[^\n]*(?:\n|\Z))*\(\s*vnnlib-version\s*<\s*2")
 
@@ -77,7 +78,7 @@ def read_vnnlib(path: str | PathLike[str], network: Network | Mapping[str, Netwo
             if len(network) != 1:
                 raise PropertyError(f"VNN-LIB 1.0 speaks of one network, and {len(network)} are given", place=str(path))
             (network,) = network.values()
-        return vnnlib1.parse(text, network, place=str(path))
+        return replace(vnnlib1.parse(text, network, place=str(path)), statement=Statement(text=text, is_vnnlib=True))
     from verifier.properties import vnnlib2
 
     return vnnlib2.parse(text, network, place=str(path))

@@ -17,7 +17,14 @@ import numpy as np
 from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
 from verifier.bounds.relaxations import relaxation
-from verifier.engines.native.rows import Integers, Results, examine_rows, new_results, results_of
+from verifier.engines.native.rows import (
+    Certificates,
+    Integers,
+    Results,
+    examine_rows,
+    new_results,
+    results_of,
+)
 from verifier.errors import InputError
 from verifier.limits import thread_pool
 from verifier.network.graph import Network, Node
@@ -55,6 +62,13 @@ class BoxBounds(Protocol):
             free: the inputs that vary.
             widths: their widths in the root box.
         """
+
+
+class CertifiedBounds(BoxBounds, Protocol):
+    """Bounds that also say why a disjunct is refuted."""
+
+    def certified(self, block: Block, free: Integers, widths: Array) -> tuple[Results, Certificates]:
+        """`examine`, and why disjuncts were refuted."""
 
 
 class ActivationColumns:
@@ -129,9 +143,20 @@ def dense_layers(network: Network) -> list[tuple[Node, bool]] | None:
 
 
 class DenseBounds:
-    """Dense feed-forward networks, compiled: `verifier.engines.native.decide.examine_dense`."""
+    """Dense feed-forward networks, compiled: `verifier.engines.native.decide.examine_dense`.
 
-    def __init__(self, crown: Crown, conditions: Conditions, layers: list[tuple[Node, bool]], threads: int) -> None:
+    Args:
+        reserve: so many times the slack for rounding is kept free.
+    """
+
+    def __init__(
+        self,
+        crown: Crown,
+        conditions: Conditions,
+        layers: list[tuple[Node, bool]],
+        threads: int,
+        reserve: float = 1.0,
+    ) -> None:
         from verifier.bounds.crown_dense import FeedForward
         from verifier.engines.native.decide import DisjunctRows
 
@@ -154,9 +179,10 @@ class DenseBounds:
             outputs=np.ascontiguousarray(conditions.y_rows @ last.weight),
             constants=conditions.y_rows @ last.bias - conditions.bound,
             x_rows=np.ascontiguousarray(conditions.x_rows),
-            errors=row_errors(crown, conditions),
+            errors=reserve * row_errors(crown, conditions),
             disjunct_of=conditions.disjunct_of.astype(np.int64),
         )
+        self._disjuncts = conditions.disjuncts
         ends = []
         for end, free in ((0, -np.inf), (1, np.inf)):
             known = [
@@ -176,9 +202,19 @@ class DenseBounds:
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""
-        from verifier.engines.native.decide import Splits, examine_dense
+        return self._examine(block, free, widths, False)[0]
 
+    def certified(self, block: Block, free: Integers, widths: Array) -> tuple[Results, Certificates]:
+        """See `CertifiedBounds`."""
+        return self._examine(block, free, widths, True)
+
+    def _examine(self, block: Block, free: Integers, widths: Array, keep: bool) -> tuple[Results, Certificates]:
+        from verifier.engines.native.decide import ROUNDS, Splits, examine_dense
+
+        boxes = len(block["low"])
         results = new_results(*block["low"].shape)
+        total, neurons = len(self._rows.disjunct_of), self.network.biases.size
+        kept = Certificates.workspace_of(boxes if keep else 0, self._disjuncts, total, ROUNDS, neurons)
 
         def part(which: slice) -> None:
             some = {name: value[which] for name, value in block.items()}
@@ -194,18 +230,22 @@ class DenseBounds:
                 free,
                 widths,
                 results_of(results, which),
+                type(kept)(*(column[which] for column in kept)),
             )
 
-        boxes = len(block["low"])
         step = boxes if self._threads == 1 or boxes < 16 else max(8, -(-boxes // (4 * self._threads)))
         _in_parts(part, boxes, step, self._threads)
-        return results
+        return results, kept
 
 
 class GraphBounds:
-    """Any network, by `verifier.bounds.crown`; chooses no neurons."""
+    """Any network, by `verifier.bounds.crown`; chooses no neurons.
 
-    def __init__(self, crown: Crown, conditions: Conditions, threads: int) -> None:
+    Args:
+        reserve: so many times the slack for rounding is kept free.
+    """
+
+    def __init__(self, crown: Crown, conditions: Conditions, threads: int, reserve: float = 1.0) -> None:
         self._crown, self._conditions, self._threads = crown, conditions, threads
         self._names = crown.preactivations
         sizes = [crown.network[name].size for name in self._names]
@@ -218,10 +258,38 @@ class GraphBounds:
         empty = np.zeros((1, 0))
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
         self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
-        self._errors = row_errors(crown, conditions)
+        self._errors = reserve * row_errors(crown, conditions)
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""
+        slopes, constants = self._all_rows(block)
+        return _conclude(block, slopes, constants, self._conditions, self._crown.network, free, widths)
+
+    def certified(self, block: Block, free: Integers, widths: Array) -> tuple[Results, Certificates]:
+        """See `CertifiedBounds`: each disjunct by one of its rows, with default slopes."""
+        conditions, before = self._conditions, block["open"].copy()
+        slopes, constants = self._all_rows(block)
+        kept = Certificates.workspace_of(len(before), conditions.disjuncts, len(conditions), 0, 0)
+        kept.empty[:] = before.any(axis=1) & ~block["open"].any(axis=1)
+        low, high, refuted = block["low"].copy(), block["high"].copy(), np.zeros_like(before)
+        least = constants + (np.maximum(slopes, 0) * low[:, None] + np.minimum(slopes, 0) * high[:, None]).sum(axis=2)
+        least -= 1e-12 * (np.abs(slopes) * np.maximum(np.abs(low), np.abs(high))[:, None]).sum(axis=2)
+        for disjunct in range(conditions.disjuncts):
+            members = conditions.members(disjunct)
+            best = least[:, members].argmax(axis=1)
+            refuted[:, disjunct] = before[:, disjunct] & (least[np.arange(len(least)), members[best]] > 0)
+            kept.weights[np.flatnonzero(refuted[:, disjunct]), disjunct, best[refuted[:, disjunct]]] = 1.0
+        found = _conclude(block, slopes, constants, conditions, self._crown.network, free, widths)
+        lost = before & ~refuted & ~kept.empty[:, None] & ~block["open"]  # cut off, without a row that says so
+        block["open"] |= lost
+        undone = np.flatnonzero(lost.any(axis=1))
+        block["low"][undone], block["high"][undone] = low[undone], high[undone]
+        found.axis[undone] = ((high - low)[undone][:, free] / widths).argmax(axis=1)
+        found.bound[undone] = np.minimum(found.bound[undone], 0.0)
+        return found, kept
+
+    def _all_rows(self, block: Block) -> tuple[Array, Array]:
+        """`_rows` of all boxes, which are shared among the threads."""
         boxes, conditions = len(block["low"]), self._conditions
         slopes, constants = np.zeros((boxes, *conditions.x_rows.shape)), np.full((boxes, len(conditions)), -np.inf)
 
@@ -231,7 +299,7 @@ class GraphBounds:
 
         step = boxes if self._threads == 1 or boxes < 16 else -(-boxes // self._threads)
         _in_parts(part, boxes, step, self._threads)
-        return _conclude(block, slopes, constants, conditions, self._crown.network, free, widths)
+        return slopes, constants
 
     def _rows(self, block: Block, slopes: Array, constants: Array) -> None:
         """Functions below the rows of the open disjuncts, written to ``slopes (B, S, n)`` and ``constants (B, S)``."""

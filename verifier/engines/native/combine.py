@@ -73,6 +73,22 @@ def put(
 
 
 @jit
+def _least(f: Functions, count: int, weights: Array) -> float:
+    """A proved lower bound of a combination of the first functions."""
+    total, size = 0.0, 0.0
+    for i in range(count):
+        total += weights[i] * f.values[i]
+        size += weights[i] * abs(f.values[i])
+    for j in range(f.scaled.shape[1]):
+        slope = 0.0
+        for i in range(count):
+            slope += weights[i] * f.scaled[i, j]
+            size += weights[i] * abs(f.scaled[i, j])
+        total -= abs(slope)
+    return total - SUM_RESERVE * size - TINY
+
+
+@jit
 def best_weights(f: Functions, count: int) -> float:
     """The greatest least value that a convex combination of the first functions has on the box.
 
@@ -144,17 +160,21 @@ def best_weights(f: Functions, count: int) -> float:
             weights[basis[j]] = max(table[j, columns], 0.0)
     for j in range(n):
         point[j] = min(max(-1.0 - table[n + 1, count + 2 * j], -1.0), 1.0)
-    total, size = 0.0, 0.0
-    for i in range(count):
-        total += weights[i] * values[i]
-        size += weights[i] * abs(values[i])
-    for j in range(n):
-        slope = 0.0
+    return _least(f, count, weights)
+
+
+@jit
+def shorten(f: Functions, count: int) -> None:
+    """Round the weights of a combination that is positive to few bits, as long as it stays so."""
+    short = np.empty(count)
+    parts = 4.0
+    for _ in range(6):
         for i in range(count):
-            slope += weights[i] * slopes[i, j]
-            size += weights[i] * abs(slopes[i, j])
-        total -= abs(slope)
-    return total - SUM_RESERVE * size - TINY
+            short[i] = np.floor(f.weights[i] * parts + 0.5) / parts
+        if _least(f, count, short) > 0.0:
+            f.weights[:count] = short
+            return
+        parts *= 8.0 if parts > 30.0 else 2.0
 
 
 @jit

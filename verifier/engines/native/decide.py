@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.crown_dense import FeedForward, Work, backward, evaluate, jit, tighten, workspace
-from verifier.engines.native.combine import Functions, best_weights, cut, put, workspace_of
-from verifier.engines.native.rows import TURNS, Flags, Integers, Results
+from verifier.engines.native.combine import Functions, best_weights, cut, put, shorten, workspace_of
+from verifier.engines.native.rows import TURNS, Certificates, Flags, Integers, Results
 from verifier.network.operators import Array
 
 ROUNDS = 4
@@ -55,6 +55,10 @@ class Splits(NamedTuple):
     phases: npt.NDArray[np.int8]
     counts: Integers
     spaces: Array
+
+
+SHORT = 64
+"""Shares of rows are rounded to so many parts of 1 where a proof is kept."""
 
 
 @jit
@@ -115,6 +119,7 @@ def _new_function(
     cost: Array,
     slope: Array,
     free: Integers,
+    short: bool,
 ) -> bool:
     """Bound the best combination of the rows of a disjunct as one row: function ``count``. False if no row is in it.
 
@@ -134,6 +139,8 @@ def _new_function(
     slope[:] = 0.0
     for s in range(first, last):
         share = mix[s - first] / whole
+        if short:
+            share = np.floor(share * SHORT + 0.5) / SHORT
         mix[s - first] = share
         if share > 0.0:
             constant += share * rows.constants[s]
@@ -204,6 +211,7 @@ def examine_dense(
     free: Integers,
     widths: Array,
     results: Results,
+    kept: Certificates,
 ) -> None:
     """Bound, refute and cut boxes for a feed-forward network, and choose how to split what stays open.
 
@@ -214,8 +222,10 @@ def examine_dense(
         splits: ReLU splits; the half-spaces are made tighter in place.
         free: the inputs that vary.
         widths: their widths in the root box.
+        kept: where it is written why a disjunct is refuted; then only combinations of functions refute.
     """
     boxes, n = low.shape
+    keep = kept.empty.size > 0
     row_count, neurons, varying = rows.disjunct_of.size, network.biases.size, free.size
     work = workspace(network, n, row_count)
     f = workspace_of(row_count + splits.spaces.shape[1] + ROUNDS, varying, row_count)
@@ -239,6 +249,8 @@ def examine_dense(
             spaces,
         ):
             open_disjuncts[box, :] = False
+            if keep:
+                kept.empty[box] = True
             continue
         _bound_rows(network, work, rows, open_disjuncts[box], row_slopes, row_constants)
         hull_low[:], hull_high[:], all_costs[:] = np.inf, -np.inf, 0.0
@@ -260,6 +272,7 @@ def examine_dense(
                 put(f, count, spaces[h, :n], spaces[h, n], work.middle, work.radius, free)
                 count += 1
             cost[:] = 0.0
+            given = count
             value = best_weights(f, count) if count > 0 else -np.inf
             for _ in range(ROUNDS):
                 if value > 0.0:
@@ -277,20 +290,32 @@ def examine_dense(
                     lower_slope[i] = work.lower_slope[i]
                     if z_low[i] < 0.0 and z_high[i] > 0.0:
                         lower_slope[i] = 1.0 if z[i] > 0.0 else 0.0
-                if not _new_function(network, work, rows, f, count, first, last, lower_slope, cost, slope, free):
+                if not _new_function(network, work, rows, f, count, first, last, lower_slope, cost, slope, free, keep):
                     break
                 here = f.values[count]
                 for p in range(varying):
                     here += f.scaled[count, p] * f.target[p]
                 if not here > value + WORTH * abs(value):  # NaN is worth nothing
                     break
+                if keep:
+                    kept.mixes[box, disjunct, count - given] = f.shares[count]
+                    for i in range(neurons):
+                        kept.slopes[box, disjunct, count - given, i] = lower_slope[i] > 0.5
                 count += 1
                 value = best_weights(f, count)
             for p in range(varying):
                 f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
-            if value > 0.0 or not cut(f, count, middle, TURNS):
+            if value > 0.0 and keep:
+                shorten(f, count)
+                for i in range(count):
+                    kept.weights[box, disjunct, i] = f.weights[i]
+            possible = value <= 0.0 and cut(f, count, middle, TURNS)
+            if value > 0.0 or not (possible or keep):
                 open_disjuncts[box, disjunct] = False
                 continue
+            if not possible:  # without a combination that says so
+                for p in range(varying):
+                    f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
             results.bound[box] = min(results.bound[box], value)
             for i in range(neurons):
                 all_costs[i] += cost[i]

@@ -30,6 +30,7 @@ from verifier.engines.native.bounding import (
 from verifier.engines.native.exact_leaves import ExactLeaves
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
+from verifier.errors import UnsupportedOperatorError
 from verifier.events import Listener, ignore
 from verifier.falsify.climb import climbing
 from verifier.falsify.replay import first_confirmed, replay
@@ -61,6 +62,12 @@ class NativeEngine(Engine):
     def withholds_proof(self, query: Query) -> str:
         if not query.network.is_piecewise_linear:
             return "the format knows piecewise-linear networks"
+        from verifier.proofs.relu_network import relu_network
+
+        try:
+            relu_network(query.network)
+        except UnsupportedOperatorError as error:
+            return error.problem
         if not query.clauses:
             return ""
         return f"the format has no place for {1 + len(query.clauses)} disjunctions side by side: multiply them out"
@@ -76,6 +83,8 @@ class NativeEngine(Engine):
         reason = self.rejects(query.network, query)
         if reason:
             return EngineResult(answer=Answer.ERROR, reason=f"the native engine does not take {reason}")
+        if options.proof and self.withholds_proof(query):
+            options = replace(options, proof=False)
         conditions = Conditions.of(query)
         for disjunct in range(conditions.disjuncts):
             if not len(conditions.members(disjunct)):
@@ -123,23 +132,32 @@ class NativeEngine(Engine):
                 query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
                 conditions = Conditions.of(query)
         falsifier, boxes = climbing(query, conditions, options.seed), self.settings.boxes
-        if options.proof:  # one root, and all rows are written down
-            from verifier.engines.native.certify import BoxCertifier
-
-            bounds = _bounds(query, conditions, options.threads, staged=0)
-            low, high = (
-                np.tile(query.box.lower, (conditions.disjuncts, 1)),
-                np.tile(query.box.upper, (conditions.disjuncts, 1)),
-            )
-            return InputSplit(
-                query, bounds, low, high, falsifier, BoxCertifier(query), memory=options.memory, settings=boxes
-            ).run(deadline, listener)
         rest, low, high = conditions.boxed(query.box)
+        if options.proof:
+            from verifier.engines.native.box_record import BoxRecord
+            from verifier.proofs.relu_network import relu_network
+
+            record = self.settings.record
+            certified = _certified(
+                replace(query, network=relu_network(query.network)), rest, options.threads, record.reserve
+            )
+            kept = BoxRecord(certified, rest, np.flatnonzero(~conditions.alone), record)
+            return InputSplit(query, certified, low, high, falsifier, kept, memory=options.memory, settings=boxes).run(
+                deadline, listener
+            )
         bounds = _bounds(query, rest, options.threads, staged=boxes.numpy_boxes)
         leaves = ExactLeaves(query, bounds, limits, exact)
         return InputSplit(
             query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes
         ).run(deadline, listener)
+
+
+def _certified(query: Query, conditions: Conditions, threads: int, reserve: float) -> DenseBounds | GraphBounds:
+    """Bounds that the checker of proofs finds, too."""
+    crown, layers = Crown(query.network, query.box), dense_layers(query.network)
+    if layers is None:
+        return GraphBounds(crown, conditions, threads, reserve)
+    return DenseBounds(crown, conditions, layers, threads, reserve=reserve)
 
 
 def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> BoxBounds:

@@ -38,7 +38,7 @@ from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
-    from verifier.engines.native.certify import BoxCertifier
+    from verifier.engines.native.box_record import BoxRecord
     from verifier.engines.native.exact_leaves import ExactLeaves
     from verifier.engines.native.rows import Results
 
@@ -83,7 +83,7 @@ class InputSplit(LastResort):
     Args:
         low, high: ``(disjuncts, n)`` the box of each disjunct, in the query's.
         falsifier: looks for counterexamples meanwhile, a step at a time.
-        certifier: writes a proof; only what it can certify counts as refuted or cut off. None: no proof.
+        record: writes a proof. None: no proof.
         leaves: settles boxes in exact arithmetic; None: none are.
     """
 
@@ -94,13 +94,13 @@ class InputSplit(LastResort):
         low: Array,
         high: Array,
         falsifier: Search,
-        certifier: BoxCertifier | None = None,
+        record: BoxRecord | None = None,
         leaves: ExactLeaves | None = None,
         *,
         memory: float | None = None,
         settings: BoxSettings = BoxSettings(),
     ) -> None:
-        self.query, self.bounds, self.falsifier, self.certifier = query, bounds, falsifier, certifier
+        self.query, self.bounds, self.falsifier, self.record = query, bounds, falsifier, record
         self.leaves, self.memory, self.settings = leaves, memory, settings
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
@@ -119,10 +119,10 @@ class InputSplit(LastResort):
             "units": np.full((count, spaces), -1, dtype=np.int64),
             "phases": np.zeros((count, spaces), dtype=np.int8),
             "space_count": np.zeros(count, dtype=np.int64),
-            "node": np.zeros(count, dtype=np.int64),
-            "region": np.full(count, None),
         }
         self.root = Boxes(root).take((root["low"] <= root["high"]).all(axis=1))
+        if record is not None:
+            record.begin(self.root.block)
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
         """Search until no box is left, a witness is found, or the deadline passes."""
@@ -149,8 +149,8 @@ class InputSplit(LastResort):
             return self._result(found, Answer.TIMEOUT, reason=reason)
         if self.leaves is not None and self.leaves.unsettled:
             return self._result(found, Answer.UNKNOWN, reason=self.leaves.unsettled)
-        proof = None if self.certifier is None else self.certifier.builder.proof(self.query, "input splitting")
-        return self._result(found, Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
+        tree = None if self.record is None else self.record.tree
+        return self._result(found, Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=tree)
 
     @staticmethod
     def _result(found: SearchResult, answer: Answer, **details: Any) -> EngineResult:
@@ -202,32 +202,9 @@ class InputSplit(LastResort):
         return first_confirmed(self.query, self.query.box.clip(found.point[best]))
 
     def _examine(self, block: Block) -> Results:
-        """Examine boxes; with a certifier, only what it certifies is refuted."""
-        if self.certifier is None:
+        if self.record is None:
             return self.bounds.examine(block, self.free, self.widths)
-        before = {name: block[name].copy() for name in ("low", "high", "open")}
-        found = self.bounds.examine(block, self.free, self.widths)
-        shrunk = (block["high"] - block["low"] < before["high"] - before["low"]).any(axis=1)
-        block["low"][:], block["high"][:] = before["low"], before["high"]
-        for k in range(len(shrunk)):
-            node, low, high = int(block["node"][k]), block["low"][k], block["high"][k]
-            count, closed = block["space_count"][k], not block["open"][k].any()
-            neurons = self.bounds.relu_numbers[block["units"][k, :count]]
-            phases = self.certifier.phases(neurons, block["phases"][k, :count])
-            disjuncts = np.flatnonzero(before["open"][k] & ~block["open"][k]).tolist()
-            region = self.certifier.region(node, low, high, phases, block["region"][k])
-            block["region"][k] = region  # the children's bounds will start from its own
-            refuted = self.certifier.refute(region, disjuncts) if disjuncts else []
-            again = [disjunct for disjunct in disjuncts if disjunct not in refuted]
-            block["open"][k, again] = True
-            left = np.flatnonzero(block["open"][k]).tolist()
-            if left and (shrunk[k] or again):
-                node, low, high = self.certifier.cut(region, left)
-                block["node"][k], block["low"][k], block["high"][k] = node, low, high
-            if again and closed:  # nothing was chosen
-                found.bound[k] = 0.0
-                found.axis[k] = ((high - low)[self.free] / self.widths).argmax()
-        return found
+        return self.record.examine(block, self.free, self.widths)
 
     def solve(self, leaf: Boxes, deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`."""
@@ -243,22 +220,28 @@ class InputSplit(LastResort):
         undecided = ((block["pre_low"] < 0) & (block["pre_high"] > 0)).sum(axis=1)
         s = self.settings
         on_neuron = (found.neuron >= 0) & (undecided <= s.few_unstable) & (block["space_count"] < s.spaces)
+        on_neuron &= self.record is None
         return Children(Boxes(self._pairs(block, on_neuron, found.neuron, found.axis)), np.repeat(parent, 2))
 
     def _narrow(self, block: Block) -> Any:
         """Boxes no wider than a few units in the last place: splitting them further leads nowhere."""
         low, high = block["low"][:, self.free], block["high"][:, self.free]
         size = np.maximum(np.abs(low), np.abs(high))
-        return (high - low <= 1e-14 * size).all(axis=1) & (block["space_count"] >= self.settings.spaces)
+        return (high - low <= 1e-14 * size).all(axis=1) & (
+            (block["space_count"] >= self.settings.spaces) | (self.record is not None)
+        )
 
     def _pairs(self, block: Block, on_neuron: Any, neuron: Any, axis: Any) -> Block:
         """The children, those of a box side by side."""
         pair = {name: np.repeat(value, 2, axis=0) for name, value in block.items()}
         along = np.flatnonzero(~on_neuron)
         column = self.free[axis[along]]
-        middle = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
-        pair["high"][2 * along, column] = middle
-        pair["low"][2 * along + 1, column] = middle
+        value = block["low"][along, column] + (block["high"][along, column] - block["low"][along, column]) / 2
+        if self.record is not None:
+            column, value = self.record.divisions(block, self.free, axis)
+            self.record.divide(block, pair, column, value)
+        pair["high"][2 * along, column] = value
+        pair["low"][2 * along + 1, column] = value
         on = np.flatnonzero(on_neuron)
         for side, phase in ((0, 1), (1, -1)):
             rows, neurons = 2 * on + side, neuron[on]
@@ -269,13 +252,4 @@ class InputSplit(LastResort):
             else:
                 pair["pre_high"][rows, neurons] = np.minimum(pair["pre_high"][rows, neurons], 0.0)
             pair["space_count"][rows] += 1
-        if self.certifier is not None:
-            builder = self.certifier.builder
-            for k, node in enumerate(block["node"].tolist()):
-                if on_neuron[k]:
-                    children = builder.divide_neuron(node, int(self.bounds.relu_numbers[neuron[k]]))
-                else:
-                    j = int(self.free[axis[k]])
-                    children = builder.divide_input(node, j, float(pair["high"][2 * k, j]))
-                pair["node"][2 * k], pair["node"][2 * k + 1] = children
         return pair

@@ -11,7 +11,7 @@ from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.condensed_refine import RowsKept
 from verifier.engines.native.node_store import Nodes
 from verifier.network.graph import Network
-from verifier.proofs.builder import ProofBuilder, Term
+from verifier.proofs.tree import ProofTree, Term, Weights
 from verifier.properties.rows import Conditions
 
 
@@ -20,10 +20,14 @@ class ReluRecord:
 
     Args:
         network: of affine operators and ReLUs: each block of a condensed network is one of its ReLU nodes.
+
+    Attributes:
+        root: the number of the whole box.
     """
 
-    def __init__(self, network: Network, conditions: Conditions, builder: ProofBuilder) -> None:
-        self.conditions, self.builder = conditions, builder
+    def __init__(self, network: Network, conditions: Conditions) -> None:
+        self.conditions, self.tree = conditions, ProofTree()
+        self.root = self.tree.root(range(conditions.disjuncts))
         self._first = np.cumsum([0, *(node.size for node in network.activations)])
 
     def neurons(self, condensed: CondensedNetwork) -> npt.NDArray[np.int64]:
@@ -31,27 +35,22 @@ class ReluRecord:
         parts = [self._first[k] + b.neurons[: b.count] for k, b in enumerate(condensed.blocks[1:])]
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
-    def default_bounds(self, condensed: CondensedNetwork) -> int:
-        """Record the bounds of the first condensed network, found with default slopes on the whole box."""
-        return self.builder.bounds(0, self.neurons(condensed))
-
-    def weighted_bounds(self, node: int, base: int, condensed: CondensedNetwork, kept: RowsKept) -> int:
-        """Record the bounds of a subproblem: those of ``base`` and of the rows that were kept when they were found."""
-        neuron, sign, weights = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int8)], []
+    def weighted_bounds(self, node: int, condensed: CondensedNetwork, kept: RowsKept) -> None:
+        """Record the bounds of a subproblem: those before it, and of the rows that were kept when they were found."""
+        rows = []
         for number, places, found in kept:
-            neuron.append(np.tile(self._first[number - 1] + places, 2))
-            sign.append(np.repeat(np.array([1, -1], dtype=np.int8), len(places)))
-            weights += list(np.ascontiguousarray(found.T))
-        record = self.builder.bounds(
-            node, self.neurons(condensed), base, (np.concatenate(neuron), np.concatenate(sign), weights)
+            count = len(places)
+            for k, weights in enumerate(found.T):
+                neuron = int(self._first[number - 1] + places[k % count])
+                rows.append((2 * neuron + k // count, weights.astype(np.float64)))
+        rows.sort(key=lambda row: row[0])
+        self.tree.weighted_bounds(
+            node, self.neurons(condensed), [(u // 2, 1 - 2 * (u % 2), weights) for u, weights in rows]
         )
         if condensed.empty:
-            self.builder.contradiction(node, record)
-        return record
+            self.tree.contradiction(node)
 
-    def leaves(
-        self, node: int, record: int, condensed: CondensedNetwork, leaves: Sequence[Nodes], left: Sequence[int]
-    ) -> None:
+    def leaves(self, node: int, condensed: CondensedNetwork, leaves: Sequence[Nodes], left: Sequence[int]) -> None:
         """Record the leaves of a subproblem, but for disjuncts that are left to others.
 
         They are the leaves of one binary tree for each disjunct. The tree is found from them: a ReLU that is fixed in all
@@ -70,10 +69,11 @@ class ReluRecord:
                 here, members = stack.pop()
                 if len(members) == 1:
                     (k,) = members
-                    self.builder.refute(here, int(disjunct), record, [Term([row[k]], [1.0], weights[k])])
+                    given = Weights(neurons, weights[k].astype(np.float64))
+                    self.tree.refute(here, int(disjunct), [Term([row[k]], [1.0], given)])
                     continue
                 some = phases[members]
                 both = np.flatnonzero((some != 0).all(axis=0) & (some.min(axis=0) < some.max(axis=0)))
-                parts = self.builder.divide_neuron(here, int(neurons[both[0]]), int(disjunct))
+                parts = self.tree.divide_neuron(here, int(neurons[both[0]]), int(disjunct))
                 for part, sign in zip(parts, (1, -1), strict=True):
                     stack.append((part, members[phases[members, both[0]] == sign]))

@@ -60,7 +60,7 @@ class Subproblem:
         phases: ``(neurons of it,)``: the phases that make it the subproblem.
         disjuncts: the disjuncts that are still open on it.
         effort: of the searches for its neurons' bounds; 0: there are none.
-        node, bounds: its number in the proof, and the number there of its network's bounds.
+        node: its number in the proof.
         halves, failure: once it is searched, what is left of it, or why nothing more can be done.
     """
 
@@ -69,7 +69,6 @@ class Subproblem:
     disjuncts: Sequence[int]
     effort: int = 0
     node: int = 0
-    bounds: int = -1
     halves: tuple[Subproblem, ...] = ()
     failure: str = ""
 
@@ -86,11 +85,10 @@ class ReluSplit(LastResort):
         self.record: ReluRecord | None = None
         if options.proof:
             from verifier.engines.native.relu_record import ReluRecord
-            from verifier.proofs.builder import ProofBuilder
             from verifier.proofs.relu_network import relu_network
 
             self.query = replace(query, network=relu_network(query.network))
-            self.record = ReluRecord(self.query.network, conditions, ProofBuilder())
+            self.record = ReluRecord(self.query.network, conditions)
         self.count = self.subproblems = 0
         self._failure = ""
         self._whole = False
@@ -107,10 +105,9 @@ class ReluSplit(LastResort):
         nodes, points = search.root(range(self.conditions.disjuncts), 1)
         if len(nodes):
             nodes, points = search.root(search.disjuncts(nodes), self.settings.root_steps)
-        bounds = -1
         if self.record is not None:
-            bounds = self.record.default_bounds(condensed)
-            self.record.leaves(0, bounds, condensed, search.outcome.leaves, ())
+            self.record.tree.bounds(self.record.root)
+            self.record.leaves(self.record.root, condensed, search.outcome.leaves, ())
         if not len(nodes):
             return self._unsat()
         witness = search.look(points)
@@ -126,7 +123,7 @@ class ReluSplit(LastResort):
             if search.outcome.failure:
                 return self._result(Answer.UNKNOWN, reason=search.outcome.failure)
             return self._unsat()
-        return self._divide(Subproblem(condensed, condensed.phases, search.disjuncts(nodes), bounds=bounds))
+        return self._divide(Subproblem(condensed, condensed.phases, search.disjuncts(nodes)))
 
     def _divide(self, root: Subproblem) -> EngineResult:
         """Refute subproblems, the last ones first, several at once as soon as there are several."""
@@ -207,9 +204,8 @@ class ReluSplit(LastResort):
             worth and not keep and not subproblem.phases.any() and expected < self.settings.share * self._deadline.left
         )
         """Whether the whole box's bounds will be searched for with more effort."""
-        bounds = -1
         if self.record is not None and kept_rows is not None:
-            bounds = self.record.weighted_bounds(subproblem.node, subproblem.bounds, condensed, kept_rows)
+            self.record.weighted_bounds(subproblem.node, condensed, kept_rows)
         search = SubproblemSearch(
             self.query, self.conditions, condensed, self._deadline, keep, threads, self.settings.subproblem
         )
@@ -236,15 +232,15 @@ class ReluSplit(LastResort):
             neuron = self._unit(condensed, rows, left, spent)
             halves = (0, 0)
             if self.record is not None:
-                halves = self.record.builder.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
+                halves = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
             for sign, node in zip((1, -1), halves, strict=True):
                 phases = condensed.phases
                 phases[neuron] = sign
                 subproblems.append(
-                    Subproblem(condensed, phases, left, 0 if keep else self.settings.subproblem_effort, node, bounds)
+                    Subproblem(condensed, phases, left, 0 if keep else self.settings.subproblem_effort, node)
                 )
         if self.record is not None:
-            self.record.leaves(subproblem.node, bounds, condensed, search.outcome.leaves, left)
+            self.record.leaves(subproblem.node, condensed, search.outcome.leaves, left)
         return search.outcome, subproblems
 
     def _unit(self, condensed: CondensedNetwork, rows: Start, disjuncts: Sequence[int], most: float) -> int:
@@ -284,7 +280,7 @@ class ReluSplit(LastResort):
         self._listener(event)
 
     def _unsat(self) -> EngineResult:
-        proof = None if self.record is None else self.record.builder.proof(self.original, "ReLU splitting")
+        proof = None if self.record is None else self.record.tree
         return self._result(Answer.UNSAT, certainty=Certainty.RIGOROUS, proof=proof)
 
     def _result(self, answer: Answer, **details: Any) -> EngineResult:

@@ -38,6 +38,32 @@ class Results(NamedTuple):
     margin: Array
 
 
+class Certificates(NamedTuple):
+    """Why disjuncts are refuted, for a proof; all of length 0 where none is kept.
+
+    Attributes:
+        empty: ``(B,)`` boxes whose bounds contradict each other.
+        weights: ``(B, C, S + F)`` of the disjunct's rows, in their order, and then of the functions made.
+        mixes: ``(B, C, F, S)`` of which rows each function made is a bound.
+        slopes: ``(B, C, F, neurons)`` and with which lower slopes.
+    """
+
+    empty: Flags
+    weights: Array
+    mixes: Array
+    slopes: Flags
+
+    @staticmethod
+    def workspace_of(boxes: int, disjuncts: int, rows: int, functions: int, neurons: int) -> Certificates:
+        """Room for why boxes are refuted."""
+        return Certificates(
+            np.zeros(boxes, dtype=np.bool_),
+            np.zeros((boxes, disjuncts, rows + functions)),
+            np.zeros((boxes, disjuncts, functions, rows)),
+            np.zeros((boxes, disjuncts, functions, neurons), dtype=np.bool_),
+        )
+
+
 def new_results(boxes: int, inputs: int) -> Results:
     """Room for the results on so many boxes."""
     return Results(

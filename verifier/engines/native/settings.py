@@ -156,6 +156,23 @@ class CondensedSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """What input splitting writes into a proof.
+
+    Attributes:
+        every: bounds are written at every so many divisions, and start from those.
+        worth: a box is divided at the end of what is cut off it where that is more than this share.
+        outward: and so far outside of it, as a share of the box.
+        reserve: disjuncts are refuted with so many times the slack for rounding: the checker rounds otherwise.
+    """
+
+    every: int = 3
+    worth: float = 0.5
+    outward: float = 1e-6
+    reserve: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class NativeSettings:
     """How the native engine works.
 
@@ -164,6 +181,7 @@ class NativeSettings:
         boxes: how boxes are split.
         relu: how ReLUs are split.
         exact: when exact arithmetic takes over.
+        record: what is written into a proof.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
         condensed: how boxes are searched then.
         many_disjuncts: from so many disjuncts on, each is bounded on its own box before a search carries what is left.
@@ -178,3 +196,4 @@ class NativeSettings:
     many_disjuncts: int = 64
     relu: ReluSettings = ReluSettings()
     exact: ExactSettings = ExactSettings()
+    record: RecordSettings = RecordSettings()

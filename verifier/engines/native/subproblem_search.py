@@ -97,17 +97,18 @@ class SubproblemSearch(LastResort):
         weights = initial_weights(self.condensed, len(flat))
         phases = np.repeat(self.condensed.phases[:, None], len(flat), axis=1)
         found = ascend(self.condensed, rows, weights, phases, steps=steps)
-        margin = prove(self.condensed, rows, found.weights, phases, self.reserve)
+        weights = self._short(found.weights)
+        margin = prove(self.condensed, rows, weights, phases, self.reserve)
         chosen = []
         for disjunct in disjuncts:
             members = np.flatnonzero(conditions.disjunct_of[flat] == disjunct)
             best = members[margin[members].argmax()]
             if margin[best] > 0:
-                self._refuted(Nodes(margin[[best]], flat[[best]], phases.T[[best]], found.weights.T[[best]]))
+                self._refuted(Nodes(margin[[best]], flat[[best]], phases.T[[best]], weights.T[[best]]))
             else:
                 chosen.append(best)
         pick = np.array(chosen, dtype=np.intp)
-        return Nodes(margin[pick], flat[pick], phases.T[pick], found.weights.T[pick]), found.minimiser[pick]
+        return Nodes(margin[pick], flat[pick], phases.T[pick], weights.T[pick]), found.minimiser[pick]
 
     def run(self, nodes: Nodes, spent: float, lenience: float = np.inf, listener: Listener = ignore) -> SearchResult:
         """Search from these nodes on; `outcome` says what became of it.
@@ -168,10 +169,11 @@ class SubproblemSearch(LastResort):
         assert found.scores is not None
         maybe = np.flatnonzero(found.lower > margin)
         proved = np.zeros(len(batch), dtype=bool)
+        weights = self._short(found.weights)
         if len(maybe):
-            certain = prove(self.condensed, rows.take(maybe), found.weights[:, maybe], phases[:, maybe], self.reserve)
+            certain = prove(self.condensed, rows.take(maybe), weights[:, maybe], phases[:, maybe], self.reserve)
             proved[maybe] = certain > 0
-        nodes = Nodes(found.lower, batch.row, batch.phases, found.weights.T, found.scores.T)
+        nodes = Nodes(found.lower, batch.row, batch.phases, weights.T, found.scores.T)
         self._refuted(nodes.take(proved))
         left = np.flatnonzero(~proved)
         witness = None
@@ -202,7 +204,7 @@ class SubproblemSearch(LastResort):
         """See `verifier.bab.LeafSolver.solve`: a node without free neurons, by linear programming."""
         row = self.start.take(leaf.row)
         weights, point = decide_region(self.condensed, row, leaf.phases[0], deadline)
-        phases = np.ascontiguousarray(leaf.phases.T)
+        phases, weights = np.ascontiguousarray(leaf.phases.T), self._short(weights)
         if prove(self.condensed, row, weights[:, None], phases, self.reserve)[0] > 0:
             self._refuted(Nodes(leaf.bound, leaf.row, leaf.phases, weights[None]))
             return LeafAnswer(Verdict.REFUTED)
@@ -259,6 +261,10 @@ class SubproblemSearch(LastResort):
         cut = np.minimum(bounds, 0.0)
         choice = (2 * cut.min(axis=0) + cut.max(axis=0)).argmax(axis=0)
         return best[choice, columns], bounds[:, choice, columns]
+
+    def _short(self, weights: Array) -> Array:
+        """Weights that are written into a proof, in few bits: float16."""
+        return weights.astype(np.float16).astype(weights.dtype) if self.keep else weights
 
     def _refuted(self, nodes: Nodes) -> None:
         if self.keep and len(nodes):

@@ -1,0 +1,50 @@
+"""The certificate of a HOLDS, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from verifier.limits import Deadline
+from verifier.options import Options
+from verifier.proofs.tree import NoCertificate, ProofTree
+from verifier.proofs.writer import Proof, finish
+from verifier.properties.query import Query
+
+if TYPE_CHECKING:
+    from verifier.engines.base import Engine
+
+
+def certificate(
+    query: Query, tree: ProofTree | None, engine: Engine | None, options: Options, deadline: Deadline
+) -> tuple[Proof | None, str]:
+    """A certificate of what was proved, and "", or None and why.
+
+    Where whoever proved it wrote no tree, the native engine proves it again in what is left of the time.
+
+    Args:
+        tree: what the engine wrote down, if it did.
+    """
+    method = "" if engine is None else engine.name
+    why = "" if engine is None else engine.withholds_proof(query)
+    try:
+        if tree is None:
+            tree, method = _again(query, options, deadline, why), "native, after another engine"
+        return finish(query, tree, method), ""
+    except NoCertificate as error:
+        return None, str(error)
+
+
+def _again(query: Query, options: Options, deadline: Deadline, why: str) -> ProofTree:
+    from verifier.engines.base import Answer
+    from verifier.engines.registry import get
+
+    native = get("native")
+    reason = native.rejects(query.network, query) or native.withholds_proof(query)
+    if reason:
+        raise NoCertificate(why or f"the native engine, whose proofs these are, does not take it: {reason}")
+    found = native.solve(query, replace(options, proof=True, prepass=False), deadline)
+    if found.answer is not Answer.UNSAT or found.proof is None:
+        ended = found.reason or found.answer.value
+        raise NoCertificate(f"the native engine, whose proofs these are, did not prove it again: {ended}")
+    return found.proof
