@@ -33,6 +33,7 @@ COMMANDS = {
     "certify": "certified accuracy of a data set: for which inputs is the label proved?",
     "saliency": "do inputs with a similar gradient map keep the label?",
     "attention": "for which perturbations does the label hold and the map move as expected?",
+    "explain": "formal explanations: what the network provably depends on at an input",
     "line": "the network on a line between two inputs, exactly",
     "plane": "the network on a polygon in a plane, exactly",
     "attribute": "attributions: exact integrated gradients, sampled rules, conductance",

@@ -9,6 +9,7 @@ and numba itself, which takes long to load, is not needed to see that all is wel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -52,6 +53,7 @@ def ensure(part: str, listener: Listener = ignore) -> None:
     )
     began = time.monotonic()
     _write_bytecode()
+    _forget_stale(folders)
     try:
         with in_force(NEVER):
             SAMPLES[part]()
@@ -66,6 +68,34 @@ def ensure(part: str, listener: Listener = ignore) -> None:
         except OutputError:
             continue
         return
+
+
+def _forget_stale(folders: list[Path]) -> None:
+    """Delete what was compiled before the newest kernel was written.
+
+    numba looks only at the file of the kernel itself: after a change of one kernel it would go on with the old code of
+    another that has that one compiled into it.
+    """
+    newest = max((path.stat().st_mtime for path in _kernel_sources()), default=0.0)
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    root = Path(__file__).parent if named is None else Path(named)
+    known = set(root.rglob("*.nb[ic]"))
+    for record in (path for folder in folders for path in folder.glob("compiled-*.json")):
+        try:
+            known |= {Path(file) for file in json.loads(record.read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    for file in known:
+        with contextlib.suppress(OSError):  # another process was faster, or the folder is not ours
+            if file.suffix in (".nbi", ".nbc") and file.stat().st_mtime < newest:
+                file.unlink()
+
+
+def _kernel_sources() -> list[Path]:
+    """The files with compiled code, in order."""
+    root = Path(__file__).parent
+    paths = sorted(path for folder in COMPILED for path in (root / folder).glob("*.py"))
+    return [path for path in paths if "jit" in path.read_text(encoding="utf-8")]
 
 
 def _record(part: str) -> str:
@@ -116,10 +146,9 @@ def _fingerprint() -> str:
     words = [importlib.metadata.version("numba"), str(sys.implementation.cache_tag), platform.python_version()]
     words += [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
     words.append(_processor())
-    for path in sorted(p for folder in COMPILED for p in (root / folder).glob("*.py")):
-        if "jit" in path.read_text(encoding="utf-8"):
-            status = path.stat()
-            words.append(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}")
+    for path in _kernel_sources():
+        status = path.stat()
+        words.append(f"{path.relative_to(root)} {status.st_mtime_ns} {status.st_size}")
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 

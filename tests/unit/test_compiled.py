@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 import pytest
@@ -37,6 +38,19 @@ def test_again_when_the_sources_change(cold, monkeypatch, tmp_path):
     compiled.ensure("part")
     assert len(cold) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["compiled-part.json"]
+
+
+def test_code_that_is_older_than_a_kernel_is_forgotten(cold, monkeypatch, tmp_path):
+    """numba would go on with it where only a kernel that is compiled into it has changed."""
+    newest = max(path.stat().st_mtime for path in compiled._kernel_sources())
+    (tmp_path / "there").mkdir()
+    stale, fresh, other = (tmp_path / "there" / name for name in ("a.nbi", "b.nbc", "c.txt"))
+    for path, age in ((stale, -10.0), (fresh, 10.0), (other, -10.0)):
+        path.write_text("")
+        os.utime(path, (newest + age, newest + age))
+    compiled.ensure("part")
+    assert len(cold) == 1
+    assert (stale.exists(), fresh.exists(), other.exists()) == (False, True, True)
 
 
 KERNEL = """
