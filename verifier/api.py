@@ -109,7 +109,7 @@ def _engines(query: Query, options: Options) -> tuple[list[Engine], list[str]]:
 def _compile(query: Query, options: Options, engines: Sequence[Engine], listener: Listener) -> float:
     """Compile what will be used, the first time after an installation; the seconds that it took."""
     began = time.monotonic()
-    if options.prepass:
+    if options.prepass and query.network.is_piecewise_linear:
         compiled.ensure(compiled.LINES, listener)
     for engine in engines:
         for part in engine.kernels(query):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.events import Listener, Progress, ignore
+from verifier.falsify.jumps import ClimbJumps
 from verifier.falsify.parts import Attacks, Lines, Polish, Samples
 from verifier.falsify.search import FalsifierSettings, Part, Search
 from verifier.limits import Deadline
@@ -25,7 +26,7 @@ Parts = Callable[[], Sequence[Part]]
 
 def usual_parts() -> Sequence[Part]:
     """What every query gets; later parts start from the best points of earlier ones."""
-    return Samples(), Attacks(), Polish(), Lines()
+    return ClimbJumps(), Samples(), Attacks(), Polish(), Lines()
 
 
 @dataclass(frozen=True)

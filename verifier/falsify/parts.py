@@ -163,6 +163,9 @@ class Lines:
 
     def step(self, search: Search, turn: int) -> Array | None:
         """See `verifier.falsify.search.Part.step`."""
+        if not search.query.network.is_piecewise_linear:  # no line has finitely many pieces there
+            self.done = True
+            return None
         query, count = search.query, self._affordable(search)
         if query.gradient is None and (turn == 0 or query.network.neurons > search.settings.line_neurons):
             return None  # the outputs have slopes to follow: lines come after them, and where they are cheap

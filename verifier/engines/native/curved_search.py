@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from verifier.bounds.crown import Crown
-from verifier.engines.base import EngineResult
+from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import GraphBounds
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.events import Listener
 from verifier.falsify.climb import climbing
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
+
+LONGEST_SEARCH, SHORTEST_SEARCH = 200.0, 0.5
+"""Seconds of the search before bounds, at most, for many inputs and for few."""
+SHARE = 0.5
+"""Share of the time that is left that it takes at most."""
 
 
 def search_curved(
@@ -23,7 +30,15 @@ def search_curved(
     deadline: Deadline,
     listener: Listener,
 ) -> EngineResult:
-    """Decide a query by boxes of inputs, with linear relaxations of all operators."""
+    """Decide a query by boxes of inputs, with linear relaxations of all operators.
+
+    Where many inputs vary, boxes prove little beyond what the first bounds do, and most of the search is for counterexamples.
+    """
+    many = query.box.varying > settings.low_dimension
+    first = Falsifier(FalsifierSettings(share=SHARE, most=LONGEST_SEARCH if many else SHORTEST_SEARCH))
+    witness = first.run(query, deadline, seed=options.seed, listener=listener)
+    if witness is not None:
+        return EngineResult(answer=Answer.SAT, x=witness)
     rest, low, high = conditions.boxed(query.box)
     bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
     falsifier = climbing(query, conditions, options.seed)

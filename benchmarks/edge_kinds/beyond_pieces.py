@@ -1,0 +1,167 @@
+"""Networks with jumps, networks side by side, and curved ones, of one input, where the truth is known by its critical points."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from edge_kinds.kind import Kind, Outcome, Trial
+
+import verifier
+from verifier.network.curved import Smooth
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.joint import Model, side_by_side
+from verifier.network.operators import Dense
+from verifier.network.steps import Jumping, sign
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
+from verifier.properties.sets import Box
+from verifier.verdict import Status
+
+UNITS = 4
+"""Hidden neurons."""
+
+
+def _layer(pick: random.Random) -> tuple[list[int], list[int], list[int]]:
+    """Weights and biases of hidden neurons, in quarters, and their weights in the output."""
+    return tuple([pick.choice([v for v in range(-6, 7) if v or k == 1]) for _ in range(UNITS)] for k in range(3))  # type: ignore[return-value]
+
+
+def _asked(network: Network, ends: tuple[float, float], row: list[float], bound: float, strict: bool) -> Query:
+    """Is there an input with ``row · y >= bound`` (``>`` if strict)?"""
+    rows = Conjunction(y_rows=-np.array([row]), bound=np.array([-bound]), strict=np.array([strict]))
+    return Query(network=network, box=Box(np.array([ends[0]]), np.array([ends[1]])), disjuncts=(rows,))
+
+
+def _trial(query: Query, violated: bool, seed: int, detail: str) -> Trial:
+    start = time.perf_counter()
+    verdict = verifier.verify(query, engine="native", timeout=0.5, seed=seed, threads=1)
+    expected = Status.VIOLATED if violated else Status.HOLDS
+    outcome = (
+        Outcome.RIGHT if verdict.status is expected else Outcome.WRONG if verdict.status.decided else Outcome.UNDECIDED
+    )
+    text = f"{detail}: {verdict!r}" if outcome is not Outcome.RIGHT else ""
+    return Trial(engine="native", outcome=outcome, seconds=time.perf_counter() - start, detail=text)
+
+
+def _jumps(seed: int) -> Iterator[Trial]:
+    pick = random.Random(seed)
+    weights, biases, outs = _layer(pick)
+    at_zero = pick.choice([-1, 0, 1])
+    operator = sign() if at_zero == 0 else Jumping((0.0,), (0.0, 0.0), (-1.0, 1.0), (float(at_zero),))
+    builder = NetworkBuilder((1,))
+    builder.add(Dense(np.array(weights)[:, None] / 4, np.array(biases) / 4))
+    builder.add(operator)
+    builder.add(Dense(np.array([outs]) / 4, np.zeros(1)))
+    network = builder.build()
+
+    def value(x: Fraction) -> Fraction:
+        total = Fraction(0)
+        for w, b, a in zip(weights, biases, outs, strict=True):
+            z = w * x + b
+            total += Fraction(a, 4) * (at_zero if z == 0 else 1 if z > 0 else -1)
+        return total
+
+    ends = Fraction(-pick.randint(1, 8), 4), Fraction(pick.randint(1, 8), 4)
+    points = sorted(
+        {*ends, *(p for w, b in zip(weights, biases, strict=True) if ends[0] < (p := Fraction(-b, w)) < ends[1])}
+    )
+    points += [(p + q) / 2 for p, q in pairwise(points)]
+    most, strict = max(map(value, points)), pick.random() < 0.5
+    bound = most + Fraction(pick.choice([-1, -1, 1, 1, 0]), 4)  # what is met at a jump alone stays open
+    query = _asked(network, (float(ends[0]), float(ends[1])), [1.0], float(bound), strict)
+    yield _trial(
+        query, most > bound or (most == bound and not strict), seed, f"jumps {weights} {biases} {outs} {bound}"
+    )
+
+
+def _twins(seed: int) -> Iterator[Trial]:
+    pick = random.Random(seed)
+    nets = [_layer(pick) for _ in range(2)]
+    if pick.random() < 0.5:  # a twin: one weight in the output differs
+        nets[1] = (*nets[0][:2], [nets[0][2][0] + 1, *nets[0][2][1:]])
+    networks = [
+        feedforward([np.array(w)[:, None] / 4, np.array([a]) / 4], [np.array(b) / 4, np.zeros(1)]) for w, b, a in nets
+    ]
+    joint = side_by_side([Model(n, net, np.array([0])) for n, net in zip("fg", networks, strict=True)], 1)
+
+    def value(x: Fraction) -> Fraction:
+        values = [sum(Fraction(a, 16) * max(w * x + b, 0) for w, b, a in zip(*net, strict=True)) for net in nets]
+        return Fraction(values[0] - values[1])
+
+    ends = Fraction(-pick.randint(1, 8), 4), Fraction(pick.randint(1, 8), 4)
+    bends = {p for w, b, _ in nets for u, v in zip(w, b, strict=True) if ends[0] < (p := Fraction(-v, u)) < ends[1]}
+    most, strict = max(map(value, {*ends, *bends})), pick.random() < 0.5
+    bound = Fraction(float(most + Fraction(pick.choice([-1, 0, 0, 1]), 64)))
+    query = _asked(joint, (float(ends[0]), float(ends[1])), [1.0, -1.0], float(bound), strict)
+    yield _trial(query, most > bound or (most == bound and not strict), seed, f"twins {nets} {bound}")
+
+
+SLOPES = {
+    "Sigmoid": 0.25,
+    "Tanh": 1.0,
+    "Silu": 1.1,
+    "Gelu": 1.13,
+    "Sin": 1.0,
+    "Softplus": 1.0,
+    "Erf": 1.13,
+    "Atan": 1.0,
+}
+"""The functions that are asked about, and what their slopes stay below."""
+
+
+def _reference(label: str, z: float) -> float:
+    """The function by Python's own mathematics."""
+    s = 1.0 / (1.0 + math.exp(-z))
+    return {
+        "Sigmoid": s, "Tanh": math.tanh(z), "Silu": z * s, "Gelu": z * (1 + math.erf(z / math.sqrt(2))) / 2, "Sin": math.sin(z),
+        "Softplus": math.log1p(math.exp(z)), "Erf": math.erf(z), "Atan": math.atan(z),
+    }[label]  # fmt: skip
+
+
+def _curved(seed: int) -> Iterator[Trial]:
+    pick = random.Random(seed)
+    label = pick.choice(list(SLOPES))
+    weights, biases, outs = _layer(pick)
+    builder = NetworkBuilder((1,))
+    builder.add(Dense(np.array(weights)[:, None] / 4, np.array(biases) / 4))
+    builder.add(Smooth(label))
+    builder.add(Dense(np.array([outs]) / 4, np.zeros(1)))
+    low, high = -pick.randint(1, 8) / 4, pick.randint(1, 8) / 4
+    steps = 2000
+    grid = [low + (high - low) * k / steps for k in range(steps + 1)]
+    rows = list(zip(weights, biases, outs, strict=True))
+    most = max(sum(a / 4 * _reference(label, (w * x + b) / 4) for w, b, a in rows) for x in grid)
+    # between neighbours on the grid the sum rises by no more than its slope allows
+    rise = SLOPES[label] * sum(abs(w * a) for w, _, a in rows) / 16 * (high - low) / steps / 2 + 1e-9
+    violated = pick.random() < 0.5
+    bound = most - 1e-6 if violated else most + rise + 1e-4
+    query = _asked(builder.build(), (low, high), [1.0], bound, False)
+    yield _trial(query, violated, seed, f"{label} {weights} {biases} {outs} {bound}")
+
+
+KINDS = [
+    Kind(
+        name="jumps",
+        what="the greatest value of a layer of signs over an interval, at and beside a jump, by its constant pieces",
+        run=_jumps,
+        cost=0.1,
+    ),
+    Kind(
+        name="two networks",
+        what="the greatest difference of two networks side by side over an interval, by the breakpoints of both",
+        run=_twins,
+        cost=0.05,
+    ),
+    Kind(
+        name="curved",
+        what="the greatest value of a layer of curved functions over an interval, by a grid and a bound on its slope",
+        run=_curved,
+        cost=0.1,
+    ),
+]

@@ -1,0 +1,118 @@
+"""Networks with jumps and curved operators from file to verdict."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import verifier
+from verifier.errors import EngineError, InputError, UnsupportedOperatorError
+from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.replay import replay
+from verifier.falsify.search import FalsifierSettings
+from verifier.limits import Deadline
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.operators import Dense
+from verifier.network.steps import Jumping, sign
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
+from verifier.properties.sets import Box
+from verifier.verdict import Status
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from onnx_graphs import GRAPHS
+
+
+def binarised(inputs: int, hidden: int, seed: int = 0) -> Network:
+    """Signs of ±1 sums, twice, as quantised networks have them."""
+    rng = np.random.default_rng(seed)
+    builder = NetworkBuilder((inputs,))
+    for m, n in ((hidden, inputs), (hidden, hidden)):
+        builder.add(Dense(rng.choice([-1.0, 1.0], (m, n)), np.zeros(m)))
+        builder.add(sign())
+    builder.add(Dense(rng.choice([-1.0, 1.0], (3, hidden)), np.zeros(3)))
+    return builder.build()
+
+
+def at_least(network: Network, low: list[float], high: list[float], bound: float) -> Query:
+    """Is there an input in the box with ``y_0 >= bound``?"""
+    row = np.eye(1, network.output_size)
+    return Query(
+        network=network,
+        box=Box(np.array(low), np.array(high)),
+        disjuncts=(Conjunction(y_rows=-row, bound=np.array([-bound])),),
+    )
+
+
+def test_values_at_jumps_are_exact() -> None:
+    operator = Jumping((0.0, 0.5), (0.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (7.0, -7.0))
+    builder = NetworkBuilder((1,))
+    builder.add(Dense(np.array([[3.0]]), np.array([-1.0])))
+    builder.add(operator)
+    exact = ExactNetwork(builder.build())
+    points = {Fraction(1, 3): 7, Fraction(1, 2): -7, Fraction(2, 5): Fraction(1, 5), Fraction(0): -1, Fraction(1): 1}
+    for x, y in points.items():
+        assert exact.output([x]) == [y]
+    assert operator.forward(np.array([[0.0, 0.5, 0.25, -1.0, 1.0]])).tolist() == [[7.0, -7.0, 0.25, -1.0, 1.0]]
+
+
+def test_what_holds_only_at_a_jump_is_replayed_there() -> None:
+    builder = NetworkBuilder((1,))
+    builder.add(Dense(np.array([[1.0]]), np.zeros(1)))
+    builder.add(Jumping((0.0,), (0.0, 0.0), (-1.0, -2.0), (5.0,)))
+    query = at_least(builder.build(), [-1.0], [1.0], 5.0)
+    assert replay(query, np.array([0.0])).exact
+    assert not replay(query, np.array([5e-324])).exact
+    assert verifier.verify(query, timeout=20).status is Status.VIOLATED
+    assert verifier.verify(at_least(query.network, [-1.0], [1.0], 5.5), timeout=20).status is Status.HOLDS
+
+
+def test_the_greatest_value_of_a_small_binarised_network() -> None:
+    network = binarised(2, 4)
+    corners = np.array(list(product(np.linspace(-1, 1, 41), repeat=2)))
+    most = float(network.forward(corners)[:, 0].max())
+    assert verifier.verify(at_least(network, [-1, -1], [1, 1], most), timeout=30).status is Status.VIOLATED
+    assert verifier.verify(at_least(network, [-1, -1], [1, 1], 4.5), timeout=30).status is Status.HOLDS
+
+
+def test_the_search_climbs_where_gradients_are_zero() -> None:
+    """Random points do not reach the value that is asked for."""
+    network = binarised(60, 40)
+    rng = np.random.default_rng(1)
+    usual = network.forward(rng.uniform(-1, 1, (20000, 60)))[:, 0]
+    query = at_least(network, [-1.0] * 60, [1.0] * 60, float(usual.max()) + 4.0)
+    x = Falsifier(FalsifierSettings(most=20.0)).run(query, Deadline.after(200.0))
+    assert x is not None
+    assert replay(query, x).exact
+
+
+@pytest.mark.parametrize("name", ["curved: silu spelled out", "curved: attention", "curved: share", "jumps: choice"])
+def test_bounds_of_outputs_are_decided(name: str) -> None:
+    network = verifier.load(GRAPHS[name].model(18, "float64"))
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=network.input_size)
+    low, high = centre.copy(), centre.copy()
+    low[:2], high[:2] = centre[:2] - 0.2, centre[:2] + 0.2
+    sampled = network.forward(rng.uniform(low, high, (2000, network.input_size))).reshape(2000, -1)[:, 0]
+    most, width = float(sampled.max()), float(np.ptp(sampled)) + 1e-3
+    above = verifier.verify(at_least(network, low.tolist(), high.tolist(), most + width), timeout=30)
+    below = verifier.verify(at_least(network, low.tolist(), high.tolist(), most - 0.2 * width), timeout=30)
+    assert (above.status, below.status) == (Status.HOLDS, Status.VIOLATED)
+
+
+def test_everything_else_refuses_by_name() -> None:
+    network = binarised(2, 3)
+    query = at_least(network, [0, 0], [1, 1], 1.0)
+    with pytest.raises(EngineError, match="'z3' cannot take this query: Sign"):
+        verifier.verify(query, engine="z3")
+    with pytest.raises(InputError, match="knows piecewise-linear networks"):
+        verifier.verify(query, proof=True)
+    with pytest.raises(UnsupportedOperatorError):
+        verifier.line(network, [0, 0], [1, 1])

@@ -1,0 +1,81 @@
+"""The search for counterexamples of networks with jumps: projected gradient steps along a surrogate slope.
+
+The true gradient is zero nearly everywhere; `verifier.network.steps.Jumping.vjp` has a direction instead. Each point climbs
+the margin of the disjunct that it is nearest to. What helps on binarised networks: signs of the accumulated direction as steps,
+half of the inputs left out at random in every other step, and new starts that are the best point so far with a few inputs
+moved to an end (most inputs of a good point are at one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from verifier.falsify.attack import Margins
+from verifier.falsify.search import Search
+from verifier.network.operators import Array
+from verifier.network.steps import Jumping
+from verifier.properties.query import Query
+
+STEPS = 40
+"""Steps of a climb."""
+FIRST, LAST = 0.5, 0.05
+"""Sizes of the first and the last step, in widths of the box."""
+MEMORY = 0.75
+"""Share of the direction that is kept from step to step."""
+FLIPPED = 0.02
+"""Share of the inputs that a new start moves to an end."""
+
+
+def climbs(query: Query, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+    """Batches of points with their margins, ``(count, n)`` and ``(count,)``, without end.
+
+    Args:
+        count: points at once.
+        rng: of everything random.
+    """
+    box, margins = query.box, Margins.of(query)
+    best, best_margin = box.clip(query.start), -np.inf
+    turn = 0
+    while True:
+        x = box.sample(count, rng)
+        if turn == 0:
+            x[0] = best
+        elif turn % 2:
+            moved = rng.random(x.shape) < FLIPPED * (1 + turn % 5)
+            ends = np.where(rng.random(x.shape) < 0.5, box.lower, box.upper)
+            x = box.clip(np.where(moved, ends, best))
+        direction = np.zeros_like(x)
+        for step in range(STEPS):
+            y = query.network.forward(x).reshape(len(x), -1)
+            disjuncts = margins.at(x, y).argmax(axis=1)
+            margin, slope = margins.ascent(x, disjuncts)
+            yield x, margin
+            top = int(margin.argmax())
+            if margin[top] > best_margin:
+                best, best_margin = x[top].copy(), float(margin[top])
+            size = np.abs(slope).mean(axis=1, keepdims=True)
+            direction = MEMORY * direction + slope / np.maximum(size, 1e-300)
+            kept = 1.0 if step % 2 else rng.random(x.shape) < 0.5
+            rate = FIRST * (LAST / FIRST) ** (step / STEPS)
+            x = box.clip(x + rate * box.width * np.sign(direction) * kept)
+        turn += 1
+
+
+class ClimbJumps:
+    """The search that networks with jumps get, until the time is over; for others it has nothing to do."""
+
+    done = False
+
+    def step(self, search: Search, turn: int) -> Array | None:
+        """See `verifier.falsify.search.Part.step`."""
+        if not any(isinstance(node.operator, Jumping) for node in search.query.network.activations):
+            self.done = True
+            return None
+        for x, margin in climbs(search.query, min(4, search.batch), search.rng):
+            search.points += len(x)
+            found = search.check(x[margin >= 0])
+            if found is not None or search.deadline.passed or not search.query.box.width.any():
+                return found
+        return None
