@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import verifier
-from verifier.errors import EngineError, InputError, UnsupportedOperatorError
+from verifier.errors import EngineError, UnsupportedOperatorError
 from verifier.falsify.falsifier import Falsifier
 from verifier.falsify.replay import replay
 from verifier.falsify.search import FalsifierSettings
@@ -112,7 +112,7 @@ def test_everything_else_refuses_by_name() -> None:
     query = at_least(network, [0, 0], [1, 1], 1.0)
     with pytest.raises(EngineError, match="'z3' cannot take this query: Sign"):
         verifier.verify(query, engine="z3")
-    with pytest.raises(InputError, match="knows piecewise-linear networks"):
-        verifier.verify(query, proof=True)
+    verdict = verifier.verify(at_least(network, [0, 0], [1, 1], 4.5), proof=True, timeout=20)
+    assert (verdict.status, verdict.proof) == (Status.HOLDS, None)
     with pytest.raises(UnsupportedOperatorError):
         verifier.line(network, [0, 0], [1, 1])
