@@ -19,7 +19,8 @@ import pytest
 from verifier import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 NUMBER = re.compile(r"[-+]?\d[\d.,]*(e[-+]?\d+)?")
@@ -46,6 +47,15 @@ def arguments(command: str) -> list[str]:
     return words[: words.index(">")] if ">" in words else words
 
 
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the repository's to the commands of the documentation, and may be written to."""
+    folder = tmp_path_factory.mktemp("house")
+    (folder / "benchmarks").mkdir()
+    shutil.copytree(ROOT / "benchmarks" / "networks", folder / "benchmarks" / "networks")
+    return folder
+
+
 def test_the_pages_are_the_ones_that_are_meant() -> None:
     assert {"README.md", "index.md", "usage.md"} <= {page.name for page in PAGES}
 
@@ -59,8 +69,10 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def test_every_page_is_on_the_map() -> None:
     links = LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     assert pages - {"index.md"} <= set(links)
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page for page in pages if f": {page}\n" not in site] == []
 
 
 def test_every_result_is_named_by_the_script_that_wrote_it() -> None:
@@ -82,6 +94,67 @@ def test_measured_figures_are_those_of_the_results() -> None:
         assert [figure for figure in figures if figure not in known] == [], f"{row}: not in {page.name}"
 
 
+def test_figures_beside_other_tools_are_those_of_the_results() -> None:
+    """Every number in the table of the comparison stands in the page of results that its row names."""
+    page = ROOT / "docs" / "comparison.md"
+    table = page.read_text(encoding="utf-8").partition("## Measured")[2]
+    rows = re.findall(r"^\| (.*) \| \[\w+\]\((\S+)\) \|$", table, re.MULTILINE)
+    assert len(rows) >= 8
+    for row, link in rows:
+        results = (page.parent / link).resolve().read_text(encoding="utf-8").replace(",", "")
+        known = set(re.findall(r"\d[\d.e-]*\d|\d", results))
+        row = re.sub(r"one core|2 cores|\(at most (\d+) s each", r"\1", row)
+        row = re.sub(r"±1|resnet2021|verivital2021|oval21", "", row)
+        figures = re.findall(r"\d[\d.e-]*\d|\d", row.replace(",", ""))
+        assert [figure for figure in figures if figure not in known] == [], f"{row}: not in {link}"
+
+
+def test_the_reference_names_the_whole_api() -> None:
+    import verifier
+
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    meant = [f"{m}.{n}" for topic in verifier.CONTENTS.values() for m, names in topic.items() for n in names]
+    assert re.findall(r"^::: (\S+)$", text, re.MULTILINE) == meant
+    assert [topic for topic in verifier.CONTENTS if f"## {topic}\n" not in text] == []
+
+
+def test_the_gallery_has_a_picture_of_each_kind() -> None:
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[(.+)\]\(gallery/(\w+)\.png\)$", page, re.MULTILINE)
+    drawn = re.search(
+        r"PICTURES.*?= \(\n(.*?)\n\)", (ROOT / "docs" / "gallery.py").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert drawn
+    assert [name for _, name in shown] == re.findall(r"\w+", drawn[1])
+    assert len(shown) == 12
+    assert all(len(words) > 20 for words, _ in shown), "every picture is described for those who cannot see it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_tutorials_run_as_notebooks(page: Path, house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every code cell, in order; what is claimed is asserted in the cells."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    from hooks import notebook_of
+
+    monkeypatch.chdir(house)
+    notebook = notebook_of(page.read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 5
+    assert sum("assert " in cell for cell in cells) >= 4
+    names: dict[str, object] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for number, cell in enumerate(cells):
+            exec(compile(cell, f"{page.name}, cell {number}", "exec"), names)
+    assert len(printed.getvalue().splitlines()) >= 5
+
+
+def test_the_example_of_an_engine_runs(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(house)
+    (example,) = blocks(ROOT / "docs" / "extending.md", "python")
+    exec(compile(example, "extending.md", "exec"), {"__name__": "extending"})
+
+
 LINES = sorted({line for page in PAGES for line in command_lines(page) if not line.startswith("verifier --")})
 
 
@@ -98,15 +171,6 @@ def test_every_command_is_in_the_readme_and_in_the_guide() -> None:
     for page in (ROOT / "README.md", ROOT / "docs" / "usage.md"):
         text = page.read_text(encoding="utf-8")
         assert [name for name in cli.COMMANDS if f"verifier {name}" not in text] == []
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the repository's to the commands of the documentation, and may be written to."""
-    folder = tmp_path_factory.mktemp("house")
-    (folder / "benchmarks").mkdir()
-    shutil.copytree(ROOT / "benchmarks" / "networks", folder / "benchmarks" / "networks")
-    return folder
 
 
 def test_readme_examples_run(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:

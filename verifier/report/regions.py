@@ -66,7 +66,10 @@ def line_plot(restriction: LineRestriction, outputs: Sequence[int] | None = None
         _beside(axes[1], "class")
     _ticks(axes[-1], t)
     _beside(axes[-1], "breaks")
-    axes[-1].set_xlabel(f"t: from the start {_point(restriction.start)} at 0 to the end {_point(restriction.end)} at 1")
+    start, end = (
+        " ".join(filter(None, (w, _point(x)))) for w, x in (("start", restriction.start), ("end", restriction.end))
+    )
+    axes[-1].set_xlabel(f"t: from the {start} at 0 to the {end} at 1")
     axes[0].set_xlim(0, 1)
     return figure
 
@@ -228,10 +231,13 @@ def heat_map(attributions: Array, shape: Sequence[int], image: Array | None = No
 
 
 # -- parts -----------------------------------------------------------------------------------------------
-def _point(x: Array, most: int = 3) -> str:
-    """An input in a few words: ``(0.5, 1, 0 … of 784)``."""
-    shown = ", ".join(f"{v:.3g}" for v in x[:most])
-    return f"({shown})" if len(x) <= most else f"({shown} … of {len(x)})"
+FEW = 6
+"""Inputs of at most so many numbers are written out."""
+
+
+def _point(x: Array) -> str:
+    """An input in a few words: ``(0.5, 1, 0)``; "" for one of many numbers, of which a few would say nothing."""
+    return "" if len(x) > FEW else f"({', '.join(f'{round(v, 9) + 0.0:.3g}' for v in x.tolist())})"
 
 
 def _beside(axes: Any, words: str) -> None:
@@ -257,9 +263,10 @@ def _name_corners(figure: Any, axes: Any, vertices: Array, plane: Plane) -> None
             fontsize=10, fontweight="bold", color=INK, annotation_clip=False,
         )  # fmt: skip
         axes.plot(*corner, "o", color=INK, markersize=3, clip_on=False, zorder=5)
-        words.append(f"{letter} {_point(x)}")
+        words.append(f"{letter} {_point(x)}" if len(x) <= FEW else "")
     lines = ["   ".join(words[k : k + 2]) for k in range(0, len(words), 2)]
-    figure.supxlabel("\n".join(lines), fontsize=8, color=INK)
+    if any(words):
+        figure.supxlabel("\n".join(lines), fontsize=8, color=INK)
 
 
 def _ticks(axes: Any, t: Array) -> None:
