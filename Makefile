@@ -66,7 +66,7 @@ lint: $(STAMP)
 # The documentation as a site in out/site: the pages of docs/, the API reference, the tutorials, the gallery.
 docs: $(STAMP)
 	@$(PIP) --group docs
-	@$(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@$(BIN)/mkdocs build --quiet --strict --config-file mkdocs.yml
 	@echo "make: the site is in out/site"
 
 # The pictures of the gallery and the tutorials' outputs, drawn anew.

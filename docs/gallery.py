@@ -30,7 +30,6 @@ ONE = np.array([
     [0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0],
     [0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0],
 ], dtype=float)  # fmt: skip
-X = np.array([1.0, 1.0, 0.0, 1.0, 1.0])
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 
 
@@ -139,10 +138,12 @@ def repair() -> Any:
     network = bandit()
     origin, u, v = np.zeros(5), np.eye(5)[2], np.eye(5)[4]
     corner = verifier.PolygonRegion(origin, u, v, np.array([[0, 0], [0.2, 0], [0, 0.2]]))
-    kept = verifier.PointRegion(np.array([X]))
+    stays = verifier.PointRegion(
+        np.array([[s * u + t * v for s, t in ((0.5, 0), (0, 0.5), (0.4, 0.4))]]).reshape(-1, 5)
+    )
     wanted = (
         verifier.Requirement(corner, verifier.output_class(2, 1, margin=0.01)),
-        verifier.Requirement(kept, verifier.output_class(2, 1, margin=0.01)),
+        verifier.Requirement(stays, verifier.output_class(2, 0, margin=0.01)),
     )
     result = verifier.repair(network, verifier.Specification(wanted))
     view = plane(network, origin, u, v, SQUARE)

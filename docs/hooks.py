@@ -1,13 +1,17 @@
 """What mkdocs does beside the pages: links that leave `docs/` lead to the files themselves, and each tutorial is a notebook.
 
-`notebook_of` is what the tests run, too.
+`notebook_of` is what the tests run, too. The API reference is made of the docstrings (mkdocstrings, tried first, follows neither
+the link `verifier/encodings` nor packages that are named like the function they hold).
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,47 @@ def notebook_of(text: str) -> dict[str, Any]:
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
+REFERENCE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Source|Example):$", re.MULTILINE)
+ENTRY = re.compile(r"^(\S(?:[^:`]*\S)?):\s", re.MULTILINE)
+
+
+def reference_of(path: str) -> str:
+    """A public name as Markdown: signature, docstring, and for a class its public methods and properties."""
+    module, _, name = path.rpartition(".")
+    thing = getattr(importlib.import_module(module), name)
+    parts = [f"### {name}", ""]
+    if inspect.isclass(thing):
+        members = [m for m, value in vars(thing).items() if not m.startswith("_") and inspect.getdoc(value) and (
+            inspect.isroutine(value) or isinstance(value, property) or hasattr(value, "func"))]  # fmt: skip
+    else:
+        parts += ["```python", f"{name}{inspect.signature(thing)}", "```", ""]
+        members = []
+    parts.append(prose(inspect.getdoc(thing) or ""))
+    for member in members:
+        first = (inspect.getdoc(vars(thing)[member]) or "").split("\n\n")[0]
+        parts.append(f"- `{member}`: {' '.join(first.split())}")
+    return "\n".join(parts)
+
+
+def prose(text: str) -> str:
+    """A docstring as Markdown: its sections as lists, its examples as code."""
+    head, *rest = SECTION.split(text)
+    found = [head.strip(), ""]
+    for title, body in zip(rest[::2], rest[1::2], strict=True):
+        body = textwrap.dedent(body.strip("\n"))
+        found += [f"**{title}**", ""]
+        if ">>> " in body:
+            found += ["```pycon", body.strip(), "```", ""]
+        else:
+            found += [ENTRY.sub(lambda match: f"\n- `{match[1]}`: ", body).strip(), ""]
+    return "\n".join(found)
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Files outside `docs/` are copied beside the site; a tutorial names its notebook."""
+    if page.file.src_uri == "api.md":
+        markdown = REFERENCE.sub(lambda match: reference_of(match[1]), markdown)
     if page.file.src_uri.startswith("tutorials/"):
         name = Path(page.file.src_uri).stem
         markdown += f"\n\nAs a notebook: [{name}.ipynb]({name}.ipynb).\n"

@@ -67,6 +67,9 @@ def draw_classes(ax: Any, classes: ClassMap, *, polar: bool = False) -> None:
     ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
     ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
     ax.set_aspect("equal" if polar else "auto")
+    if not polar:
+        ax.set_xlabel("s", color=INK)
+        ax.set_ylabel("t", color=INK)
     if polar:
         ax.set_xticks([])
         ax.set_yticks([])
