@@ -40,7 +40,7 @@ ENTRY = re.compile(r"^(\S(?:[^:`]*\S)?):\s", re.MULTILINE)
 def reference_of(path: str) -> str:
     """A public name as Markdown: signature, docstring, and for a class its public methods and properties."""
     module, _, name = path.rpartition(".")
-    thing = getattr(importlib.import_module(module), name)
+    thing = inspect.unwrap(getattr(importlib.import_module(module), name))
     parts = [f"### {name}", ""]
     if inspect.isclass(thing):
         members = [m for m, value in vars(thing).items() if not m.startswith("_") and inspect.getdoc(value) and (

@@ -113,17 +113,19 @@ def test_the_reference_names_the_whole_api() -> None:
     import verifier
 
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    meant = [f"{m}.{n}" for topic in verifier.CONTENTS.values() for m, names in topic.items() for n in names]
+    meant = [f"verifier.{n}" for topic in verifier.CONTENTS.values() for names in topic.values() for n in names]
     assert re.findall(r"^::: (\S+)$", text, re.MULTILINE) == meant
     assert [topic for topic in verifier.CONTENTS if f"## {topic}\n" not in text] == []
     sys.path.insert(0, str(ROOT / "docs"))
     from hooks import reference_of
 
-    shown = reference_of("verifier.regions.line.line")
+    shown = reference_of("verifier.line")
     assert "### line" in shown
     assert "- `start, end`: one input each" in shown
     assert "```pycon\n>>> import numpy as np, verifier" in shown
-    assert "- `breakpoints`: " in reference_of("verifier.regions.line.LineRestriction")
+    assert "### repair" in reference_of("verifier.repair")
+    assert "method: str" in reference_of("verifier.repair") or "method: 'str'" in reference_of("verifier.repair")
+    assert "- `breakpoints`: " in reference_of("verifier.LineRestriction")
 
 
 def test_the_gallery_has_a_picture_of_each_kind() -> None:
