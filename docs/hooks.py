@@ -32,9 +32,20 @@ def notebook_of(text: str) -> dict[str, Any]:
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
-REFERENCE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+REFERENCE = "::: verifier\n"
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Source|Example):$", re.MULTILINE)
 ENTRY = re.compile(r"^(\S(?:[^:`]*\S)?):\s", re.MULTILINE)
+
+
+def reference() -> str:
+    """All public names, by topic."""
+    import verifier
+
+    parts = []
+    for topic, modules in verifier.CONTENTS.items():
+        parts.append(f"## {topic}")
+        parts += [reference_of(f"verifier.{name}") for names in modules.values() for name in names]
+    return "\n\n".join(parts) + "\n"
 
 
 def reference_of(path: str) -> str:
@@ -72,7 +83,7 @@ def prose(text: str) -> str:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Files outside `docs/` are copied beside the site; a tutorial names its notebook."""
     if page.file.src_uri == "api.md":
-        markdown = REFERENCE.sub(lambda match: reference_of(match[1]), markdown)
+        markdown = markdown.replace(REFERENCE, reference())
     if page.file.src_uri.startswith("tutorials/"):
         name = Path(page.file.src_uri).stem
         markdown += f"\n\nAs a notebook: [{name}.ipynb]({name}.ipynb).\n"
