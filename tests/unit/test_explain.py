@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 import verifier
 from verifier.attribution import IntegratedGradients, expected_gradients
@@ -252,7 +253,7 @@ def test_expected_gradients_are_complete_and_what_sampling_tends_to(seed: int) -
     found = expected_gradients(network, x, start, end, target=1)
     along = line(network, start, end)
     y = np.asarray(along.evaluate(along.breakpoints)).reshape(len(along.breakpoints), -1)[:, 1]
-    mean = np.trapezoid(y, along.breakpoints)
+    mean = trapezoid(y, along.breakpoints)
     assert found.sum() == pytest.approx(network.forward(x)[1] - mean, rel=1e-7, abs=1e-9)
     s = (np.arange(300) + 0.5) / 300
     sampled = IntegratedGradients(network).attribute(
