@@ -97,8 +97,53 @@ def touching(seed: int) -> Query:
     return Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row[None], bound=np.array([bound])),))
 
 
-def _touched(seed: int) -> Iterable[Trial]:
-    query = touching(seed)
+def cancelling(seed: int) -> Query:
+    """Large numbers whose difference is the output, all ReLUs active; the bound is the exact least value, rounded up.
+
+    Two large products of the input that differ little are subtracted: each is rounded, and the difference, which is what
+    bounds are made from, keeps the errors of both and shows nothing of their size.
+    """
+    rng = np.random.default_rng(seed)
+    n, scale = int(rng.integers(2, 6)), 2.0 ** int(rng.integers(4, 40))
+    first, large, small = rng.normal(size=(n, n)), scale * rng.normal(size=(n, n)), rng.normal(size=(n, n))
+    center, radius = rng.normal(size=n), float(rng.choice([0.0, 1e-12, 1e-6, 1e-2]))
+    shift: npt.NDArray[np.float64] = 4 + np.abs(first) @ (np.abs(center) + radius)
+    shifts = np.full(2 * n, 4 * n * np.abs(large).max() * shift.max())
+    if rng.random() < 0.5:  # all numbers positive, and no constants
+        first, large, small, center = np.abs(first), np.abs(large), np.abs(small), 1 + np.abs(center)
+        shift, shifts = np.zeros(n), np.zeros(2 * n)
+    pair = np.concatenate([large, large + small])
+    box = Box(center - radius, center + radius)
+    builder = NetworkBuilder((n,))
+    builder.add(Dense(first, shift))
+    builder.add(relu())
+    if rng.random() < 0.5:
+        builder.add(Reshape((n, 1, 1)))
+        builder.add(Conv(pair.reshape(2 * n, n, 1, 1), shifts))
+        builder.add(relu())
+        builder.add(Reshape((2 * n,)))
+    else:
+        builder.add(Dense(pair, shifts))
+        builder.add(relu())
+    builder.add(Dense(np.concatenate([-np.eye(n), np.eye(n)], axis=1), np.zeros(n)))
+    builder.add(Dense(rng.normal(size=(1, n)), np.zeros(1)))
+    network = builder.build()
+    exact = ExactNetwork(network)
+
+    def value(x: npt.NDArray[np.float64]) -> Fraction:
+        return exact.values(x)[network.output].fractions()[0]
+
+    middle = value(center)
+    low, high = box.lower, box.upper
+    least = np.array(
+        [low[k] if value(np.where(np.arange(n) == k, high, center)) > middle else high[k] for k in range(n)]
+    )
+    bound = float_above(value(least))
+    return Query(network=network, box=box, disjuncts=(Conjunction(y_rows=np.ones((1, 1)), bound=np.array([bound])),))
+
+
+def _trials(query: Query, detail: str, splits: bool) -> Iterable[Trial]:
+    """What each kind of bounds makes of a query that one point meets by a hair."""
     conditions = Conditions.of(query)
 
     def windows(bits: int) -> bool:
@@ -110,7 +155,7 @@ def _touched(seed: int) -> Iterable[Trial]:
         rows = RowBounds(sweep, conditions.y_rows, conditions.x_rows, conditions.bound)
         if bool((rows.lower() > 0).any()) or bool((rows.optimised(3) > 0).any()):
             return True
-        if bits or seed % 4:  # splits take a tenth of a second
+        if bits or not splits:
             return False
         found = WindowSplit(rows).run({0: -np.inf}, 1e8, Deadline.after(0.1), ignore)
         return found.ending is Ending.PROVED
@@ -131,7 +176,15 @@ def _touched(seed: int) -> Iterable[Trial]:
             yield Trial(engine=name, outcome=Outcome.UNDECIDED, seconds=time.perf_counter() - began, detail=str(error))
             continue
         outcome = Outcome.WRONG if wrong else Outcome.RIGHT
-        yield Trial(engine=name, outcome=outcome, seconds=time.perf_counter() - began, detail=f"touching({seed})")
+        yield Trial(engine=name, outcome=outcome, seconds=time.perf_counter() - began, detail=detail)
+
+
+def _touched(seed: int) -> Iterable[Trial]:
+    return _trials(touching(seed), f"touching({seed})", splits=not seed % 4)  # splits take a tenth of a second
+
+
+def _cancelled(seed: int) -> Iterable[Trial]:
+    return _trials(cancelling(seed), f"cancelling({seed})", splits=False)
 
 
 KINDS = [
@@ -140,5 +193,11 @@ KINDS = [
         what="an output's exact value at a corner is the bound: no structured bound may be above it",
         run=_touched,
         cost=0.05,
-    )
+    ),
+    Kind(
+        name="structured bounds of differences",
+        what="a difference of large numbers has its exact least value as bound: no structured bound may be above it",
+        run=_cancelled,
+        cost=0.02,
+    ),
 ]
