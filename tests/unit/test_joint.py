@@ -58,6 +58,8 @@ def test_several_inputs_and_outputs_are_ports_of_one_flat_network(tmp_path: Path
     x = {"image": [1.0, 2.0, 3.0, 4.0], "extra": [5.0, 6.0]}
     flat = np.array([1.0, 2, 3, 4, 5, 6])
     assert np.array_equal(network.forward(x), network.forward(flat))
+    assert network.pack(x).tolist() == flat.tolist()
+    assert network.input_ports[1].of(network.pack(x)).tolist() == [5.0, 6.0]
     assert np.allclose(RuntimeModel(network).run(flat), network.forward(flat), rtol=1e-5)
 
 

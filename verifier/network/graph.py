@@ -178,7 +178,7 @@ class Network(Shown):
             InputError: for any other shape, and for NaN.
         """
         if isinstance(x, Mapping):
-            x = packed(self.input_ports, x, self.input_size, self.source)
+            x = self.pack(x)
         array = np.asarray(x, dtype=np.float64)
         if np.isnan(array).any():
             raise InputError("the input contains NaN", place=self.source)
@@ -192,6 +192,14 @@ class Network(Shown):
             place=self.source,
             fix=f"expected {shape}, ({self.input_size},), or a batch of these",
         )
+
+    def pack(self, tensors: Mapping[str, npt.ArrayLike]) -> Array:
+        """The flat input ``(input_size,)`` with these tensors, by the names of `input_ports`.
+
+        Raises:
+            InputError: a name that is missing or unknown, or a size that does not fit.
+        """
+        return packed(self.input_ports, tensors, self.input_size, self.source)
 
     def values(
         self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike], names: Iterable[str] | None = None
