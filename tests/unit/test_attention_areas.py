@@ -130,14 +130,14 @@ def test_bad_input_is_one_line() -> None:
         ({"image": image * 300}, "divide by 255"),
         ({"image": image[:3]}, "18 entries for a network with 36"),
         ({"perturbations": []}, "no perturbation"),
-        ({"perturbations": Brightness()}, "a list of perturbations"),
-        ({"perturbations": [0.3]}, "a list of perturbations"),
-        ({"image": "abc"}, "an array of numbers"),
+        ({"perturbations": Brightness()}, "perturbations must be a sequence"),
+        ({"perturbations": [0.3]}, "perturbations must be a sequence"),
+        ({"image": "abc"}, "image must be numbers"),
     ):
         arguments = {"image": image, "perturbations": [Brightness()], **wrong}
-        with pytest.raises(InputError, match=message):
+        with pytest.raises((InputError, TypeError), match=message):
             attention_areas(network, **arguments)
-    with pytest.raises(InputError, match="the order is network, image"):
+    with pytest.raises(TypeError, match="network must be a Network"):
         attention_areas(image, network, [Brightness()])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="samples"):
         Inconsistency(map="smooth", samples=0)

@@ -70,7 +70,7 @@ def test_reading_counts_from_the_start_of_the_command(
     assert main(["verify", *files, "--timeout", "0.1", "--json", "--quiet"]) == TIMEOUT
     assert time.monotonic() - began < 1.0
     record = json.loads(capsys.readouterr().out)
-    assert (record["status"], record["stage"]) == ("timeout", "reading")
+    assert (record["verdict"], record["result"]["stage"]) == ("timeout", "reading")
     assert main(["verify", *files, "--timeout", "60", "--json", "--quiet"]) == 0
 
 
@@ -85,4 +85,4 @@ def test_the_map_of_the_input_counts_too(tmp_path: Path, capsys: pytest.CaptureF
     began = time.monotonic()
     assert main(line) == TIMEOUT
     assert time.monotonic() - began < 1.2
-    assert json.loads(capsys.readouterr().out)["stage"] == "reading"
+    assert json.loads(capsys.readouterr().out)["result"]["stage"] == "reading"
