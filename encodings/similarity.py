@@ -7,6 +7,7 @@ difference; "the same k largest entries" a threshold between the two sets. All c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import inf
 
@@ -17,7 +18,7 @@ from verifier.encodings.model import Atom, Disjunction, ExactAtom, Indices, Mode
 from verifier.encodings.widening import slack
 from verifier.errors import EngineError
 from verifier.network.operators import Array
-from verifier.properties.similarity import MapCondition
+from verifier.properties.similarity import L1, Linf, MapCondition, Similarity, TopK
 
 
 def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: float) -> None:
@@ -30,16 +31,10 @@ def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: f
     Raises:
         EngineError: for maps that are multiplied by the input, and for the L2 norm: neither is linear.
     """
-    if condition.map.baseline is not None or condition.similarity == "l2":
-        raise EngineError(f"{condition.map.name!r} with {condition.similarity!r} similarity is not linear")
-    m = _absolute(model, g) if condition.map.absolute else g
-    if condition.top is not None:
-        _threshold(model, condition, m, relax)
-        return
-    margin = slack(relax, model.upper[m] - model.lower[m])
-    model.confine(m, *condition.ends, margin)
-    if condition.similarity == "l1":
-        _sum_of_differences(model, condition, m, float(margin.sum()))
+    write = _ROWS.get(type(condition.similarity))
+    if condition.map.baseline is not None or write is None:
+        raise EngineError(f"{condition.map.name!r} with {condition.similarity.name!r} similarity is not linear")
+    write(model, condition, _absolute(model, g) if condition.map.absolute else g, relax)
 
 
 def _absolute(model: Model, g: Indices) -> Indices:
@@ -62,8 +57,15 @@ def _absolute(model: Model, g: Indices) -> Indices:
     return columns
 
 
-def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, margin: float) -> None:
-    """``Σ |m - reference| <= delta + margin``."""
+def _box(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
+    """``|m - reference| <= delta``, entry by entry."""
+    model.confine(m, *condition.ends, slack(relax, model.upper[m] - model.lower[m]))
+
+
+def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
+    """``Σ |m - reference| <= delta``, and what follows for each entry."""
+    margin = float(slack(relax, model.upper[m] - model.lower[m]).sum())
+    _box(model, condition, m, relax)
     low, high = model.lower[m], model.upper[m]
     reference = condition.exact_reference
     reach = np.maximum(
@@ -85,14 +87,23 @@ def _sum_of_differences(model: Model, condition: MapCondition, m: Indices, margi
 
 def _threshold(model: Model, condition: MapCondition, m: Indices, relax: float) -> None:
     """``m_i + delta >= τ`` for i in the set, ``m_j <= τ`` outside of it."""
-    assert condition.top is not None
-    outside = m[~condition.top]
+    assert isinstance(condition.similarity, TopK)
+    top = condition.similarity.top
+    outside = m[~top]
     low, high = float(model.lower[outside].max()), float(model.upper[outside].max())
     (threshold,) = model.add_variables(np.array([low]), np.array([high])).tolist()
     margin = float(slack(relax, np.asarray(high - low)))
-    atoms = [Atom((i, threshold), (1.0, -1.0), -condition.delta - margin, inf) for i in m[condition.top].tolist()]
+    atoms = [Atom((i, threshold), (1.0, -1.0), -condition.delta - margin, inf) for i in m[top].tolist()]
     atoms += [Atom((j, threshold), (1.0, -1.0), -inf, margin) for j in outside.tolist()]
     model.add_atoms(atoms)
+
+
+_ROWS: dict[type[Similarity], Callable[[Model, MapCondition, Indices, float], None]] = {
+    Linf: _box,
+    L1: _sum_of_differences,
+    TopK: _threshold,
+}
+"""How a similarity is written; what is not here is not linear."""
 
 
 def _ends(low: float, high: float) -> tuple[Array, Array]:

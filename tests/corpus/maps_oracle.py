@@ -13,6 +13,7 @@ import z3
 from corpus_oracle import Values, _number, _Oracle
 
 from verifier.properties.query import Query
+from verifier.properties.similarity import TopK
 
 
 class _MapsOracle(_Oracle):
@@ -43,16 +44,17 @@ class _MapsOracle(_Oracle):
         """The condition on map entries that are terms in x."""
         condition = self.query.condition
         assert condition is not None
-        if condition.top is not None:
+        if isinstance(condition.similarity, TopK):
+            top = condition.similarity.top
             delta = _number(Fraction(condition.delta))
-            inside = [v for v, s in zip(m, condition.top, strict=True) if s]
-            outside = [v for v, s in zip(m, condition.top, strict=True) if not s]
+            inside = [v for v, s in zip(m, top, strict=True) if s]
+            outside = [v for v, s in zip(m, top, strict=True) if not s]
             return [b <= a + delta for a in inside for b in outside]
-        if condition.similarity == "linf":
+        if condition.similarity.is_box:
             delta = Fraction(condition.delta)
             ends = zip(m, condition.exact_reference.fractions(), strict=True)
             return [c for v, r in ends for c in (v >= _number(r - delta), v <= _number(r + delta))]
-        assert condition.similarity == "l1"
+        assert condition.similarity.name == "l1"
         differences = [v - _number(r) for v, r in zip(m, condition.exact_reference.fractions(), strict=True)]
         total = z3.Sum([z3.If(d >= 0, d, -d) for d in differences])
         return [total <= _number(Fraction(condition.delta))]

@@ -201,7 +201,7 @@ def package(name: str, module: str, install: str) -> Availability:
 def too_narrow(query: Query) -> str:
     """Why a solver with tolerances should not be asked about a box or a distance of maps; "" if it may be."""
     condition = query.condition
-    if condition is not None and condition.similarity == "l1":
+    if condition is not None and condition.similarity.adds_up:
         size = float(np.abs(condition.reference).max(initial=0.0))
         if condition.delta < 1e-5 * size:
             return f"δ = {condition.delta:g}: too small for a solver with tolerances, ask an exact one"

@@ -268,7 +268,7 @@ class RegionSearch:
         baseline = condition.map.baseline
         if baseline is None:
             return [] if condition.admits([abs(v) for v in g] if condition.map.absolute else g) else None
-        if condition.map.absolute or condition.similarity != "linf":
+        if condition.map.absolute or not condition.similarity.is_box:
             return []
         found = []
         place = {int(j): k for k, j in enumerate(self.varying)}

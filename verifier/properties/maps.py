@@ -14,10 +14,11 @@ of Integrated Gradients itself (``path``) has no such network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +27,6 @@ from verifier.errors import PropertyError
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Array, Concat, Dense, Reshape, Scale, Sum
-
-NAMES = (
-    "gradient",
-    "absolute",
-    "difference",
-    "gradient-input",
-    "integrated",
-    "integrated-exact",
-    "smooth",
-)
-"""The maps by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,24 +205,42 @@ def named_map(
     start = np.zeros(size) if baseline is None else np.array(baseline, dtype=np.float64).reshape(-1)
     if start.size != size or not np.isfinite(start).all():
         raise PropertyError(f"the baseline must have {size} finite entries, got {start.size}")
-    match name:
-        case "gradient":
-            return gradient_map()
-        case "absolute":
-            return absolute_gradient()
-        case "difference":
-            return logit_difference(other)
-        case "gradient-input":
-            return gradient_times_input(size)
-        case "integrated":
-            return integrated_gradients(start, steps)
-        case "integrated-exact":
-            return integrated_gradients(start, None)
-        case "smooth":
-            if samples < 1 or not (np.isfinite(sigma) and sigma >= 0):
-                raise PropertyError(f"SmoothGrad needs samples >= 1 and sigma >= 0, got {samples} and {sigma}")
-            return smooth_gradient(np.random.default_rng(seed).normal(scale=sigma, size=(samples, size)))
-    raise PropertyError(f"there is no map {name!r}", fix=f"maps: {', '.join(NAMES)}")
+    make = _MAKERS.get(name)
+    if make is None:
+        raise PropertyError(f"there is no map {name!r}", fix=f"maps: {', '.join(NAMES)}")
+    return make(_Choices(size, other, start, steps, samples, sigma, seed))
+
+
+class _Choices(NamedTuple):
+    """What the arguments of `named_map` say; a map uses those that it knows."""
+
+    size: int
+    other: int | None
+    baseline: Array
+    steps: int
+    samples: int
+    sigma: float
+    seed: int
+
+
+def _smooth(chosen: _Choices) -> SaliencyMap:
+    if chosen.samples < 1 or not (np.isfinite(chosen.sigma) and chosen.sigma >= 0):
+        raise PropertyError(f"SmoothGrad needs samples >= 1 and sigma >= 0, got {chosen.samples} and {chosen.sigma}")
+    noise = np.random.default_rng(chosen.seed).normal(scale=chosen.sigma, size=(chosen.samples, chosen.size))
+    return smooth_gradient(noise)
+
+
+_MAKERS: dict[str, Callable[[_Choices], SaliencyMap]] = {
+    "gradient": lambda c: gradient_map(),
+    "absolute": lambda c: absolute_gradient(),
+    "difference": lambda c: logit_difference(c.other),
+    "gradient-input": lambda c: gradient_times_input(c.size),
+    "integrated": lambda c: integrated_gradients(c.baseline, c.steps),
+    "integrated-exact": lambda c: integrated_gradients(c.baseline, None),
+    "smooth": _smooth,
+}
+NAMES = tuple(_MAKERS)
+"""The maps by name."""
 
 
 def sampled_network(network: Network, saliency_map: SaliencyMap, output: Array) -> Network:

@@ -206,7 +206,7 @@ class Query(Shown):
         if self.condition is not None:
             found.add("a saliency map")
             if not self.condition.is_box:
-                found |= {f"map {self.condition.map.name}", f"similarity {self.condition.similarity}"}
+                found |= {f"map {self.condition.map.name}", f"similarity {self.condition.similarity.name}"}
         return frozenset(found)
 
     @property

@@ -1,12 +1,17 @@
-"""When two saliency maps are similar, and the condition "the map at x is similar to this one"."""
+"""When two saliency maps are similar, and the condition "the map at x is similar to this one".
+
+A similarity is a class here, with all that the condition asks of it, and its rows in `verifier.encodings.similarity` if it
+has linear ones; engines declare the names that they take.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +23,6 @@ from verifier.network.operators import Array
 from verifier.properties.maps import SaliencyMap
 from verifier.properties.numbers import Numbers
 
-NAMES = ("linf", "l1", "l2", "top-k")
-"""The similarities by name."""
 EPS = 2.0**-52
 NOISE = 1e-11
 """Share of a map's largest entry by which float64 may miss it: a first test lets such points pass to the replay."""
@@ -27,31 +30,226 @@ CUTS = 20
 """So many linear inequalities for "top-k" are given at once."""
 
 
+class Similarity(ABC):
+    """A distance of maps ``(n,)``; maps are similar where it is at most δ.
+
+    Attributes:
+        name: as engines declare it and users give it.
+        words: for pictures.
+        is_box: whether "similar" says no more than an interval for every entry, ``reference ± δ``.
+        bounds_entries: whether it says at least that.
+        adds_up: whether differences of all entries are added, and with them a solver's tolerances.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+    is_box: ClassVar[bool] = False
+    bounds_entries: ClassVar[bool] = True
+    adds_up: ClassVar[bool] = False
+
+    @abstractmethod
+    def distance(self, values: Array, reference: Array) -> Array:
+        """Distances of maps ``(batch, n)`` from the reference ``(n,)``, in float64: ``(batch,)``."""
+
+    @abstractmethod
+    def exact_distance(self, values: Sequence[Fraction], reference: Sequence[Fraction]) -> Fraction:
+        """The distance of one map in exact arithmetic, or what `admits` compares in its place."""
+
+    def admits(self, size: Fraction, delta: Fraction) -> bool:
+        """Whether what `exact_distance` gave is within δ."""
+        return size <= delta
+
+    @abstractmethod
+    def least_distance(self, low: Array, high: Array, reference: Numbers) -> Array:
+        """A lower bound of the distance over maps in ``[low, high]``, ``(…, n)``; rounding errors taken off."""
+
+    def cuts(self, g: Array, reference: Array, delta: float, absolute: bool) -> tuple[Array, Array]:
+        """Rows ``(c, n)`` and bounds that every similar ∇F meets and ``g`` does not; none where none is known.
+
+        Args:
+            absolute: whether the map is the absolute value of ∇F.
+        """
+        return np.zeros((0, len(g))), np.zeros(0)
+
+
+class _Norm(Similarity):
+    """A norm of the difference."""
+
+    @staticmethod
+    @abstractmethod
+    def _size(difference: Array) -> Array:
+        """The norm of ``difference >= 0`` along the last axis."""
+
+    def distance(self, values: Array, reference: Array) -> Array:
+        """See `Similarity.distance`."""
+        return self._size(np.abs(values - reference))
+
+    def least_distance(self, low: Array, high: Array, reference: Numbers) -> Array:
+        """See `Similarity.least_distance`."""
+        gap = np.maximum(np.maximum(low - reference.above, reference.below - high), 0.0)
+        return np.asarray(self._size(gap) * (1.0 - (0 if self.is_box else gap.shape[-1] + 8) * EPS))
+
+
+class Linf(_Norm):
+    """The largest difference of an entry."""
+
+    name, words, is_box = "linf", "L∞", True
+
+    @staticmethod
+    def _size(difference: Array) -> Array:
+        return np.asarray(difference.max(axis=-1))
+
+    def exact_distance(self, values: Sequence[Fraction], reference: Sequence[Fraction]) -> Fraction:
+        """See `Similarity.exact_distance`."""
+        return max(abs(v - r) for v, r in zip(values, reference, strict=True))
+
+
+class _Summed(_Norm):
+    """A norm that adds up the differences of all entries."""
+
+    adds_up = True
+
+    @abstractmethod
+    def _direction(self, difference: Array) -> Array:
+        """The gradient of the norm."""
+
+    def cuts(self, g: Array, reference: Array, delta: float, absolute: bool) -> tuple[Array, Array]:
+        """See `Similarity.cuts`: the norm's supporting half-space at ``g``."""
+        n, difference = len(g), g - reference
+        if absolute:  # the norm of max(|g| - reference, 0) is below the distance, and convex
+            difference = np.sign(g) * np.maximum(np.abs(g) - reference, 0.0)
+        row = self._direction(difference)
+        anchor = np.sign(row) * reference if absolute else reference
+        slack = (n + 10) * EPS * (np.abs(reference).sum() + delta)  # the reference is rounded too
+        bound = delta + float(row @ anchor) + slack
+        if row @ g > bound:
+            return row[None], np.array([bound])
+        return np.zeros((0, n)), np.zeros(0)
+
+
+class L1(_Summed):
+    """The sum of all differences."""
+
+    name, words = "l1", "L1"
+
+    @staticmethod
+    def _size(difference: Array) -> Array:
+        return np.asarray(difference.sum(axis=-1))
+
+    def exact_distance(self, values: Sequence[Fraction], reference: Sequence[Fraction]) -> Fraction:
+        """See `Similarity.exact_distance`."""
+        return sum((abs(v - r) for v, r in zip(values, reference, strict=True)), Fraction(0))
+
+    def _direction(self, difference: Array) -> Array:
+        return np.sign(difference)
+
+
+class L2(_Summed):
+    """The Euclidean norm of the difference."""
+
+    name, words = "l2", "L2"
+
+    @staticmethod
+    def _size(difference: Array) -> Array:
+        return np.asarray(np.sqrt((difference**2).sum(axis=-1)))
+
+    def exact_distance(self, values: Sequence[Fraction], reference: Sequence[Fraction]) -> Fraction:
+        """See `Similarity.exact_distance`: the square."""
+        return sum(((v - r) ** 2 for v, r in zip(values, reference, strict=True)), Fraction(0))
+
+    def admits(self, size: Fraction, delta: Fraction) -> bool:
+        """See `Similarity.admits`."""
+        return size <= delta**2
+
+    def _direction(self, difference: Array) -> Array:
+        size = float(np.sqrt((difference**2).sum()))
+        return difference / size if size > 0 else np.zeros(len(difference))
+
+
+class TopK(Similarity):
+    """With S the k largest entries of the reference: the largest entry outside S minus the smallest in S.
+
+    At most 0 where the same k pixels are the most salient ones (ties count as similar); δ is the lead that others may have.
+
+    Attributes:
+        top: ``(n,)`` booleans, the set S.
+    """
+
+    name, words, bounds_entries = "top-k", "top-k lead", False
+
+    def __init__(self, top: npt.NDArray[np.bool_]) -> None:
+        self.top = top
+
+    @staticmethod
+    def of(reference: Sequence[Fraction], k: int) -> TopK:
+        """The set of the k largest entries.
+
+        Raises:
+            PropertyError: k is not between 1 and n - 1.
+        """
+        n = len(reference)
+        if not 1 <= k < n:
+            raise PropertyError(f"top-k needs 1 <= k < {n}, got {k}", fix="give --top-k / top_k")
+        top = np.zeros(n, dtype=bool)
+        top[sorted(range(n), key=lambda j: -reference[j])[:k]] = True
+        return TopK(top)
+
+    def distance(self, values: Array, reference: Array) -> Array:
+        """See `Similarity.distance`."""
+        return np.asarray(values[:, ~self.top].max(axis=1) - values[:, self.top].min(axis=1))
+
+    def exact_distance(self, values: Sequence[Fraction], reference: Sequence[Fraction]) -> Fraction:
+        """See `Similarity.exact_distance`."""
+        inside = min(v for v, s in zip(values, self.top, strict=True) if s)
+        return max(v for v, s in zip(values, self.top, strict=True) if not s) - inside
+
+    def least_distance(self, low: Array, high: Array, reference: Numbers) -> Array:
+        """See `Similarity.least_distance`."""
+        found = low[..., ~self.top].max(axis=-1) - high[..., self.top].min(axis=-1)
+        return np.asarray(found - 2 * EPS * np.abs(found))
+
+    def cuts(self, g: Array, reference: Array, delta: float, absolute: bool) -> tuple[Array, Array]:
+        """See `Similarity.cuts`: the entries outside that lead by most."""
+        if absolute:
+            return super().cuts(g, reference, delta, absolute)
+        outside, inside = np.flatnonzero(~self.top), np.flatnonzero(self.top)
+        j = outside[np.argsort(-g[outside])[:CUTS]]
+        i = inside[np.argmin(g[inside])]
+        j = j[g[j] - g[i] > delta]
+        rows = np.zeros((len(j), len(g)))
+        rows[np.arange(len(j)), j], rows[:, i] = 1.0, -1.0
+        return rows, np.full(len(j), delta)
+
+
+_MAKERS: dict[str, Callable[[Sequence[Fraction], int], Similarity]] = {
+    "linf": lambda reference, k: Linf(),
+    "l1": lambda reference, k: L1(),
+    "l2": lambda reference, k: L2(),
+    "top-k": TopK.of,
+}
+NAMES = tuple(_MAKERS)
+"""The similarities by name."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MapCondition:
     """``distance(map(x), reference) <= delta``.
-
-    The distance is the L∞, L1 or L2 norm of the difference; for "top-k", with S the k largest entries of the
-    reference, it is the largest entry outside S minus the smallest in S: at most 0 where the same k pixels are the
-    most salient ones (ties count as similar), and ``delta`` is the lead that others may have.
 
     Attributes:
         network: the network that the map explains.
         map: the kind of map.
         output: ``(m,)`` coefficients of the output combination that the map explains.
-        similarity: one of `NAMES`.
+        similarity: the distance.
         exact_reference: the map to compare with, as it is in rational arithmetic.
         delta: >= 0.
-        top: ``(n,)`` booleans, the set S; None for other similarities.
     """
 
     network: Network
     map: SaliencyMap
     output: Array
-    similarity: str
+    similarity: Similarity
     exact_reference: Numbers
     delta: float
-    top: npt.NDArray[np.bool_] | None = None
 
     @staticmethod
     def at(
@@ -76,20 +274,13 @@ class MapCondition:
         reference = Numbers.given_as(found)
         if not np.isfinite(reference.below + reference.above).all():
             raise PropertyError("the map at the input has entries beyond all float64 numbers")
-        top = None
-        if similarity == "top-k":
-            if not 1 <= k < x.size:
-                raise PropertyError(f"top-k needs 1 <= k < {x.size}, got {k}", fix="give --top-k / top_k")
-            top = np.zeros(x.size, dtype=bool)
-            top[sorted(range(x.size), key=lambda j: -found[j])[:k]] = True
         condition = MapCondition(
             network=network,
             map=saliency_map,
             output=output,
-            similarity=similarity,
+            similarity=_MAKERS[similarity](found, k),
             exact_reference=reference,
             delta=float(delta),
-            top=top,
         )
         condition.__dict__["exact_network"] = exact
         return condition
@@ -121,20 +312,12 @@ class MapCondition:
     @property
     def is_box(self) -> bool:
         """Whether it is no more than a box for the gradient of F (`gradient_box`)."""
-        return self.similarity == "linf" and self.map.baseline is None and not self.map.absolute
+        return self.similarity.is_box and self.map.baseline is None and not self.map.absolute
 
     # -- at points ---------------------------------------------------------------------------------------
     def distance(self, values: Array) -> Array:
         """Distances of maps ``(batch, n)`` from the reference, in float64."""
-        if self.top is not None:
-            return np.asarray(values[:, ~self.top].max(axis=1) - values[:, self.top].min(axis=1))
-        difference = np.abs(values - self.reference)
-        match self.similarity:
-            case "l1":
-                return np.asarray(difference.sum(axis=1))
-            case "l2":
-                return np.asarray(np.sqrt((difference**2).sum(axis=1)))
-        return np.asarray(difference.max(axis=1))
+        return self.similarity.distance(values, self.reference)
 
     def margin(self, x: Array) -> Array:
         """``delta - distance`` at points ``(batch, n)``, in float64; 0 where it may be no more than a rounding error."""
@@ -145,21 +328,11 @@ class MapCondition:
 
     def admits(self, values: Sequence[Fraction]) -> bool:
         """Whether a map is similar, in exact arithmetic."""
-        size, delta = self.exact_distance(values), Fraction(self.delta)
-        return size <= (delta**2 if self.similarity == "l2" else delta)
+        return self.similarity.admits(self.exact_distance(values), Fraction(self.delta))
 
     def exact_distance(self, values: Sequence[Fraction]) -> Fraction:
         """The distance of a map from the reference in exact arithmetic; its square for "l2"."""
-        if self.top is not None:
-            inside = min(v for v, s in zip(values, self.top, strict=True) if s)
-            return max(v for v, s in zip(values, self.top, strict=True) if not s) - inside
-        difference = [abs(v - r) for v, r in zip(values, self.exact_reference.fractions(), strict=True)]
-        match self.similarity:
-            case "l1":
-                return sum(difference, Fraction(0))
-            case "l2":
-                return sum((d * d for d in difference), Fraction(0))
-        return max(difference)
+        return self.similarity.exact_distance(values, self.exact_reference.fractions())
 
     @cached_property
     def exact_network(self) -> ExactNetwork:
@@ -186,18 +359,7 @@ class MapCondition:
 
     def least_distance(self, low: Array, high: Array) -> Array:
         """A lower bound of the distance over maps in ``[low, high]``, ``(…, n)``; rounding errors taken off."""
-        if self.top is not None:
-            found = low[..., ~self.top].max(axis=-1) - high[..., self.top].min(axis=-1)
-            return np.asarray(found - 2 * EPS * np.abs(found))
-        below, above = self.exact_reference.below, self.exact_reference.above
-        gap = np.maximum(np.maximum(low - above, below - high), 0.0)
-        shrink = 1.0 - (gap.shape[-1] + 8) * EPS
-        match self.similarity:
-            case "l1":
-                return np.asarray(gap.sum(axis=-1) * shrink)
-            case "l2":
-                return np.asarray(np.sqrt((gap**2).sum(axis=-1)) * shrink)
-        return np.asarray(gap.max(axis=-1) * shrink)
+        return self.similarity.least_distance(low, high, self.exact_reference)
 
     def excludes(self, low: Array, high: Array, g_low: Array, g_high: Array) -> npt.NDArray[np.bool_]:
         """Whether no x in the box with ∇F in its interval has a similar map (batches: one answer per row)."""
@@ -209,36 +371,14 @@ class MapCondition:
 
         None for maps that depend on x beyond the gradient, and where no linear one is known.
         """
-        n = len(g)
-        none = np.zeros((0, n)), np.zeros(0)
-        if self.map.baseline is not None or self.similarity == "linf":
-            return none
-        if self.top is not None:
-            if self.map.absolute:
-                return none
-            outside, inside = np.flatnonzero(~self.top), np.flatnonzero(self.top)
-            j = outside[np.argsort(-g[outside])[:CUTS]]
-            i = inside[np.argmin(g[inside])]
-            j = j[g[j] - g[i] > self.delta]
-            rows = np.zeros((len(j), n))
-            rows[np.arange(len(j)), j], rows[:, i] = 1.0, -1.0
-            return rows, np.full(len(j), self.delta)
-        difference = g - self.reference
-        if self.map.absolute:  # Σ max(|g| - reference, 0) is below the distance, and convex
-            difference = np.sign(g) * np.maximum(np.abs(g) - self.reference, 0.0)
-        row = np.sign(difference)
-        if self.similarity == "l2":
-            size = float(np.sqrt((difference**2).sum()))
-            row = difference / size if size > 0 else np.zeros(n)
-        anchor = np.sign(row) * self.reference if self.map.absolute else self.reference
-        slack = (n + 10) * EPS * (np.abs(self.reference).sum() + self.delta)  # the reference is rounded too
-        bound = self.delta + float(row @ anchor) + slack
-        return (row[None], np.array([bound])) if row @ g > bound else none
+        if self.map.baseline is not None:
+            return np.zeros((0, len(g))), np.zeros(0)
+        return self.similarity.cuts(g, self.reference, self.delta, self.map.absolute)
 
     def gradient_box(self, low: Array, high: Array) -> tuple[Array, Array]:
         """An interval of ∇F outside of which no x of the box has a similar map; infinite where none is known."""
         free = np.full(len(self.reference), np.inf)
-        if self.similarity == "top-k":
+        if not self.similarity.bounds_entries:
             return -free, free
         a, b = self.lower, self.upper
         if self.map.absolute:
@@ -253,7 +393,7 @@ class MapCondition:
 
         Only maps with a baseline and a norm tie x to ∇F; other boxes come back as they are.
         """
-        if self.map.baseline is None or self.similarity == "top-k":
+        if self.map.baseline is None or not self.similarity.bounds_entries:
             return low, high
         a, b = self.lower, self.upper
         if self.map.absolute:

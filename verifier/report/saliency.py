@@ -11,8 +11,6 @@ from verifier.network.operators import Array
 from verifier.properties.similarity import MapCondition
 from verifier.report.style import figure_of, image_shape, picture_of, signed_map
 
-_DISTANCES = {"linf": "L∞", "l1": "L1", "l2": "L2", "top-k": "top-k lead"}
-
 
 def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     """Five panels side by side: the input and its map, the witness and its map, and the difference of the maps.
@@ -37,7 +35,7 @@ def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     signed_map(axes[1], before, shape, size=size, title="its map")
     picture_of(axes[2], witness, shape, title=f"witness, label {changed}", ends=ends)
     signed_map(axes[3], after, shape, size=size, title="its map")
-    words = f"difference, {_DISTANCES[condition.similarity]} {distance:.3g}"
+    words = f"difference, {condition.similarity.words} {distance:.3g}"
     signed_map(axes[4], after - before, shape, size=size, title=words)
     return figure
 
