@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import verifier
@@ -50,6 +51,8 @@ def agree(network: Network, runtime: RuntimeModel, gap: float) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_agrees_with_onnxruntime_in_its_oldest_and_newest_form(name):
     graph = GRAPHS[name]
+    if name == "center crop" and onnxruntime.__version__ < "1.19":
+        pytest.skip("onnxruntime before 1.19 leaves an axis as it is")
     for opset in {max(graph.first, OPSETS[0]), min(graph.last, OPSETS[-1])}:
         network, runtime, gap = both(name, opset)
         # in float64, too, onnxruntime computes GELU by tanh and Shrink with numbers of float32

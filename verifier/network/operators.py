@@ -121,7 +121,7 @@ class AffineOperator(Operator):
     def terms(self, transposed: bool, *shapes: Shape) -> int:
         """The largest number of products that are summed for one entry of `linear` (or of `transpose`)."""
         axis, gathered = (0, max) if transposed else (1, sum)
-        return gathered(int(m.count_nonzero(axis=axis).max(initial=1)) for m in self.matrices(*shapes))
+        return gathered(int(np.asarray((m != 0).sum(axis=axis)).max(initial=1)) for m in self.matrices(*shapes))
 
     def matrices(self, *shapes: Shape) -> tuple[sp.csr_array, ...]:
         """The linear part as one sparse matrix ``(flat output, flat input)`` for each input."""
