@@ -16,9 +16,11 @@ from verifier.falsify.falsifier import Falsifier
 from verifier.falsify.replay import replay
 from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline
+from verifier.network.curved import Smooth
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense
+from verifier.network.piecewise import relu
 from verifier.network.steps import Jumping, sign
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
@@ -116,3 +118,17 @@ def test_everything_else_refuses_by_name() -> None:
     assert (verdict.status, verdict.proof) == (Status.HOLDS, None)
     with pytest.raises(UnsupportedOperatorError):
         verifier.line(network, [0, 0], [1, 1])
+
+
+def test_a_function_that_may_leave_its_domain_is_unknown() -> None:
+    builder = NetworkBuilder((1,))  # 1 / (relu(x) - relu(x) + 1/2), of which intervals know too little
+    builder.add(Dense(np.ones((2, 1)), np.zeros(2)))
+    builder.add(relu())
+    builder.add(Dense(np.array([[1.0, -1.0]]), np.array([0.5])))
+    builder.add(Smooth("Reciprocal"))
+    verdict = verifier.verify(at_least(builder.build(), [-1.0], [1.0], 3.0), timeout=5)
+    assert verdict.status is Status.UNKNOWN
+    assert "argument of Reciprocal may be 0" in verdict.reason
+    pole = NetworkBuilder((1,))
+    pole.add(Smooth("Reciprocal"))
+    assert not replay(at_least(pole.build(), [-1.0], [1.0], 3.0), np.array([0.0])).exact

@@ -66,7 +66,11 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
     exact_network = exact_network or ExactNetwork(query.network)
     values, above = {}, None
     if query.network.is_curved:
-        y, above = EnclosedNetwork(query.network, exact_network).output(xs)
+        try:
+            y, above = EnclosedNetwork(query.network, exact_network).output(xs)
+        except NetworkError as error:  # a function is not defined there: the point refutes nothing
+            nothing = np.full(query.network.output_size, np.nan)
+            return Witness(input=point, output=nothing, exact=False, remarks=(error.problem,))
     else:
         values = exact_network.values(xs)
         y = values[query.network.output].fractions()

@@ -7,6 +7,7 @@ from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import GraphBounds
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
+from verifier.errors import InputError
 from verifier.events import Listener
 from verifier.falsify.climb import climbing
 from verifier.falsify.falsifier import Falsifier
@@ -40,7 +41,10 @@ def search_curved(
     if witness is not None:
         return EngineResult(answer=Answer.SAT, x=witness)
     rest, low, high = conditions.boxed(query.box)
-    bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
+    try:
+        bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
+    except InputError as error:  # a function may leave its domain, as far as bounds of its argument can tell
+        return EngineResult(answer=Answer.UNKNOWN, reason=error.problem)
     falsifier = climbing(query, conditions, options.seed)
     search = InputSplit(query, bounds, low, high, falsifier, memory=options.memory, settings=settings.boxes)
     return search.run(deadline, listener)
