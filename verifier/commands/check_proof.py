@@ -24,7 +24,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("proof", type=Path, metavar="PROOF", help="file that `verifier verify --proof` wrote")
     parser.add_argument("model", type=Path, metavar="MODEL", help=".onnx or .onnx.gz")
-    parser.add_argument("property", type=Path, metavar="PROPERTY", help=".vnnlib or .vnnlib.gz")
+    parser.add_argument(
+        "property",
+        type=Path,
+        nargs="?",
+        metavar="PROPERTY",
+        help=".vnnlib or .vnnlib.gz, or a statement as JSON (default: the statement that the certificate carries)",
+    )
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes (default: one for each processor)")
     add_json(parser)
     parser.set_defaults(run=run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.proofs.tree import NoCertificate, ProofTree
-from verifier.proofs.writer import Proof, finish
+from verifier.proofs.writer import Proof, finish, subject
 from verifier.properties.query import Query
 
 if TYPE_CHECKING:
@@ -28,11 +28,22 @@ def certificate(
     method = "" if engine is None else engine.name
     why = "" if engine is None else engine.withholds_proof(query)
     try:
+        if tree is None and query.gradient is not None:
+            return _of_gradient(query, deadline, method), ""
         if tree is None:
             tree, method = _again(query, options, deadline, why), "native, after another engine"
         return finish(query, tree, method), ""
     except NoCertificate as error:
         return None, str(error)
+
+
+def _of_gradient(query: Query, deadline: Deadline, engine: str) -> Proof:
+    """A question about the gradient, proved again on the checker's own bounds, whoever proved it first."""
+    about = subject(query)  # before the search: it says why there is none
+    from verifier.engines.saliency.prover import Prover
+
+    tree = Prover(query, about.graph, about.claim).prove(deadline)
+    return finish(query, tree, f"bounds of values and gradients, after {engine or 'bounds'}", about)
 
 
 def _again(query: Query, options: Options, deadline: Deadline, why: str) -> ProofTree:

@@ -17,14 +17,18 @@ class ProofError(VerifierError):
 
 @checked
 def check_proof(
-    proof: str | PathLike[str], network: str | PathLike[str], property_file: str | PathLike[str], jobs: int = 0
+    proof: str | PathLike[str],
+    network: str | PathLike[str],
+    property_file: str | PathLike[str] | None = None,
+    jobs: int = 0,
 ) -> Report:
     """Check a certificate by the stand-alone checker: that no input meets the property's condition.
 
     Args:
         proof: the certificate's file (`Verdict.proof`, ``verifier verify --proof``).
         network: the ONNX file that it is about.
-        property_file: the VNN-LIB file.
+        property_file: the VNN-LIB file, or a statement of our own kinds as JSON; None: the statement that the certificate
+            carries, which `Report.words` sums up.
         jobs: processes that share the work; 0: as many as there are processors.
 
     Raises:
@@ -38,7 +42,9 @@ def check_proof(
         verifier.errors.InputError: no.proof: cannot be read: No such file or directory
     """
     try:
-        return check.check_together(str(proof), str(network), str(property_file), jobs)
+        return check.check_together(
+            str(proof), str(network), None if property_file is None else str(property_file), jobs
+        )
     except check.ProofError as error:
         raise ProofError(str(error), place=str(proof)) from None
     except CheckError as error:

@@ -18,10 +18,12 @@ from verifier.proofs.checker.check import FORMAT, VERSION, digest
 from verifier.proofs.checker.claim import Claim, Disjunct, Row
 from verifier.proofs.checker.graph import CheckError, Graph
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
+from verifier.proofs.checker.statement import read_statement
 from verifier.proofs.checker.vnnlib import read_property
 from verifier.proofs.tree import NoCertificate, ProofTree
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
+from verifier.properties.statements import conditions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,12 +50,14 @@ class Proof:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What a proof is about, as the checker reads it: network, claim, and the digests of their files."""
+    """What a proof is about, as the checker reads it: network, claim, the digests of their files, and the statement if the proof is
+    to carry it itself."""
 
     graph: Graph
     claim: Claim
     network: str
     property: str
+    statement: str
 
 
 def subject(query: Query) -> Subject:
@@ -62,18 +66,20 @@ def subject(query: Query) -> Subject:
     Raises:
         NoCertificate: there are none, or the checker does not read them.
     """
-    if query.statement is None:
-        raise NoCertificate("the question has no statement that could be checked: it was built by hand")
-    if not query.statement.is_vnnlib:
-        raise NoCertificate("the checker does not read such a statement")
+    statement = query.statement or conditions(query)
+    if statement is None:
+        raise NoCertificate("the checker knows no conditions on such a map, or on several disjunctions side by side")
     try:
         data = network_bytes(query.network)
         graph = read_network(data)
-        text = query.statement.text
-        claim = read_property(text, graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
+        text = statement.text
+        if statement.is_vnnlib:
+            claim = read_property(text, graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
+        else:
+            claim = read_statement(text, graph)
     except CheckError as error:
         raise NoCertificate(f"the checker does not read it: {error}") from None
-    return Subject(graph, claim, digest(data), digest(text.encode()))
+    return Subject(graph, claim, digest(data), digest(text.encode()), "" if statement.is_vnnlib else text)
 
 
 def network_bytes(network: Network) -> bytes:
@@ -84,20 +90,24 @@ def network_bytes(network: Network) -> bytes:
     return read_bytes(path)
 
 
-def finish(query: Query, tree: ProofTree, method: str) -> Proof:
+def finish(query: Query, tree: ProofTree, method: str, about: Subject | None = None) -> Proof:
     """The proof of a query whose search wrote ``tree``.
+
+    Args:
+        about: where the tree speaks of the claim's own disjuncts and rows, what it is about.
 
     Raises:
         NoCertificate: why there is none.
     """
-    about = subject(query)
-    rows = _Rows(query, about.claim)
+    direct, about = about is not None, about or subject(query)
+    rows = None if direct else _Rows(query, about.claim)
+    own = {d: d for d in range(len(about.claim.disjuncts))}
     groups, body = [], []
     for root, disjuncts in tree.roots:
-        group = [(d, k) for d, k in rows.asked.items() if k in disjuncts]
+        group = [(d, k) for d, k in (own if rows is None else rows.asked).items() if k in disjuncts]
         if group:
             groups.append([d for d, _ in group])
-            body.append(tree.write(root, group, rows))
+            body.append(tree.write(root, group, rows or (lambda disjunct, row: (row, 1))))
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -106,6 +116,8 @@ def finish(query: Query, tree: ProofTree, method: str) -> Proof:
         "method": method,
         "groups": groups,
     }
+    if about.statement:
+        header["statement"] = about.statement
     data = lzma.compress(json.dumps(header).encode("ascii") + b"\n" + b"".join(body), preset=6)
     return Proof(header=header, data=data)
 

@@ -13,9 +13,10 @@ from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.normalisation import Normalisation, Radius, exact_radius
-from verifier.properties.query import GradientBox, Query, larger_output_disjuncts
+from verifier.properties.query import GradientBox, Query, Statement, larger_output_disjuncts
 from verifier.properties.sets import Box, Ends
 from verifier.properties.similarity import MapCondition
+from verifier.properties.statements import around_input
 
 Domain = Ends | None | Literal["network"]
 """The lower and the upper ends that inputs are cut to; None: no cut; "network": `network_domain`."""
@@ -71,6 +72,7 @@ def robustness(
         box=ball.box,
         disjuncts=larger_output_disjuncts(network.output_size, label),
         anchor=ball.anchor,
+        statement=ball.statement(label),
         description=f"label {label} {ball.words}",
     )
 
@@ -138,8 +140,10 @@ def saliency_robustness(
         else:
             lower, upper = condition.gradient_box(box.lower, box.upper)
             gradient = GradientBox(output=weights, lower=lower, upper=upper)
+    plain = condition.is_box and chosen.name == "gradient"
     return Query(
         network=host,
+        statement=ball.statement(label, delta) if plain else None,
         box=box,
         disjuncts=larger_output_disjuncts(network.output_size, label, width=host.output_size),
         gradient=gradient,
@@ -198,6 +202,7 @@ class _Ball:
         scale = Normalisation.of(network, mean, std)
         shown = epsilon if isinstance(epsilon, str) else f"{float(epsilon):g}"
         self.words = f"within L∞ distance {shown}{_domain_text(ends)}{moved}"
+        self._stated = (point, epsilon, ends) if scale.is_identity else None
         if scale.is_identity and not isinstance(epsilon, (str, Fraction)):
             self.box, self.anchor = Box.around(point, epsilon, ends), point
             return
@@ -207,6 +212,13 @@ class _Ball:
             raise PropertyError(error.problem, place=error.place, fix=error.fix) from None
         self.anchor = self.box.clip(scale.apply(point))
         self.words += "" if scale.is_identity else ", given to the network as (x - mean) / std"
+
+    def statement(self, label: int, delta: float | None = None) -> Statement | None:
+        """What is asked, for those who check its proof; None where inputs are scaled first."""
+        if self._stated is None or not np.array_equal(self._stated[0], self.anchor):
+            return None
+        point, epsilon, ends = self._stated
+        return around_input(point, exact_radius(epsilon), ends, label, delta)
 
 
 ROUNDED = 1e-6

@@ -138,7 +138,7 @@ def _compose(network: Network) -> ReluForm:
         poll(f"while node {node.name!r} was composed into layers")
         operator = node.operator
         if isinstance(operator, Input):
-            affine[node.name] = _identity(INPUT, node.size)
+            affine[node.name] = identity(INPUT, node.size)
         elif isinstance(operator, AffineOperator):
             affine[node.name] = _apply(node, operator, network, affine)
         elif isinstance(operator, PiecewiseLinear):
@@ -155,7 +155,8 @@ def _compose(network: Network) -> ReluForm:
     return ReluForm(tuple(builder.layers), affine[network.output], network.input_size, tuple(builder.nodes))
 
 
-def _identity(source: int, size: int) -> Affine:
+def identity(source: int, size: int) -> Affine:
+    """A source's own value."""
     return Affine({source: sp.csr_array(sp.eye_array(size))}, np.zeros(size))
 
 
@@ -179,7 +180,7 @@ def _selects(matrix: Matrix) -> bool:
     return bool((np.diff(matrix.indptr) <= 1).all() and (np.abs(matrix.data) == 1.0).all())
 
 
-def _combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
+def combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
     """``Σ matrix @ affine + constant``."""
     total: dict[int, Matrix] = {}
     absolute: dict[int, Matrix] = {}
@@ -219,7 +220,7 @@ def _apply(node: Node, operator: AffineOperator, network: Network, affine: dict[
     if constant is not None:
         flat = np.array(np.broadcast_to(constant, node.shape), dtype=np.float64).reshape(-1)
     matrices = [_tidy(m) for m in operator.matrices(*shapes)]
-    return _combine([(m, affine[name]) for m, name in zip(matrices, node.inputs, strict=True)], flat)
+    return combine([(m, affine[name]) for m, name in zip(matrices, node.inputs, strict=True)], flat)
 
 
 class _Builder:
@@ -234,7 +235,7 @@ class _Builder:
         """Append a layer and return its activation."""
         self.layers.append(preactivation)
         self.nodes.append("")
-        return _identity(len(self.layers) - 1, len(preactivation.constant))
+        return identity(len(self.layers) - 1, len(preactivation.constant))
 
     def piecewise(self, operator: PiecewiseLinear, z: Affine) -> Affine:
         """Any elementwise function as ``base · z + Σ (change of slope) · relu(z - break)``.
@@ -259,13 +260,13 @@ class _Builder:
             parts.append((sp.csr_array(base * eye), z))
         for b, at, left, right in breakpoints:
             after = right - (at if odd else left)
-            parts.append((sp.csr_array(after * eye), self.relu(_combine([(eye, z)], np.full(size, -b)))))
+            parts.append((sp.csr_array(after * eye), self.relu(combine([(eye, z)], np.full(size, -b)))))
             if odd:
-                flipped = _combine([(sp.csr_array(-eye), z)], np.full(size, b))
+                flipped = combine([(sp.csr_array(-eye), z)], np.full(size, b))
                 parts.append((sp.csr_array((at - left) * eye), self.relu(flipped)))
         first = breaks[0]
         value = slopes[0] * first + operator.intercepts[0]
-        return _combine(parts, np.full(size, value - base * first))
+        return combine(parts, np.full(size, value - base * first))
 
     def maximum(self, windows: Array, z: Affine) -> Affine:
         """Maximum over index sets by a knockout: max(a, b) = b + relu(a - b), layer by layer."""
@@ -283,16 +284,16 @@ class _Builder:
             chosen = np.array(seconds + singles)
             width = len(chosen)
             difference = _selection(firsts, size, 1.0) - _selection(seconds, size, 1.0)
-            opened = self.relu(_combine([(sp.csr_array(difference), current)], np.zeros(len(firsts))))
+            opened = self.relu(combine([(sp.csr_array(difference), current)], np.zeros(len(firsts))))
             spread = sp.csr_array(sp.eye_array(width, len(firsts)))
             keep = _selection(list(chosen), size, 1.0)
-            current = _combine([(keep, current), (spread, opened)], np.zeros(width))
+            current = combine([(keep, current), (spread, opened)], np.zeros(width))
             place, single, rows = 0, len(firsts), []
             for pairs, left in following:
                 rows.append(np.array([*range(place, place + pairs), *range(single, single + left)]))
                 place, single = place + pairs, single + left
             size = width
-        return _combine([(_selection([row[0] for row in rows], size, 1.0), current)], np.zeros(len(rows)))
+        return combine([(_selection([row[0] for row in rows], size, 1.0), current)], np.zeros(len(rows)))
 
 
 def _selection(index: list[int], size: int, value: float) -> sp.csr_array:

@@ -45,7 +45,11 @@ class Relaxation:
         v_scale: coefficient of the v column per layer (h where v is ``h d``).
     """
 
-    def __init__(self, problem: Problem, state: State) -> None:
+    def __init__(self, problem: Problem, state: State, *, identity: bool = True) -> None:
+        """
+        Args:
+            identity: whether Euler's identity is one of its rows.
+        """
         self.problem, self.state = problem, state
         box, layers = problem.query.box, len(problem.form.layers)
         self._lower, self._upper = [box.lower], [box.upper]
@@ -71,7 +75,7 @@ class Relaxation:
         if self.has_gradient:
             for r in range(layers):
                 self._gradient_rows(r)
-        if self.has_gradient:
+        if self.has_gradient and identity:
             self._identity_row()
         self._disjunct_rows: dict[int, tuple[Array, Array]] = {}
         if problem.query.common is not None:
@@ -347,6 +351,16 @@ class Relaxation:
         self.lp.add_rows(builder.matrix(self._columns), *builder.bounds())
         return True
 
+    def condition_rows(self, disjunct: int) -> Array:
+        """The rows of the program that are a disjunct's and the common ones, in this order."""
+        kinds, _, _ = row_kinds(self)
+        of_disjuncts = np.concatenate(
+            [np.zeros(0, dtype=np.int64), *(rows for rows, _ in self._disjunct_rows.values())]
+        )
+        return np.concatenate(
+            [self._disjunct_rows[disjunct][0], np.setdiff1d(np.flatnonzero(kinds == 9), of_disjuncts)]
+        )
+
     # -- solving -----------------------------------------------------------------------------------------
     def select(self, disjunct: int) -> None:
         """Make this disjunct's rows the ones that count."""
@@ -375,6 +389,12 @@ class Relaxation:
 
 def _key(kind: int, layer: int, neurons: Array) -> Array:
     return kind * _KIND + layer * _LAYER + neurons
+
+
+def row_kinds(relaxation: Relaxation) -> tuple[Array, Array, Array]:
+    """Of each row of the program what it says, of which layer and neuron; kind -1 for a cut of its own."""
+    keys = np.concatenate(relaxation.rows.keys)
+    return np.where(keys < 0, -1, keys // _KIND), keys % _KIND // _LAYER, keys % _LAYER
 
 
 def _match(keys: Array, known: Array, status: Array, default: int) -> Array:

@@ -1,4 +1,4 @@
-"""``python -m checker PROOF NETWORK PROPERTY``: 0 the proof is right, 1 it is not, 2 something cannot be read."""
+"""``python -m checker PROOF NETWORK [PROPERTY]``: 0 the proof is right, 1 it is not, 2 something cannot be read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .graph import CheckError
 
 def main(arguments: list[str]) -> int:
     """Check and say so."""
-    if len(arguments) != 3:
-        print("usage: checker PROOF NETWORK PROPERTY", file=sys.stderr)
+    if len(arguments) not in (2, 3):
+        print("usage: checker PROOF NETWORK [PROPERTY]", file=sys.stderr)
         return 2
     try:
-        report = check_together(arguments[0], arguments[1], arguments[2])
+        report = check_together(arguments[0], arguments[1], arguments[2] if len(arguments) > 2 else None)
     except ProofError as error:
         print(f"the proof is not right: {error}")
         return 1

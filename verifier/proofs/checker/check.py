@@ -26,6 +26,7 @@ from .claim import Claim
 from .graph import CheckError, Graph
 from .kernel import CHUNK, PREFERENCE, UNIT, Bounds, Kernel, Linear, Regions, Weights, unknown
 from .onnx_file import read_bytes, read_network
+from .statement import read_statement
 from .vnnlib import read_property
 
 FORMAT, VERSION = "pwl-verifier proof", 2
@@ -47,12 +48,13 @@ class Report:
     refutations: int = 0
     margin: float = float("inf")
     seconds: float = 0.0
+    words: str = ""
     header: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         about = f"network {self.header['network'][:16]}…, property {self.header['property'][:16]}…"
         return (
-            f"the proof is right: no input meets the property's condition ({self.header.get('method', '')})\n"
+            f"the proof is right: {self.words} ({self.header.get('method', '')})\n"
             f"  {about} (SHA-256)\n"
             f"  {self.leaves} leaves, {self.refutations} refutations, {self.records} sets of bounds; "
             f"least margin {self.margin:.3g}; checked in {self.seconds:.2f} s"
@@ -207,8 +209,7 @@ class Checker:
     def _tree(self, region: tuple[Any, Any, Any], disjuncts: frozenset[int]) -> None:
         """Read a tree; its refutations are checked on the way."""
         self.root = region
-        none = Record(region, None, 0, np.zeros(0, dtype=np.intp))
-        none.found = unknown(self.graph.units)
+        none = self.nothing(region)
         stack: list[Any] = [(region, none, disjuncts, None)]
         while stack:
             region, record, left, lemma = stack.pop()
@@ -225,7 +226,7 @@ class Checker:
                     d = -1 if lemma else self.stream.integer(len(self.claim.disjuncts))
                     if d not in left:
                         raise ProofError(f"node {node} refutes disjunct {d}, which is not open there")
-                    terms = self._terms(record, region[2], 1 if lemma else len(self.claim.disjuncts[d].rows))
+                    terms = self._terms(record, 1 if lemma else len(self.claim.disjuncts[d].rows))
                     self._add(Task(node, region, record, d, terms, tag == b"E", lemma))
                     left -= {d}
                 elif tag == b"C":
@@ -255,6 +256,10 @@ class Checker:
                     raise ProofError(f"node {node} has a tag {tag!r}")
             self.report.leaves += not divided
 
+    def nothing(self, region: tuple[Any, Any, Any]) -> Record:
+        """No bounds yet."""
+        return Record(region, None, 0, np.zeros(0, dtype=np.intp), found=unknown(self.graph))
+
     def _divide(self, tag: bytes, region: tuple[Any, Any, Any]) -> list[tuple[Any, Any, Any]]:
         low, high, phases = region
         if tag == b"X":
@@ -279,21 +284,17 @@ class Checker:
             vectors = []
             for unit in places // 2:  # weights are of the units of earlier nodes
                 count = np.searchsorted(record.units, starts[np.searchsorted(starts, unit, side="right") - 1])
-                vectors.append(self._weights(record.units[:count], region[2]))
+                vectors.append(self._weights(record.units[:count]))
             record.rows = places // 2, 1.0 - 2.0 * (places % 2), vectors
         return record
 
-    def _weights(self, units: Any, phases: Any) -> tuple[Any, Any, bool]:
+    def _weights(self, units: Any) -> tuple[Any, Any, bool]:
         free, given = bool(self.stream.integer(2)), self.stream.vector(len(units))
-        if not free:
-            real = units < len(phases)
-            fixed = np.zeros(len(units), dtype=bool)
-            fixed[real] = phases[units[real]] != 0
-            if (given < 0).any() or (given[~fixed] > 1).any():
-                raise ProofError("a slope is outside of [0, 1], or a multiplier negative")
+        if not free and (given < 0).any():
+            raise ProofError("a slope or a multiplier is negative")
         return units, given, free
 
-    def _terms(self, record: Record, phases: Any, rows: int) -> list[Any]:
+    def _terms(self, record: Record, rows: int) -> list[Any]:
         terms = []
         for _ in range(self.stream.integer(1 << 16)):
             which = self.stream.ascending(rows)
@@ -303,7 +304,7 @@ class Checker:
             kind, weights = self.stream.integer(3), None
             if kind:
                 units = record.units if kind == 2 else self.stream.ascending(self.graph.units)
-                weights = self._weights(units, phases)
+                weights = self._weights(units)
             terms.append((which, factors, weights))
         return terms
 
@@ -331,18 +332,18 @@ class Checker:
                 if one.lemma is None and one.rows is None:
                     rule.append(one)
                 else:
-                    one.found = self._bounds([one])
+                    one.found = self.bounded([one])
             step = max(1, CHUNK // sum(n.size for n in self.graph.nodes))
             for first in range(0, len(rule), step):
                 some = rule[first : first + step]
-                found = self._bounds(some)
+                found = self.bounded(some)
                 for k, one in enumerate(some):
                     one.found = found.take(slice(k, k + 1))
         step = max(1, CHUNK // 2 // max(self.kernel.widest, self.graph.units))
         for first in range(0, len(tasks), step):
-            self._refute(tasks[first : first + step])
+            self.refuted(tasks[first : first + step])
 
-    def _bounds(self, records: list[Record]) -> Bounds:
+    def bounded(self, records: list[Record]) -> Bounds:
         base = _joined([r.base.found for r in records if r.base is not None and r.base.found is not None])
         (one, *_) = records
         if one.lemma is not None:
@@ -350,7 +351,7 @@ class Checker:
             end = (base.low if side > 0 else base.high).copy()
             end[0, unit] = max(end[0, unit], value) if side > 0 else min(end[0, unit], value)
             low, high = (end, base.high) if side > 0 else (base.low, end)
-            return Bounds(low, high, base.sizes, base.empty | (low[:, unit] > high[:, unit]))
+            return Bounds(low, high, base.sizes, base.empty | (low[:, unit] > high[:, unit]), base.phases)
         at, rows = _regions([r.region for r in records]), None
         if one.rows is not None:
             units, signs, vectors = one.rows
@@ -362,7 +363,8 @@ class Checker:
         count, relus = len(vectors), at.phases.shape[1]
         low, high, phases = (_rows(v, region, 1) for v in (known.low[:, :relus], known.high[:, :relus], at.phases))
         slopes = np.zeros((count, self.graph.units), dtype=object if exactly else np.float64)
-        slopes[:, :relus] = np.where((phases == 0) & (high > -low * (1 + PREFERENCE)), 1, 0)
+        fixed = np.where(phases != 0, phases, _rows(known.phases, region, 1)) != 0
+        slopes[:, :relus] = np.where(~fixed & (high > -low * (1 + PREFERENCE)), 1, 0)
         free = None
         for r, vector in enumerate(vectors):
             if vector is None:
@@ -373,9 +375,10 @@ class Checker:
                 free[r, units] = given
             else:
                 slopes[r, units] = given
+        slopes[:, :relus] = np.where(fixed, slopes[:, :relus], np.minimum(slopes[:, :relus], 1))
         return Weights(slopes, free)
 
-    def _refute(self, tasks: list[Task]) -> None:
+    def refuted(self, tasks: list[Task]) -> None:
         """Check refutations together; those in rational arithmetic one by one."""
         for task in tasks:
             empty = task.record.found is not None and bool(task.record.found.empty[0])
@@ -502,8 +505,10 @@ def _joined(parts: list[Bounds]) -> Bounds:
     if all(p is parts[0] for p in parts):
         return parts[0]
     sizes = {k: np.concatenate([p.sizes[k] for p in parts]) for k in parts[0].sizes}
-    low, high, empty = (np.concatenate([getattr(p, name) for p in parts]) for name in ("low", "high", "empty"))
-    return Bounds(low, high, sizes, empty)
+    low, high, empty, phases = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("low", "high", "empty", "phases")
+    )
+    return Bounds(low, high, sizes, empty, phases)
 
 
 def _outward(value: Fraction, sign: int) -> float:
@@ -519,22 +524,31 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check(proof: Path | str, network: Path | str, property_file: Path | str, share: tuple[int, int] = (0, 1)) -> Report:
+def check(
+    proof: Path | str, network: Path | str, property_file: Path | str | None = None, share: tuple[int, int] = (0, 1)
+) -> Report:
     """Check a proof of a property about a network, all of it or a share of its refutations.
+
+    Args:
+        property_file: VNN-LIB, or a statement (`read_statement`); None: the statement that the proof itself carries.
 
     Raises:
         CheckError: a file cannot be read; `ProofError`: the proof does not prove the claim.
     """
     began, stream = time.monotonic(), Stream(proof)
-    data, text = read_bytes(network), read_bytes(property_file)
+    data = read_bytes(network)
+    text = str(stream.header.get("statement", "")).encode() if property_file is None else read_bytes(property_file)
     for name, found in (("network", data), ("property", text)):
         if stream.header.get(name) != digest(found):
             raise ProofError(f"is a proof about another {name}: the digest differs")
     graph = read_network(data)
-    claim = read_property(text.decode(), graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
+    if text.lstrip().startswith(b"{"):
+        claim = read_statement(text.decode(), graph)
+    else:
+        claim = read_property(text.decode(), graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
     with np.errstate(invalid="ignore", over="ignore"):
         report = Checker(graph, claim, stream, share).run()
-    report.seconds = time.monotonic() - began
+    report.seconds, report.words = time.monotonic() - began, claim.words
     return report
 
 
@@ -545,7 +559,9 @@ def _share(job: tuple[Any, ...]) -> Report | CheckError:
         return error
 
 
-def check_together(proof: Path | str, network: Path | str, property_file: Path | str, jobs: int = 0) -> Report:
+def check_together(
+    proof: Path | str, network: Path | str, property_file: Path | str | None = None, jobs: int = 0
+) -> Report:
     """`check` by several processes (0: as many as there are processors)."""
     began, jobs = time.monotonic(), jobs or os.cpu_count() or 1
     if jobs == 1 or Path(proof).stat().st_size < 4000:

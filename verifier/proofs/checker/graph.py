@@ -45,9 +45,9 @@ class Dense:
         """With |weight|."""
         return replace(self, weight=abs(self.weight))
 
-    def exact(self) -> Dense:
+    def exact(self, number: Any = exact) -> Dense:
         """In rationals."""
-        return replace(self, weight=exact(self.weight))
+        return replace(self, weight=number(self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +85,9 @@ class Select:
         """With |factor|."""
         return self if self.factor is None else replace(self, factor=abs(self.factor))
 
-    def exact(self) -> Select:
+    def exact(self, number: Any = exact) -> Select:
         """In rationals."""
-        return self if self.factor is None else replace(self, factor=exact(self.factor))
+        return replace(self, factor=number(np.ones(len(self.index)) if self.factor is None else self.factor))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +136,9 @@ class Conv:
 
     def apply(self, v: Any) -> Any:
         """Forwards."""
-        top, left, bottom, right = self.pads
-        full = np.pad(v.reshape(-1, *self.shape), ((0, 0), (0, 0), (top, bottom), (left, right)))
+        top, left = self.pads[:2]
+        full = np.zeros((len(v), *self.padded), dtype=v.dtype)
+        full[:, :, top : top + self.shape[1], left : left + self.shape[2]] = v.reshape(-1, *self.shape)
         found = np.zeros((len(v), *self.out), dtype=v.dtype)
         for part, weight, places in self._places():
             found[:, part] += np.moveaxis(np.tensordot(weight, full[places], (1, 1)), 0, 1)
@@ -156,9 +157,9 @@ class Conv:
         """With |weight|."""
         return replace(self, weight=abs(self.weight))
 
-    def exact(self) -> Conv:
+    def exact(self, number: Any = exact) -> Conv:
         """In rationals."""
-        return replace(self, weight=exact(self.weight))
+        return replace(self, weight=number(self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +188,14 @@ class Graph:
 
     Attributes:
         outputs: the nodes that rows speak of, by name: "x", "y", and "g" for a gradient.
+        asked: by node ``low, high (size,)``: between these is its value at every solution.
         units: how many ReLUs and gates there are; ``relus``: the first so many are ReLUs.
     """
 
     def __init__(self, inputs: int) -> None:
         self.nodes = [Node("input", inputs)]
         self.outputs = {"x": 0}
+        self.asked: dict[int, tuple[Any, Any]] = {}
         self.units = self.relus = 0
 
     def affine(self, terms: list[tuple[int, Any]], size: int, constant: Any = None) -> int:

@@ -20,11 +20,12 @@ terms, times values that are met on the region: at an affine node ``γ |a| (Σ |
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from .gradient import ROUNDS, invert
 from .graph import CheckError, Graph, exact
 
 UNIT, TINY, LARGEST = 2.0**-53, 1e-140, 1e120
@@ -46,17 +47,20 @@ class Regions:
 @dataclass(eq=False)
 class Bounds:
     """Bounds ``(B, units)`` of the inputs of ReLUs and gates; ``sizes``: by node ``(B, size)``, bounds on absolute values (of
-    an affine node: on the sum of its terms' absolute values). Where ``empty (B,)`` the region has no point."""
+    an affine node: on the sum of its terms' absolute values). Where ``empty (B,)`` the region has no point. ``phases (B, ReLUs)``
+    are the region's, and what follows from what is asked of gradients."""
 
     low: Any
     high: Any
     sizes: dict[int, Any]
     empty: Any
+    phases: Any
+    values: dict[int, Any] = field(default_factory=dict)
 
     def take(self, which: Any) -> Bounds:
         """Some of the regions."""
         sizes = {k: v[which] for k, v in self.sizes.items()}
-        return Bounds(self.low[which], self.high[which], sizes, self.empty[which])
+        return Bounds(self.low[which], self.high[which], sizes, self.empty[which], self.phases[which])
 
 
 @dataclass(eq=False)
@@ -83,9 +87,10 @@ class Linear:
         return value if value.dtype == object else np.where(np.isfinite(value), value, -np.inf)
 
 
-def unknown(units: int) -> Bounds:
+def unknown(graph: Graph) -> Bounds:
     """What is known of a region before anything is."""
-    return Bounds(np.full((1, units), -np.inf), np.full((1, units), np.inf), {}, np.zeros(1, dtype=bool))
+    low, high = np.full((1, graph.units), -np.inf), np.full((1, graph.units), np.inf)
+    return Bounds(low, high, {}, np.zeros(1, dtype=bool), np.zeros((1, graph.relus), dtype=np.int8))
 
 
 class Kernel:
@@ -103,6 +108,8 @@ class Kernel:
         self._absolute = [[m.absolute() for _, m in terms] for terms in affine]
         self._constants = [None if n.constant is None else exact(n.constant) if rational else n.constant for n in nodes]
         self.widest = max(n.size for n in nodes)
+        self.inverted: dict[int, Any] = {}
+        """What `invert` keeps of the graph."""
 
     # -- bounds ------------------------------------------------------------------------------------------
     def bounds(self, at: Regions, base: Bounds | None, rows: Any = None) -> Bounds:
@@ -115,17 +122,32 @@ class Kernel:
         Args:
             rows: of one region: units ``(R,)``, signs ``(R,)`` (1 bounds from below, -1 from above) and `Weights`.
         """
+        known = self._bounds(at, base, rows)
+        for _ in range(ROUNDS if self.graph.asked else 0):
+            before = known.phases.copy()
+            self._invert(known)
+            if (known.phases == before).all():
+                break
+            known = self._bounds(at, known, None)
+        return known
+
+    def _bounds(self, at: Regions, base: Bounds | None, rows: Any) -> Bounds:
         count, units = len(at.low), self.graph.units
         if base is None:
-            base = unknown(units)
+            base = unknown(self.graph)
+        at = Regions(at.low, at.high, _merged(at.phases, base.phases))
         low, high = (np.broadcast_to(end, (count, units)).copy() for end in (base.low, base.high))
-        known = Bounds(low, high, {}, np.broadcast_to(base.empty, count).copy())
+        known = Bounds(low, high, {}, np.broadcast_to(base.empty, count).copy(), at.phases.copy())
         known.empty |= (at.low > at.high).any(axis=1)
         values: dict[int, Any] = {0: (at.low, np.maximum(at.low, at.high))}
         known.sizes[0] = np.maximum(abs(at.low), abs(at.high))
         for number, node in enumerate(self.graph.nodes[1:], start=1):
             if node.kind == "affine":
                 values[number] = self._interval(number, values, known.sizes)
+                if number in self.graph.asked:
+                    ends = self.graph.asked[number]
+                    values[number] = np.maximum(values[number][0], ends[0]), np.minimum(values[number][1], ends[1])
+                    known.empty |= (values[number][0] > values[number][1]).any(axis=1)
             else:
                 part, source = slice(node.first, node.first + node.size), node.terms[0][0]
                 relu = self.graph.nodes[node.relu] if node.kind == "gate" else node
@@ -146,16 +168,30 @@ class Kernel:
                 if node.kind == "relu":
                     values[number] = np.maximum(low, 0.0), np.maximum(high, 0.0)
                 else:
-                    on, off = self._phases(node.relu, at.phases, known)
+                    on, off = self.sure(node.relu, at.phases, known)
                     values[number] = (
                         np.where(on, low, np.where(off, 0.0, np.minimum(low, 0.0))),
                         np.where(on, high, np.where(off, 0.0, np.maximum(high, 0.0))),
                     )
             if not (known.sizes[number] < LARGEST).all():
                 raise CheckError("the network's numbers are too large for bounds in float64")
+        known.values = values if self.graph.asked else {}
         return known
 
-    def _phases(self, relu: int, phases: Any, known: Bounds) -> tuple[Any, Any]:
+    def _invert(self, known: Bounds) -> None:
+        """What bounds of gradients say of phases, from the input's gradient on."""
+        gates = [n for n in reversed(self.graph.nodes) if n.kind == "gate"]
+        for b in range(len(known.empty)):
+            ends = {k: [end[b] for end in known.values[k]] for k in self.graph.asked}
+            for number, (low, high) in ends.items():
+                if not known.empty[b]:
+                    invert(self, known, known.values, b, number, low, high)
+            for gate in gates:
+                if not known.empty[b]:
+                    low, high = (end[b, gate.first : gate.first + gate.size] for end in (known.low, known.high))
+                    invert(self, known, known.values, b, gate.terms[0][0], low, high)
+
+    def sure(self, relu: int, phases: Any, known: Bounds) -> tuple[Any, Any]:
         """Where a ReLU node's units are surely on, and surely off, as gates take it."""
         node = self.graph.nodes[relu]
         part = slice(node.first, node.first + node.size)
@@ -170,7 +206,7 @@ class Kernel:
     def _interval(self, number: int, values: dict[int, Any], sizes: dict[int, Any]) -> tuple[Any, Any]:
         node = self.graph.nodes[number]
         constant = np.zeros(node.size) if node.constant is None else node.constant
-        middle, size, radius = constant, abs(constant), 0.0
+        middle, size, radius = np.broadcast_to(constant, (len(values[0][0]), node.size)), abs(constant), 0.0
         for (source, _), matrix, absolute in zip(node.terms, self._maps[number], self._absolute[number], strict=True):
             a, b = values[source]
             center = a + (b - a) / 2
@@ -189,7 +225,7 @@ class Kernel:
         if rows is None:
             undecided = (low < 0) & (high > 0) & ~known.empty[:, None]
             if node.kind == "gate":
-                on, off = self._phases(node.relu, at.phases, known)
+                on, off = self.sure(node.relu, at.phases, known)
                 undecided &= ~on & ~off
             region, place = (np.repeat(a, 2) for a in np.nonzero(undecided))
             sign, which = np.tile([1.0, -1.0], len(place) // 2), np.zeros(0, dtype=np.intp)
@@ -222,6 +258,7 @@ class Kernel:
             weights: `Weights`; None: the default.
         """
         pending, total, slack = dict(start), constant, np.full(len(constant), self.tiny)
+        at = Regions(at.low, at.high, _merged(at.phases, bounds.phases))
         together: dict[int, list[Any]] = {}
 
         def pick(v: Any) -> Any:
@@ -230,9 +267,12 @@ class Kernel:
         def size(number: int, rows: Any) -> Any:
             return np.einsum("rn,rn->r", rows, np.broadcast_to(pick(bounds.sizes[number]), rows.shape))
 
-        for number in range(max([*pending, 0]), 0, -1):
+        stored = None if weights is None else weights.free
+        last = max([*pending, 0]) if stored is None else len(self.graph.nodes) - 1
+        for number in range(last, 0, -1):
             node, a = self.graph.nodes[number], pending.pop(number, None)
-            if a is None and number not in together:
+            handed = None if stored is None or node.first < 0 else stored[:, node.first : node.first + node.size]
+            if a is None and number not in together and (handed is None or (handed != handed).all()):
                 continue
             if node.kind == "affine":
                 if node.constant is not None:
@@ -245,12 +285,12 @@ class Kernel:
             part, source = slice(node.first, node.first + node.size), node.terms[0][0]
             low, high = self._number(pick(bounds.low[:, part])), self._number(pick(bounds.high[:, part]))
             a = np.zeros((len(constant), node.size), dtype=constant.dtype) if a is None else a
-            given = None if weights is None or weights.free is None else weights.free[:, part]
+
             if node.kind == "gate":
-                on, off = (pick(p) for p in self._phases(node.relu, at.phases, bounds))
+                on, off = (pick(p) for p in self.sure(node.relu, at.phases, bounds))
                 below, above = _gate_slopes(low, high)
                 out = np.where(on, a, np.where(off, 0, np.where(a >= 0, a * below, a * above)))
-                out = out if given is None else self._given(out, given, on | off)
+                out = out if handed is None else self._given(out, handed, on | off)
                 both = together.setdefault(node.relu, [0, 0])
                 for k, rest in enumerate((a - out, -out)):
                     both[k] = both[k] + np.minimum(rest * low, rest * high)
@@ -261,17 +301,17 @@ class Kernel:
                     weight = np.where((phase == 0) & (high > -low * (1 + PREFERENCE)), 1, 0)
                 else:
                     weight = self._number(weights.slopes[:, part])
-                if given is None and number not in together:
+                if handed is None and number not in together:
                     on, off = (phase > 0) | ((phase == 0) & (low >= 0)), (phase < 0) | ((phase == 0) & (high <= 0))
                     negative, free = np.minimum(a, 0), ~(on | off)
                     total = total + (np.where(free, intercept, 0) * negative).sum(axis=1)
                     out = np.where(free, (a - negative) * weight + negative * slope, np.where(on, a, 0))
                     out = out if weights is None else out - phase * weight
                 else:
-                    on, off = (pick(p) for p in self._phases(number, at.phases, bounds))
+                    on, off = (pick(p) for p in self.sure(number, at.phases, bounds))
                     out = np.where(on, a, np.where(off, 0, np.where(a >= 0, a * weight, a * slope)))
                     out = np.where(phase == 0, out, out - phase * weight)
-                    out = out if given is None else self._given(out, given, on | off)
+                    out = out if handed is None else self._given(out, handed, on | off)
                     more, rest = together.pop(number, [0, 0]), a - out
                     open_loss = np.minimum(rest * np.maximum(low, 0), rest * high) + more[0]
                     shut_loss = np.minimum(-out * low, -out * np.minimum(high, 0)) + more[1]
@@ -293,6 +333,11 @@ class Kernel:
         there = given == given
         stored = self._number(np.where(there, given, 0))
         return np.where(there & ~fixed, 0, out) + stored
+
+
+def _merged(phases: Any, more: Any) -> Any:
+    """Phases that a region has, or else those that are known of it."""
+    return np.where(phases != 0, phases, more)
 
 
 def _add(pending: dict[int, Any], number: int, rows: Any) -> None:

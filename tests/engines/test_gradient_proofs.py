@@ -1,0 +1,227 @@
+"""Certificates of questions about the gradient: whoever says HOLDS, and what the checker's bounds of gradients say."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import verifier
+from verifier import Options, Status
+from verifier.network.convolution import Conv
+from verifier.network.exact import ExactNetwork
+from verifier.network.graph import NetworkBuilder, feedforward
+from verifier.network.onnx_writer import write_onnx
+from verifier.network.operators import Dense, Reshape, Sum
+from verifier.network.piecewise import MaxPool, leaky_relu, relu
+from verifier.proofs.checker.check import digest
+from verifier.proofs.checker.graph import CheckError
+from verifier.proofs.checker.kernel import Kernel, Regions
+from verifier.proofs.checker.onnx_file import read_bytes, read_network
+from verifier.proofs.checker.statement import read_statement
+from verifier.proofs.checking import ProofError, check_proof
+from verifier.properties.query import Query
+from verifier.properties.statements import conditions
+
+KINDS = ("relu", "leaky", "convolutional", "pooling")
+
+
+def small(seed: int) -> verifier.Network:
+    rng = np.random.default_rng(seed)
+    sizes = (4, 8, 8, 3)
+    weights = [rng.normal(size=(b, a)).astype(np.float32).astype(float) for a, b in pairwise(sizes)]
+    biases = [rng.normal(size=len(w)).astype(np.float32).astype(float) / 4 for w in weights]
+    return feedforward(weights, biases)
+
+
+def network_of(kind: str, rng: np.random.Generator) -> verifier.Network:
+    """A small network of float32 numbers; "convolutional" is residual, "pooling" has a MaxPool."""
+
+    def short(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32).astype(float) / 2
+
+    if kind in ("relu", "leaky"):
+        bent = relu() if kind == "relu" else leaky_relu(0.125)
+        return feedforward(
+            [short(10, 3), short(10, 10), short(3, 10)], [short(10), short(10), short(3)], activation=bent
+        )
+    builder = NetworkBuilder((1, 4, 4))
+    hidden = builder.add(relu(), builder.add(Conv(short(2, 1, 3, 3), short(2), padding=(1, 1, 1, 1))))
+    if kind == "convolutional":
+        second = builder.add(Conv(short(2, 2, 3, 3), short(2), padding=(1, 1, 1, 1)), hidden)
+        builder.add(relu(), builder.add(Sum((1, -1)), second, hidden))
+    else:
+        builder.add(MaxPool((3, 3), (1, 1)))
+    size = 32 if kind == "convolutional" else 8
+    builder.add(Reshape((size,)))
+    return builder.build(builder.add(Dense(short(3, size), short(3))))
+
+
+def asked(
+    network: verifier.Network, folder: Path, seed: int, delta: float, epsilon: float = 0.75
+) -> tuple[Query, Path]:
+    """A saliency question about a network that was read from a file; δ as a share of the map's largest entry."""
+    path = folder / f"{seed}.onnx"
+    write_onnx(network, path)
+    network = verifier.load(path)
+    x = np.round(np.random.default_rng(seed).uniform(-1, 1, network.input_size) * 64) / 64
+    size = np.abs(network.gradient(x, int(np.argmax(network.forward(x))))).max()
+    return verifier.saliency_robustness(network, x, epsilon=epsilon, delta=float(delta * size), domain=None), path
+
+
+@pytest.mark.parametrize("engine", ["saliency", "highs"])
+def test_whoever_says_holds_the_certificate_is_accepted(engine: str, tmp_path: Path) -> None:
+    proved = divided = 0
+    for seed in range(6):
+        query, path = asked(small(seed), tmp_path, seed, 0.05)
+        verdict = verifier.verify(query, options=Options(engine=engine, timeout=20), proof=tmp_path / "p")
+        if verdict.status is not Status.HOLDS:
+            continue
+        assert verdict.proof is not None, verdict.no_certificate
+        report = check_proof(tmp_path / "p", path, jobs=1)
+        assert report.margin > 0
+        assert report.words.startswith("every input within 0.75")
+        proved += 1
+        divided += report.leaves > 1
+    assert proved >= 2
+    assert divided >= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_of_values_and_gradients_are_bounds_at_every_solution(kind: str, tmp_path: Path) -> None:
+    seen = 0
+    for seed in range(6):
+        query, path = asked(network_of(kind, np.random.default_rng(seed)), tmp_path, seed, 0.3)
+        assert query.statement is not None
+        graph = read_network(read_bytes(path))
+        read_statement(query.statement.text, graph)
+        box = query.box
+        with np.errstate(invalid="ignore"):
+            found = Kernel(graph).bounds(
+                Regions(box.lower[None], box.upper[None], np.zeros((1, graph.relus), dtype=np.int8)), None
+            )
+        low, high = graph.asked[graph.outputs["g"]]
+        rng = np.random.default_rng(seed)
+        near = box.center + (box.sample(300, rng) - box.center) * rng.uniform(size=(300, 1)) ** 3
+        for x in near:
+            values = {0: x}
+            z = np.zeros(graph.units)
+            for number, node in enumerate(graph.nodes[1:], start=1):
+                if node.kind == "affine":
+                    constant = np.zeros(node.size) if node.constant is None else node.constant
+                    values[number] = constant + sum(m.apply(values[s][None])[0] for s, m in node.terms)
+                    continue
+                source = values[node.terms[0][0]]
+                z[node.first : node.first + node.size] = source
+                relu = node if node.kind == "relu" else graph.nodes[node.relu]
+                values[number] = np.where(values[relu.terms[0][0]] > 0, source, 0.0)
+            g = values[graph.outputs["g"]]
+            if not ((g >= low) & (g <= high)).all():
+                continue
+            seen += 1
+            assert not found.empty[0]
+            assert (found.low[0] <= z + 1e-9).all()
+            assert (z <= found.high[0] + 1e-9).all()
+            on = z[: graph.relus] > 0
+            assert (on[found.phases[0] > 0] | (np.abs(z[: graph.relus][found.phases[0] > 0]) < 1e-9)).all()
+            assert not (z[: graph.relus][found.phases[0] < 0] > 1e-9).any()
+    assert seen > 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_statement_s_gradient_is_the_exact_one(kind: str, tmp_path: Path) -> None:
+    query, path = asked(network_of(kind, np.random.default_rng(5)), tmp_path, 5, 0.5)
+    assert query.statement is not None
+    assert query.gradient is not None
+    graph = read_network(read_bytes(path))
+    claim = read_statement(query.statement.text, graph)
+    said = json.loads(query.statement.text)
+    label = said["label"]
+    exact = ExactNetwork(query.network).gradient([Fraction(v) for v in query.start.tolist()], label)
+    delta = Fraction(float.fromhex(said["delta"])) if "x" in said["delta"] else Fraction(said["delta"])
+    rows = claim.disjuncts[0].rows[1:]
+    assert [row.bound for row in rows[::2]] == [g + delta for g in exact]
+    assert [row.bound for row in rows[1::2]] == [delta - g for g in exact]
+
+
+def forged(data: bytes, statement: str, network: bytes) -> bytes:
+    """The same tree as a proof of something else."""
+    head, _, body = lzma.decompress(data).partition(b"\n")
+    header = json.loads(head) | {
+        "statement": statement,
+        "property": digest(statement.encode()),
+        "network": digest(network),
+    }
+    return lzma.compress(json.dumps(header).encode() + b"\n" + body)
+
+
+def test_no_edit_makes_a_proof_of_something_false(tmp_path: Path) -> None:
+    rng, tried, refused, stood = np.random.default_rng(0), 0, 0, 0
+    for seed in range(20):
+        query, path = asked(small(seed), tmp_path, seed, 0.05)
+        verdict = verifier.verify(query, options=Options(engine="saliency", timeout=30), proof=True)
+        false, _ = asked(small(seed), tmp_path, seed, 2.0, epsilon=3.0)
+        other = verifier.verify(false, options=Options(engine="saliency", timeout=30))
+        if verdict.proof is None or other.status is not Status.VIOLATED:
+            continue
+        assert false.statement is not None
+        assert query.statement is not None
+        stood += 1
+        data, network = verdict.proof.data, read_bytes(path)
+        wider = forged(data, false.statement.text, network)
+        plain = lzma.decompress(wider)
+        start = plain.index(b"\n") + 1
+        edits = [wider]
+        for _ in range(60):  # the forged proof, and each with another edit of its tree
+            edit = bytearray(plain)
+            at = int(rng.integers(start, len(edit)))
+            match int(rng.integers(4)):
+                case 0:
+                    edit[at] ^= 1 << int(rng.integers(8))
+                case 1:
+                    del edit[at : at + int(rng.integers(1, 12))]
+                case 2:
+                    edit[at:at] = edit[at : at + int(rng.integers(1, 12))]
+                case _:
+                    del edit[at:]
+            edits.append(lzma.compress(bytes(edit)))
+        for edit in edits:
+            tried += 1
+            (tmp_path / "edited").write_bytes(edit)
+            with pytest.raises((ProofError, CheckError, verifier.VerifierError)):
+                check_proof(tmp_path / "edited", path, jobs=1)
+            refused += 1
+        # an edited proof of what is true may still be one; never of another network or statement
+        changed = small(seed)
+        nodes = list(changed.nodes)
+        nodes[1] = replace(nodes[1], operator=replace(nodes[1].operator, weight=nodes[1].operator.weight * 1.5))
+        write_onnx(replace(changed, nodes=tuple(nodes)), tmp_path / "other.onnx")
+        (tmp_path / "true").write_bytes(data)
+        with pytest.raises(ProofError):
+            check_proof(tmp_path / "true", tmp_path / "other.onnx", jobs=1)
+        (tmp_path / "said.json").write_text(false.statement.text)
+        with pytest.raises(ProofError):
+            check_proof(tmp_path / "true", path, tmp_path / "said.json", jobs=1)
+        if stood == 3:
+            break
+    assert stood == 3
+    assert tried == refused > 180
+
+
+def test_what_has_no_statement_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "n.onnx"
+    write_onnx(small(1), path)
+    network = verifier.load(path)
+    x = np.full(4, 0.25)
+    query = verifier.saliency_robustness(network, x, epsilon=0.01, delta=0.1, map="absolute", domain=None)
+    assert conditions(query) is None
+    verdict = verifier.verify(query, options=Options(timeout=30), proof=True)
+    assert verdict.status is Status.HOLDS
+    assert verdict.proof is None
+    assert "map" in verdict.no_certificate
