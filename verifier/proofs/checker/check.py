@@ -537,7 +537,9 @@ def check(
     """
     began, stream = time.monotonic(), Stream(proof)
     data = read_bytes(network)
-    text = str(stream.header.get("statement", "")).encode() if property_file is None else read_bytes(property_file)
+    if property_file is None and not isinstance(stream.header.get("statement"), str):
+        raise CheckError("the proof does not carry what it claims: name the property's file")
+    text = stream.header["statement"].encode() if property_file is None else read_bytes(property_file)
     for name, found in (("network", data), ("property", text)):
         if stream.header.get(name) != digest(found):
             raise ProofError(f"is a proof about another {name}: the digest differs")
