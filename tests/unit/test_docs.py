@@ -160,6 +160,7 @@ def test_tutorials_run_as_notebooks(page: Path, house: Path, monkeypatch: pytest
 def test_the_example_of_an_engine_runs(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(house)
     (example,) = blocks(ROOT / "docs" / "extending.md", "python")
+    assert example.count("\nassert ") >= 3
     exec(compile(example, "extending.md", "exec"), {"__name__": "extending"})
 
 
