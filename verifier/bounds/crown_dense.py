@@ -7,13 +7,11 @@ Compiled by numba at first use and kept on disk; releases the interpreter lock, 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from numba.core.runtime import rtsys
 
 from verifier.network.operators import Array
 from verifier.rounding import OUTWARD, SUM_RESERVE, TINY, UNIT_ROUNDOFF
@@ -24,23 +22,7 @@ def jit(function: Any) -> Any:
 
     Reductions of arrays (``any``, ``sum`` …) are avoided in all kernels: a kernel that has one imports scipy.linalg.
     """
-    kernel = njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")(function)
-    cache: Any = getattr(kernel, "_cache", None)
-    if hasattr(cache, "_load_overload") and hasattr(cache, "_guard_against_spurious_io_errors"):
-        cache.load_overload = partial(_load, cache)
-    return kernel
-
-
-def _load(cache: Any, signature: Any, context: Any) -> Any:
-    """A kernel from the disk, None if it is not there.
-
-    As `numba.core.caching.Cache.load_overload`, which before that reads in all that numba can compile (half a second)
-    and what other installed packages add to it. To run a kernel only its memory allocator is needed; what compiles
-    reads in the rest by itself.
-    """
-    rtsys.initialize(context)
-    with cache._guard_against_spurious_io_errors():
-        return cache._load_overload(signature, context)
+    return njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")(function)
 
 
 class FeedForward(NamedTuple):
