@@ -82,15 +82,14 @@ def test_every_witness_is_in_a_part_and_in_a_part_of_that(seed: int, epsilon: fl
         network, np.random.default_rng(seed).normal(size=3), epsilon=epsilon, delta=delta, domain=None
     )
     points = query.box.sample(2000, np.random.default_rng(seed + 1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hints, "FEW", 2 if few else 0)
-        parts = hints.witness_subproblems(query, bounds(network, query.box, "crown"))
-        assert parts is not None
-        for x in points[query.holds(points)][:20]:
-            mine = [part for part in parts if contains(part, x)]
-            assert mine
-            for part in mine:
-                assert part.split is None or any(contains(smaller, x) for smaller in part.split())
+    settings_of = hints.SplitSettings(few=2 if few else 0)
+    parts = hints.witness_subproblems(query, bounds(network, query.box, "crown"), settings_of)
+    assert parts is not None
+    for x in points[query.holds(points)][:20]:
+        mine = [part for part in parts if contains(part, x)]
+        assert mine
+        for part in mine:
+            assert part.split is None or any(contains(smaller, x) for smaller in part.split())
 
 
 def encoding_of(network: Network, box: Box, *, identity: bool) -> Encoding:

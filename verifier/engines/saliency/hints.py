@@ -25,13 +25,23 @@ from verifier.engines.subproblem import Subproblem
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 
-FEW = 8
-"""Up to so many unknown phases before the last layer are all split: what is left is a question about the last."""
-SPLIT = 3
-"""So many are split at a time, of more."""
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """How a question is divided before solvers are asked again.
+
+    Attributes:
+        few: up to so many unknown phases before the last layer are all split: what is left is a question about the last.
+        at_once: so many are split at a time, of more.
+    """
+
+    few: int = 8
+    at_once: int = 3
 
 
-def witness_subproblems(query: Query, values: NetworkBounds) -> list[Subproblem] | None:
+def witness_subproblems(
+    query: Query, values: NetworkBounds, settings: SplitSettings = SplitSettings()
+) -> list[Subproblem] | None:
     """The query with what propagation finds, to be divided as needed; none: it proves that there is no witness.
 
     Args:
@@ -48,7 +58,7 @@ def witness_subproblems(query: Query, values: NetworkBounds) -> list[Subproblem]
     if not _propagated(problem, root, 0):
         return []
     gradients = gradient_bounds(query.network, query.box, query.gradient.output, values)
-    return [_Splitter(problem, values, gradients).part(root)]
+    return [_Splitter(problem, values, gradients, settings).part(root)]
 
 
 def _propagated(problem: Problem, state: State, start: int) -> bool:
@@ -77,6 +87,7 @@ class _Splitter:
     problem: Problem
     values: NetworkBounds
     gradients: NetworkBounds
+    settings: SplitSettings
 
     def by_disjunct(self, state: State) -> list[Subproblem]:
         """One part per disjunct; the disjunct's rows tighten the last layer, and what follows from that."""
@@ -109,9 +120,10 @@ class _Splitter:
     def split(self, state: State) -> list[Subproblem]:
         """Smaller parts of a state: by phases where few are unknown before the last layer, else by disjunct."""
         earlier = _earlier_unknown(state)
-        if len(state.disjuncts) > 1 and not 0 < earlier <= FEW:
+        few = self.settings.few
+        if len(state.disjuncts) > 1 and not 0 < earlier <= few:
             return self.by_disjunct(state)
-        return self.by_phases(state, FEW if earlier <= FEW else SPLIT)
+        return self.by_phases(state, few if earlier <= few else self.settings.at_once)
 
     def _readers(self, r: int) -> list[dict[int, Matrix]]:
         form = self.problem.form
