@@ -14,6 +14,7 @@ import pytest
 
 import verifier
 from verifier import Options, Status
+from verifier.cli import main
 from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import NetworkBuilder, feedforward
@@ -78,18 +79,17 @@ def asked(
 @pytest.mark.parametrize("engine", ["saliency", "highs"])
 def test_whoever_says_holds_the_certificate_is_accepted(engine: str, tmp_path: Path) -> None:
     proved = divided = 0
-    for seed in range(6):
+    for seed in (0, 1, 7, 12):
         query, path = asked(small(seed), tmp_path, seed, 0.05)
         verdict = verifier.verify(query, options=Options(engine=engine, timeout=20), proof=tmp_path / "p")
-        if verdict.status is not Status.HOLDS:
-            continue
+        assert verdict.status is Status.HOLDS, verdict.reason
         assert verdict.proof is not None, verdict.no_certificate
         report = check_proof(tmp_path / "p", path, jobs=1)
         assert report.margin > 0
         assert report.words.startswith("every input within 0.75")
         proved += 1
         divided += report.leaves > 1
-    assert proved >= 2
+    assert proved == 4
     assert divided >= 1
 
 
@@ -163,13 +163,13 @@ def forged(data: bytes, statement: str, network: bytes) -> bytes:
 
 def test_no_edit_makes_a_proof_of_something_false(tmp_path: Path) -> None:
     rng, tried, refused, stood = np.random.default_rng(0), 0, 0, 0
-    for seed in range(20):
+    for seed in (0, 1, 7):
         query, path = asked(small(seed), tmp_path, seed, 0.05)
         verdict = verifier.verify(query, options=Options(engine="saliency", timeout=30), proof=True)
         false, _ = asked(small(seed), tmp_path, seed, 2.0, epsilon=3.0)
         other = verifier.verify(false, options=Options(engine="saliency", timeout=30))
-        if verdict.proof is None or other.status is not Status.VIOLATED:
-            continue
+        assert verdict.proof is not None, verdict.no_certificate
+        assert other.status is Status.VIOLATED, other.reason
         assert false.statement is not None
         assert query.statement is not None
         stood += 1
@@ -178,7 +178,7 @@ def test_no_edit_makes_a_proof_of_something_false(tmp_path: Path) -> None:
         plain = lzma.decompress(wider)
         start = plain.index(b"\n") + 1
         edits = [wider]
-        for _ in range(60):  # the forged proof, and each with another edit of its tree
+        for _ in range(40):  # the forged proof, and each with another edit of its tree
             edit = bytearray(plain)
             at = int(rng.integers(start, len(edit)))
             match int(rng.integers(4)):
@@ -208,10 +208,8 @@ def test_no_edit_makes_a_proof_of_something_false(tmp_path: Path) -> None:
         (tmp_path / "said.json").write_text(false.statement.text)
         with pytest.raises(ProofError):
             check_proof(tmp_path / "true", path, tmp_path / "said.json", jobs=1)
-        if stood == 3:
-            break
     assert stood == 3
-    assert tried == refused > 180
+    assert tried == refused > 120
 
 
 def test_what_has_no_statement_says_so(tmp_path: Path) -> None:
@@ -225,3 +223,17 @@ def test_what_has_no_statement_says_so(tmp_path: Path) -> None:
     assert verdict.status is Status.HOLDS
     assert verdict.proof is None
     assert "map" in verdict.no_certificate
+
+
+def test_the_command_writes_a_certificate_that_carries_its_claim(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, path = asked(small(12), tmp_path, 12, 0.05)
+    assert query.condition is None
+    np.save(tmp_path / "x.npy", query.start)
+    words = ["saliency", str(path), "--input", str(tmp_path / "x.npy"), "--epsilon", "0.75", "--domain", "none"]
+    assert main([*words, "--delta", "0.01", "--proof", str(tmp_path / "p")]) == 0
+    capsys.readouterr()
+    assert main(["check-proof", str(tmp_path / "p"), str(path)]) == 0
+    assert "whose gradient map differs by at most 0.01 from its own has label" in capsys.readouterr().out
+    assert main([*words, "--find", "delta", "--proof", str(tmp_path / "p")]) == 2

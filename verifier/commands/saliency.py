@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
     from verifier.commands.arguments import (
+        a_file,
         a_picture,
         add_domain,
         add_model,
@@ -45,6 +47,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--picture", type=a_picture, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)"
+    )
+    parser.add_argument(
+        "--proof", type=a_file, metavar="FILE", help="if it holds, write a certificate for `verifier check-proof`"
     )
     parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own at x̂)")
     add_domain(parser)
@@ -124,6 +129,8 @@ def run(args: argparse.Namespace) -> Result:
     asked = {
         name: getattr(args, name) for name in ("epsilon", "delta", "label", "domain", "map", "similarity", "top_k")
     }
+    if args.find and args.proof:
+        raise InputError("--proof is of one question, and --find asks many", fix="ask the one that it finds again")
     if args.find:
         return _find(args, reader, x, how, asked)
     for name in ("epsilon", "delta"):
@@ -135,7 +142,7 @@ def run(args: argparse.Namespace) -> Result:
             network, x, epsilon=args.epsilon, delta=args.delta, mean=args.mean, std=args.std, **how
         )
 
-    verdict, query = decide(args, question, options)
+    verdict, query = decide(args, question, replace(options, proof=args.proof or False))
     figure = None
     if verdict.witness is not None and (args.picture or args.report):
         figure = _picture(args, reader, x, verdict.witness.input, how)
