@@ -237,3 +237,14 @@ def test_the_command_writes_a_certificate_that_carries_its_claim(
     assert main(["check-proof", str(tmp_path / "p"), str(path)]) == 0
     assert "whose gradient map differs by at most 0.01 from its own has label" in capsys.readouterr().out
     assert main([*words, "--find", "delta", "--proof", str(tmp_path / "p")]) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", ['"delta": Infinity', '"delta": "x"', '"label": 7', '"input": [0]', '"epsilon": "1/0"']
+)
+def test_a_statement_that_makes_no_sense_is_refused(wrong: str, tmp_path: Path) -> None:
+    query, path = asked(small(1), tmp_path, 1, 0.05)
+    assert query.statement is not None
+    said = json.loads(query.statement.text) | json.loads("{" + wrong + "}")
+    with pytest.raises(CheckError):
+        read_statement(json.dumps(said), read_network(read_bytes(path)))

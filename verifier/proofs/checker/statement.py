@@ -49,7 +49,7 @@ def read_statement(text: str, graph: Graph) -> Claim:
     try:
         said = json.loads(text, parse_float=Fraction)
         return {"saliency": _saliency, "conditions": _conditions}[said["kind"]](said, graph)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise CheckError(f"no property that can be read: {type(error).__name__} {error}") from None
 
 
