@@ -31,6 +31,8 @@ from .graph import CheckError, Graph, exact
 UNIT, TINY, LARGEST = 2.0**-53, 1e-140, 1e120
 CHUNK = 1 << 22
 """Numbers in one working array at most."""
+CACHED = 1 << 17
+"""And in one of those that are gone through many times."""
 PREFERENCE = 1e-9
 """An open ReLU's default lower slope is 1 if u exceeds -l by this share (rounding must not decide it), else 0."""
 
@@ -232,7 +234,7 @@ class Kernel:
         else:
             which = np.flatnonzero((rows[0] >= part.start) & (rows[0] < part.stop))
             place, sign, region = rows[0][which] - part.start, rows[1][which], np.zeros(len(which), dtype=np.intp)
-        step = max(1, CHUNK // max(self.widest, self.graph.units))
+        step = max(1, CACHED // self.widest)
         for first in range(0, len(place), step):
             some = slice(first, first + step)
             start = np.zeros((len(place[some]), node.size))
@@ -283,10 +285,10 @@ class Kernel:
                     _add(pending, source, matrix.adjoint(a))
                 continue
             part, source = slice(node.first, node.first + node.size), node.terms[0][0]
-            low, high = self._number(pick(bounds.low[:, part])), self._number(pick(bounds.high[:, part]))
             a = np.zeros((len(constant), node.size), dtype=constant.dtype) if a is None else a
 
             if node.kind == "gate":
+                low, high = (self._number(pick(end[:, part])) for end in (bounds.low, bounds.high))
                 on, off = (pick(p) for p in self.sure(node.relu, at.phases, bounds))
                 below, above = _gate_slopes(low, high)
                 out = np.where(on, a, np.where(off, 0, np.where(a >= 0, a * below, a * above)))
@@ -295,19 +297,21 @@ class Kernel:
                 for k, rest in enumerate((a - out, -out)):
                     both[k] = both[k] + np.minimum(rest * low, rest * high)
             else:
-                phase = pick(at.phases[:, part])
-                slope, intercept = _chord(low, high)
-                if weights is None:
-                    weight = np.where((phase == 0) & (high > -low * (1 + PREFERENCE)), 1, 0)
-                else:
-                    weight = self._number(weights.slopes[:, part])
+                weight: Any = None if weights is None else self._number(weights.slopes[:, part])
+                phase = at.phases[:, part]
                 if handed is None and number not in together:
-                    on, off = (phase > 0) | ((phase == 0) & (low >= 0)), (phase < 0) | ((phase == 0) & (high <= 0))
-                    negative, free = np.minimum(a, 0), ~(on | off)
-                    total = total + (np.where(free, intercept, 0) * negative).sum(axis=1)
-                    out = np.where(free, (a - negative) * weight + negative * slope, np.where(on, a, 0))
-                    out = out if weights is None else out - phase * weight
+                    ends = (self._number(end[:, part]) for end in (bounds.low, bounds.high))
+                    above, below, intercept, free = (pick(v) for v in _lines(next(ends), next(ends), phase))
+                    negative = np.minimum(a, 0)
+                    total = total + (intercept * negative).sum(axis=1)
+                    below = below if weight is None else np.where(free, weight, below)
+                    out = negative * above + (a - negative) * below
+                    out = out if weight is None else out - pick(phase) * weight
                 else:
+                    low, high = (self._number(pick(end[:, part])) for end in (bounds.low, bounds.high))
+                    (slope, _), phase = _chord(low, high), pick(phase)
+                    if weight is None:
+                        weight = np.where((phase == 0) & (high > -low * (1 + PREFERENCE)), 1, 0)
                     on, off = (pick(p) for p in self.sure(number, at.phases, bounds))
                     out = np.where(on, a, np.where(off, 0, np.where(a >= 0, a * weight, a * slope)))
                     out = np.where(phase == 0, out, out - phase * weight)
@@ -358,6 +362,15 @@ def _chord(low: Any, high: Any) -> tuple[Any, Any]:
     slope = np.minimum(slope, 1.0)
     intercept = np.where(free, np.maximum(-slope * low, high * (1.0 - slope)), 0.0)
     return slope, intercept * (1 + 8 * UNIT) + np.where(free, 8 * UNIT * high + TINY, 0.0)
+
+
+def _lines(low: Any, high: Any, phase: Any) -> tuple[Any, Any, Any, Any]:
+    """Slopes of the lines above and below ReLU on regions, the former's intercept, and where the phase is open."""
+    slope, intercept = _chord(low, high)
+    on, off = (phase > 0) | ((phase == 0) & (low >= 0)), (phase < 0) | ((phase == 0) & (high <= 0))
+    free, sure = ~(on | off), np.where(on, 1.0, 0.0) if low.dtype != object else np.where(on, 1, 0)
+    below = np.where(high > -low * (1 + PREFERENCE), 1, 0)
+    return np.where(free, slope, sure), np.where(free, below, sure), np.where(free, intercept, 0), free
 
 
 def _gate_slopes(low: Any, high: Any) -> tuple[Any, Any]:
