@@ -217,11 +217,11 @@ def test_the_checker_stands_alone(tmp_path: Path) -> None:
 
 def test_a_verdict_says_why_it_has_no_certificate(tmp_path: Path) -> None:
     query, *_ = asked("relu", 2, tmp_path)
-    built = replace(query, statement=None)
+    built = replace(query, network=replace(query.network, model_file=""))
     verdict = verifier.verify(built, engine="native", proof=True)
     assert verdict.status is Status.HOLDS
     assert verdict.proof is None
-    assert "no statement" in verdict.no_certificate
+    assert "not read from an ONNX file" in verdict.no_certificate
     third = PiecewiseLinear((0.3,), (0.0, 1 / 3), (0.0, -0.1), (0.0,), "Hinge")
     network = feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)], activation=third)
     with pytest.raises(verifier.VerifierError, match=r"do not meet exactly at 0\.3"):

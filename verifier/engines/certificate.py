@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from verifier.errors import TimeLimitError
 from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.proofs.tree import NoCertificate, ProofTree
@@ -48,13 +49,16 @@ def _of_gradient(query: Query, deadline: Deadline, engine: str) -> Proof:
 
 def _again(query: Query, options: Options, deadline: Deadline, why: str) -> ProofTree:
     from verifier.engines.base import Answer
-    from verifier.engines.registry import get
+    from verifier.engines.native import NativeEngine
 
-    native = get("native")
+    native = NativeEngine()
     reason = native.rejects(query.network, query) or native.withholds_proof(query)
     if reason:
         raise NoCertificate(why or f"the native engine, whose proofs these are, does not take it: {reason}")
-    found = native.solve(query, replace(options, proof=True, prepass=False), deadline)
+    try:
+        found = native.search(query, replace(options, proof=True, prepass=False), deadline)
+    except TimeLimitError as error:
+        raise NoCertificate(f"the search that keeps a proof did not end: {error.problem}") from None
     if found.answer is not Answer.UNSAT or found.proof is None:
         ended = found.reason or found.answer.value
         raise NoCertificate(f"the native engine, whose proofs these are, did not prove it again: {ended}")

@@ -85,7 +85,7 @@ def subject(query: Query) -> Subject:
 def network_bytes(network: Network) -> bytes:
     """The bytes of the ONNX file that a network was read from."""
     path = network.model_file
-    if path is None:
+    if not path or not Path(path).is_file():
         raise NoCertificate("the network was not read from an ONNX file", fix="write it to one and load that")
     return read_bytes(path)
 

@@ -83,8 +83,18 @@ class NativeEngine(Engine):
         reason = self.rejects(query.network, query)
         if reason:
             return EngineResult(answer=Answer.ERROR, reason=f"the native engine does not take {reason}")
-        if options.proof and self.withholds_proof(query):
+        if options.proof and (self.withholds_proof(query) or self._is_decided_otherwise(query)):
             options = replace(options, proof=False)
+        return self.search(query, options, deadline, listener)
+
+    def _is_decided_otherwise(self, query: Query) -> bool:
+        """Whether the search that keeps a proof is much the weaker one: then it comes second."""
+        if reduce(query.network, MAXIMA).network is not query.network:
+            return True
+        return query.network.is_relu_only and query.network.neurons >= self.settings.condensed_from
+
+    def search(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
+        """`solve` for queries that it takes; with ``options.proof`` by a search that keeps one."""
         conditions = Conditions.of(query)
         for disjunct in range(conditions.disjuncts):
             if not len(conditions.members(disjunct)):
