@@ -67,7 +67,7 @@ def measure(category: str, network_file: Path, property_file: Path, timeout: flo
             cpu, clock = time.process_time(), time.perf_counter()
             report = verifier.check_proof(target, network_file, property_file, jobs=1)
         except verifier.VerifierError as error:
-            return line | {"check_problem": str(error)}
+            return line | {"check_problem": error.problem}
         line |= {"check": time.process_time() - cpu, "check_clock": time.perf_counter() - clock}
         return line | {"leaves": report.leaves, "margin": report.margin}
 
