@@ -154,6 +154,14 @@ def test_what_is_stable_is_so_at_samples(what: str, map: str) -> None:
     assert decided >= 1
 
 
+def test_a_tie_is_left_open_soon() -> None:
+    """Both entries are equal wherever the map is not zero: rounding hides that none overtakes, and no split can show it."""
+    network = feedforward([np.array([[0.3, -0.3], [-0.1, 0.1]]), np.array([[0.7, 0.1], [0.0, 0.0]])], [np.zeros(2)] * 2)
+    found = stable_radius(network, [0.6, 0.4], "top-k", top_k=1, most=0.25, timeout=30.0)
+    assert found.witness is None
+    assert found.questions < 12
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_an_explanation_holds_and_none_of_its_features_can_go(seed: int) -> None:
     network = dense(seed, (6, 12, 12, 3))

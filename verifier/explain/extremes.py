@@ -179,6 +179,7 @@ def largest(
         starts: points ``(k, n)`` that are evaluated first.
     """
     began = time.monotonic()
+    assert query.condition is not None
     bounder = _Bounder(query, objective, gap, target)
     bounder.look(query.box.clip(np.stack([query.start, query.box.center])))
     bounder.look(query.box.sample(settings.samples, np.random.default_rng(settings.seed)))
@@ -188,7 +189,7 @@ def largest(
     search = BranchAndBound(
         store=PriorityStore(MemoryBudget.of(memory)),
         bounder=bounder,
-        brancher=_Brancher(query.box.width, settings),
+        brancher=_Brancher(query.box.width, settings, constant=query.condition.map.baseline is None),
         leaf=_Region(bounder),
         settings=Settings(batch=size * threads, piece=size, threads=threads, unit="boxes"),
         stop=lambda so_far: bounder.over or ("too many boxes cannot be split" if so_far.stuck > settings.stuck else ""),
@@ -298,9 +299,11 @@ class _Brancher:
 
     Args:
         width: ``(n,)`` of the root.
+        constant: whether the map is the same on all of a box that has no unstable ReLU: splitting it gains nothing.
     """
 
-    def __init__(self, width: Array, settings: ExtremeSettings) -> None:
+    def __init__(self, width: Array, settings: ExtremeSettings, constant: bool) -> None:
+        self.constant = constant
         self.width, self.narrow = np.where(width > 0, width, 1.0), settings.narrow
         self.by_inputs = int((width > 0).sum()) <= settings.few_inputs
         self.few = settings.few_unstable if self.by_inputs else width.size + (1 << 30)
@@ -312,7 +315,7 @@ class _Brancher:
         score = np.where(splittable, width / self.width * (batch.influence + 1e-3), 0.0)
         unstable = (batch.effect > 0).sum(axis=1)
         by_phase = (unstable > 0) & ((unstable <= self.few) | (score.max(axis=1) == 0))
-        divided = by_phase | (score.max(axis=1) > 0)
+        divided = by_phase | ((score.max(axis=1) > 0) & ~((unstable == 0) & self.constant))
         parent = np.repeat(np.flatnonzero(divided), 2)
         lows, highs, phases = batch.low[parent], batch.high[parent], batch.phase[parent]
         for k in range(0, len(parent), 2):

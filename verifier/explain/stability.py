@@ -47,7 +47,9 @@ class Overtakes:
     def above(self, lower: Array, upper: Array) -> Array:
         """See `Objective.above`."""
         high, low = upper[:, list(self.after)], lower[:, list(self.before)]
-        return np.nextafter(self._largest(high, low), np.inf)
+        found = self._largest(high, low)
+        above = np.nextafter(found, np.inf)
+        return np.where(found > 0, above, np.minimum(above, 0.0))  # a difference's sign is never rounded away
 
     def values(self, maps: Array) -> Array:
         """See `Objective.values`."""
