@@ -23,7 +23,7 @@ from verifier.limits import Deadline
 from verifier.lp.certificate import dual_bound, refutes
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
-from verifier.network.operators import Dense, Reshape, Scale, Sum
+from verifier.network.operators import Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
@@ -265,3 +265,16 @@ def test_a_network_without_activations_and_a_map_with_the_input(similarity: str,
     result = SaliencyEngine(TREE).solve(query, Options(), Deadline.after(20))
     assert (result.answer is Answer.UNSAT) == holds
     assert result.x is None or replay(query, result.x).exact
+
+
+def test_coefficients_of_an_entry_that_is_taken_twice_are_known_to_be_rounded() -> None:
+    """y = 0.1 x + 0.2 x: their float64 sum is not the sum of the two, and the form may not call it exact."""
+    builder = NetworkBuilder((40,))
+    twice = builder.add(Select(np.array([0, 0, *range(2, 40)])), "input")
+    weight = np.zeros((3, 40))
+    weight[0, :2] = 0.1, 0.2
+    network = builder.build(builder.add(Dense(weight, np.zeros(3)), twice))
+    assert relu_form(network).output.roundings > 0
+    once = NetworkBuilder((40,))
+    turned = once.add(Select(np.arange(39, -1, -1)), "input")
+    assert relu_form(once.build(once.add(Dense(weight, np.zeros(3)), turned))).output.roundings == 0

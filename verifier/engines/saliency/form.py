@@ -180,6 +180,14 @@ def _selects(matrix: Matrix) -> bool:
     return bool((np.diff(matrix.indptr) <= 1).all() and (np.abs(matrix.data) == 1.0).all())
 
 
+def _permutes(matrix: Matrix) -> bool:
+    """Whether a matrix selects and takes no entry twice: products with it from the left round nothing either.
+
+    Where an entry is repeated, its coefficients are added up.
+    """
+    return _selects(matrix) and bool((np.bincount(matrix.indices[matrix.data != 0], minlength=1) <= 1).all())
+
+
 def combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
     """``Σ matrix @ affine + constant``."""
     total: dict[int, Matrix] = {}
@@ -187,7 +195,7 @@ def combine(parts: list[tuple[Matrix, Affine]], constant: Array) -> Affine:
     roundings = 0
     weight = np.abs(constant)
     for matrix, inner in parts:
-        inner_selects = not inner.constant.any() and all(_selects(m) for m in inner.matrices.values())
+        inner_selects = not inner.constant.any() and all(_permutes(m) for m in inner.matrices.values())
         if not (_selects(matrix) or (inner_selects and len(inner.matrices) == 1)):
             roundings = max(roundings, matrix.shape[1] + 1)
         roundings += inner.roundings
