@@ -117,23 +117,23 @@ def test_any_sum_of_one_relu_and_a_line_is_read_exactly(seed: int) -> None:
         assert ExactNetwork(reduced).output(x) == ExactNetwork(network).output(x)
 
 
-@pytest.mark.parametrize("case", ["two ReLUs", "rounded", "read elsewhere", "output"])
-def test_other_blocks_are_left_alone(disjunct: str) -> None:
+@pytest.mark.parametrize("block", ["two ReLUs", "rounded", "read elsewhere", "output"])
+def test_other_blocks_are_left_alone(block: str) -> None:
     before = np.array([[1.0, 1], [-1, -1], [1, -1], [-1, 1]])
     after = np.array([[0.5, -0.5, 0.5, 0.5]])
-    if disjunct == "two ReLUs":
+    if block == "two ReLUs":
         after = np.array([[0.5, 0.5, 0.5, 0.5]])
-    if disjunct == "rounded":
+    if block == "rounded":
         after = after * 0.1
     b = NetworkBuilder((2,))
     first = b.add(Dense(before, np.zeros(4)))
     rectified = b.add(relu())
     last = b.add(Dense(after, np.zeros(1)))
-    if disjunct == "read elsewhere":
+    if block == "read elsewhere":
         from verifier.network.operators import Concat
 
         last = b.add(Concat(0), last, first)
-    if disjunct == "output":
+    if block == "output":
         last = rectified
     network = b.build(last)
     assert reduce(network, (RecogniseMaxima(),)).network is network

@@ -36,6 +36,7 @@ def check_proof(
         InputError: a file cannot be read.
 
     Example:
+        >>> import verifier
         >>> verifier.check_proof("no.proof", "net.onnx", "p.vnnlib")
         Traceback (most recent call last):
         ...

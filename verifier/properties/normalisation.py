@@ -25,8 +25,9 @@ def exact_radius(epsilon: Radius) -> Fraction:
     Raises:
         InputError: no number, or one below 0.
     """
+    number = epsilon.item() if isinstance(epsilon, (np.generic, np.ndarray)) and epsilon.size == 1 else epsilon
     try:
-        exact = Fraction(epsilon.replace(" ", "")) if isinstance(epsilon, str) else Fraction(epsilon)
+        exact = Fraction(number.replace(" ", "")) if isinstance(number, str) else Fraction(number)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
         raise InputError(f"{epsilon!r} is no radius", fix='a number, or text such as "2/255"') from None
     if exact < 0:

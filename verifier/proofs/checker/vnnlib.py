@@ -140,4 +140,4 @@ def read_property(text: str, inputs: int, outputs: int) -> Claim:
         if None in low or None in high:
             raise CheckError("an input has no bounds")
         disjuncts.append(Disjunct([v for v in low if v is not None], [v for v in high if v is not None], rows))
-    return Claim(disjuncts, "no input of the property's set meets its conditions")
+    return Claim(disjuncts, "no input meets the property's condition")
