@@ -11,7 +11,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 KERNELS := Prescott Sandybridge Haswell $(if $(shell grep -m1 -o avx512dq /proc/cpuinfo 2>/dev/null),SkylakeX,Nehalem)
 # The tests for that: the corpus, and the units that compare numbers.
 NUMERICAL := tests/corpus $(addprefix tests/unit/test_,$(addsuffix .py,bounds_crown bounds_interval decide encodings \
-    exact_system lp maps numbers operators query regions_random rounding simplify structured)) \
+    exact_system lp maps numbers operators query reductions regions_random rounding structured)) \
     -k "not native and not marabou and not cvc5"
 # The tests with the lowest versions of all dependencies: those without a long search.
 FAST := tests/unit tests/corpus -k "not native and not marabou and not cvc5"
