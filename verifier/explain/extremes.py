@@ -32,9 +32,9 @@ from verifier.lp.program import LinearProgram, LpStatus
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.properties.builders import Domain, condition_at, network_domain
+from verifier.properties.builders import Domain, condition_at, network_domain, network_of
 from verifier.properties.conjunction import Conjunction
-from verifier.properties.maps import SaliencyMap, sampled_network
+from verifier.properties.maps import SaliencyMap
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
@@ -136,11 +136,9 @@ def maps_on_box(
     """
     ends = network_domain(network, domain)
     condition = condition_at(network, x, 0.0, label, domain=ends, map=map)
-    host, weights, gradient = network, condition.output, None
+    host, weights = network_of(condition)
+    gradient = None
     if not condition.map.path:
-        if not condition.map.plain:
-            host = sampled_network(network, condition.map, condition.output)
-            weights = host.output_weights(host.output_size - 1)
         free = np.full(network.input_size, np.inf)
         gradient = GradientBox(output=weights, lower=-free, upper=free)
     point = np.asarray(x, dtype=np.float64).reshape(-1)
@@ -357,7 +355,7 @@ class _Region(LastResort):
     def _rows(self, leaf: Boxes) -> tuple[Array, Array]:
         """The assumed phases as rows over the input, ``rows @ x <= bound``; the bound has the rounding added."""
         enclosures, network = self.bounder.enclosures, self.bounder.query.network
-        known = {network[name].inputs[0]: leaf.phase[:, part] for name, part in enclosures._relus.items()}
+        known = {network[name].inputs[0]: leaf.phase[:, part] for name, part in enclosures.relus.items()}
         crown = enclosures.crown
         relaxed = crown.relax(leaf.low, leaf.high, parents=crown.root_bounds, phases=known)
         rows, bounds = [np.zeros((0, leaf.low.shape[1]))], [np.zeros(0)]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
+from verifier.network.operators import Array
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.normalisation import Normalisation, Radius, exact_radius
 from verifier.properties.query import GradientBox, Query, Statement, larger_output_disjuncts
@@ -129,10 +130,7 @@ def saliency_robustness(
     what = "gradient map" if chosen.name == "gradient" else f"map ({chosen.name})"
     how = "" if similarity == "linf" else f" ({'top-' + str(top_k) if top_k else similarity})"
     description = f"label {label} wherever the {what} differs by at most {delta:g}{how}, {ball.words}"
-    host, weights = network, condition.output
-    if not chosen.plain and not chosen.path:
-        host = sampled_network(network, chosen, condition.output)
-        weights = host.output_weights(host.output_size - 1)
+    host, weights = network_of(condition)
     gradient = None
     if not chosen.path:
         if condition.is_box:
@@ -151,6 +149,19 @@ def saliency_robustness(
         anchor=point,
         description=description,
     )
+
+
+def network_of(condition: MapCondition) -> tuple[Network, Array]:
+    """The network and the coefficients of its outputs, ``(m,)``, whose gradient is the one behind a condition's map.
+
+    The condition's own, or for a map made of several points the network that holds them all; of a path map, which has no
+    such network, the condition's own.
+    """
+    chosen, network = condition.map, condition.network
+    if chosen.plain or chosen.path:
+        return network, condition.output
+    host = sampled_network(network, chosen, condition.output)
+    return host, host.output_weights(host.output_size - 1)
 
 
 def condition_at(

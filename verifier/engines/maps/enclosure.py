@@ -59,8 +59,8 @@ class Enclosures:
         self.query, self.condition, self.network = query, condition, query.network
         self.crown = Crown(query.network, query.box)
         self._rows, self._bound, self._disjunct = _output_rows(query)
-        self._relus = {} if condition.map.path else _relus(query.network)
-        self.neurons = sum(query.network[name].size for name in self._relus)
+        self.relus = {} if condition.map.path else _relus(query.network)
+        self.neurons = sum(query.network[name].size for name in self.relus)
         """Number of ReLUs whose phase can be given; none for path maps."""
         self._first = _first_layers(condition.network if condition.map.path else query.network)
         self._path: Crown | None = None
@@ -74,7 +74,7 @@ class Enclosures:
         ``z <= 0`` inactive, 0 where nothing is assumed.
         """
         count, n = low.shape
-        known = {self.network[name].inputs[0]: phase[:, part] for name, part in self._relus.items()}
+        known = {self.network[name].inputs[0]: phase[:, part] for name, part in self.relus.items()}
         found = self.crown.relax(low, high, parents=self.crown.root_bounds, phases=known)
         still, corners, slopes = self._labels(low, high, found.intervals, found.relaxations)
         still &= ~found.empty
@@ -84,10 +84,10 @@ class Enclosures:
         if len(index):
             if self._path is None:
                 intervals = {name: (a[index], b[index]) for name, (a, b) in found.intervals.items()}
-                fixed = {name: phase[index, part] for name, part in self._relus.items()}
+                fixed = {name: phase[index, part] for name, part in self.relus.items()}
                 assert self.query.gradient is not None
                 lower, upper, effect = _gradients(self.network, intervals, self.query.gradient.output, fixed)
-                for name, part in self._relus.items():
+                for name, part in self.relus.items():
                     neurons[index, part] = effect[name]
             else:
                 lower, upper, effect = self._along_path(self._path, low[index], high[index])
