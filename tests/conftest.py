@@ -31,10 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Compile all kernels before several workers start, which would each compile them."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        from verifier import compiled
+        from verifier.commands.doctor import compile_all
 
-        for part in compiled.SAMPLES:
-            compiled.ensure(part, lambda event: print(getattr(event, "text", event), flush=True))
+        compile_all(lambda event: print(getattr(event, "text", event), flush=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

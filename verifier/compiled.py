@@ -29,18 +29,19 @@ from verifier.files import make_folder, write_text
 from verifier.limits import NEVER, in_force
 
 COMPILED = ("attention", "attention/traversal", "bounds", "regions", "engines/native", "engines/saliency", "repair")
-"""Folders with the kernels of `SAMPLES`."""
+"""Folders with kernels."""
 SEARCH = 0.3
 """Seconds of a sample's look for counterexamples."""
 _done: set[str] = set()
 
 
-def ensure(part: str, listener: Listener = ignore) -> None:
+def ensure(part: str, listener: Listener = ignore, sample: Callable[[], object] | None = None) -> None:
     """Compile what a part of the framework uses, unless that was done in this installation before.
 
     Args:
-        part: a key of `SAMPLES`.
+        part: a key of `SAMPLES`, or the name of a part that brings its own sample.
         listener: is told, if there is something to compile.
+        sample: work that makes numba compile the part's kernels; by default that of `SAMPLES`.
     """
     if part in _done:
         return
@@ -56,7 +57,7 @@ def ensure(part: str, listener: Listener = ignore) -> None:
     _forget_stale(folders)
     try:
         with in_force(NEVER):
-            SAMPLES[part]()
+            (sample or SAMPLES[part])()
     except BaseException:
         _done.discard(part)
         raise
@@ -224,34 +225,6 @@ def _native() -> None:
     NativeEngine().solve(query, Options(), Deadline.after(2.0))
 
 
-def _maps() -> None:
-    from verifier.attention import attention_map
-    from verifier.encodings.perturbations import Brightness, Translation
-    from verifier.network.graph import feedforward
-
-    rng = np.random.default_rng(0)
-    network = feedforward(
-        [rng.normal(size=s) for s in ((12, 16), (8, 12), (3, 8))], [rng.normal(size=n) for n in (12, 8, 3)]
-    )
-    image = rng.uniform(0.2, 0.8, (4, 4))
-    for perturbations in ([Brightness(high=0.2)], [Brightness(high=0.2), Translation()]):
-        for method in ("exhaustive", "gbs"):
-            attention_map(network, image, perturbations, 1.0, method=method)
-    attention_map(network, image, perturbations, 1.0, keep=1)  # totals and a picture alone
-
-
-def _repair() -> None:
-    from verifier.network.graph import feedforward
-    from verifier.repair import LineRegion, Requirement, Specification, output_class, repair
-
-    ensure(LINES)
-    rng = np.random.default_rng(0)
-    network = feedforward([rng.normal(size=s) for s in ((4, 2), (3, 4))], [rng.normal(size=n) for n in (4, 3)])
-    line = LineRegion(np.zeros(2), np.ones(2))
-    for label in range(3):  # one of them is not met
-        repair(network, Specification((Requirement(line, output_class(3, label)),)), method="greedy", steps=1)
-
-
 def _saliency() -> None:
     from verifier.engines.saliency import SaliencyEngine
     from verifier.limits import NEVER
@@ -267,10 +240,6 @@ def _saliency() -> None:
     SaliencyEngine().solve(query, Options(), NEVER)
 
 
-LINES, NATIVE, MAPS, SALIENCY, REPAIR = (
-    "lines and planes", "the native engine", "attention maps", "the saliency engine", "greedy repairs",
-)  # fmt: skip
-SAMPLES: dict[str, Callable[[], None]] = {
-    LINES: _regions, NATIVE: _native, MAPS: _maps, SALIENCY: _saliency, REPAIR: _repair,
-}  # fmt: skip
+LINES, NATIVE, SALIENCY = "lines and planes", "the native engine", "the saliency engine"
+SAMPLES: dict[str, Callable[[], None]] = {LINES: _regions, NATIVE: _native, SALIENCY: _saliency}
 """Work that makes numba compile a part's kernels."""

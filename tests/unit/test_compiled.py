@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from verifier import compiled
+from verifier.attention import Answer, attention_areas, attention_map
+from verifier.encodings.perturbations import Brightness
+from verifier.network.graph import feedforward
+from verifier.repair import LineRegion, RepairStatus, Requirement, Specification, output_class, repair
 
 
 @pytest.fixture
@@ -131,3 +137,28 @@ def test_the_sample_of_the_saliency_engine_reaches_its_kernels() -> None:
     kernels = [value for value in vars(leaf_kernels).values() if hasattr(value, "signatures")]
     assert len(kernels) > 4
     assert all(kernel.signatures for kernel in kernels)
+
+
+@pytest.mark.parametrize("job", ["repair", "attention_map", "attention_areas"])
+def test_jobs_from_python_compile_before_their_clock_starts(monkeypatch, job):
+    """As commands do; a limit of two seconds would otherwise be spent on compiling."""
+    network = feedforward([np.eye(4), [[1, 1, 0, 0], [0, 0, 1, 1]]], [np.zeros(4), [0, 0]])
+    compiled_now: list[str] = []
+
+    def slowly(part, *_):
+        compiled_now.append(part)
+        time.sleep(0.7)
+
+    monkeypatch.setattr(compiled, "ensure", slowly)
+    if job == "repair":
+        wanted = Requirement(LineRegion([0.4, 0.0, 0.0, 0.5], [0.2, 0.0, 0.0, 0.5]), output_class(2, 0, margin=0.01))
+        found = repair(network, Specification((wanted,)), method="greedy", timeout=0.6)
+        assert found.status is not RepairStatus.UNFINISHED
+        assert found.met_before == 0
+    elif job == "attention_map":
+        found = attention_map(network, [[0.9, 0.8], [0.1, 0.2]], [Brightness(low=0, high=0.1)], timeout=0.6)
+        assert found.answers["label"].answer is Answer.ROBUST
+    else:
+        found = attention_areas(network, [[0.9, 0.8], [0.1, 0.2]], [Brightness(low=0, high=0.1)], timeout=0.6)
+        assert found.answers["label"].answer is Answer.ROBUST
+    assert compiled_now

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.arguments import checked
+from verifier.attention.ahead import compile_ahead
 from verifier.attention.areas import AreaMap, AreaSettings, area_map
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
@@ -87,6 +88,7 @@ def attention_map(
         raise InputError(
             f"the map {settings.map!r} is not constant on regions", fix="use attention_areas (--method areas)"
         )
+    compile_ahead(attention_map, listener)
     began = time.monotonic()
     run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener, band=band)
     if method == "gbs":
@@ -139,6 +141,7 @@ def attention_areas(
         (1.0, 0.0, 0.0)
     """
     layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
+    compile_ahead(attention_map, listener)
     deadline = Deadline.after(timeout)
     return area_map(layer, settings, float(delta), label, how=how, deadline=deadline, listener=listener)
 

@@ -147,7 +147,6 @@ def _is_number(text: str) -> bool:
 
 def run(args: argparse.Namespace) -> Result:
     """Run the command."""
-    from verifier import compiled
     from verifier.attention import (
         Answer,
         AreaMap,
@@ -178,7 +177,6 @@ def run(args: argparse.Namespace) -> Result:
         not reader.normalisation.is_identity
     ):  # perturbations are of the data: the network's normalisation comes after them
         network = normalised(network, reader.normalisation.mean, reader.normalisation.std)
-    compiled.ensure(compiled.MAPS, args.listener)
     shared: dict[str, Any] = {
         "settings": settings,
         "label": args.label,

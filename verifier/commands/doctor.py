@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verifier.commands.result import Result
+    from verifier.events import Listener
 
 PACKAGES = (
     "numpy", "scipy", "torch", "onnx", "onnxruntime", "auto_LiRPA", "vnnlib", "numba", "matplotlib", "ray",
@@ -31,18 +32,31 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def compile_all(listener: Listener) -> None:
+    """Compile the kernels of every part, the first time after an installation."""
+    from verifier import compiled
+    from verifier.attention import ahead as maps
+    from verifier.attention import attention_map
+    from verifier.repair import ahead as repairs
+    from verifier.repair import repair
+
+    for part in compiled.SAMPLES:
+        compiled.ensure(part, listener)
+    maps.compile_ahead(attention_map, listener)
+    repairs.compile_ahead(repair, listener)
+
+
 def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     import importlib.metadata
     import platform
 
-    from verifier import __version__, compiled
+    from verifier import __version__
     from verifier.commands.console import describe, say
     from verifier.commands.result import Result
     from verifier.engines import registry
 
-    for part in compiled.SAMPLES:
-        compiled.ensure(part, lambda event: say(f"doctor: {describe(event)}"))
+    compile_all(lambda event: say(f"doctor: {describe(event)}"))
     findings = [examine(name, args.timeout) for name in registry.names()]
     packages = {}
     for name in PACKAGES:

@@ -121,10 +121,8 @@ def run(args: argparse.Namespace) -> Result:
 
 def run_specification(args: argparse.Namespace, network: Network) -> Result:
     """Change one layer until a specification is proved on whole regions."""
-    from verifier import compiled
     from verifier.repair import repair
 
-    compiled.ensure(compiled.REPAIR if args.method == "greedy" else compiled.LINES, args.listener)
     specification = read_specification(args.specification, network)
     data = Data(args, network)
     result = repair(

@@ -14,6 +14,7 @@ from verifier.errors import InputError, PropertyError, TimeLimitError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
 from verifier.network.graph import Network
+from verifier.repair.ahead import compile_ahead
 from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
 from verifier.repair.greedy import Step, greedy
@@ -167,6 +168,7 @@ def repair(
         raise InputError(f"method {method!r} is not known", fix=f"methods: {', '.join(METHODS)}")
     frozen = network if isinstance(network, FrozenNetwork) else FrozenNetwork(network)
     chosen = _layers(frozen.network, layers, every=method == "layers")
+    compile_ahead(repair, listener, greedy=method == "greedy")
     deadline = Deadline.after(timeout)
     points = key_points(frozen.network, specification)
     for k, count in misplaced(frozen.network, specification).items():
