@@ -3,7 +3,7 @@
 The worst relative difference per network over random inputs: ``max |ours - theirs| / max(1, max |theirs|)``,
 the maxima over the outputs of one input. Half of the inputs are drawn from the boxes of the network's own
 properties where the data folder has some, the others uniformly from [0, 1] (from [-0.5, 0.5] for ACAS Xu).
-The graphs (`onnx_graphs.py`) are compared in each opset from 9 to 22 that they exist in, in float64 where onnxruntime
+The graphs (`onnx_graphs/`) are compared in each opset from 9 to 22 that they exist in, in float64 where onnxruntime
 has kernels for it; a network of the data folder that is refused is listed with the reason.
 Run: ``python benchmarks/onnx_agreement.py``; writes benchmarks/results/onnx_agreement.md.
 """

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from flint import arb, ctx
 
+import verifier
 from verifier.bounds.curved_relaxations import ProductOfHalves
+from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_bounds
 from verifier.bounds.relaxations import elementwise, relaxation
+from verifier.engines.native import curved_search
 from verifier.errors import InputError
 from verifier.network.curved import FUNCTIONS, Product, Smooth
+from verifier.network.enclosure import EnclosedNetwork
+from verifier.network.graph import Network, NetworkBuilder
+from verifier.network.operators import Concat, Dense, Reshape
 from verifier.network.steps import Jumping, sign
+from verifier.properties.conjunction import Conjunction
+from verifier.properties.query import Query
 from verifier.properties.sets import Box
+from verifier.verdict import Status
 
 PARAMETERS = {
     "Power": [(2.0,), (3.0,), (4.0,), (-2.0,), (0.5,), (1.5,)],
@@ -141,3 +152,52 @@ def test_bounds_of_a_network_with_all_of_them(tmp_path) -> None:
             bound = found[network.output]
             assert (bound.lower.reshape(-1) <= values + 1e-12).all(), name
             assert (bound.upper.reshape(-1) >= values - 1e-12).all(), name
+
+
+def product_network(rng: np.random.Generator) -> Network:
+    """tanh of products of two layers, beside a sigmoid of one of them and its sign."""
+    builder = NetworkBuilder((3,))
+    first = builder.add(Dense(rng.normal(size=(8, 3)), rng.normal(size=8)))
+    product = builder.add(Product(), builder.add(Reshape((2, 4)), first))
+    parts = [builder.add(Smooth("Tanh"), product), builder.add(Smooth("Sigmoid"), first), builder.add(sign(), first)]
+    builder.add(Concat(0), *parts)
+    builder.add(Dense(rng.normal(size=(3, 20)), rng.normal(size=3)))
+    return builder.build()
+
+
+@pytest.mark.parametrize("width", [0.0, 1e-9, 0.01, 0.5])
+def test_functions_carried_forward_hold_for_curved_networks(width: float) -> None:
+    rng = np.random.default_rng(3)
+    network, free = product_network(rng), np.array([0, 2])
+    enclosed, gaps = EnclosedNetwork(network), []
+    for _ in range(6):
+        low = rng.normal(size=3)
+        high = low + width * np.isin(np.arange(3), free)
+        symbolic, boxes = Forward(network, free).bounds(low[None], high[None])
+        least, most = Forward(network, free).ranges(symbolic, boxes)
+        gaps.append(float((most - least).max()))
+        for x in (low, high, *rng.uniform(low, high, (4, 3))):
+            below, above = enclosed.output(x.tolist())
+            for k in range(3):
+                for form, end, side in ((symbolic.lower, above, 1), (symbolic.upper, below, -1)):
+                    *slopes, constant = (Fraction(float(v)) for v in form[k, 0])
+                    value = sum((s * Fraction(float(x[j])) for s, j in zip(slopes, free, strict=True)), constant)
+                    assert side * value <= side * end[k]
+                    assert side * Fraction(float((least if side > 0 else most)[0, k])) <= side * end[k]
+    assert width > 0.1 or min(gaps) < 20 * width + 1e-6  # where no sign is open they are tight
+
+
+def test_a_large_curved_network_of_few_inputs_is_bounded_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going back from each of its neurons would take too long for larger ones still."""
+    monkeypatch.delattr(curved_search, "GraphBounds")
+    rng = np.random.default_rng(0)
+    builder = NetworkBuilder((2,))
+    for m, n in ((3000, 2), (3000, 3000)):
+        builder.add(Dense(rng.normal(size=(m, n)) / n**0.5, rng.normal(size=m)))
+        builder.add(Smooth("Tanh"))
+    builder.add(Dense(rng.normal(size=(1, 3000)) / 3000, np.zeros(1)))
+    network, box = builder.build(), Box(np.zeros(2), np.full(2, 0.01))
+    most = float(network.forward(box.sample(200, rng)).max())
+    row = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-most - 1e-3]))
+    verdict = verifier.verify(Query(network=network, box=box, disjuncts=(row,)), timeout=60)
+    assert (verdict.status, verdict.engine) == (Status.HOLDS, "native")

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from verifier.bounds.relaxation import LinearRelaxation
-from verifier.bounds.relaxations import elementwise, relu_relaxation
+from verifier.bounds.relaxation import LinearRelaxation, ProductRelaxation
+from verifier.bounds.relaxations import elementwise, relaxation, relu_relaxation
 from verifier.errors import InputError
 from verifier.lazy import sp
+from verifier.network.curved import Product
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Reshape, Select
 from verifier.network.piecewise import MaxPool
@@ -140,6 +141,8 @@ class Forward:
             return self._affine(node, inputs, boxes)
         if isinstance(operator, MaxPool):
             return self._pool(operator.windows(self.network[node.inputs[0]].shape), inputs[0], boxes)
+        if isinstance(operator, Product):
+            return self._product(operator, node, inputs[0], boxes)
         relaxed, symbolic = elementwise(operator), inputs[0]
         slack = self.gamma * symbolic.size
         low = boxes.least(symbolic.lower, slack)
@@ -196,6 +199,28 @@ class Forward:
             rounded = ((slope != 0) & (slope != 1)) | (shift != 0)
             slack = self.gamma * (np.abs(slope) * symbolic.size + np.abs(shift)) + TINY
             form[:, :, -1] += shift + sign * np.where(rounded, slack, 0.0)
+            ends.append(form)
+        return _sized(ends[0], ends[1], boxes)
+
+    def _product(self, operator: Product, node: Node, symbolic: SymbolicBounds, boxes: Boxes) -> SymbolicBounds:
+        """The functions of a product: linear in both factors, up to an error."""
+        low, high = self.ranges(symbolic, boxes)
+        relaxed = relaxation(operator).linear(operator, self.network[node.inputs[0]].shape, low, high)
+        assert isinstance(relaxed, ProductRelaxation)
+        half = len(symbolic.size) // 2
+        factors = [symbolic.take(np.arange(k * half, (k + 1) * half)) for k in (0, 1)]
+        slopes = relaxed.x_slope.T, relaxed.y_slope.T
+        shift, error = relaxed.intercept.T, relaxed.error.T
+        size = np.abs(shift) + error
+        for slope, factor in zip(slopes, factors, strict=True):
+            size = size + np.abs(slope) * factor.size
+        ends = []
+        for sign in (-1.0, 1.0):
+            form = np.zeros_like(factors[0].lower)
+            for slope, factor in zip(slopes, factors, strict=True):
+                rising, falling = (factor.upper, factor.lower) if sign > 0 else (factor.lower, factor.upper)
+                form += np.where((slope < 0)[:, :, None], falling, rising) * slope[:, :, None]
+            form[:, :, -1] += shift + sign * (error + self.gamma * size + TINY)
             ends.append(form)
         return _sized(ends[0], ends[1], boxes)
 

@@ -52,12 +52,11 @@ def operators_in_words() -> str:
     """The operators that are read, as a list in Markdown; docs/formats.md holds the same text."""
     from verifier.network.onnx_model import OLDEST_OPSET
     from verifier.network.onnx_operators import operators
-    from verifier.network.torch_operators import CONVERTERS, MOVEMENTS
+    from verifier.network.torch_operators import supported
 
     lines = [f"ONNX operators (opset {OLDEST_OPSET} and newer), and whatever depends on constants alone:", ""]
     lines += [f"- {name}{': ' + note if note else ''}" for name, note in operators()]
-    names = sorted(name for name in {*CONVERTERS, *MOVEMENTS} if not name.startswith("_"))
-    lines += ["", "Operations of torch, as torch.export names them:", "", ", ".join(names)]
+    lines += ["", "Operations of torch, as torch.export names them:", "", ", ".join(supported())]
     return "\n".join(lines)
 
 

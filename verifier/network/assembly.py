@@ -77,6 +77,19 @@ class Jump:
     curve: Curve
 
 
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A framework tensor with entries of minus infinity, which only a Softmax takes: attention to a part of its tokens.
+
+    Attributes:
+        value: the tensor with 0 in their places.
+        kept: of its full shape, True where it has other entries.
+    """
+
+    value: Value
+    kept: npt.NDArray[np.bool_]
+
+
 def without_batch(shape: Shape) -> Shape:
     """A full shape without its leading batch axis of 1, if it has one."""
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
@@ -106,6 +119,9 @@ class Assembler:
     Args:
         shape: full shape of the input, batch axis included.
         source: the file or module, for messages.
+
+    Attributes:
+        remarks: what a user must know of how the graph was read, in turn.
     """
 
     def __init__(self, shape: Shape, *, input_name: str, source: str) -> None:
@@ -114,6 +130,8 @@ class Assembler:
         self._views: dict[tuple[str, Shape], str] = {}
         self._names = {input_name}
         self._made_from: dict[str, tuple[str, Curve]] = {}
+        self._materialised: dict[Jump, Value] = {}
+        self.remarks: dict[str, None] = {}
 
     def finish(self, value: Value, name: str) -> Network:
         """The network whose output is this value, without its batch axis."""
@@ -226,7 +244,7 @@ class Assembler:
 
     def through(self, outer: Curve, value: Value | Jump, name: str) -> Value | Jump:
         """A function of every entry, with jumps or without."""
-        root, inner = next(self._functions(value))
+        root, inner = next(self.functions(value))
         return self._settled(root, value.shape, outer.after(inner), name)
 
     def combined(
@@ -241,7 +259,7 @@ class Assembler:
         computed = [o for o in operands if not isinstance(o, np.ndarray)]
         if not computed or any(o.shape != full for o in computed):
             return None
-        known = [dict(self._functions(o)) for o in computed]
+        known = [dict(self.functions(o)) for o in computed]
         root = next((r for r in known[0] if all(r in k for k in known[1:])), None)
         if root is None:
             return None
@@ -258,7 +276,7 @@ class Assembler:
         found = curves.combined(function, *parts)
         return None if found is None else self._settled(root, full, found, name)
 
-    def _functions(self, value: Value | Jump) -> Iterator[tuple[str, Curve]]:
+    def functions(self, value: Value | Jump) -> Iterator[tuple[str, Curve]]:
         """Of which nodes' entries a tensor is a function, the nearest first, while that is short."""
         root, curve = (value.root, value.curve) if isinstance(value, Jump) else (value.name, curves.IDENTITY)
         while True:
@@ -310,6 +328,8 @@ class Assembler:
         Raises:
             UnsupportedOperatorError: its numbers are no floats.
         """
+        if jump in self._materialised:
+            return self._materialised[jump]
         curve = jump.curve
         values = [slope * b + intercept for b, (slope, intercept) in zip(curve.breaks, curve.at, strict=True)]
         numbers = [*curve.breaks, *(v for line in curve.lines for v in line), *values]
@@ -319,7 +339,9 @@ class Assembler:
         operator = Jumping(tuple(map(float, curve.breaks)), slopes, intercepts, tuple(map(float, values)))
         if (operator.breaks, operator.intercepts, operator.values) == ((0.0,), (-1.0, 1.0), (0.0,)):
             operator = sign()
-        return Value(self.add(operator, jump.root, name=name), jump.shape)
+        made = Value(self.add(operator, jump.root, name=name), jump.shape)
+        self._materialised[jump] = made
+        return made
 
     def _settled(self, root: str, shape: Shape, curve: Curve, name: str) -> Value | Jump:
         """A function of a node's entries as a value, if it is continuous."""

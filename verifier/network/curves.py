@@ -96,6 +96,11 @@ class Curve:
         at = tuple(through(line, z) for line, z in zip(split.at, points, strict=True))
         return Curve(points, lines, at, self.logical).simple()
 
+    def shifted(self, by: Fraction) -> Curve:
+        """The function plus a number."""
+        lines, at = (tuple((slope, intercept + by) for slope, intercept in part) for part in (self.lines, self.at))
+        return Curve(self.breaks, lines, at, self.logical)
+
     def simple(self) -> Curve:
         """The same function without breakpoints that are none."""
         keep = [k for k in range(len(self.breaks)) if not self.lines[k] == self.at[k] == self.lines[k + 1]]

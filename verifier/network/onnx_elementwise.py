@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import NetworkError
-from verifier.network import curves
-from verifier.network.assembly import Jump, Value
-from verifier.network.curves import Curve, Line
-from verifier.network.onnx_curved import gated
+from verifier.network import compositions, curves
+from verifier.network.assembly import Jump, Masked, Value
+from verifier.network.curves import Curve
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Converter, Step, Tensor
 from verifier.network.operators import Array
 from verifier.network.piecewise import absolute, relu
@@ -184,7 +183,10 @@ def _sum(step: Step) -> Tensor:
     else:
         stem = f"{step.name}/sum" if constants or share != 1 else step.name
         value, scale = build.add_values([v for v, _ in values], [s for _, s in values], stem), 1
-    return build.affine(value, scale * share, sum(constants, np.zeros(())) * share, step.name)
+    total: Array = sum(constants, np.zeros(()))
+    if step.kind == "Add" and np.isinf(total).any():
+        return compositions.masked(build, value, total, step.name)
+    return build.affine(value, scale * share, total * share, step.name)
 
 
 def _product(step: Step) -> Tensor:
@@ -202,12 +204,10 @@ def _product(step: Step) -> Tensor:
     value, factor = (second, first) if isinstance(second, Value) else (first, second)
     assert isinstance(value, Value)
     if step.kind == "Div" and value is second:
-        value = step.assembler.smooth(value, "Reciprocal", (), f"{step.name}/reciprocal")
-        if isinstance(factor, Value):
-            return step.assembler.product(factor, value, step.name)
-        return step.assembler.affine(value, np.asarray(factor), 0.0, step.name)
+        assert not isinstance(factor, Jump)
+        return compositions.quotient(step.assembler, factor, value, step.name)
     if isinstance(factor, Value):
-        return gated(step.assembler, value, factor, step.name) or step.assembler.product(value, factor, step.name)
+        return compositions.times(step.assembler, value, factor, step.name)
     assert isinstance(factor, np.ndarray)
     if step.kind == "Div":
         if (factor == 0).any():
@@ -217,87 +217,21 @@ def _product(step: Step) -> Tensor:
 
 
 def _comparison(step: Step) -> Tensor:
-    """A comparison of two functions of one tensor: the truth of their difference against 0."""
-    operands = [step.operand(k) for k in (0, 1)]
-    build, name = step.assembler, f"{step.name}/difference"
-    difference = build.combined(curves.minus, operands, name)
-    if difference is None:
-        first, second = (step.nodes(o) for o in operands)
-        if isinstance(first, Value) and isinstance(second, Value):
-            difference = build.add_values([first, second], (1, -1), name)
-        elif isinstance(first, Value):
-            difference = build.affine(first, 1.0, -np.asarray(second), name)
-        else:
-            assert isinstance(second, Value)
-            difference = build.affine(second, -1.0, np.asarray(first), name)
-    return step.assembler.through(curves.COMPARISONS[step.kind], difference, step.name)
+    """A comparison of two functions of one tensor, or of different ones: the truth of their difference against 0."""
+    return compositions.compared(step.assembler, step.kind, step.operand(0), step.operand(1), step.name)
 
 
 def _logic(step: Step) -> Tensor:
-    """And, Or and Xor of truths about one tensor."""
-
-    def truth(first: Line, second: Line) -> Line:
-        a, b = first[1], second[1]
-        found = {"And": a * b, "Or": a + b - a * b, "Xor": a + b - 2 * a * b}[step.kind]
-        return Fraction(0), found
-
-    operands = [step.operand(0), step.operand(1)]
-    found = step.assembler.combined(truth, operands, step.name)
-    if not isinstance(found, Jump):
-        return _logic_of_nodes(step, [step.nodes(o) for o in operands])
-    return Jump(found.root, found.shape, Curve(found.curve.breaks, found.curve.lines, found.curve.at, True))
-
-
-def _logic_of_nodes(step: Step, operands: list[Value | Array]) -> Value:
-    """And, Or and Xor of truth values 0 and 1 of different tensors: max(a + b - 1, 0), min(a + b, 1), |a - b|."""
-    build, name = step.assembler, step.name
-    full = np.broadcast_shapes(*(o.shape for o in operands))
-    values = [build.broadcast(o, full, name) for o in operands if isinstance(o, Value)]
-    constant: Array = sum((o.astype(np.float64) for o in operands if isinstance(o, np.ndarray)), np.zeros(()))
-    if step.kind == "Xor":
-        signs = (1, -1)[: len(values)]
-        total = values[0] if len(values) == 1 else build.add_values(values, signs, f"{name}/difference")
-        return build.apply(absolute(), build.affine(total, 1.0, -constant, f"{name}/shifted"), name)
-    total = values[0] if len(values) == 1 else build.add_values(values, (1, 1), f"{name}/sum")
-    if step.kind == "And":
-        return build.apply(relu(), build.affine(total, 1.0, constant - 1.0, f"{name}/shifted"), name)
-    return build.clip(build.affine(total, 1.0, constant, f"{name}/shifted"), -np.inf, 1.0, name)
+    return compositions.logic(step.assembler, step.kind, step.operand(0), step.operand(1), step.name)
 
 
 def _where(step: Step) -> Tensor:
-    """A choice between tensors: by a constant condition a movement, by one on a tensor a function of its entries."""
+    """A choice between tensors: by a constant condition a movement, else by its truth."""
     condition = step.operand(0)
     parts = [step.operand(k) for k in (1, 2)]
     if isinstance(condition, np.ndarray):
         return _moved_choice(step, condition, parts)
-    found = step.assembler.combined(curves.chosen, [condition, *parts], step.name)
-    if found is None:
-        return _chosen_by_product(step, condition, parts)
-    return found
-
-
-def _chosen_by_product(step: Step, condition: Value | Jump, parts: list[Any]) -> Value:
-    """``second + condition · (first - second)``, for a condition on another tensor than the ones it chooses from."""
-    build, name = step.assembler, step.name
-    truth = step.nodes(condition)
-    assert isinstance(truth, Value)
-    first, second = (step.nodes(p) for p in parts)
-    full = np.broadcast_shapes(truth.shape, first.shape, second.shape)
-    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
-        return build.affine(truth, first - second, second, name)
-    ends = [
-        build.broadcast(p, full, name) if isinstance(p, Value) else np.broadcast_to(p, full) for p in (first, second)
-    ]
-    if isinstance(ends[0], Value) and isinstance(ends[1], Value):
-        difference = build.add_values(ends, (1, -1), f"{name}/difference")  # type: ignore[arg-type]
-        moved = build.product(truth, difference, f"{name}/moved")
-        return build.add_values([ends[1], moved], (1, 1), name)
-    if isinstance(ends[0], Value):
-        difference = build.affine(ends[0], 1.0, -np.asarray(ends[1]), f"{name}/difference")
-        return build.affine(build.product(truth, difference, f"{name}/moved"), 1.0, np.asarray(ends[1]), name)
-    assert isinstance(ends[1], Value)
-    difference = build.affine(ends[1], -1.0, np.asarray(ends[0]), f"{name}/difference")
-    return build.add_values([ends[1], build.product(truth, difference, f"{name}/moved")], (1, 1), name)
+    return compositions.chosen(step.assembler, condition, parts[0], parts[1], step.name)
 
 
 def _moved_choice(step: Step, condition: Array, parts: list[Any]) -> Tensor:
@@ -308,7 +242,11 @@ def _moved_choice(step: Step, condition: Array, parts: list[Any]) -> Tensor:
         np.arange(sizes[0]).reshape(parts[0].shape),
         sizes[0] + np.arange(sizes[1]).reshape(parts[1].shape),
     )
-    return step.assembler.rearrange(parts, index, step.name)
+    finite = [np.where(np.isneginf(p), 0.0, p) if isinstance(p, np.ndarray) else p for p in parts]
+    made = step.assembler.rearrange(finite, index, step.name)
+    entries = [~np.isneginf(p).reshape(-1) if isinstance(p, np.ndarray) else np.ones(p.size, dtype=bool) for p in parts]
+    kept = np.concatenate(entries)[index]
+    return made if kept.all() else Masked(made, kept)
 
 
 ELEMENTWISE: dict[str, Converter] = {

@@ -27,7 +27,7 @@ NOTES = {
     "Conv": "over one to three axes, constant weights",
     "ConvTranspose": "over one to three axes, constant weights",
     "CumSum": "constant axis",
-    "Einsum": "of one tensor and constants",
+    "Einsum": "of one or two tensors and constants",
     "GlobalLpPool": "p = 1",
     "If": "with a constant condition",
     "LpPool": "p = 1",
@@ -45,6 +45,10 @@ NOTES = {
 """What of an operator is read, where that is not all of it."""
 
 
+WHAT_IS_READ = "`verifier inspect --operators` lists what is supported"
+"""What to do about an operator that is not."""
+
+
 def operators() -> list[tuple[str, str]]:
     """Every supported operator of ONNX, and what of it."""
     names = {*CONVERTERS, "If", "ZipMap"}
@@ -53,7 +57,7 @@ def operators() -> list[tuple[str, str]]:
 
 def refusal(kind: str) -> tuple[str, str]:
     """Why an operator is not supported, and what to do."""
-    listed = "`verifier inspect --operators` lists what is supported"
+    listed = WHAT_IS_READ
     if kind in SMOOTH:
         return f"operator {kind!r} is curved, and no bounds of it are known", (
             f"export the part before it, or train with another one; {listed}"

@@ -16,11 +16,11 @@ import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.network import tails
-from verifier.network.assembly import Assembler, Jump, Value, without_batch
+from verifier.network.assembly import Assembler, Jump, Masked, Value, without_batch
 from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.onnx_movement import MOVES
-from verifier.network.onnx_operators import CONVERTERS, foreign, refusal
+from verifier.network.onnx_operators import CONVERTERS, WHAT_IS_READ, foreign, refusal
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.ports import in_turn
@@ -91,7 +91,7 @@ class _Reader(Names):
         self.initializers = initializers_of(self.graph)
         self.remarks: dict[str, None] = {}
         self.constants: dict[str, Array] = {}
-        self.values: dict[str, Value | Jump | list[Any]] = {}
+        self.values: dict[str, Value | Jump | Masked | list[Any]] = {}
         inputs = [i for i in self.graph.input if i.name not in self.initializers]
         if not inputs:
             raise NetworkError("the model has no input", place=source)
@@ -144,7 +144,7 @@ class _Reader(Names):
             network,
             integer_inputs=self.integer_inputs,
             tail=tail,
-            remarks=tuple(self.remarks),
+            remarks=(*self.remarks, *self.assembler.remarks),
             input_ports=self.input_ports,
             output_ports=in_turn([(n, without_batch(v.shape)) for v, n in zip(found, wanted, strict=True)]),
         )
@@ -172,11 +172,11 @@ class _Reader(Names):
             step = Step(self, node)
             try:
                 results = list(self._converted(step))
-            except UnsupportedOperatorError:
-                raise
+            except UnsupportedOperatorError as error:
+                place, fix = error.place or step.place, error.fix or WHAT_IS_READ
+                raise UnsupportedOperatorError(error.problem, place=place, fix=fix) from None
             except NetworkError as error:
-                place = error.place if error.place else step.place
-                raise NetworkError(error.problem, place=place, fix=error.fix) from None
+                raise NetworkError(error.problem, place=error.place or step.place, fix=error.fix) from None
             if self.integers.intersection(node.input) and node.op_type not in ("Cast", "CastLike", "Shape", "Size"):
                 if node.op_type not in MOVES:
                     raise step.unsupported("of integers that depend on the network's input (Cast them first)")
@@ -208,7 +208,7 @@ class _Reader(Names):
             problem, fix = refusal(kind) if node.domain in DOMAINS else foreign(kind, node.domain)
             raise UnsupportedOperatorError(problem, place=step.place, fix=fix)
         result = converter(step)
-        return [result] if isinstance(result, (Value, Jump, np.ndarray)) else result
+        return [result] if isinstance(result, (Value, Jump, Masked, np.ndarray)) else result
 
     def branch(self, graph: Any) -> list[Tensor]:
         """The outputs of a graph within the graph, which may use all names known so far."""

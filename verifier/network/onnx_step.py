@@ -11,18 +11,18 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Jump, Value, Weight, sparse_if_large
+from verifier.network.assembly import Assembler, Jump, Masked, Value, Weight, sparse_if_large
 from verifier.network.onnx_model import as_reals
 from verifier.network.operators import Array
 
 REALS, HALF, INTEGERS = {1, 11}, {10, 16}, {2, 3, 4, 5, 6, 7, 12, 13}
 """Element types: float32 and float64; float16 and bfloat16; integers of 8 to 64 bits."""
 
-OPEN_ENDED = {"Clip", "Constant", "Max", "Min", "Where"}
+OPEN_ENDED = {"Add", "Clip", "Constant", "Max", "Min", "Where"}
 """Operators whose constants may be infinite."""
 
-Tensor: TypeAlias = Value | Jump | Array | list[Any]
-"""What a name of the graph stands for: a value, a function with jumps, a constant, a sequence of these."""
+Tensor: TypeAlias = Value | Jump | Masked | Array | list[Any]
+"""What a name of the graph stands for: a value, a function with jumps, one with entries left out, a constant, a sequence of these."""
 
 
 class Names(ABC):
@@ -40,7 +40,7 @@ class Names(ABC):
     source: str
     opset: int
     assembler: Assembler
-    values: dict[str, Value | Jump | list[Any]]
+    values: dict[str, Value | Jump | Masked | list[Any]]
     integers: set[str]
     used: set[str]
 
@@ -115,6 +115,8 @@ class Step:
             made = self.assembler.materialised(found, f"{name}/steps")
             self.reader.values[name] = made
             return made
+        if isinstance(found, Masked):
+            raise self.unsupported("of minus infinity (a Softmax takes it)")
         raise self.unsupported(f"with a {'sequence' if isinstance(found, list) else 'constant'} as input {k}")
 
     def tensor(self, k: int) -> Tensor:
@@ -169,8 +171,8 @@ class Step:
         Until opset 6 the second operand meets the first from attribute ``axis`` on, not at its end.
         """
         found: Any = self.tensor(k)
-        if isinstance(found, list):
-            raise self.unsupported("of a sequence")
+        if isinstance(found, (list, Masked)):
+            raise self.unsupported("of a sequence" if isinstance(found, list) else "of minus infinity")
         if k != 1 or self.opset >= 7 or self.kind == "Sum":
             return found  # type: ignore[no-any-return]
         first: Any = self.operand(0)

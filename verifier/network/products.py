@@ -12,6 +12,7 @@ import numpy as np
 from verifier.errors import UnsupportedOperatorError
 from verifier.lazy import sp
 from verifier.network.assembly import Assembler, Value, Weight
+from verifier.network.compositions import LARGEST_SUM
 from verifier.network.convolution import Conv
 from verifier.network.operators import Array
 
@@ -44,10 +45,6 @@ def matmul(b: Assembler, value: Value, matrix: Weight, name: str, *, left: bool)
     return contraction(b, value, matrix, (ours, theirs, wanted), name)
 
 
-LARGEST_SUM = 1 << 20
-"""Products of two entries that a matrix product of two tensors may need."""
-
-
 def matmul_of_two(b: Assembler, first: Value, second: Value, name: str) -> Value:
     """``first @ second`` of two tensors that depend on the input, by numpy's rules.
 
@@ -76,17 +73,19 @@ def matmul_of_two(b: Assembler, first: Value, second: Value, name: str) -> Value
 
 
 def einsum(b: Assembler, equation: str, operands: Sequence[Any], name: str) -> Value:
-    """Einstein summation of one value and any number of constants.
+    """Einstein summation of one or two values and any number of constants.
 
     Raises:
-        UnsupportedOperatorError: more than one value.
+        UnsupportedOperatorError: more than two values; two that need more than `LARGEST_SUM` products.
     """
     equation = equation.replace(" ", "")
     terms, arrow, result = equation.partition("->")
     letters = terms.split(",")
     values = [k for k, o in enumerate(operands) if isinstance(o, Value)]
-    if len(values) != 1:
-        raise UnsupportedOperatorError("einsum of several tensors that depend on the network's input is not supported")
+    if len(values) > 2:
+        raise UnsupportedOperatorError(
+            f"einsum of {len(values)} tensors that depend on the network's input is not supported"
+        )
     free = [c for c in ascii_letters if c not in equation]
     longest = 0
     for k, term in enumerate(letters):
@@ -99,12 +98,45 @@ def einsum(b: Assembler, equation: str, operands: Sequence[Any], name: str) -> V
     if not arrow:
         result = "..." + "".join(sorted(c for c in set(every) - set(dots) if every.count(c) == 1))
     result = result.replace("...", dots)
+    if len(values) == 2:
+        return _einsum_of_two(b, letters, operands, values, result, name)
     (k,) = values
     constants = [np.asarray(o, dtype=np.float64) for j, o in enumerate(operands) if j != k]
     theirs = [part for j, part in enumerate(letters) if j != k]
     joint = "".join(dict.fromkeys(c for c in "".join(theirs) if c in letters[k] or c in result))
     constant = np.einsum(f"{','.join(theirs)}->{joint}", *constants) if constants else np.ones(())
     return contraction(b, operands[k], constant, (letters[k], joint, result), name)
+
+
+def _einsum_of_two(
+    b: Assembler, letters: list[str], operands: Sequence[Any], values: list[int], result: str, name: str
+) -> Value:
+    """Einstein summation of two values and constants: all products that it adds up, and their sums."""
+    sizes: dict[str, int] = {}
+    for term, operand in zip(letters, operands, strict=True):
+        for letter, size in zip(term, operand.shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    every = [*result, *(c for c in sizes if c not in result)]
+    full = tuple(sizes[c] for c in every)
+    if prod(full) > LARGEST_SUM:
+        raise UnsupportedOperatorError(f"einsum of two tensors that needs {prod(full)} products is too large")
+
+    def placed(k: int, array: Array) -> Array:
+        """The entries of an operand by all letters."""
+        term = "".join(dict.fromkeys(letters[k]))
+        diagonal = np.einsum(f"{letters[k]}->{term}", array)
+        kept = [c for c in every if c in term]
+        spread = diagonal.transpose([term.index(c) for c in kept])
+        return np.broadcast_to(spread.reshape([spread.shape[kept.index(c)] if c in term else 1 for c in every]), full)
+
+    first, second = (b.move(operands[k], lambda index, k=k: placed(k, index), f"{name}/{k}") for k in values)  # type: ignore[misc]
+    made = b.product(first, second, f"{name}/products")
+    for k in range(len(letters)):
+        if k not in values:
+            made = b.affine(made, placed(k, np.asarray(operands[k], dtype=np.float64)), 0.0, f"{name}/by {k}")
+    if len(every) == len(result):
+        return made
+    return b.reduced(made, range(len(result), len(every)), False, name, kind="sum")
 
 
 def contraction(b: Assembler, value: Value, constant: Array, letters: tuple[str, str, str], name: str) -> Value:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from verifier.errors import UnsupportedOperatorError
-from verifier.network import curves
+from verifier.network import compositions, curves
 from verifier.network.assembly import Assembler, Jump, Value
 from verifier.network.curves import Curve
 from verifier.network.operators import Array
@@ -71,9 +71,10 @@ def _leaky(b: Assembler, name: str, x: Value, negative_slope: float = 0.01, inpl
 def _plus(sign: int) -> Converter:
     def convert(b: Assembler, name: str, x: Any, y: Any, alpha: float = 1) -> Any:
         if isinstance(x, Jump) or isinstance(y, Jump):
-            if alpha != 1:
-                raise UnsupportedOperatorError("a factor on a tensor that jumps")
-            return _combined(b, name, curves.plus if sign > 0 else curves.minus, x, y)
+            found = b.combined(curves.plus if sign > 0 else curves.minus, [operand(x), operand(y)], name)
+            if alpha == 1 and found is not None:
+                return found
+            x, y = (compositions.as_node(b, operand(o), name) for o in (x, y))
         if isinstance(x, Value) and isinstance(y, Value):
             return b.add_values([x, y if alpha == 1 else b.affine(y, alpha, 0.0, f"{name}/alpha")], (1, sign), name)
         if isinstance(x, Value):
@@ -83,32 +84,24 @@ def _plus(sign: int) -> Converter:
     return convert
 
 
-def _reversed_minus(b: Assembler, name: str, x: Any, y: Any, alpha: float = 1) -> Any:
-    """``y - alpha x``."""
-    if isinstance(y, Value):
-        return _plus(-1)(b, name, y, x, alpha)
-    return b.affine(x, -alpha, as_array(y), name)
-
-
 def _times(b: Assembler, name: str, x: Any, y: Any) -> Any:
     if isinstance(x, (Value, Jump)) and isinstance(y, (Value, Jump)):
-        return _combined(b, name, curves.times, x, y)
+        found = b.combined(curves.times, [x, y], name)
+        if found is not None:
+            return found
+        first, second = (compositions.as_node(b, o, name) for o in (x, y))
+        return compositions.times(b, first, second, name)  # type: ignore[arg-type]
     return (
         b.affine(x, as_array(y), 0.0, name) if not isinstance(y, (Value, Jump)) else b.affine(y, as_array(x), 0.0, name)
     )
 
 
-def _divided(b: Assembler, name: str, x: Any, y: Any) -> Any:
-    if isinstance(y, (Value, Jump)):
-        raise UnsupportedOperatorError("division by a computed tensor is not piecewise linear")
+def _divided(b: Assembler, name: str, x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None:
+        raise UnsupportedOperatorError("a division that rounds is not supported")
+    if isinstance(y, Value):
+        return compositions.quotient(b, x if isinstance(x, Value) else as_array(x), y, name)
     return b.affine(x, 1.0 / as_array(y), 0.0, name)
-
-
-def _combined(b: Assembler, name: str, function: Any, x: Any, y: Any) -> Any:
-    found = b.combined(function, [_operand(x), _operand(y)], name)
-    if found is None:
-        raise UnsupportedOperatorError("a product of two computed tensors, or one that jumps, is not piecewise linear")
-    return found
 
 
 def _same(b: Assembler, name: str, x: Value, *args: Any, **options: Any) -> Value:
@@ -154,33 +147,35 @@ def _softshrink(b: Assembler, name: str, x: Any, lambd: float = 0.5) -> Any:
     return b.through(Curve((-edge, edge), lines, (lines[1],) * 2), x, name) if edge else x
 
 
+def _hardshrink(b: Assembler, name: str, x: Any, lambd: float = 0.5) -> Any:
+    edge, zero, one = Fraction(float(lambd)), (Fraction(0), Fraction(0)), (Fraction(1), Fraction(0))
+    return b.through(Curve((-edge, edge), (one, zero, one), (zero, zero)), x, name) if edge else x
+
+
 def _compared(kind: str) -> Converter:
-    """A comparison of a function of one tensor with a number or another function of it."""
+    return lambda b, name, x, y: compositions.compared(b, kind, operand(x), operand(y), name)
 
-    def convert(b: Assembler, name: str, x: Any, y: Any) -> Any:
-        found = b.combined(curves.minus, [_operand(x), _operand(y)], name)
-        if found is None:
-            raise UnsupportedOperatorError("a comparison of different computed tensors")
-        return b.through(curves.COMPARISONS[kind], found, name)
 
-    return convert
+def _logic(kind: str) -> Converter:
+    return lambda b, name, x, y: compositions.logic(b, kind, operand(x), operand(y), name)
+
+
+def _not(b: Assembler, name: str, x: Any) -> Any:
+    return b.through(Curve((), ((Fraction(-1), Fraction(1)),), (), True), x, name)
 
 
 def _where(b: Assembler, name: str, condition: Any, x: Any, y: Any) -> Any:
-    parts = [_operand(x), _operand(y)]
-    if isinstance(condition, torch.Tensor):
-        if any(isinstance(p, Jump) for p in parts):
-            raise UnsupportedOperatorError("a choice from a tensor that jumps")
-        sizes = [p.size for p in parts]
-        places = [np.arange(n).reshape(p.shape) for n, p in zip(sizes, parts, strict=True)]
-        return b.rearrange(parts, np.where(condition.bool().numpy(), places[0], sizes[0] + places[1]), name)
-    found = b.combined(curves.chosen, [condition, *parts], name)
-    if found is None:
-        raise UnsupportedOperatorError("a choice by a condition on another tensor than the one it chooses from")
-    return found
+    parts = [operand(x), operand(y)]
+    if not isinstance(condition, torch.Tensor):
+        return compositions.chosen(b, condition, parts[0], parts[1], name)
+    parts = [compositions.as_node(b, p, name) for p in parts]
+    sizes = [p.size for p in parts]
+    places = [np.arange(n).reshape(p.shape) for n, p in zip(sizes, parts, strict=True)]
+    return b.rearrange(parts, np.where(condition.bool().numpy(), places[0], sizes[0] + places[1]), name)
 
 
-def _operand(x: Any) -> Any:
+def operand(x: Any) -> Any:
+    """A computed tensor as it is, a constant as float64."""
     return x if isinstance(x, (Value, Jump)) else as_array(x)
 
 
@@ -201,6 +196,11 @@ def _extreme(sign: int) -> Converter:
     return convert
 
 
+def _spellings(kind: str) -> tuple[str, ...]:
+    """The names of an operation of truth values."""
+    return tuple(pattern.format(kind.lower()) for pattern in ("logical_{}", "bitwise_{}", "__{}__"))
+
+
 ELEMENTWISE: dict[str, Converter] = {
     "relu": _relu,
     **dict.fromkeys(("abs", "absolute"), _absolute),
@@ -215,8 +215,18 @@ ELEMENTWISE: dict[str, Converter] = {
     "sign": lambda b, n, x: b.through(curves.SIGN, x, n),
     **{
         kind: _compared(name)
-        for kind, name in (("gt", "Greater"), ("ge", "GreaterOrEqual"), ("lt", "Less"), ("le", "LessOrEqual"))
+        for kind, name in (
+            ("gt", "Greater"),
+            ("ge", "GreaterOrEqual"),
+            ("lt", "Less"),
+            ("le", "LessOrEqual"),
+            ("eq", "Equal"),
+        )
     },
+    "ne": lambda b, n, x, y: _not(b, n, _compared("Equal")(b, f"{n}/equal", x, y)),
+    **{name: _logic(kind) for kind in ("And", "Or", "Xor") for name in _spellings(kind)},
+    **dict.fromkeys(("logical_not", "bitwise_not", "__invert__"), _not),
+    "hardshrink": _hardshrink,
     "threshold": _threshold,
     "softshrink": _softshrink,
     "hardsigmoid": _hardsigmoid,

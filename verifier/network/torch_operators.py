@@ -13,6 +13,7 @@ from verifier.errors import UnsupportedOperatorError
 from verifier.network import products, windows
 from verifier.network.assembly import Assembler, Value, sparse_if_large
 from verifier.network.piecewise import absolute
+from verifier.network.torch_curved import CURVED, euclidean_norm
 from verifier.network.torch_elementwise import ELEMENTWISE, Converter, as_array
 from verifier.network.torch_windows import WINDOWS
 
@@ -22,15 +23,16 @@ def _linear(b: Assembler, name: str, x: Value, weight: Any, bias: Any = None) ->
 
 
 def _addmm(b: Assembler, name: str, bias: Any, x: Any, y: Any, beta: float = 1, alpha: float = 1) -> Value:
-    if isinstance(bias, Value) or isinstance(y, Value) or beta != 1 or alpha != 1:
-        raise UnsupportedOperatorError("addmm needs a constant bias and matrix, and no factors")
-    product = b.times_matrix(x, sparse_if_large(as_array(y)).T, None, f"{name}/product")
-    return b.affine(product, 1.0, as_array(bias), name)
+    """``beta · bias + alpha · x @ y``: addmm and baddbmm."""
+    product = b.affine(_matmul(b, f"{name}/product", x, y), float(alpha), 0.0, f"{name}/alpha")
+    if isinstance(bias, Value):
+        return b.add_values([product, b.affine(bias, float(beta), 0.0, f"{name}/beta")], (1, 1), name)
+    return b.affine(product, 1.0, beta * as_array(bias), name)
 
 
 def _matmul(b: Assembler, name: str, x: Any, y: Any) -> Value:
     if isinstance(x, Value) and isinstance(y, Value):
-        raise UnsupportedOperatorError("a product of two computed tensors is not piecewise linear")
+        return products.matmul_of_two(b, x, y, name)
     left = isinstance(y, Value)
     value, matrix = (y, sparse_if_large(as_array(x))) if left else (x, sparse_if_large(as_array(y)))
     return products.matmul(b, value, matrix, name, left=left)
@@ -65,12 +67,14 @@ def _mean(b: Assembler, name: str, x: Value, dim: Any = None, keepdim: bool = Fa
 
 
 def _norm(b: Assembler, name: str, x: Value, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Value:
+    if ord == 2:
+        return euclidean_norm(b, name, x, dim, keepdim)
     magnitudes = b.apply(absolute(), x, f"{name}/magnitudes")
     if ord == 1:
         return _mean(b, name, magnitudes, dim, keepdim, "sum")
     if ord == inf:
         return _mean(b, name, magnitudes, dim, keepdim, "max")
-    raise UnsupportedOperatorError(f"the norm of order {ord} is not piecewise linear (1 and infinity are)")
+    raise UnsupportedOperatorError(f"the norm of order {ord} is not supported (1, 2 and infinity are)")
 
 
 def _cumulative_sum(b: Assembler, name: str, x: Value, dim: int) -> Value:
@@ -84,9 +88,10 @@ def _triangle(take: Any) -> Converter:
 
 CONVERTERS: dict[str, Converter] = {
     **ELEMENTWISE,
+    **CURVED,
     **WINDOWS,
     "linear": _linear,
-    "addmm": _addmm,
+    **dict.fromkeys(("addmm", "baddbmm"), _addmm),
     **dict.fromkeys(("matmul", "mm", "mv", "bmm"), _matmul),
     "einsum": _einsum,
     "cumsum": _cumulative_sum,
@@ -103,7 +108,19 @@ CONVERTERS: dict[str, Converter] = {
 """How each supported operation of torch is rewritten, by its name without the overload."""
 
 MOVEMENTS = {
-    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t"),
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "t",
+        "mT",
+    ),
     *("squeeze", "unsqueeze", "expand", "repeat", "roll", "flip", "narrow", "slice", "select", "index_select"),
     *("chunk", "split", "split_with_sizes", "unbind", "index", "gather", "diagonal", "tile", "pixel_shuffle"),
     *("pixel_unshuffle", "channel_shuffle", "unfold", "rot90", "expand_as", "view_as", "copy", "stack"),
@@ -111,8 +128,12 @@ MOVEMENTS = {
 }
 """Operations that only move data; tensors of floats among their arguments are data, others are positions."""
 
-OF_JUMPS = {"add", "sub", "mul", "div", "neg", "abs", "relu", "where", "sign", "gt", "ge", "lt", "le", "_to_copy"}
-"""Operations that take functions with jumps too."""
+OF_JUMPS = {
+    *("add", "sub", "mul", "neg", "abs", "relu", "where", "sign", "gt", "ge", "lt", "le", "eq", "ne", "_to_copy", "to"),
+    *(f"{form}_{kind}" for form in ("logical", "bitwise") for kind in ("and", "or", "xor", "not")),
+    *("__and__", "__or__", "__xor__", "__invert__", "threshold", "softshrink", "hardshrink"),
+}
+"""Operations that take functions with jumps as they are; others take the values of these."""
 
 SIZES = {
     *("sym_size", "size", "dim", "numel", "sym_numel"),
@@ -121,6 +142,6 @@ SIZES = {
 """Operations whose results depend on shapes alone."""
 
 
-def supported() -> str:
-    """What is supported, in words."""
-    return f"supported operations: {', '.join(sorted(k for k in {*CONVERTERS, *MOVEMENTS} if k[0] != '_'))}"
+def supported() -> list[str]:
+    """The names of all operations that are read."""
+    return sorted(name for name in {*CONVERTERS, *MOVEMENTS} if not name.startswith("_"))

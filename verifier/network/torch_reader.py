@@ -15,6 +15,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ import torch
 from torch import fx, nn
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Jump, Value
+from verifier.network.assembly import Assembler, Jump, Masked, Value
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
 from verifier.network.reduction import reduce
 from verifier.network.shifts import AbsorbShifts
-from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, OF_JUMPS, SIZES, supported
+from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, OF_JUMPS, SIZES
 
+WHAT_IS_READ = "`verifier inspect --operators` lists what is supported"
+"""What to do about an operation that is not."""
 SAMPLES = 4
 """Random inputs on which a network is compared with its module."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -169,10 +172,10 @@ class _Reader:
 
     def read(self) -> Network:
         self._run(self.exported.graph_module, self.known)
-        result = self.known.get(self.output)
+        result = self._value_of("output")(self.known.get(self.output))
         if not isinstance(result, Value):
             raise NetworkError("the module must return one tensor that depends on its input", place=self.source)
-        return self.build.finish(result, "output")
+        return replace(self.build.finish(result, "output"), remarks=tuple(self.build.remarks))
 
     def _run(self, graph: fx.GraphModule, known: dict[str, Any]) -> Any:
         """Rewrite a graph node by node into ``known``; what it returns."""
@@ -187,7 +190,7 @@ class _Reader:
             try:
                 known[node.name] = self._step(graph, node, where, args, options)
             except UnsupportedOperatorError as error:
-                raise UnsupportedOperatorError(error.problem, place=place, fix=error.fix or supported()) from None
+                raise UnsupportedOperatorError(error.problem, place=place, fix=error.fix or WHAT_IS_READ) from None
             except NetworkError as error:
                 raise NetworkError(error.problem, place=error.place or place, fix=error.fix) from None
             except (TypeError, RuntimeError, IndexError, ValueError) as error:
@@ -205,21 +208,27 @@ class _Reader:
         if target is operator.getitem and isinstance(args[0], (tuple, list)):
             found = args[0][args[1]]
             if found is None and node.users:
-                raise UnsupportedOperatorError("positions of maxima, as a second result, are not supported")
+                raise UnsupportedOperatorError(f"the result number {args[1]} of an operation (positions of maxima, say)")
             return found
         assert callable(target)
         if not _depends((args, options)):
             return target(*args, **options)
         converter = CONVERTERS.get(kind)
-        if kind not in OF_JUMPS and any(isinstance(a, Jump) for a in (*args, *options.values())):
-            raise UnsupportedOperatorError(f"{kind} of a comparison or a sign, which jumps, is not supported")
+        if kind not in ("softmax", "_softmax") and any(isinstance(a, Masked) for a in (*args, *options.values())):
+            raise UnsupportedOperatorError(f"{kind} of minus infinity is not supported (a Softmax takes it)")
+        if kind not in OF_JUMPS:
+            args, options = _mapped(self._value_of(where), args), _mapped(self._value_of(where), options)
         if converter is not None:
             return converter(self.build, where, *args, **options)
         if kind in SIZES:
             return target(torch.zeros((), dtype=torch.float64).expand(args[0].shape), *args[1:], **options)
         if kind in MOVEMENTS:
             return self._move(target, where, args, options)
-        raise UnsupportedOperatorError(f"{kind} is not supported", fix=supported())
+        raise UnsupportedOperatorError(f"{kind} is not supported", fix=WHAT_IS_READ)
+
+    def _value_of(self, where: str) -> Callable[[Any], Any]:
+        """Gives a function with jumps a node of its own."""
+        return lambda a: self.build.materialised(a, f"{where}/steps") if isinstance(a, Jump) else a
 
     def _inner(self, graph: fx.GraphModule, args: Any) -> Any:
         """A graph inside the graph: what ran under ``torch.no_grad()``."""
@@ -275,7 +284,7 @@ def _mapped(change: Callable[[Any], Any], arguments: Any) -> Any:
 
 def _depends(arguments: Any) -> bool:
     """Whether something that depends on the input is anywhere in nested arguments."""
-    if isinstance(arguments, (Value, Jump)):
+    if isinstance(arguments, (Value, Jump, Masked)):
         return True
     if isinstance(arguments, dict):
         return any(_depends(a) for a in arguments.values())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from verifier.bounds.crown import Crown
 from verifier.engines.base import Answer, EngineResult
-from verifier.engines.native.bounding import GraphBounds
+from verifier.engines.native.bounding import BoxBounds, ForwardBounds, GraphBounds
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.errors import InputError
@@ -41,10 +43,18 @@ def search_curved(
     if witness is not None:
         return EngineResult(answer=Answer.SAT, x=witness)
     rest, low, high = conditions.boxed(query.box)
+    falsifier = climbing(query, conditions, options.seed)
     try:
-        bounds = GraphBounds(Crown(query.network, query.box), rest, options.threads)
+        bounds = _bounds(query, rest, options, settings)
+        search = InputSplit(query, bounds, low, high, falsifier, memory=options.memory, settings=settings.boxes)
+        return search.run(deadline, listener)
     except InputError as error:  # a function may leave its domain, as far as bounds of its argument can tell
         return EngineResult(answer=Answer.UNKNOWN, reason=error.problem)
-    falsifier = climbing(query, conditions, options.seed)
-    search = InputSplit(query, bounds, low, high, falsifier, memory=options.memory, settings=settings.boxes)
-    return search.run(deadline, listener)
+
+
+def _bounds(query: Query, rest: Conditions, options: Options, settings: NativeSettings) -> BoxBounds:
+    """Bounds that go back from every neuron; where that takes too long and few inputs vary, those carried forward."""
+    forward = query.network.neurons >= settings.condensed_from and query.box.varying <= settings.low_dimension
+    if not forward:
+        return GraphBounds(Crown(query.network, query.box), rest, options.threads)
+    return ForwardBounds(query.network, rest, np.flatnonzero(query.box.width > 0), options.threads)

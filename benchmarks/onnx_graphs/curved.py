@@ -1,6 +1,6 @@
-"""ONNX graphs with curved operators, products of tensors and jumps, for the corpus of `onnx_graphs.py`.
+"""ONNX graphs with curved operators, products of tensors and jumps, for the corpus.
 
-Each is what writes it into an `onnx_graphs.Builder`, with the first opset that it exists in.
+Each is what writes it into an `onnx_graphs.builder.Builder`, with the first opset that it exists in.
 """
 
 from __future__ import annotations
