@@ -208,7 +208,9 @@ class _Reader:
         if target is operator.getitem and isinstance(args[0], (tuple, list)):
             found = args[0][args[1]]
             if found is None and node.users:
-                raise UnsupportedOperatorError(f"the result number {args[1]} of an operation (positions of maxima, say)")
+                raise UnsupportedOperatorError(
+                    f"the result number {args[1]} of an operation (positions of maxima, say)"
+                )
             return found
         assert callable(target)
         if not _depends((args, options)):
