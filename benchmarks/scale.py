@@ -78,7 +78,7 @@ def measure(kind: str, neurons: int, method: str, seconds: float) -> dict[str, o
     from verifier.bounds import bounds
     from verifier.bounds.crown_slopes import NeuronBounder
     from verifier.bounds.lirpa import lirpa_bounds
-    from verifier.bounds.structured.condense import Condenser
+    from verifier.bounds.restriction import restrict
     from verifier.bounds.structured.sweep import Sweep
     from verifier.limits import Deadline
 
@@ -93,7 +93,7 @@ def measure(kind: str, neurons: int, method: str, seconds: float) -> dict[str, o
         ends = {n.inputs[0]: (found[n.inputs[0]].lower, found[n.inputs[0]].upper) for n in network.activations}
         open_ = sum(int(((low < 0) & (high > 0)).sum()) for low, high in ends.values())
     elif method == "condensed":
-        open_ = Condenser(network, box, NeuronBounder(1), deadline=Deadline.after(seconds)).run().neurons
+        open_ = restrict(network, box, NeuronBounder(1), deadline=Deadline.after(seconds), fold_active=True).neurons
     else:
         sweep = Sweep(network, box, np.ones(10, dtype=bool), deadline=Deadline.after(seconds))
         values = sweep.run()

@@ -15,11 +15,11 @@ from bounds import mnist_cases, random_network, timed
 from common import RESULTS, machine, table
 
 from verifier.bounds import interval_bounds
-from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.condensed_refine import refine
 from verifier.bounds.crown_slopes import NeuronBounder, ascend, initial_weights, prove
 from verifier.bounds.lirpa import lirpa_bounds
 from verifier.bounds.lirpa_compat import available
+from verifier.bounds.restriction import restrict
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
@@ -29,7 +29,7 @@ STEPS = 20
 
 def ours(network: Network, box: Box, steps: int) -> tuple[Array, Array]:
     """Proved bounds of the outputs."""
-    condensed = CondensedNetwork(network, box, NeuronBounder(1))
+    condensed = restrict(network, box, NeuronBounder(1))
     if steps > 1:
         condensed = refine(condensed, NeuronBounder(steps), condensed.phases)
     size = network.output_size

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from verifier.bounds.bound import Bound
 from verifier.encodings.model import Atom, Disjunction, Expressions, Indices, Model
 from verifier.encodings.phases import Phase, possible_phases
+from verifier.network.affine import adds_exactly
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
@@ -132,12 +133,6 @@ def selects(matrices: tuple[sp.csr_array, ...]) -> bool:
 def _shift(matrices: tuple[sp.csr_array, ...], inputs: list[Expressions]) -> npt.NDArray[np.float64]:
     """What the constants of the inputs add; exact if the matrices select."""
     return np.asarray(sum(matrix @ expressions.constant for matrix, expressions in zip(matrices, inputs, strict=True)))
-
-
-def adds_exactly(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> bool:
-    """Whether ``a + b`` in float64 is the real sum, in every entry (Dekker, 1971: the larger term gives the error)."""
-    total = a + b
-    return bool(((total - a == b) & (total - b == a)).all())
 
 
 def combine(

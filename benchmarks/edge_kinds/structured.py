@@ -12,7 +12,7 @@ from edge_kinds.kind import Kind, Outcome, Trial
 
 from verifier.bab import Ending
 from verifier.bounds.crown_slopes import NeuronBounder
-from verifier.bounds.structured.condense import Condenser
+from verifier.bounds.restriction import restrict
 from verifier.bounds.structured.maps import Backend
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
@@ -161,7 +161,7 @@ def _trials(query: Query, detail: str, splits: bool) -> Iterable[Trial]:
         return found.ending is Ending.PROVED
 
     def condensed() -> bool:
-        condensed = Condenser(query.network, query.box, NeuronBounder(1)).run()
+        condensed = restrict(query.network, query.box, NeuronBounder(1), fold_active=True)
         return not len(SubproblemSearch(query, conditions, condensed, NEVER).root([0], 3)[0])
 
     for name, proves in (

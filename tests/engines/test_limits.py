@@ -11,10 +11,9 @@ import pytest
 
 from verifier import Status, saliency_robustness, verify
 from verifier.bounds import bounds
-from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.lirpa import lirpa_bounds
+from verifier.bounds.restriction import restrict
 from verifier.engines.registry import get
-from verifier.engines.saliency.form import relu_form
 from verifier.errors import EngineError, TimeLimitError
 from verifier.limits import Deadline, in_force, poll
 from verifier.network.convolution import Conv
@@ -22,6 +21,7 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
+from verifier.network.relu_form import relu_form
 from verifier.options import Options
 from verifier.properties.sets import Box
 
@@ -54,7 +54,7 @@ def test_a_deadline_is_in_force_within_its_block_only() -> None:
         lambda net, box: ExactNetwork(net).values(box.lower),
         lambda net, box: ExactNetwork(net).gradient(box.lower, 0),
         lambda net, box: relu_form(net),
-        lambda net, box: CondensedNetwork(net, box, lambda *_: (np.zeros(0), np.zeros(0))),
+        lambda net, box: restrict(net, box, lambda *_: (np.zeros(0), np.zeros(0))),
     ],
     ids=["crown", "intervals", "exact values", "exact gradient", "layers", "unstable ReLUs"],
 )

@@ -131,3 +131,31 @@ def test_a_deadline_that_has_passed_proves_nothing() -> None:
     )
     result = NativeEngine(NativeSettings(exact=ExactSettings.never())).solve(query, Options(), Deadline.after(1e-9))
     assert result.answer is Answer.TIMEOUT
+
+
+@pytest.mark.parametrize("network", ["condensed", "split on ReLUs"])
+def test_a_value_that_one_point_has_is_not_ruled_out_by_neurons_that_are_active(network: str) -> None:
+    """relu(x) + relu(y + 5) = 5.3 is met at (0.3, 0), within rounding; the second ReLU is active on the whole box."""
+    weights = [np.eye(2), np.ones((1, 2))]
+    part = Conjunction(y_rows=np.array([[1.0], [-1.0]]), bound=np.array([5.3, -5.3]))
+    query = Query(
+        network=feedforward(weights, [np.array([0.0, 5.0]), np.zeros(1)]),
+        box=Box(-np.ones(2), np.ones(2)),
+        disjuncts=(part,),
+    )
+    few = {"condensed_from": 0} if network == "condensed" else {"low_dimension": 0}
+    engine = NativeEngine(NativeSettings(exact=ExactSettings.never(), **few))
+    result = engine.solve(query, Options(prepass=False), Deadline.after(60))
+    assert result.answer is Answer.SAT
+    assert replay(query, result.x).exact
+
+
+def test_neurons_of_parallel_branches_are_not_confused() -> None:
+    """relu(x) - relu(y) reaches 0.9 at (1, 0); as one neuron the two would cancel."""
+    builder = NetworkBuilder((2,))
+    one, two = (builder.add(relu(), builder.add(Dense(row[None], np.zeros(1)), "input")) for row in np.eye(2))
+    network = builder.build(builder.add(Sum((1, -1)), one, two))
+    part = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-0.9]))
+    query = Query(network=network, box=Box(-np.ones(2), np.ones(2)), disjuncts=(part,))
+    engine = NativeEngine(NativeSettings(condensed_from=0, exact=ExactSettings.never()))
+    assert engine.solve(query, Options(prepass=False), Deadline.after(60)).answer is Answer.SAT

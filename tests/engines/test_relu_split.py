@@ -11,6 +11,7 @@ from verifier.bounds.condensed import Bounder, CondensedNetwork
 from verifier.bounds.condensed_refine import refine
 from verifier.bounds.crown_slopes import NeuronBounder, ascend, initial_weights, prove
 from verifier.bounds.neuron_search import NeuronSearch
+from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
@@ -66,7 +67,7 @@ def values(condensed: CondensedNetwork, x: np.ndarray) -> list[np.ndarray]:
         value[: block.count] = np.maximum(value[: block.count], 0.0)
         v.append(value)
     out = condensed.output
-    z.append(sum((m @ v[s] for s, m in out.terms.items()), start=out.constant[:, None] + np.zeros((1, len(x)))))
+    z.append(sum((m @ v[s] for s, m in out.matrices.items()), start=out.constant[:, None] + np.zeros((1, len(x)))))
     return z
 
 
@@ -74,7 +75,7 @@ def values(condensed: CondensedNetwork, x: np.ndarray) -> list[np.ndarray]:
 def test_the_form_is_the_network_and_its_bounds_contain_all_samples(bounder: Bounder | None) -> None:
     rng = np.random.default_rng(0)
     for network, box in networks(rng):
-        condensed = CondensedNetwork(network, box, NeuronBounder(1))
+        condensed = restrict(network, box, NeuronBounder(1))
         if bounder is not None:
             tighter = refine(condensed, bounder)
             assert tighter.neurons <= condensed.neurons
@@ -89,6 +90,26 @@ def test_the_form_is_the_network_and_its_bounds_contain_all_samples(bounder: Bou
             assert (value[block.count :] >= 0).all()
 
 
+@pytest.mark.parametrize("fold_active", [False, True])
+def test_signs_of_the_networks_own_relus_hold_on_all_samples(fold_active: bool) -> None:
+    rng = np.random.default_rng(4)
+    kinds = {-1: 0, 0: 0, 1: 0}
+    for network in (dense(rng, (5, 12, 12, 3)), dense(rng, (5, 12, 12, 3))):
+        box = Box.around(rng.random(5), 0.15, None)
+        condensed = restrict(network, box, NeuronBounder(1), fold_active=fold_active)
+        for found in (condensed, refine(condensed, NeuronBounder(10))):
+            assumed, known = found.signs(np.ones(found.neurons, dtype=np.int8))
+            values = network.values(box.sample(500, rng))
+            for node in network.activations:
+                z = values[node.inputs[0]]
+                assert (z[:, known[node.name] > 0] >= 0).all()
+                assert (z[:, known[node.name] < 0] <= 0).all()
+                np.testing.assert_array_equal(assumed[node.name], known[node.name] == 0)
+                for sign in kinds:
+                    kinds[sign] += int((known[node.name] == sign).sum())
+    assert min(kinds.values()) > 5
+
+
 @pytest.mark.parametrize("output", ["relu", "pool"])
 def test_relus_before_a_maxpool_come_after_it(output: str) -> None:
     rng = np.random.default_rng(5)
@@ -98,7 +119,7 @@ def test_relus_before_a_maxpool_come_after_it(output: str) -> None:
     pooled = builder.add(MaxPool((3, 3), (2, 2), (1, 1, 1, 1)))
     network = builder.build(hidden if output == "relu" else pooled)
     box = Box.around(rng.random(49), 0.3)
-    condensed = CondensedNetwork(network, box, NeuronBounder(1))
+    condensed = restrict(network, box, NeuronBounder(1))
     x = box.sample(300, rng)
     z = values(condensed, x)
     assert np.allclose(z[-1].T, network.forward(x.reshape(-1, 1, 7, 7)).reshape(len(x), -1))
@@ -113,7 +134,7 @@ def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     rng = np.random.default_rng(1)
     better = 0
     for network, box in networks(rng):
-        condensed = CondensedNetwork(network, box, NeuronBounder(1))
+        condensed = restrict(network, box, NeuronBounder(1))
         y_rows = rng.normal(size=(4, network.output_size))
         start = condensed.rows(y_rows, np.zeros((4, box.size)), np.zeros(4))
         weights = initial_weights(condensed, 4)
@@ -137,7 +158,7 @@ def width(condensed: CondensedNetwork) -> float:
 def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
     rng = np.random.default_rng(3)
     network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
-    condensed = refine(CondensedNetwork(network, box, NeuronBounder(1)), NeuronBounder(40))
+    condensed = refine(restrict(network, box, NeuronBounder(1)), NeuronBounder(40))
     little = refine(condensed, NeuronSearch(NeuronBounder(10, threads), 2000))
     much = refine(condensed, NeuronSearch(NeuronBounder(10, threads), 20000))
     assert width(little) < 0.95 * width(condensed)
@@ -154,7 +175,7 @@ def test_searches_for_units_tighten_what_ascents_leave(threads: int) -> None:
 def test_searches_go_on_where_that_closes_units() -> None:
     rng = np.random.default_rng(3)
     network, box = dense(rng, (6, 20, 20, 20, 2)), Box.around(rng.random(6), 0.3, None)
-    condensed = refine(CondensedNetwork(network, box, NeuronBounder(1)), NeuronBounder(40))
+    condensed = refine(restrict(network, box, NeuronBounder(1)), NeuronBounder(40))
     stopped = refine(condensed, NeuronSearch(NeuronBounder(4), 300, patience=0.0))
     longer = refine(condensed, NeuronSearch(NeuronBounder(4), 300))
     assert longer.neurons < stopped.neurons <= condensed.neurons
@@ -171,7 +192,7 @@ def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder)
     rng = np.random.default_rng(2)
     checked = 0
     for network, box in networks(rng):
-        condensed = CondensedNetwork(network, box, NeuronBounder(1))
+        condensed = restrict(network, box, NeuronBounder(1))
         x = box.sample(4000, rng)
         z = values(condensed, x)
         opened = np.concatenate([v[: b.count] for b, v in zip(condensed.blocks[1:], z[1:], strict=False)])
@@ -201,7 +222,7 @@ def test_bounds_under_phases_contain_the_samples_of_the_phases(bounder: Bounder)
 def test_contradicting_phases_leave_nothing() -> None:
     weights = [np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([[1.0, 1.0], [1.0, -1.0]]), np.array([[1.0, 1.0]])]
     network = feedforward(weights, [np.array([0.0, -0.5]), np.array([-0.1, 0.0]), np.zeros(1)])
-    condensed = CondensedNetwork(network, Box(-np.ones(2), np.ones(2)), NeuronBounder(1))
+    condensed = restrict(network, Box(-np.ones(2), np.ones(2)), NeuronBounder(1))
     both = np.zeros(condensed.neurons, dtype=np.int8)
     both[:2] = 1  # x + y >= 0 and x + y <= -0.5
     assert refine(refine(condensed, NeuronBounder(30), both), NeuronBounder(30)).empty

@@ -14,7 +14,6 @@ from verifier.engines.base import Answer
 from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency import SaliencyEngine
 from verifier.engines.saliency.engine import SaliencySettings
-from verifier.engines.saliency.form import INPUT, relu_form
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.engines.saliency.propagation import contract, propagate
 from verifier.engines.saliency.relaxation import Relaxation
@@ -25,6 +24,7 @@ from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
+from verifier.network.relu_form import INPUT, relu_form
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
 from verifier.verdict import Certainty

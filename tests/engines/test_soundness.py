@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from verifier import verify
-from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.crown import Crown
 from verifier.bounds.crown_slopes import NeuronBounder, initial_weights, prove
+from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer, Engine
 from verifier.engines.native import NativeEngine
 from verifier.engines.native import engine as engine_module
@@ -202,7 +202,7 @@ def test_rounding_of_layers_without_relus_between_them_is_kept_through_other_ope
     layers = Dense(spread, np.zeros(terms + 1)), Dense(gather, np.zeros(2))
     for operators in ((leaky_relu(0.9),), (Reshape((2, 1, 1)), MaxPool((1, 1), (1, 1)), Reshape((2,)))):
         network = feed_forward((2,), *layers, *operators, dense([[1.0, -1.0]], [0.0]))
-        condensed = CondensedNetwork(network, Box(np.array([-1.0, 0.0]), np.array([-0.5, 1.0])), NeuronBounder())
+        condensed = restrict(network, Box(np.array([-1.0, 0.0]), np.array([-0.5, 1.0])), NeuronBounder())
         start = condensed.rows(np.ones((1, 1)), np.zeros((1, 2)), np.zeros(1))
         lower = prove(condensed, start, initial_weights(condensed, 1), np.zeros((condensed.neurons, 1), dtype=np.int8))
         assert lower[0] <= -0.9 * terms * LOST  # at (-1, 0), but for a share of it that the other slope takes
@@ -221,7 +221,7 @@ def test_rounding_of_a_sum_over_several_paths_is_covered() -> None:
     total = builder.add(relu(), builder.add(Dense(np.ones((1, terms)), np.zeros(1)), small))
     direct = builder.add(dense([[-1.0, 1.0] + [0.0] * 10], [0.0]), hidden)
     network = builder.build(builder.add(Sum((1, -1)), direct, total))
-    condensed = CondensedNetwork(network, Box(np.full(2, 0.5), np.ones(2)), NeuronBounder())
+    condensed = restrict(network, Box(np.full(2, 0.5), np.ones(2)), NeuronBounder())
     start = condensed.rows(np.ones((1, 1)), np.zeros((1, 2)), np.zeros(1))
     lower = prove(condensed, start, initial_weights(condensed, 1), np.zeros((condensed.neurons, 1), dtype=np.int8))
     assert lower[0] <= -terms * LOST / 4
@@ -229,7 +229,7 @@ def test_rounding_of_a_sum_over_several_paths_is_covered() -> None:
 
 def test_the_rounding_analysis_counts_every_relu_of_a_tournament() -> None:
     network = feed_forward((1, 12, 12), MaxPool((6, 6), (1, 1)), Reshape((49,)), Dense(np.ones((1, 49)), np.zeros(1)))
-    condensed = CondensedNetwork(network, Box(np.zeros(144), np.ones(144)), NeuronBounder())
+    condensed = restrict(network, Box(np.zeros(144), np.ones(144)), NeuronBounder())
     assert condensed.neurons == 35 * 49
     assert condensed.gamma >= gamma(2 * condensed.neurons)
 
@@ -245,7 +245,7 @@ def test_linear_functions_of_many_inputs_are_rounded_downwards() -> None:
 def test_boxes_near_the_end_of_float64_prove_nothing() -> None:
     network = feed_forward((1,), dense([[1e-300]], [0.0]), relu(), dense([[1.0]], [0.0]))
     with pytest.raises(InputError, match="too large"):
-        CondensedNetwork(network, Box(np.array([-1e308]), np.array([1e308])), NeuronBounder())
+        restrict(network, Box(np.array([-1e308]), np.array([1e308])), NeuronBounder())
 
 
 def test_bounds_that_decide_are_not_called_exact() -> None:

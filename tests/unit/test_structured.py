@@ -18,9 +18,9 @@ from edge_kinds.structured import random_network, touching
 
 from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.interval import interval_values
+from verifier.bounds.restriction import restrict
 from verifier.bounds.structured import backward, maps
 from verifier.bounds.structured.backward import Backward, backend_for
-from verifier.bounds.structured.condense import Condenser
 from verifier.bounds.structured.maps import Backend, check_arithmetic, exact_products, maps_of
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
@@ -41,8 +41,8 @@ from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.maxima import RecogniseMaxima
-from verifier.network.operators import AffineOperator, Dense, Reshape
-from verifier.network.piecewise import absolute, relu
+from verifier.network.operators import AffineOperator, Dense, Reshape, Sum
+from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.properties.builders import robustness
@@ -215,7 +215,7 @@ def test_the_condensed_form_is_the_network() -> None:
     neurons = 0
     for rng, network in networks():
         box = ball(network, rng, 0.3, 0.15)
-        condensed = Condenser(network, box, NeuronBounder(1)).run()
+        condensed = restrict(network, box, NeuronBounder(1), fold_active=True)
         x = box.sample(20, rng)
         values: list[Any] = [x.T]
         for block in condensed.blocks[1:]:
@@ -223,10 +223,34 @@ def test_the_condensed_form_is_the_network() -> None:
             assert (z >= block.z_low[:, None] - 1e-9).all()
             assert (z <= block.z_high[:, None] + 1e-9).all()
             values.append(np.maximum(z, 0.0))
-        y = condensed.output.constant[:, None] + sum(m @ values[s] for s, m in condensed.output.terms.items())
+        y = condensed.output.constant[:, None] + sum(m @ values[s] for s, m in condensed.output.matrices.items())
         np.testing.assert_allclose(np.broadcast_to(y.T, (20, 2)), network.forward(x), rtol=1e-9, atol=1e-9)
         neurons += condensed.neurons
     assert neurons > 50
+
+
+def test_other_activations_are_condensed_as_relus() -> None:
+    """MaxPool, Clip and |z|, of which the sweep knows nothing, in a residual network."""
+    rng = np.random.default_rng(3)
+    builder = NetworkBuilder((1, 5, 5))
+    first = builder.add(leaky_relu(0.1), builder.add(Conv(rng.normal(size=(2, 1, 3, 3)), rng.normal(size=2))))
+    second = builder.add(Conv(rng.normal(size=(2, 2, 3, 3)), rng.normal(size=2), padding=(1, 1, 1, 1)), first)
+    builder.add(clip(-1.0, 2.0), builder.add(Sum((1, -1)), second, first))
+    builder.add(MaxPool((2, 2), (1, 1), (1, 0, 0, 0)))
+    size = int(np.prod(builder.shape(builder._last)))
+    builder.add(Reshape((size,)))
+    builder.add(absolute(), builder.add(Dense(rng.normal(size=(3, size)), rng.normal(size=3))))
+    network = builder.build()
+    box = ball(network, rng, 0.3, 0.2)
+    condensed = restrict(network, box, NeuronBounder(1), fold_active=True)
+    assert condensed.neurons > 5
+    x = box.sample(50, rng)
+    values: list[Any] = [x.T]
+    for block in condensed.blocks[1:]:
+        z = block.constant[:, None] + sum(m.matrix @ values[s] for s, m in block.edges)
+        values.append(np.maximum(z, 0.0))
+    y = condensed.output.constant[:, None] + sum(m @ values[s] for s, m in condensed.output.matrices.items())
+    np.testing.assert_allclose(y.T, network.forward(x), rtol=1e-9, atol=1e-9)
 
 
 def test_without_slack_for_rounding_a_bound_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +289,7 @@ def test_numbers_out_of_range_are_bounded_in_float64_or_not_at_all() -> None:
         lower = RowBounds(sweep, np.array([[1.0, 0.0]]), np.zeros((1, box.size)), np.zeros(1)).lower()
         assert lower[0] <= network.forward(box.center)[0]
     with pytest.raises(InputError, match="too large"):
-        Condenser(network, ball(network, rng, 0.1, 0.1), NeuronBounder(1)).run()
+        restrict(network, ball(network, rng, 0.1, 0.1), NeuronBounder(1), fold_active=True)
     builder = NetworkBuilder((2,))
     builder.add(absolute())
     with pytest.raises(InputError, match="ReLU"):
@@ -300,12 +324,12 @@ def test_memory_and_time_end_the_work_with_a_number_and_a_place() -> None:
     with pytest.raises(MemoryLimitError, match=r"node 'conv_\d': .* GiB are needed"):
         Sweep(network, box, needed, memory=MemoryBudget(1e4)).run()
     with pytest.raises(MemoryLimitError, match="GiB are needed"):
-        Condenser(network, few, NeuronBounder(1), memory=MemoryBudget(1e4)).run()
+        restrict(network, few, NeuronBounder(1), memory=MemoryBudget(1e4), fold_active=True)
     late = Deadline(time.monotonic() - 1)
     with pytest.raises(TimeLimitError, match="node"):
         Sweep(network, box, needed, deadline=late).run()
     with pytest.raises(TimeLimitError, match="node"):
-        Condenser(network, few, NeuronBounder(1), deadline=late).run()
+        restrict(network, few, NeuronBounder(1), deadline=late, fold_active=True)
 
 
 def test_a_tight_memory_limit_changes_chunks_not_bounds() -> None:

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 
 from verifier.attention.inconsistency import ExpectedMap, Inconsistency, expected_map
 from verifier.attention.traversal.kernels import Expected
+from verifier.attention.traversal.layers import LayeredForm, layered_form
 from verifier.attention.traversal.net import TraversalNet, traversal_net
-from verifier.attention.traversal.relu_form import ReluForm, relu_form
 from verifier.encodings.perturbations import Perturbed
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
@@ -47,7 +47,7 @@ def problem(
         idle: give a single parameter an idle companion, so that its regions are rectangles of a square.
         box: a tile of Θ; all of Θ by default.
     """
-    form = relu_form(perturbed.network, [perturbed.pixels])
+    form = layered_form(perturbed.network, [perturbed.pixels])
     whole = perturbed.box
     box = whole if box is None else box
     idle = idle and box.size == 1
@@ -89,7 +89,7 @@ def _padded(seeds: Array, wanted: ExpectedMap) -> tuple[Array, ExpectedMap]:
     return np.concatenate([seeds, np.zeros((more, seeds.shape[1]))]), wanted
 
 
-def _with_idle(form: ReluForm) -> ReluForm:
+def _with_idle(form: LayeredForm) -> LayeredForm:
     """The same network with one more input that it ignores."""
     layers = [replace(form.layers[0], bias=np.zeros(2))]
     for layer in form.layers[1:]:
@@ -100,7 +100,9 @@ def _with_idle(form: ReluForm) -> ReluForm:
     return replace(form, layers=tuple(layers))
 
 
-def _reduced(form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap) -> tuple[sp.csr_array, ExpectedMap]:
+def _reduced(
+    form: LayeredForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMap
+) -> tuple[sp.csr_array, ExpectedMap]:
     """Coordinates of the maps in an orthonormal basis of all maps that can occur, if that is much smaller.
 
     A dense first layer of k neurons has gradients in a k-dimensional space; Euclidean distances only see it
@@ -122,7 +124,7 @@ def _reduced(form: ReluForm, pixels: int, rows: sp.csr_array, wanted: ExpectedMa
     return sp.csr_array(sp.csr_array(basis.T) @ rows), small
 
 
-def _scaled(wanted: ExpectedMap, settings: Inconsistency, box: Box, form: ReluForm, tnet: TraversalNet) -> Expected:
+def _scaled(wanted: ExpectedMap, settings: Inconsistency, box: Box, form: LayeredForm, tnet: TraversalNet) -> Expected:
     """The expected map over the unit cube: θ = lower + width · t."""
     d, lower, width = box.size, box.lower, box.width
     slopes = np.zeros((d, *wanted.base.shape))

@@ -28,24 +28,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from verifier.bounds.condensed_values import Affine, Matrix, longest_row
+from verifier.bounds.condensed_values import Matrix
 from verifier.bounds.relaxations import relu_relaxation
 from verifier.errors import InputError
-from verifier.limits import Work, poll
-from verifier.network.graph import Network, Node
-from verifier.network.operators import AffineOperator, Array
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.limits import Work
+from verifier.network.affine import Affine, longest_row
+from verifier.network.operators import Array
 from verifier.properties.sets import Box
 from verifier.rounding import LARGEST, TINY, gamma
 
 Ends = tuple[Array, Array]
+Signs = npt.NDArray[np.int8]
 
 
 @dataclass(eq=False)
@@ -53,7 +52,8 @@ class Block:
     """ReLUs that stand side by side: first the unstable ones, then the active ones; block 0 is the input.
 
     Attributes:
-        neurons: ``(live,)`` their places in the operator's output.
+        neurons: ``(live,)`` their places in the output of their node.
+        node: the ReLU node that they are of; "" for ReLUs that make something else.
         low, high: bounds of the values v of the live neurons.
         magnitude, reach: ``(live,)``: bounds on the values, and on the coefficients that a neuron may meet before it.
         cost: ``(live,)``: what rounding loses for each unit of coefficient of z (the module's docstring).
@@ -81,8 +81,9 @@ class Block:
     slope: Array = field(default_factory=lambda: np.zeros(0))
     intercept: Array = field(default_factory=lambda: np.zeros(0))
     start: Array = field(default_factory=lambda: np.zeros(0))
-    phases: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
+    phases: Signs = field(default_factory=lambda: np.zeros(0, dtype=np.int8))
     row_weights: Array | None = None
+    node: str = ""
     relaxation_cost: Array = field(default_factory=lambda: np.zeros(0))
 
     _lines: dict[Any, Ends] = field(default_factory=dict)
@@ -128,168 +129,71 @@ them; the third argument is where to start."""
 
 
 class CondensedNetwork:
-    """One network, condensed on one box; see the module.
+    """One network, condensed on one box; see the module. It is made by `verifier.bounds.restriction.restrict`.
 
     Args:
-        bounder: how the signs of ReLUs that intervals leave open are bounded.
+        first: block 0, the inputs.
+        gamma: γ_N.
+
+    Attributes:
+        blocks: the inputs, and the blocks of ReLUs so far.
+        output: the network's outputs.
+        neurons: the number of unstable neurons so far.
+        fixed: by ReLU node ``(size,)``: 1 for neurons that are folded in as active, -1 for those left out as inactive, 0
+            for those in the node's block.
+        empty: whether the assumed phases contradict each other.
+        work: what passes through it have cost so far.
     """
 
-    def __init__(self, network: Network, box: Box, bounder: Bounder) -> None:
-        self._bounder = bounder
-        self._begin(network, box)
-        values: dict[str, Affine] = {network.input: Affine.variables(box.size, 0)}
-        readers = {name: sum(name in n.inputs for n in network.nodes) for name in [n.name for n in network.nodes]}
-        # ReLUs that only a MaxPool reads; they come after it, for there they are fewer
-        late = {n.name for n in network.nodes if readers[n.name] == 1 and _is_relu(n)} - {network.output}
-        late &= {n.inputs[0] for n in network.nodes if isinstance(n.operator, MaxPool)}
-        for node in network.nodes[1:]:
-            poll(f"while node {node.name!r} was written over its unstable ReLUs")
-            inputs = [values[i] for i in node.inputs]
-            if node.name in late:
-                values[node.name] = inputs[0]
-            elif isinstance(node.operator, MaxPool):
-                windows, after = node.operator.windows(network[node.inputs[0]].shape), node.inputs[0] in late
-                winners = self._tournament(inputs[0], windows, after)
-                values[node.name] = self._relu(winners) if after else winners
-            else:
-                values[node.name] = self._value(network, node, inputs)
-            for i in set(node.inputs):
-                readers[i] -= 1
-                if not readers[i]:
-                    del values[i]
-        self.output = values[network.output]
+    output: Affine
+
+    def __init__(self, first: Block, gamma: float) -> None:
+        self.blocks, self.gamma = [first], gamma
+        self.fixed: dict[str, Signs] = {}
+        self.neurons, self.empty, self.work = 0, False, Work()
+
+    @staticmethod
+    def begun(box: Box, terms: int) -> CondensedNetwork:
+        """The inputs alone, to which others add blocks and the output.
+
+        Args:
+            terms: values of all nodes, or the ReLUs that make them, if there are more of these.
+
+        Raises:
+            InputError: if the box's numbers are too large for float64.
+        """
+        magnitude, precision = np.maximum(np.abs(box.lower), np.abs(box.upper)), gamma(8 * terms + 1024)
+        if not (magnitude < LARGEST).all():
+            raise InputError("the input's numbers are too large for bounds in float64")
+        cost = 3 * precision * magnitude + TINY
+        first = Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)
+        return CondensedNetwork(first, precision)
 
     @property
     def nbytes(self) -> float:
         """Bytes of its matrices, about."""
         return float(16 * sum(matrix.entries for block in self.blocks for _, matrix in block.edges))
 
-    @classmethod
-    def on_box(cls, box: Box, network: Network) -> CondensedNetwork:
-        """A condensed network with the input alone, to which others add blocks and the output."""
-        condensed = cls.__new__(cls)
-        condensed._begin(network, box)
-        return condensed
-
-    def _begin(self, network: Network, box: Box) -> None:
-        self.gamma = gamma(8 * sum(_terms(network, n) for n in network.nodes) + 1024)
-        """γ_N."""
-        magnitude = np.maximum(np.abs(box.lower), np.abs(box.upper))
-        if not (magnitude < LARGEST).all():
-            raise InputError("the input's numbers are too large for bounds in float64")
-        cost = 3 * self.gamma * magnitude + TINY
-        self.blocks = [Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)]
-        self.empty = False
-        """Whether the assumed phases contradict each other."""
-        self.neurons = 0
-        self.work = Work()
-        """What passes through it have cost so far."""
-
-    # -- construction ------------------------------------------------------------------------------------
-    def _value(self, network: Network, node: Node, inputs: list[Affine]) -> Affine:
-        operator = node.operator
-        if isinstance(operator, AffineOperator):
-            matrices = operator.matrices(*(network[i].shape for i in node.inputs))
-            constant = operator.constant()
-            total = inputs[0].mapped(sp.csr_array(matrices[0]))
-            for matrix, value in zip(matrices[1:], inputs[1:], strict=True):
-                total = total.plus(value.mapped(sp.csr_array(matrix)))
-            if constant is not None:
-                total = total.shifted(np.broadcast_to(constant, node.shape).reshape(-1))
-            return total
-        assert isinstance(operator, PiecewiseLinear)
-        if operator.is_relu:
-            return self._relu(inputs[0])
-        size = len(inputs[0].constant)
-        scaled = sp.csr_array(sp.diags_array(np.full(size, operator.slopes[0])))
-        total = inputs[0].mapped(scaled, np.full(size, operator.intercepts[0]))
-        gap = 0.0
-        for j, point in enumerate(operator.breaks):
-            bend = operator.slopes[j + 1] - operator.slopes[j]
-            jump = abs(bend * point + operator.intercepts[j + 1] - operator.intercepts[j])
-            gap += jump + 1e-15 * (abs(point) * (abs(operator.slopes[j]) + abs(operator.slopes[j + 1])) + 1.0)
-            total = total.plus(self._relu(inputs[0].shifted(np.full(size, -point))), bend)
-        # pieces need not meet exactly: what the condensed network is off by counts as rounding
-        return Affine(total.terms, total.absolute, total.constant, total.weight + gap / self.gamma, total.length)
-
-    def _tournament(self, entries: Affine, windows: npt.NDArray[np.int64], positive: bool) -> Affine:
-        """The maxima over windows of entries; with ``positive`` they count only where they are above zero."""
-        low, high = self.interval(entries)
-        lows = np.where(windows >= 0, low[windows], -np.inf)
-        highs = np.where(windows >= 0, high[windows], -np.inf)
-        possible = (highs >= lows.max(axis=1, keepdims=True)) & (windows >= 0)
-        if positive:  # one entry of each window stays, whatever it is
-            possible &= (highs > 0) | (np.arange(windows.shape[1]) == highs.argmax(axis=1)[:, None])
-        players = [w[p] for w, p in zip(windows, possible, strict=True)]
-        pool = entries.take(np.concatenate(players))
-        ends = np.cumsum([0] + [len(p) for p in players])
-        groups = [list(range(a, b)) for a, b in pairwise(ends)]
-        while any(len(g) > 1 for g in groups):
-            pairs = [(g[k], g[k + 1]) for g in groups for k in range(0, len(g) - 1, 2)]
-            left, right = np.array(pairs).T
-            second = pool.take(right)
-            winners = second.plus(self._relu(pool.take(left).plus(second, -1.0)))
-            alone = np.array([g[-1] for g in groups if len(g) % 2], dtype=np.intp)
-            rest = pool.take(alone)
-            count, regrouped, single = 0, [], len(pairs)
-            for g in groups:
-                new = list(range(count, count + len(g) // 2))
-                count += len(new)
-                if len(g) % 2:
-                    new.append(single)
-                    single += 1
-                regrouped.append(new)
-            pool, groups = winners.stacked(rest), regrouped
-        return pool.take(np.array([g[0] for g in groups]))
-
     def cost(self, value: Affine) -> Array:
         """What rounding loses for each unit of coefficient of these values."""
-        total = 3 * self.gamma * value.weight
-        for s, m in value.absolute.items():
+        total = 3 * self.gamma * value.constant_size
+        for s, m in value.sizes.items():
             longest = int(np.bincount(m.indices, minlength=1).max(initial=0)) + longest_row(m)
             longest += sum(edge.longest_column for b in self.blocks for t, edge in b.edges if t == s)
-            total = total + 3 * gamma(2 * (longest + value.length) + 64) * (m @ self.blocks[s].magnitude)
+            total = total + 3 * gamma(2 * (longest + value.roundings) + 64) * (m @ self.blocks[s].magnitude)
         return total * (1 + 1e-6) + TINY
 
     def interval(self, value: Affine) -> Ends:
         """Interval bounds from the bounds of the blocks."""
         middle, radius = value.constant.copy(), 2 * self.cost(value)
-        for s, m in value.terms.items():
+        for s, m in value.matrices.items():
             block = self.blocks[s]
             center = block.low + (block.high - block.low) / 2
             middle += m @ center
             radius += abs(m) @ np.maximum(block.high - center, center - block.low)
         return middle - radius, middle + radius
 
-    def _relu(self, value: Affine) -> Affine:
-        """Adds a block; its outputs."""
-        number = len(self.blocks)
-        low, high = self.interval(value)
-        cost = self.cost(value)
-        reach = value.weight + 1.0
-        for s, m in value.absolute.items():
-            reach = reach + m @ self.blocks[s].reach
-        if not (reach < LARGEST).all():
-            raise InputError("the network's numbers are too large for bounds in float64")
-        if set(value.terms) != {0}:
-            neurons = np.flatnonzero((low < 0) & (high > 0))
-            if len(neurons):
-                found, _ = self._bounder(self, self.neuron_rows(value.take(neurons)), None)
-                low, high = low.copy(), high.copy()
-                low[neurons] = np.maximum(low[neurons], found[: len(neurons)])
-                high[neurons] = np.minimum(high[neurons], -found[len(neurons) :])
-        high = np.maximum(low, high)  # ends that cross by rounding prove nothing
-        opened = np.flatnonzero((low < 0) & (high > 0))
-        live = np.concatenate([opened, np.flatnonzero(low >= 0)])
-        edges = [(s, Matrix(m[live])) for s, m in value.terms.items() if m.nnz]
-        self.add_block(
-            Block(live, low[live], high[live], np.zeros(0), cost[live], reach[live], edges, value.constant[live]),
-            np.zeros(len(opened), dtype=np.int8),
-        )
-        pick = sp.csr_array((np.ones(len(live)), (live, np.arange(len(live)))), shape=(len(low), len(live)))
-        return Affine({number: pick}, {number: pick}, np.zeros(len(low)), np.zeros(len(low)))
-
-    def add_block(self, block: Block, phases: npt.NDArray[np.int8]) -> None:
+    def add_block(self, block: Block, phases: Signs) -> None:
         """Completes a block: ``low, high`` come as bounds of z, the first ``len(phases)`` neurons are the unstable ones."""
         count = len(phases)
         block.magnitude = np.maximum(np.abs(block.low), np.abs(block.high))
@@ -304,9 +208,22 @@ class CondensedNetwork:
         self.blocks.append(block)
 
     @property
-    def phases(self) -> npt.NDArray[np.int8]:
+    def phases(self) -> Signs:
         """The phases assumed, over the unstable neurons of the blocks so far: ``(neurons,)``."""
         return np.concatenate([b.phases for b in self.blocks])
+
+    def signs(self, phases: Signs) -> tuple[dict[str, Signs], dict[str, Signs]]:
+        """What ``(neurons,)`` phases assume of the network's own ReLUs, and what is known of them here, by node.
+
+        Both ``(size,)``: 1 for ``z >= 0``, -1 for ``z <= 0``, 0 for nothing.
+        """
+        known = {name: signs.copy() for name, signs in self.fixed.items()}
+        assumed = {name: np.zeros_like(signs) for name, signs in self.fixed.items()}
+        for block in self.blocks[1:]:
+            if block.node:
+                assumed[block.node][block.neurons[: block.count]] = phases[block.first : block.first + block.count]
+                known[block.node][block.neurons[block.count :]] = 1
+        return assumed, known
 
     def neuron_scores(self, start: Start) -> Array:
         """By how much the relaxation of each free neuron may move some rows, through all bounds that depend on it.
@@ -331,7 +248,7 @@ class CondensedNetwork:
     # -- rows --------------------------------------------------------------------------------------------
     def neuron_rows(self, value: Affine) -> Start:
         """Each value, and then each value negated."""
-        both = {s: m.toarray().T for s, m in value.terms.items()}
+        both = {s: m.toarray().T for s, m in value.matrices.items()}
         cost = self.cost(value)
         return Start(
             {s: np.hstack([a, -a]) for s, a in both.items()},
@@ -344,20 +261,8 @@ class CondensedNetwork:
         value = self.output.mapped(sp.csr_array(y_rows), -bound)
         if x_rows.any():
             extra = sp.csr_array(x_rows)
-            value = value.plus(Affine({0: extra}, {0: abs(extra)}, np.zeros(len(bound)), np.zeros(len(bound))))
-        sizes = [value.absolute[s] @ self.blocks[s].reach for s in value.absolute]
-        if not (np.sum(sizes, axis=0) + value.weight < LARGEST).all():
+            value = value.plus(Affine({0: extra}, np.zeros(len(bound))))
+        sizes = [value.sizes[s] @ self.blocks[s].reach for s in value.sizes]
+        if not (np.sum(sizes, axis=0) + value.constant_size < LARGEST).all():
             raise InputError("the numbers of the condition are too large for bounds in float64")
-        return Start({s: m.toarray().T.copy() for s, m in value.terms.items()}, value.constant, self.cost(value))
-
-
-def _is_relu(node: Node) -> bool:
-    return isinstance(node.operator, PiecewiseLinear) and node.operator.is_relu
-
-
-def _terms(network: Network, node: Node) -> int:
-    """Values of a node, or the ReLUs that make them, if there are more of these."""
-    operator = node.operator
-    if isinstance(operator, MaxPool):
-        return int(operator.windows(network[node.inputs[0]].shape).size)
-    return node.size * max(1, len(operator.breaks)) if isinstance(operator, PiecewiseLinear) else node.size
+        return Start({s: m.toarray().T.copy() for s, m in value.matrices.items()}, value.constant, self.cost(value))

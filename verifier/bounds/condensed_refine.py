@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.condensed import Block, Bounder, CondensedNetwork, Start
-from verifier.bounds.condensed_values import Affine
-from verifier.limits import Work
 from verifier.network.operators import Array
 
 RowsKept = list[tuple[int, npt.NDArray[np.intp], Array]]
@@ -31,9 +29,8 @@ def refine(
         kept_rows: if given, all rows that are bounded are added to it.
     """
     phases = condensed.phases if phases is None else phases
-    new = CondensedNetwork.__new__(CondensedNetwork)
-    new.work = Work()
-    new.gamma, new.blocks, new.neurons, new.empty = condensed.gamma, [condensed.blocks[0]], 0, condensed.empty
+    new = CondensedNetwork(condensed.blocks[0], condensed.gamma)
+    new.empty, new.fixed = condensed.empty, dict(condensed.fixed)
     kept: list[Any] = [slice(None)]
     origin = np.zeros(0, dtype=np.intp)
     """The numbers that the new network's unstable neurons had in this one."""
@@ -78,6 +75,9 @@ def refine(
         opened = np.flatnonzero(fixed | ((low < 0) & (high > 0)))
         keep = np.concatenate([opened, np.flatnonzero((low >= 0) & ~fixed)])
         kept.append(keep)
+        if block.node:
+            new.fixed[block.node] = signs = condensed.fixed[block.node].copy()
+            signs[np.delete(block.neurons, keep)] = -1
         origin = np.concatenate([origin, block.first + opened])
         if row_weights is not None:
             row_weights = row_weights[:, np.concatenate([opened, count + opened])]
@@ -92,15 +92,9 @@ def refine(
                 [(s, m.restricted(keep, slice(None))) for s, m in edges],
                 block.constant[keep],
                 row_weights=row_weights,
+                node=block.node,
             ),
             phase[opened],
         )
-    out = condensed.output
-    new.output = Affine(
-        {s: m[:, kept[s]] for s, m in out.terms.items()},
-        {s: m[:, kept[s]] for s, m in out.absolute.items()},
-        out.constant,
-        out.weight,
-        out.length,
-    )
+    new.output = condensed.output.within(dict(enumerate(kept)))
     return new

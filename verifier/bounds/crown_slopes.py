@@ -196,7 +196,7 @@ def ascend(
             values.append(z)
     scores = None
     if score:
-        scores = np.full(weights.shape, -1, dtype=np.float32)
+        scores = np.where(phases == 0, 0, -1).astype(np.float32)  # those that no row depends on keep 0
         values = [found.minimiser]
         for number in range(1, last + 1):
             block = condensed.blocks[number]

@@ -8,9 +8,10 @@ from fractions import Fraction
 import numpy as np
 
 from verifier.network.graph import Network, NetworkBuilder, Node
-from verifier.network.operators import Reshape, Scale, Select, Sum
+from verifier.network.operators import Concat, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, relu
 from verifier.network.reduction import Reduced, Reduction, rewritten
+from verifier.rounding import float_above
 
 
 @dataclass(frozen=True)
@@ -18,38 +19,47 @@ class PoolsAsRelus(Reduction):
     """Every MaxPool as a knockout of ``max(a, b) = a + relu(b - a)``; exact over the reals.
 
     A window of k entries takes ``k - 1`` ReLUs. At a tie the gradient goes to the first maximum, as in `MaxPool`.
+
+    Attributes:
+        full: an entry without a partner meets itself, and padding is the window's first entry within the image: more ReLUs,
+            numbered alike in all windows, as proofs have them.
     """
+
+    full: bool = False
 
     def accepts(self, network: Network) -> bool:
         return any(isinstance(n.operator, MaxPool) for n in network.activations)
 
     def apply(self, network: Network) -> Reduced:
-        return rewritten(network, _knockout)
+        return rewritten(network, self._knockout)
 
-
-def _knockout(builder: NetworkBuilder, node: Node, source: str) -> str | None:
-    if not isinstance(node.operator, MaxPool):
-        return None
-    windows = node.operator.windows(builder.shape(source))
-    # padding never wins: it is replaced by the window's first entry inside the image
-    first = np.take_along_axis(windows, np.argmax(windows >= 0, axis=1)[:, None], axis=1)
-    players = np.where(windows < 0, first, windows)
-    current, round_number = source, 0
-    while players.shape[1] > 1:
-        count, size = players.shape
-        half, name = (size + 1) // 2, f"{node.name}/round{round_number}"
-        left = builder.add(Select(players[:, ::2]), current, name=f"{name}/left")
-        # an entry without a partner meets itself
-        partner = np.minimum(2 * np.arange(half) + 1, size - 1)
-        right = builder.add(Select(players[:, partner]), current, name=f"{name}/right")
-        difference = builder.add(Sum((1, -1)), right, left, name=f"{name}/difference")
-        excess = builder.add(relu(), difference, name=f"{name}/excess")
-        current = builder.add(Sum((1, 1)), left, excess, name=f"{name}/winner")
-        players = np.arange(count * half, dtype=np.int64).reshape(count, half)
-        round_number += 1
-    if round_number == 0:
-        return builder.add(Select(players.reshape(node.shape)), source, name=node.name)
-    return builder.add(Reshape(node.shape), current, name=node.name)
+    def _knockout(self, builder: NetworkBuilder, node: Node, source: str) -> str | None:
+        if not isinstance(node.operator, MaxPool):
+            return None
+        windows = node.operator.windows(builder.shape(source))
+        present = np.argsort(windows < 0, axis=1, kind="stable")
+        first = np.take_along_axis(windows, present[:, :1], axis=1)
+        players = np.where(windows < 0, first, windows) if self.full else np.take_along_axis(windows, present, axis=1)
+        current, round_number = source, 0
+        while (players[:, 1:] >= 0).any():
+            if players.shape[1] % 2:
+                players = np.hstack([players, players[:, -1:] if self.full else np.full((len(players), 1), -1)])
+            left, right, name = players[:, ::2], players[:, 1::2], f"{node.name}/round{round_number}"
+            match, alone = right >= 0, (right < 0) & (left >= 0)
+            a = builder.add(Select(left[match]), current, name=f"{name}/left")
+            b = builder.add(Select(right[match]), current, name=f"{name}/right")
+            excess = builder.add(
+                relu(), builder.add(Sum((1, -1)), b, a, name=f"{name}/difference"), name=f"{name}/excess"
+            )
+            winners = builder.add(Sum((1, 1)), a, excess, name=f"{name}/winner")
+            if alone.any():
+                rest = builder.add(Select(left[alone]), current, name=f"{name}/alone")
+                winners = builder.add(Concat(0), winners, rest, name=f"{name}/left over")
+            players = np.full(left.shape, -1, dtype=np.int64)
+            players[match] = np.arange(match.sum())
+            players[alone] = match.sum() + np.arange(alone.sum())
+            current, round_number = winners, round_number + 1
+        return builder.add(Select(players[:, 0].reshape(node.shape)), current, name=node.name)
 
 
 @dataclass(frozen=True)
@@ -124,3 +134,15 @@ def _floats(*terms: float) -> tuple[float, ...]:
 
 TO_RELUS: tuple[Reduction, ...] = (PoolsAsRelus(), FunctionsAsRelus())
 """To affine operators and ReLUs, gradients included."""
+TO_HINGES: tuple[Reduction, ...] = (PoolsAsRelus(full=True), FunctionsAsRelus(gradients=False))
+"""To affine operators and ReLUs as proofs number these, which speak of values alone: one ReLU for each breakpoint."""
+
+
+def gaps(reduced: Reduced) -> dict[str, float]:
+    """By how much nodes' values may be off: where an original's pieces do not meet, the ReLUs go on from the one before."""
+    last = {origin: name for name, origin in reduced.origin.items()}
+    found = {}
+    for node in reduced.original.activations:
+        if isinstance(node.operator, PiecewiseLinear) and any(node.operator.gaps):
+            found[last[node.name]] = float_above(sum(node.operator.gaps, Fraction(0)))
+    return found

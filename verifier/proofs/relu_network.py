@@ -14,10 +14,7 @@ from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Dense
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.network.reduction import reduce
-from verifier.network.relu_reductions import FunctionsAsRelus, PoolsAsRelus
-
-TO_HINGES = (PoolsAsRelus(), FunctionsAsRelus(gradients=False))
-"""Proofs speak of values alone: one ReLU for each breakpoint."""
+from verifier.network.relu_reductions import TO_HINGES
 
 
 def relu_network(network: Network) -> Network:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from verifier.attention.traversal.kernels import Expected, Net, State
-from verifier.attention.traversal.relu_form import ReluForm
+from verifier.attention.traversal.layers import LayeredForm
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 
@@ -37,7 +37,7 @@ class TraversalNet:
 
 
 def traversal_net(
-    form: ReluForm, box: Box, pixels: int, seeds: Array, rows: sp.csr_array, *, seed: int = 0
+    form: LayeredForm, box: Box, pixels: int, seeds: Array, rows: sp.csr_array, *, seed: int = 0
 ) -> TraversalNet:
     """Flat arrays for a network over a box of parameters.
 
@@ -149,7 +149,7 @@ def new_state(net: Net, expected: Expected) -> State:
     )
 
 
-def neuron_bounds(form: ReluForm, box: Box) -> tuple[list[Array], list[Array]]:
+def neuron_bounds(form: LayeredForm, box: Box) -> tuple[list[Array], list[Array]]:
     """Bounds on z of every layer over a box: linear relaxations pushed forward, and intervals, intersected."""
     identity = np.eye(box.size)
     low_a, low_b, high_a, high_b = [identity], [np.zeros(box.size)], [identity], [np.zeros(box.size)]
@@ -212,7 +212,7 @@ def _first_if_consecutive(pointer: Array, index: Array, layer: Array) -> Array:
     return result
 
 
-def _work(form: ReluForm, pixels: int, width: int, classes: int, backward_edges: int) -> tuple[Array, float]:
+def _work(form: LayeredForm, pixels: int, width: int, classes: int, backward_edges: int) -> tuple[Array, float]:
     """Estimated multiplications for switching one unit of each layer, and for starting a region afresh.
 
     A change spreads to the neurons that it reaches, of which about half are active.

@@ -18,6 +18,7 @@ becomes part of its block's cost, and its symbol starts without one.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +26,12 @@ import numpy.typing as npt
 import torch
 
 from verifier.bounds.condensed import Block, Bounder, CondensedNetwork, Ends, Start
-from verifier.bounds.condensed_values import Affine, Matrix
+from verifier.bounds.condensed_values import Matrix
 from verifier.bounds.structured.maps import Backend, Map, Tensor, check_arithmetic, exact_products, maps_of
 from verifier.errors import InputError
 from verifier.lazy import sp
 from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.network.affine import Affine
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.properties.sets import Box
@@ -60,7 +62,9 @@ class Condenser:
     """One sweep.
 
     Args:
+        network: of affine operators and ReLUs.
         bounder: bounds ReLUs that intervals leave undecided.
+        missed: by how much the values of some nodes may be off from those of the network that this one stands for.
         threads: that torch may use.
     """
 
@@ -70,17 +74,16 @@ class Condenser:
         box: Box,
         bounder: Bounder,
         *,
+        missed: Mapping[str, float] | None = None,
         memory: MemoryBudget | None = None,
         deadline: Deadline = NEVER,
         threads: int = 1,
     ) -> None:
-        if not network.is_relu_only:
-            raise InputError("only networks of affine operators and ReLUs can be condensed")
-        self.network, self.box, self.bounder = network, box, bounder
+        self.network, self.box, self.bounder, self.missed = network, box, bounder, missed or {}
         self.memory, self.deadline, self.threads = memory or MemoryBudget.of(None), deadline, threads
         self.backend = Backend()
         self.maps = maps_of(network, self.backend)
-        self.condensed = CondensedNetwork.on_box(box, network)
+        self.condensed = CondensedNetwork.begun(box, sum(n.size for n in network.nodes))
         self.varying = np.flatnonzero(box.lower != box.upper)
         self._blocks = [0]
         """The block of each group of symbols, in order."""
@@ -113,6 +116,7 @@ class Condenser:
                 values[node.name] = self._affine(self.maps[node.name], inputs)
             else:
                 values[node.name] = self._relu(node, inputs[0])
+            values[node.name].error.add_(self.missed.get(node.name, 0.0))
             for name in set(node.inputs):
                 readers[name] -= 1
                 if not readers[name]:
@@ -170,11 +174,14 @@ class Condenser:
         high = np.maximum(low, high)  # ends that cross by rounding prove nothing
         opened = np.flatnonzero((low < 0) & (high > 0))
         active = torch.as_tensor((low >= 0).astype(np.float64))
-        made = torch.zeros((len(terms) + len(opened), terms.shape[1]), dtype=terms.dtype)
+        self.condensed.fixed[node.name] = signs = np.where(low >= 0, 1, -1).astype(np.int8)
+        signs[opened] = 0
+        symbols = 1 + sum(map(len, self._low))  # more than in these terms, where other branches have made some since
+        made = torch.zeros((symbols + len(opened), terms.shape[1]), dtype=terms.dtype)
         torch.mul(terms, active, out=made[: len(terms)])
-        made[len(terms) + torch.arange(len(opened)), torch.as_tensor(opened)] = 1.0
+        made[symbols + torch.arange(len(opened)), torch.as_tensor(opened)] = 1.0
         if len(opened):
-            self._add(terms, slack, size, opened, low, high)
+            self._add(node.name, terms, slack, size, opened, low, high)
         return _Value(made.reshape(-1, *node.shape), value.error * active.reshape(node.shape))
 
     # -- the condensed network ----------------------------------------------------------------------------------------
@@ -217,7 +224,7 @@ class Condenser:
         return Start(both, np.concatenate([constant, -constant]), np.concatenate([cost, cost]))
 
     def _add(
-        self, terms: Tensor, slack: Array, size: Array, opened: npt.NDArray[np.intp], low: Array, high: Array
+        self, node: str, terms: Tensor, slack: Array, size: Array, opened: npt.NDArray[np.intp], low: Array, high: Array
     ) -> None:
         condensed, parts = self.condensed, self._parts(terms, opened)
         reach = 1.0 + size[opened]
@@ -227,10 +234,8 @@ class Condenser:
             raise InputError("the network's numbers are too large for bounds in float64")
         edges = [(s, Matrix(np.ascontiguousarray(part.T))) for s, part in parts.items()]
         constant = terms[0].numpy()[opened].copy()
-        condensed.add_block(
-            Block(opened, low[opened], high[opened], np.zeros(0), slack[opened], reach, edges, constant),
-            np.zeros(len(opened), dtype=np.int8),
-        )
+        block = Block(opened, low[opened], high[opened], np.zeros(0), slack[opened], reach, edges, constant, node=node)
+        condensed.add_block(block, np.zeros(len(opened), dtype=np.int8))
         self._blocks.append(len(condensed.blocks) - 1)
         self._low.append(condensed.blocks[-1].low)
         self._high.append(condensed.blocks[-1].high)
@@ -241,8 +246,8 @@ class Condenser:
         rows = {s: sp.csr_array(part.T) for s, part in parts.items()}
         constant = terms[0].numpy().copy()
         # what the function is off by counts as rounding of its constant
-        weight = np.abs(constant) + value.error.reshape(-1).numpy() / self.condensed.gamma
-        self.condensed.output = Affine(rows, {s: abs(m) for s, m in rows.items()}, constant, weight)
+        error = value.error.reshape(-1).numpy()
+        self.condensed.output = Affine(rows, constant).off_by(error, self.condensed.gamma)
         return self.condensed
 
 

@@ -19,9 +19,11 @@ from verifier.bounds.jacobian import jacobian
 from verifier.bounds.phases import phases
 from verifier.bounds.relaxation import Slopes
 from verifier.errors import UnsupportedOperatorError
+from verifier.network.affine import dense
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseLinear
+from verifier.network.relu_form import INPUT, relu_form
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
@@ -200,8 +202,6 @@ def _output_rows(query: Query) -> tuple[Array, Array, npt.NDArray[np.intp]]:
 
 def _first_layers(network: Network) -> dict[str, Array]:
     """For every activation whose preactivation is affine in the input: the absolute values of its weights."""
-    from verifier.engines.saliency.form import INPUT, dense, relu_form
-
     try:
         form = relu_form(network)
     except UnsupportedOperatorError:

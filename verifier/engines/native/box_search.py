@@ -1,6 +1,6 @@
 """Input splitting on a condensed network: for few inputs and tens of thousands of ReLUs.
 
-The network is written over the ReLUs that are unstable on the whole box (`bounds.structured.condense`). A subproblem is
+The network is written over the ReLUs that are unstable on the whole box (`bounds.restriction`). A subproblem is
 a part of the box with the condensed network of its parent: bounds of all ReLUs are found again on the part, what is
 stable there falls away, and so networks shrink from level to level. Where many halvings seem to lie ahead, the slopes of all ReLUs'
 bounds are optimised once, and inherited: a box costs twice as much then, and its descendants nothing more. Where bounds
@@ -33,7 +33,7 @@ from verifier.bab import (
 from verifier.bounds.condensed import CondensedNetwork
 from verifier.bounds.condensed_refine import refine
 from verifier.bounds.crown_slopes import NeuronBounder, ascend
-from verifier.bounds.structured.condense import Condenser
+from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.node_store import Nodes
 from verifier.engines.native.settings import NativeSettings
@@ -89,15 +89,15 @@ class BoxSearch:
         began, until = time.monotonic(), np.inf if deadline.at is None else deadline.at
         threads = self.options.threads
         try:
-            condenser = Condenser(
+            condensed = restrict(
                 self.query.network,
                 self.query.box,
                 NeuronBounder(1, threads, until),
+                fold_active=True,
                 memory=self.memory,
                 deadline=deadline,
                 threads=threads,
             )
-            condensed = condenser.run()
         except TimeLimitError as error:
             return EngineResult(answer=Answer.TIMEOUT, reason=str(error))
         except MemoryLimitError as error:

@@ -19,7 +19,7 @@ class ReluRecord:
     """The record of one search.
 
     Args:
-        network: of affine operators and ReLUs: each block of a condensed network is one of its ReLU nodes.
+        network: of affine operators and ReLUs.
 
     Attributes:
         root: the number of the whole box.
@@ -28,20 +28,21 @@ class ReluRecord:
     def __init__(self, network: Network, conditions: Conditions) -> None:
         self.conditions, self.tree = conditions, ProofTree()
         self.root = self.tree.root(range(conditions.disjuncts))
-        self._first = np.cumsum([0, *(node.size for node in network.activations)])
+        firsts = np.cumsum([0, *(node.size for node in network.activations)])
+        self._first = {node.name: int(first) for node, first in zip(network.activations, firsts, strict=False)}
 
     def neurons(self, condensed: CondensedNetwork) -> npt.NDArray[np.int64]:
         """The numbers of a condensed network's unstable neurons among all ReLUs."""
-        parts = [self._first[k] + b.neurons[: b.count] for k, b in enumerate(condensed.blocks[1:])]
+        parts = [self._first[b.node] + b.neurons[: b.count] for b in condensed.blocks[1:]]
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
     def weighted_bounds(self, node: int, condensed: CondensedNetwork, kept: RowsKept) -> None:
         """Record the bounds of a subproblem: those before it, and of the rows that were kept when they were found."""
         rows = []
         for number, places, found in kept:
-            count = len(places)
+            count, first = len(places), self._first[condensed.blocks[number].node]
             for k, weights in enumerate(found.T):
-                neuron = int(self._first[number - 1] + places[k % count])
+                neuron = first + int(places[k % count])
                 rows.append((2 * neuron + k // count, weights.astype(np.float64)))
         rows.sort(key=lambda row: row[0])
         self.tree.weighted_bounds(

@@ -33,6 +33,7 @@ from verifier.bounds.condensed import Bounder, CondensedNetwork, Start
 from verifier.bounds.condensed_refine import RowsKept, refine
 from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.neuron_search import NeuronSearch
+from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.settings import ReluSettings
 from verifier.engines.native.subproblem_search import Outcome, SubproblemSearch
@@ -98,7 +99,7 @@ class ReluSplit(LastResort):
         """Search until every disjunct is refuted, a witness is found, or the deadline passes."""
         self._deadline, self._listener, self._begin = deadline, listener, time.monotonic()
         until = np.inf if deadline.at is None else deadline.at
-        condensed = CondensedNetwork(self.query.network, self.query.box, NeuronBounder(1, self.threads, until))
+        condensed = restrict(self.query.network, self.query.box, NeuronBounder(1, self.threads, until))
         search = SubproblemSearch(
             self.query, self.conditions, condensed, deadline, self.record is not None, settings=self.settings.subproblem
         )

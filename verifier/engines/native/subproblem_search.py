@@ -216,18 +216,12 @@ class SubproblemSearch(LastResort):
     def _exactly(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
         """A linear region that rounding leaves open (a tie, say), in rational arithmetic; proofs cannot speak of that."""
         reason = "a linear region stays undecided within rounding"
-        activations, blocks = self.query.network.activations, self.condensed.blocks[1:]
-        if self.keep or not self.query.network.is_relu_only or len(activations) != len(blocks):
+        if self.keep or not self.query.network.is_relu_only:
             return LeafAnswer(Verdict.OPEN, reason=reason)
-        assumed, known = {}, {}
-        for node, block in zip(activations, blocks, strict=True):
-            signs = np.zeros(node.size, dtype=np.int8)
-            signs[block.neurons[: block.count]] = leaf.phases[0, block.first : block.first + block.count]
-            assumed[node.name] = signs
-            known[node.name] = np.where(signs == 0, -1, 0).astype(np.int8)
-            known[node.name][block.neurons[block.count :]] = 1
+        assumed, known = self.condensed.signs(leaf.phases[0])
+        box = self.condensed.blocks[0]
         disjunct = int(self.conditions.disjunct_of[leaf.row[0]])
-        search = RegionSearch(self.query, assumed=assumed, known=known, disjuncts=[disjunct])
+        search = RegionSearch(self.query, box.low, box.high, assumed=assumed, known=known, disjuncts=[disjunct])
         if search.maps_cost > self.settings.exact_work:
             return LeafAnswer(Verdict.OPEN, reason=reason)
         search.run(self.settings.exact_work, deadline)

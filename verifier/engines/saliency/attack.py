@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import Problem
 from verifier.falsify.attack import pgd
 from verifier.falsify.search import Search
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State, Tuning
 from verifier.engines.saliency.valid_inequalities import ValidInequalities, valid_inequalities
 from verifier.limits import Deadline
+from verifier.network.affine import dense
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 
 _LARGEST = 1_500_000
 """Target rows times neurons above which slopes and multipliers are not optimised."""

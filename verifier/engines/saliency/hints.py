@@ -17,11 +17,11 @@ from verifier.bounds import gradient_bounds
 from verifier.bounds.bound import Bound, NetworkBounds
 from verifier.encodings.model import Indices
 from verifier.encodings.network import UNKNOWN
-from verifier.engines.saliency.form import Matrix
 from verifier.engines.saliency.maps import check_map
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.subproblem import Subproblem
+from verifier.network.affine import Matrix
 from verifier.network.operators import Array
 from verifier.properties.query import Query
 

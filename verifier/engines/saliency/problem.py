@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from verifier.engines.saliency.form import INPUT, Matrix, ReluForm, relu_form
+from verifier.network.affine import Matrix
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT, ReluForm, relu_form
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.rounding import EIGHT_ROUNDINGS, TINY

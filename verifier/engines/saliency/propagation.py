@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.engines.saliency.crown import preactivation_bounds
-from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import Infeasible, Problem, State
 from verifier.limits import Deadline
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 from verifier.rounding import EIGHT_ROUNDINGS
 
 ROOM = 1e-9

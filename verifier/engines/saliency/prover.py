@@ -16,13 +16,14 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from verifier.engines.saliency.crown import preactivation_bounds
-from verifier.engines.saliency.form import INPUT, Affine, ReluForm, combine, identity
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.relaxation import Relaxation, row_kinds
 from verifier.engines.saliency.selection import choose_branch
 from verifier.limits import Deadline
 from verifier.lp.program import LpStatus
+from verifier.network.affine import Affine, combined
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT, ReluForm
 from verifier.proofs.checker.check import Checker, ProofError, Record, Task
 from verifier.proofs.checker.claim import Claim
 from verifier.proofs.checker.graph import Graph
@@ -345,17 +346,17 @@ class Prover:
 
 def form_of(graph: Graph) -> ReluForm:
     """The checker's graph as layers with composed matrices, one for each of its ReLU nodes."""
-    affine: dict[int, Affine] = {0: identity(INPUT, graph.nodes[0].size)}
+    affine: dict[int, Affine] = {0: Affine.of_source(INPUT, graph.nodes[0].size)}
     layers = list[Affine]()
     for number, node in enumerate(graph.nodes[1 : graph.outputs["y"] + 1], start=1):
         if node.kind == "relu":
-            layers.append(affine[node.terms[0][0]])
-            affine[number] = identity(len(layers) - 1, node.size)
+            layers.append(affine[node.terms[0][0]].tidy())
+            affine[number] = Affine.of_source(len(layers) - 1, node.size)
             continue
         parts = [(csr_array(m.adjoint(np.eye(node.size))), affine[source]) for source, m in node.terms]
         constant = np.zeros(node.size) if node.constant is None else np.array(node.constant, dtype=np.float64)
-        affine[number] = combine(parts, constant)
-    return ReluForm(tuple(layers), affine[graph.outputs["y"]], graph.nodes[0].size, ("",) * len(layers))
+        affine[number] = combined(parts, constant)
+    return ReluForm(tuple(layers), affine[graph.outputs["y"]].tidy(), graph.nodes[0].size, ("",) * len(layers))
 
 
 def rounded(values: Array, bits: int) -> Array:

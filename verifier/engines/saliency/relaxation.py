@@ -16,12 +16,13 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from verifier.engines.saliency.form import INPUT, Matrix
 from verifier.engines.saliency.problem import Problem, State
 from verifier.limits import Deadline
 from verifier.lp.program import LinearProgram, LpAnswer, LpStatus
 from verifier.lp.rows import RowBuilder, concatenate
+from verifier.network.affine import Matrix
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 from verifier.properties.conjunction import Conjunction
 from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD, TINY
 

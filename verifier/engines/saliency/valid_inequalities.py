@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT, dense
 from verifier.engines.saliency.problem import Problem, State
+from verifier.network.affine import dense
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 from verifier.rounding import EIGHT_ROUNDINGS
 
 _MOST = 80

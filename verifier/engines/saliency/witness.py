@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.engines.saliency.form import INPUT
 from verifier.engines.saliency.problem import Phases, Problem
 from verifier.falsify.replay import replay
 from verifier.limits import Deadline
@@ -12,6 +11,7 @@ from verifier.lp.program import LinearProgram, LpStatus
 from verifier.lp.rows import RowBuilder
 from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
+from verifier.network.relu_form import INPUT
 from verifier.properties.conjunction import Conjunction
 
 Pattern = tuple[Phases, ...]
