@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verifier.network.balance import BalanceWeights
 from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
@@ -109,6 +110,25 @@ def test_a_chain_of_reductions_leads_back_to_the_original_network(name):
     for node in reduced.network.nodes:
         if reduced.origin[node.name] == node.name:  # a node that kept its name kept its value
             np.testing.assert_allclose(theirs[node.name], ours[node.name], rtol=1e-11, atol=1e-11)
+
+
+def test_balancing_scales_outputs_and_gradients_by_a_power_of_two():
+    network, rng = deep(np.random.default_rng(5)), np.random.default_rng(7)
+    nodes = [
+        replace(n, operator=replace(n.operator, weight=n.operator.weight * 2.0**30))
+        if isinstance(n.operator, Dense)
+        else n
+        for n in network.nodes
+    ]
+    large = replace(network, nodes=tuple(nodes))
+    assert not BalanceWeights().accepts(network)
+    reduced = reduce(large, (*TO_RELUS[:1], BalanceWeights()))
+    assert reduced.original is large
+    assert reduced.exponent >= 90
+    x = rng.integers(-4, 5, size=network.input_size) / 4
+    ours, theirs = ExactNetwork(large), ExactNetwork(reduced.network)
+    assert ours.output(x) == [v * 2**reduced.exponent for v in theirs.output(x)]
+    assert ours.gradient(x, 1) == [v * 2**reduced.exponent for v in theirs.gradient(x, 1)]
 
 
 def test_reductions_keep_what_a_network_says_of_itself():

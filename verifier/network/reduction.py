@@ -20,25 +20,27 @@ from verifier.network.operators import Array
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """A network that computes the same function as another.
+    """A network that computes the same function as another, up to a power of two.
 
     Attributes:
         network: the reduced network.
         original: the network it stands for.
         exact: True if the two are equal as functions over the reals, and in their gradients by the convention (unless the
             reduction says otherwise of these).
+        exponent: the original's output, and its gradients, are ``2^exponent`` times the reduced one's.
         origin: for every node of the reduced network the original's node that it is, or is a step of.
     """
 
     network: Network
     original: Network
     exact: bool = True
+    exponent: int = 0
     origin: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def unchanged(network: Network) -> Reduced:
         """A network that stands for itself."""
-        return Reduced(network, network, True, {node.name: node.name for node in network.nodes})
+        return Reduced(network, network, origin={node.name: node.name for node in network.nodes})
 
     def invert(self, x: Array) -> Array:
         """The original network's input for one of the reduced network, which all reductions here keep as it is."""
@@ -47,7 +49,8 @@ class Reduced:
     def then(self, later: Reduced) -> Reduced:
         """This reduction followed by one of its result."""
         origin = {name: self.origin[through] for name, through in later.origin.items()}
-        return Reduced(later.network, self.original, self.exact and later.exact, origin)
+        exponent = self.exponent + later.exponent
+        return Reduced(later.network, self.original, self.exact and later.exact, exponent, origin)
 
 
 class Reduction(ABC):
@@ -91,4 +94,4 @@ def built(network: Network, builder: NetworkBuilder, output: str, exact: bool, o
     """What a builder holds, with all that the original network says of itself."""
     made = builder.build(output)
     reduced = replace(network, nodes=made.nodes, output=made.output, model_file="")
-    return Reduced(reduced, network, exact, {node.name: origin[node.name] for node in made.nodes})
+    return Reduced(reduced, network, exact, origin={node.name: origin[node.name] for node in made.nodes})
