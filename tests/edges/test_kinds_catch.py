@@ -9,10 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from edge_kinds import structured
+from edge_kinds import paths, structured
 from edge_kinds.kind import Outcome
 
+from verifier.bab import LeafAnswer, Verdict
 from verifier.bounds.structured import backward, condense
+from verifier.engines.native.subproblem_search import SubproblemSearch
 
 
 @pytest.mark.parametrize(("module", "engine"), [(condense, "condensed"), (backward, "windows")])
@@ -20,4 +22,13 @@ def test_bounds_without_their_slack_are_caught(module: object, engine: str, monk
     (kind,) = (k for k in structured.KINDS if "differences" in k.name)
     monkeypatch.setattr(module, "gamma", lambda *_: 0.0)
     trials = [trial for seed in range(40) for trial in kind.run(seed) if trial.engine == engine]
+    assert any(trial.outcome is Outcome.WRONG for trial in trials)
+
+
+def test_a_leaf_that_is_called_refuted_without_being_so_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    (kind,) = (k for k in paths.KINDS if "native" in k.name)
+    chosen = {name: how for name, how in paths.NATIVE.items() if name.startswith("condensed")}
+    monkeypatch.setattr(paths, "NATIVE", chosen)
+    monkeypatch.setattr(SubproblemSearch, "_exactly", lambda *_: LeafAnswer(Verdict.REFUTED))
+    trials = [trial for seed in range(8) for trial in kind.run(seed)]
     assert any(trial.outcome is Outcome.WRONG for trial in trials)
