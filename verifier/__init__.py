@@ -124,9 +124,9 @@ if TYPE_CHECKING:
     from verifier.regions.tiles import plane_tiles as plane_tiles
     from verifier.repair import repair as repair
     from verifier.repair.api import RepairResult as RepairResult
-    from verifier.repair.api import RepairStatus as RepairStatus
     from verifier.repair.effect import Drawdown as Drawdown
     from verifier.repair.effect import drawdown as drawdown
+    from verifier.repair.methods import RepairStatus as RepairStatus
     from verifier.repair.property import PropertyRepair as PropertyRepair
     from verifier.repair.property import repair_property as repair_property
     from verifier.repair.specification import (
@@ -227,7 +227,8 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Repairs": {
         "verifier.repair": ("repair",),
         "verifier.repair.property": ("repair_property", "PropertyRepair"),
-        "verifier.repair.api": ("RepairResult", "RepairStatus"),
+        "verifier.repair.api": ("RepairResult",),
+        "verifier.repair.methods": ("RepairStatus",),
         "verifier.repair.specification": (
             "Specification",
             "Requirement",

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from verifier.engines.base import Answer, Engine
-from verifier.engines.disjunctions import GROUP
 from verifier.engines.portfolio import Outcome, contradiction, solve_by
 from verifier.errors import InputError, OutputError
 from verifier.events import Event, Listener, Note, Progress, StageStarted
@@ -36,6 +35,7 @@ class PipelineSettings:
     Attributes:
         short_search, long_search: seconds of the counterexample search before bounds and before engines, at most.
         first_look: seconds of the only search before engines that search themselves.
+        searched_disjuncts: that the search for counterexamples is about, at most.
         few_inputs, few_neurons: with at most so many inputs that vary and neurons, bounds on a few parts of the box are
             tried first.
         most_replay: seconds at most in which the replay looks for a point near a witness that onnxruntime confirms too.
@@ -45,6 +45,7 @@ class PipelineSettings:
     short_search: float = 0.3
     long_search: float = 6.0
     first_look: float = 0.15
+    searched_disjuncts: int = 512
     few_inputs: int = 16
     few_neurons: int = 1000
     most_replay: float = 10.0
@@ -173,10 +174,12 @@ class Falsify:
 
     Attributes:
         seconds: at most.
+        disjuncts: of the query that it is about, at most.
         turn: which look this is; another one takes other random numbers.
     """
 
     seconds: float
+    disjuncts: int
     turn: int = 0
 
     def run(self, question: Question) -> Verdict | None:
@@ -187,7 +190,7 @@ class Falsify:
         from verifier.falsify.search import FalsifierSettings
 
         falsifier, seed = Falsifier(FalsifierSettings(most=self.seconds)), question.options.seed + self.turn
-        some = replace(question.query, disjuncts=question.query.disjuncts[:GROUP])
+        some = replace(question.query, disjuncts=question.query.disjuncts[: self.disjuncts])
         with question.stage("search"):
             try:
                 x = falsifier.run(some, question.deadline, seed=seed, listener=question.listener)
@@ -340,10 +343,10 @@ def stages(query: Query, options: Options, engines: Sequence[Engine], settings: 
     neurons, s = query.network.neurons, settings
     searching = all(engine.searches(query) for engine in engines)
     first = min(s.first_look, 0.02 + neurons / 8000) if searching else min(s.short_search, 0.05 + neurons / 1000)
-    found: list[Stage] = [LookAtTheCondition(), Falsify(first)]
+    found: list[Stage] = [LookAtTheCondition(), Falsify(first, s.searched_disjuncts)]
     small = neurons <= s.few_neurons and query.box.varying <= s.few_inputs and not engines[0].searches(query)
     if options.engine == "auto" and (small or engines[0].isolated):
         found.append(RefuteByBounds(on_subproblems=small))
     if not searching:
-        found.append(Falsify(min(s.long_search, 0.7 + neurons / 50), turn=1))
+        found.append(Falsify(min(s.long_search, 0.7 + neurons / 50), s.searched_disjuncts, turn=1))
     return [*found, AskEngines()]

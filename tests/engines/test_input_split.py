@@ -12,8 +12,8 @@ from verifier.bounds.crown import Crown
 from verifier.bounds.crown_dense import tighten, workspace
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine, decide, input_split
-from verifier.engines.native.bounding import DenseBounds, StagedBounds, dense_layers
 from verifier.engines.native.combine import best_weights, cut, workspace_of
+from verifier.engines.native.dense_bounds import DenseBounds, StagedBounds, dense_layers
 from verifier.engines.native.rows import examine_rows
 from verifier.engines.native.settings import BoxSettings, ExactSettings, NativeSettings
 from verifier.events import ignore

@@ -21,7 +21,7 @@ from verifier.engines.saliency.leaf_search import LeafSearch
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation
-from verifier.engines.saliency.tree import TreeSettings
+from verifier.engines.saliency.settings import LeafSettings, TreeSettings
 from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
@@ -233,7 +233,7 @@ def test_the_search_agrees_with_exact_arithmetic(seed: int) -> None:
     pytest.importorskip("z3")
     from verifier.engines.z3_engine import Z3Engine
 
-    tree = replace(TREE, tree=TreeSettings(small=0, leaf_few=1 + 3 * (seed % 2)))
+    tree = replace(TREE, tree=TreeSettings(small=0, leaf=LeafSettings(few=1 + 3 * (seed % 2))))
     residual = seed % 5 == 4
     network = residual_network(seed) if residual else dense_network(seed, (3, 3, 14, 3))
     epsilon = 0.3 if residual else (0.3, 1.0)[seed % 2]  # larger ones Z3 does not decide

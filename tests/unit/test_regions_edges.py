@@ -16,6 +16,7 @@ from verifier.network.graph import NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
 from verifier.regions import line, lines, long_lines, look, plane
+from verifier.regions.settings import LineSettings
 
 SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 TENTHS = feedforward([np.array([[0.1, 0.2, -0.3]]), np.ones((1, 1))], [np.zeros(1), np.zeros(1)])
@@ -95,9 +96,8 @@ def test_max_pool_along_a_tie_is_decided_exactly():
     np.testing.assert_array_equal(found.gradient(0), [[0, 0, 0.3], [0.1, 0.2, 0]])
 
 
-def test_what_exact_looks_cost_is_bounded_and_what_they_leave_is_counted(monkeypatch):
-    monkeypatch.setattr(look, "WORK", 4)
-    found = line(TENTHS, [0.5] * 3, [1.0] * 3)
+def test_what_exact_looks_cost_is_bounded_and_what_they_leave_is_counted():
+    found = line(TENTHS, [0.5] * 3, [1.0] * 3, settings=LineSettings(exact_work=4))
     assert found.by_rounding == 1
     assert found.gradient(0).tolist() == [[0, 0, 0]]
     with pytest.raises(TimeLimitError):

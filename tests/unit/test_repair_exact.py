@@ -39,7 +39,8 @@ from verifier.repair.effort import Effort
 from verifier.repair.filtered import exact_patterns, exact_slacks, pattern_at, slack_of
 from verifier.repair.keypoints import key_points
 from verifier.repair.schema import schema
-from verifier.repair.search import EFFORT, Outcome
+from verifier.repair.search import Outcome
+from verifier.repair.settings import SearchSettings
 
 CORNERS = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]
 
@@ -185,18 +186,17 @@ def test_soft_always_answers() -> None:
     assert repair(network, spec, soft=100.0, timeout=1e-9).status in (RepairStatus.IMPROVED, RepairStatus.UNCHANGED)
 
 
-def test_what_is_too_large_for_the_exact_check_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_for_the_exact_check_says_so() -> None:
     network = dense(1, (2, 5, 5, 3))
     label = int(network.forward([0.0, 0.0]).argmin())
     specification = Specification((Requirement(LineRegion([0.0, 0.0], [0.3, 0.1]), output_class(3, label)),))
-    monkeypatch.setattr("verifier.repair.search.EFFORT", 10.0)
     for method in ("lp", "greedy"):
-        large = repair(network, specification, method=method, steps=20)
+        large = repair(network, specification, method=method, steps=20, search=SearchSettings(effort=10.0))
         assert large.status is RepairStatus.ROUNDED
         assert "too large for the exact check" in large.reason
         assert not large.check.exact
     assert repair(network, specification, exact=True).status is RepairStatus.REPAIRED
-    assert EFFORT > 1e6
+    assert SearchSettings().effort > 1e6
     with pytest.raises(Exception, match="too large"):
         check_exactly(FrozenNetwork(network), specification, Effort(10.0))
 

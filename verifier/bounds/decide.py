@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from verifier.bounds.settings import SplitBoxSettings
 from verifier.lazy import sp
 from verifier.network.operators import Array
 from verifier.options import BOUND_STEPS
@@ -18,10 +19,6 @@ from verifier.verdict import Certainty
 SLACK = 1e-6
 """A row must miss its bound by this much, relative to the size of its terms, to count as impossible: far more
 than the rounding of the sums below."""
-
-MOST_BOXES, BOX_NEURONS, SLOWER = 12, 6000, 20
-"""Parts of a box that are bounded before the engines, and neurons of all of them together; of α-CROWN, which takes longer,
-so many times fewer."""
 
 RIGOROUS = frozenset({"interval", "crown"})
 """Bound methods with a proved bound on their rounding errors."""
@@ -73,6 +70,7 @@ def refuted_on_subproblems(
     boxes: int | None = None,
     *,
     steps: int = BOUND_STEPS,
+    settings: SplitBoxSettings = SplitBoxSettings(),
 ) -> Refutation | None:
     """As `refuted_by_bounds`, with the box halved a few times; None if these boxes do not suffice.
 
@@ -80,11 +78,12 @@ def refuted_on_subproblems(
 
     Args:
         boxes: how many are bounded at most; None: as many as take some tenths of a second, by the network's size.
+        settings: how many that is.
         method, steps: see `verifier.bounds.bounds`.
     """
     if boxes is None:
-        most = BOX_NEURONS // (SLOWER if method == "alpha-crown" else 1)
-        boxes = min(MOST_BOXES, max(1, most // max(1, query.network.neurons)))
+        most = settings.neurons // (settings.slower if method == "alpha-crown" else 1)
+        boxes = min(settings.boxes, max(1, most // max(1, query.network.neurons)))
     open_boxes, found = [query.box], []
     for _ in range(boxes):
         box = open_boxes.pop()

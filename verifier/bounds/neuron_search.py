@@ -19,22 +19,9 @@ import numpy.typing as npt
 
 from verifier.bounds.condensed import CondensedNetwork, Start
 from verifier.bounds.crown_slopes import CHUNK, LARGEST_HALF, NeuronBounder, ascend, inputs_of, prove
+from verifier.bounds.settings import NeuronSearchSettings
 from verifier.limits import thread_pool
 from verifier.network.operators import Array
-
-STEPS = 3
-"""Steps of the ascent on a node: new nodes raise bounds more than more steps do."""
-PAYS, MOST = 0.03, 64_000
-"""A block's searches go on with twice the effort while they have closed so many of its unstable neurons, up to so many nodes:
-where one block collapses, all later ones may."""
-GROWTH = 1.3
-"""From round to round, so many times more leaves of each row are split."""
-REACHED_SHARE = 0.1
-"""So much less is spent on rows that are below zero at some point: they cannot close, only rise."""
-SAMPLES = 2000
-"""Points at which all rows are evaluated, at most."""
-MARGIN = 1e-5
-"""A bound in float32 must be so far above zero to be tried in float64."""
 
 
 @dataclass(eq=False)
@@ -75,11 +62,13 @@ class NeuronSearch:
         first: the bounds from which the searches start.
         effort: nodes of all searches of a block together, at first.
         patience: `time.monotonic` moment after which no block gets more than that.
+        settings: how they are searched.
     """
 
     first: NeuronBounder
     effort: int
     patience: float = np.inf
+    settings: NeuronSearchSettings = NeuronSearchSettings()
 
     def __call__(self, condensed: CondensedNetwork, start: Start, begin: Array | None = None) -> tuple[Array, Array]:
         """See `condensed.Bounder`."""
@@ -88,7 +77,7 @@ class NeuronSearch:
         if not len(rows) or not (condensed.phases == 0).any():
             return lower, weights
         with thread_pool(self.first.threads) as pool:
-            opened, rows = _Searches(condensed, start, pool, self.first.until).run(
+            opened, rows = _Searches(condensed, start, pool, self.first.until, self.settings).run(
                 rows, weights, self.effort, self.patience
             )
         found = np.full(len(start), 0.0)
@@ -107,7 +96,15 @@ def _undecided(lower: Array) -> npt.NDArray[np.intp]:
 class _Searches:
     """The searches of the rows of one call."""
 
-    def __init__(self, condensed: CondensedNetwork, start: Start, pool: ThreadPoolExecutor, until: float) -> None:
+    def __init__(
+        self,
+        condensed: CondensedNetwork,
+        start: Start,
+        pool: ThreadPoolExecutor,
+        until: float,
+        settings: NeuronSearchSettings,
+    ) -> None:
+        self.settings = settings
         self.condensed, self.start, self.pool, self.until = condensed, start, pool, until
         self._points: list[Array] = []
 
@@ -130,7 +127,11 @@ class _Searches:
                 left = np.zeros(len(self.start), dtype=bool)
                 left[leaves.row] = True
                 pairs = np.tile(left.reshape(2, -1).all(axis=0), 2)
-                if pairs.sum() > (1 - PAYS) * before or effort >= MOST or time.monotonic() > patience:
+                if (
+                    pairs.sum() > (1 - self.settings.pays) * before
+                    or effort >= self.settings.most
+                    or time.monotonic() > patience
+                ):
                     break
                 effort, before = 2 * effort, int(pairs.sum())
                 rows = rows[pairs[rows] | ~left[rows]]
@@ -139,7 +140,7 @@ class _Searches:
             row = leaves.row[order]
             rank = np.arange(len(row)) - np.searchsorted(row, row)
             pick = order[
-                (rank < np.where(reached[row], np.ceil(REACHED_SHARE * most), np.floor(most)))
+                (rank < np.where(reached[row], np.ceil(self.settings.reached_share * most), np.floor(most)))
                 & (leaves.bound[order] < 0)
                 & (leaves.neuron[order] >= 0)
             ]
@@ -155,7 +156,7 @@ class _Searches:
                 children.append(child)
             leaves = Leaves.join([leaves.take(rest), self._bound(Leaves.join(children))])
             nodes += 2 * len(pick)
-            most *= GROWTH
+            most *= self.settings.growth
 
         def proved(part: Leaves) -> Array:
             if time.monotonic() > self.until:
@@ -169,7 +170,7 @@ class _Searches:
 
     def _least(self, points: list[Array]) -> Array:
         """The least value of each row at some points ``(P, n)`` of the box, in float32."""
-        x = np.ascontiguousarray(np.concatenate(points)[:SAMPLES].T)
+        x = np.ascontiguousarray(np.concatenate(points)[: self.settings.samples].T)
         values = [x]
         for number, block in enumerate(self.condensed.blocks[1:], 1):
             z = inputs_of(self.condensed, values, number, x.shape[1], x.dtype)
@@ -190,14 +191,16 @@ class _Searches:
             return nodes
         rows = self.start.take(nodes.row)
         weights, phases = _columns(nodes)
-        found = ascend(self.condensed, rows, weights, phases, steps=STEPS, target=MARGIN, score=True)
+        found = ascend(
+            self.condensed, rows, weights, phases, steps=self.settings.steps, target=self.settings.margin, score=True
+        )
         assert found.scores is not None
-        if sum(map(len, self._points)) < SAMPLES:
+        if sum(map(len, self._points)) < self.settings.samples:
             self._points.append(found.minimiser)
         nodes.weights = _half(np.ascontiguousarray(found.weights.T))
         nodes.bound = np.maximum(nodes.bound, found.lower)
         nodes.neuron = np.where(found.scores.max(axis=0) > 0, found.scores.argmax(axis=0), -1)
-        refuted = found.lower > MARGIN
+        refuted = found.lower > self.settings.margin
         maybe = np.flatnonzero(refuted)
         if len(maybe):
             refuted[maybe] = prove(self.condensed, rows.take(maybe), found.weights[:, maybe], phases[:, maybe]) > 0

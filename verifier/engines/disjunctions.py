@@ -7,7 +7,7 @@ that clause; the others stay out until a point breaks them, so the search follow
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,26 +24,44 @@ from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-GROUP = 512
-"""So many disjuncts are given to an engine at once."""
-TINY = ExactSettings()
-"""On networks this small all linear regions are looked at first, with all clauses."""
+
+@dataclass(frozen=True, kw_only=True)
+class DisjunctionSettings:
+    """How a query is asked piece by piece.
+
+    Attributes:
+        group: so many disjuncts are given to an engine at once.
+        exact, turns: on networks as small as ``exact`` says all linear regions are looked at first, with all clauses, for so
+            many times its first steps.
+    """
+
+    group: int = 512
+    exact: ExactSettings = ExactSettings()
+    turns: int = 20
+
+
 ORDER = (Certainty.EXACT, Certainty.RIGOROUS, Certainty.NUMERICAL)
 """The strongest first."""
 
 
 def solve(
-    engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore
+    engine: Engine,
+    query: Query,
+    options: Options,
+    deadline: Deadline,
+    listener: Listener = ignore,
+    settings: DisjunctionSettings = DisjunctionSettings(),
 ) -> EngineResult:
     """What an engine says of a query with any number of disjuncts and clauses; see `Engine.solve`."""
+    group, tiny = settings.group, settings.exact
     if (options.proof and not engine.withholds_proof(query)) or (
-        not query.clauses and len(query.disjuncts) <= GROUP
+        not query.clauses and len(query.disjuncts) <= group
     ):  # a proof speaks of all disjuncts at once
         return engine.solve(query, options, deadline, listener)
     exact = ExactNetwork(query.network)
-    if query.network.neurons <= TINY.neurons and query.box.varying <= TINY.inputs:
+    if query.network.neurons <= tiny.neurons and query.box.varying <= tiny.inputs:
         regions = RegionSearch(query, exact=exact)
-        if regions.run(20 * TINY.at_once, deadline):
+        if regions.run(settings.turns * tiny.at_once, deadline):
             return regions.result()
     stack, asked, weakest = [query], 0, Certainty.EXACT
     open_end: EngineResult | None = None
@@ -52,8 +70,8 @@ def solve(
             reason = f"{len(stack)} groups of disjuncts left after {asked}"
             return EngineResult(answer=Answer.TIMEOUT, reason=reason, statistics={"groups of disjuncts": asked})
         some = stack.pop()
-        if len(some.disjuncts) > GROUP:
-            groups = [some.disjuncts[k : k + GROUP] for k in range(0, len(some.disjuncts), GROUP)]
+        if len(some.disjuncts) > group:
+            groups = [some.disjuncts[k : k + group] for k in range(0, len(some.disjuncts), group)]
             stack += [replace(some, disjuncts=group) for group in reversed(groups)]
             continue
         result = engine.solve(replace(some, clauses=()), options, deadline, listener)

@@ -33,15 +33,33 @@ RIGOROUS = ("interval", "crown")
 """Bound methods with a proved bound on rounding: the only ones that an exact proof may rest on."""
 
 
-REGIONS = 10
-"""Linear regions in which an exact solver may find rational solutions only, before the answer is UNKNOWN."""
+@dataclass(frozen=True, kw_only=True)
+class EncodedSettings:
+    """How a solver is asked.
+
+    Attributes:
+        regions: linear regions in which an exact solver may find rational solutions only, before the answer is UNKNOWN.
+        more: entries of the gradient that are added at a time, at most, to those whose bounds a solver is given.
+        slice: seconds after which a question that can be divided is; twice as long for its parts, and so on.
+        relax: the query's rows are widened by up to this, so that a solver's tolerances cannot lose a witness on a boundary.
+    """
+
+    regions: int = 10
+    more: int = 40
+    slice: float = 3.0
+    relax: float = 0.0
 
 
-MORE = 40
-"""At most so many entries of the gradient are added at a time to those whose bounds a solver is given."""
+@dataclass(frozen=True, kw_only=True)
+class TolerantSettings(EncodedSettings):
+    """How a solver with tolerances is asked.
 
-SLICE = 3.0
-"""Seconds after which a question that can be divided is; twice as long for its parts, and so on."""
+    Attributes:
+        rounds: linear regions that it may propose in vain, each then excluded, before the answer is UNKNOWN.
+    """
+
+    rounds: int = 50
+
 
 Ask: TypeAlias = Callable[[Encoding, Deadline], EngineResult]
 """Decides an encoding's query; a point that it returns is a witness of this query."""
@@ -82,29 +100,29 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
 
 
 def decide(
-    query: Query, options: Options, deadline: Deadline, ask: Ask, *, exact: bool, relax: float = 0.0
+    query: Query, options: Options, deadline: Deadline, ask: Ask, settings: EncodedSettings, *, exact: bool
 ) -> EngineResult:
     """Decide a query by its encoding, or, with propagation, by those of the parts that it falls into.
 
     Args:
-        exact, relax: see `bounded_encoding`.
+        exact: see `bounded_encoding`.
     """
     query = balanced(query)
     try:
         if query.gradient is None:
-            return _ask(bounded_encoding(query, options, exact=exact, relax=relax), deadline, ask, exact)
+            return _ask(bounded_encoding(query, options, exact=exact, relax=settings.relax), deadline, ask, exact)
         parts = _parts(query, query.gradient, options, exact)
     except InputError as error:  # numbers too large for bounds
         return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
     final: list[EngineResult] = []
-    asked, seconds = 0, SLICE
+    asked, seconds = 0, settings.slice
     while parts:
         again = []
         for k, part in enumerate(parts):
             share = Deadline.after(
                 deadline.left / (len(parts) - k) if part.split is None else min(seconds, deadline.left)
             )
-            result = _decide_subproblem(query, query.gradient, part, share, ask, exact, relax)
+            result = _decide_subproblem(query, query.gradient, part, share, ask, exact, settings)
             asked += result.statistics.get("decided by") != "bounds"
             if result.answer is Answer.SAT:
                 return result
@@ -129,7 +147,13 @@ def decide(
 
 
 def _decide_subproblem(
-    query: Query, box: GradientBox, part: Subproblem, deadline: Deadline, ask: Ask, exact: bool, relax: float
+    query: Query,
+    box: GradientBox,
+    part: Subproblem,
+    deadline: Deadline,
+    ask: Ask,
+    exact: bool,
+    settings: EncodedSettings,
 ) -> EngineResult:
     """Ask with the bounds on few entries of the gradient, and with more where a point violates these."""
     entries = np.zeros(0, dtype=np.int64) if part.few_entries else None
@@ -141,7 +165,7 @@ def _decide_subproblem(
             known=part.known,
             identity=part.gradient,
             entries=entries,
-            relax=relax,
+            relax=settings.relax,
         )
         result = _ask(encoding, deadline, ask, exact)
         if result.answer is not Answer.SAT or entries is None:
@@ -152,7 +176,7 @@ def _decide_subproblem(
         g = query.network.gradient(np.asarray(result.x, dtype=np.float64), box.output).reshape(-1)
         assert encoding.g is not None
         excess = np.where(encoding.g >= 0, -np.inf, np.maximum(box.lower - g, g - box.upper))
-        worst = np.argsort(-excess)[:MORE]
+        worst = np.argsort(-excess)[: settings.more]
         more = worst[excess[worst] > 0]
         # none: only rounding errors hide which entry the replay found violated
         entries = np.union1d(entries, more) if len(more) else None
@@ -230,7 +254,11 @@ class Reply:
 
 
 def solve_exactly(
-    query: Query, options: Options, deadline: Deadline, ask: Callable[[Encoding, Deadline, bool], Reply]
+    query: Query,
+    options: Options,
+    deadline: Deadline,
+    ask: Callable[[Encoding, Deadline, bool], Reply],
+    settings: EncodedSettings = EncodedSettings(),
 ) -> EngineResult:
     """Decide a query with an exact solver.
 
@@ -240,16 +268,18 @@ def solve_exactly(
     Args:
         ask: asks the solver whether an encoding has a solution, with open ends respected (True) or closed.
     """
-    return decide(query, options, deadline, partial(_exactly, reply_to=ask), exact=True)
+    return decide(
+        query, options, deadline, partial(_exactly, reply_to=ask, most=settings.regions), settings, exact=True
+    )
 
 
 def _exactly(
-    encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply]
+    encoding: Encoding, deadline: Deadline, reply_to: Callable[[Encoding, Deadline, bool], Reply], most: int
 ) -> EngineResult:
     checker = Checker(encoding.query)
     figures: dict[str, float | int | str] = {"free neurons": encoding.free_neurons, "regions passed over": 0}
     strict, passed_over = False, 0
-    while passed_over <= REGIONS:
+    while passed_over <= most:
         if deadline.passed:
             return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
         reply = reply_to(encoding, deadline, strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from verifier.encodings.model import Atom, Indices
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import rescaled
 from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
-from verifier.engines.encoded import Checker, decide, package, too_narrow
+from verifier.engines.encoded import Checker, TolerantSettings, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.highs import new_highs
@@ -23,13 +24,19 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-RELAX = 1e-6
-"""The query's rows are widened by up to this, so that HiGHS's tolerances cannot lose a witness on a boundary."""
 
-FEW_NODES, SECOND_LOOK = 1, 1000
-"""Where so few nodes refute a program, it is asked again without presolve, for so many nodes."""
-ROUNDS = 50
-"""Linear regions that HiGHS may propose in vain, each then excluded, before the answer is UNKNOWN."""
+@dataclass(frozen=True, kw_only=True)
+class HighsSettings(TolerantSettings):
+    """How HiGHS is asked.
+
+    Attributes:
+        relax: far above HiGHS's tolerances.
+        few_nodes, second_look: where so few nodes refute a program, it is asked again without presolve, for so many nodes.
+    """
+
+    relax: float = 1e-6
+    few_nodes: int = 1
+    second_look: int = 1000
 
 
 class HighsEngine(Engine):
@@ -61,6 +68,9 @@ class HighsEngine(Engine):
         "kNotset": Answer.ERROR,
     }
 
+    def __init__(self, settings: HighsSettings = HighsSettings()) -> None:
+        self.settings = settings
+
     def availability(self) -> Availability:
         return package("highspy", "highspy", "pip install highspy")
 
@@ -71,7 +81,7 @@ class HighsEngine(Engine):
         def ask(encoding: Encoding, limit: Deadline) -> EngineResult:
             return self._ask(encoding, options, limit)
 
-        return decide(query, options, deadline, ask, exact=False, relax=RELAX)
+        return decide(query, options, deadline, ask, self.settings, exact=False)
 
     def _ask(self, encoding: Encoding, options: Options, deadline: Deadline) -> EngineResult:
         query = encoding.query
@@ -94,7 +104,7 @@ class HighsEngine(Engine):
             indicators = program.indicators[id(twin[id(encoding.disjuncts)])]
             if not _some_disjunct_left(solver, indicators, program.model.binary, deadline):
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
-        for _ in range(ROUNDS):
+        for _ in range(self.settings.rounds):
             if deadline.passed:
                 return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
             _run(solver, deadline)
@@ -102,7 +112,7 @@ class HighsEngine(Engine):
             nodes = figures["nodes"] = max(0, int(solver.getInfo().mip_node_count))
             answer = self.answer(status)
             if answer is Answer.UNSAT:
-                if nodes > FEW_NODES or not _overturned(solver, deadline):
+                if nodes > self.settings.few_nodes or not _overturned(solver, deadline, self.settings.second_look):
                     return EngineResult(answer=answer, certainty=Certainty.NUMERICAL, statistics=figures)
                 answer = Answer.SAT
             if answer is not Answer.SAT:
@@ -123,7 +133,7 @@ class HighsEngine(Engine):
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.NUMERICAL, statistics=figures)
             self._exclude(solver, program.exclude(solution, [twin[id(d)] for d in switches]))
             figures["regions excluded"] = int(figures["regions excluded"]) + 1
-        reason = f"HiGHS proposed {ROUNDS} linear regions that hold no witness"
+        reason = f"HiGHS proposed {self.settings.rounds} linear regions that hold no witness"
         return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
 
     @classmethod
@@ -164,13 +174,13 @@ def _run(solver: Any, deadline: Deadline) -> None:
     solver.run()
 
 
-def _overturned(solver: Any, deadline: Deadline) -> bool:
+def _overturned(solver: Any, deadline: Deadline, nodes: int) -> bool:
     """Whether the program has a solution after all: HiGHS's presolve has called feasible programs infeasible.
 
     Asked again without presolve, for a number of nodes; it stays off.
     """
     solver.setOptionValue("presolve", "off")
-    solver.setOptionValue("mip_max_nodes", SECOND_LOOK)
+    solver.setOptionValue("mip_max_nodes", nodes)
     solver.clearSolver()
     _run(solver, deadline)
     solver.setOptionValue("mip_max_nodes", 2**31 - 1)

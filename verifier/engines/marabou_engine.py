@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from verifier.encodings.model import Atom, Disjunction
 from verifier.encodings.query import Encoding
 from verifier.encodings.scaling import Rescaled, rescaled
 from verifier.engines.base import ENCODED, PIECEWISE_LINEAR, Answer, Availability, Capabilities, Engine, EngineResult
-from verifier.engines.encoded import Checker, decide, package, too_narrow
+from verifier.engines.encoded import Checker, TolerantSettings, decide, package, too_narrow
 from verifier.errors import EngineError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
@@ -25,13 +26,16 @@ from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-RELAX = 1e-3
-"""The query's rows and gradient box are widened by up to this. Marabou takes variables narrower than 1e-5 for
-constants also where it has found them narrow itself; a witness on a boundary must leave room for that. What it
-then finds beside the query is refuted by exact arithmetic."""
 
-ROUNDS = 50
-"""Linear regions that Marabou may propose in vain, each then excluded, before the answer is UNKNOWN."""
+@dataclass(frozen=True, kw_only=True)
+class MarabouSettings(TolerantSettings):
+    """How Marabou is asked.
+
+    It takes variables narrower than 1e-5 for constants also where it has found them narrow itself; a witness on a boundary
+    must leave room for that (``relax``). What it then finds beside the query is refuted by exact arithmetic.
+    """
+
+    relax: float = 1e-3
 
 
 class MarabouEngine(Engine):
@@ -49,20 +53,23 @@ class MarabouEngine(Engine):
         "ERROR": Answer.ERROR,
     }
 
+    def __init__(self, settings: MarabouSettings = MarabouSettings()) -> None:
+        self.settings = settings
+
     def availability(self) -> Availability:
         return package("maraboupy", "maraboupy", "pip install maraboupy==2.0.0 (Python 3.8 to 3.11, Linux x86_64)")
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         if problem := too_narrow(query):
             return EngineResult(answer=Answer.UNKNOWN, reason=problem)
-        return decide(query, options, deadline, self._ask, exact=False, relax=RELAX)
+        return decide(query, options, deadline, self._ask, self.settings, exact=False)
 
     def _ask(self, encoding: Encoding, deadline: Deadline) -> EngineResult:
         query = encoding.query
         scaled = rescaled(encoding.model)
         checker = Checker(query)
         figures: dict[str, float | int | str] = {"free neurons": encoding.free_neurons, "regions excluded": 0}
-        for excluded in range(ROUNDS):
+        for excluded in range(self.settings.rounds):
             figures["regions excluded"] = excluded
             if deadline.passed:
                 return EngineResult(answer=Answer.TIMEOUT, reason="time limit", statistics=figures)
@@ -92,7 +99,7 @@ class MarabouEngine(Engine):
                 if c != picked[id(d)]
             ]
             scaled.model.disjunctions.append(Disjunction(others, "another linear region"))
-        reason = f"Marabou proposed {ROUNDS} linear regions that hold no witness"
+        reason = f"Marabou proposed {self.settings.rounds} linear regions that hold no witness"
         return EngineResult(answer=Answer.UNKNOWN, reason=reason, statistics=figures)
 
     @classmethod

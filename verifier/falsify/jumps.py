@@ -9,6 +9,7 @@ moved to an end (most inputs of a good point are at one).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,23 +19,36 @@ from verifier.network.operators import Array
 from verifier.network.steps import Jumping
 from verifier.properties.query import Query
 
-STEPS = 40
-"""Steps of a climb."""
-FIRST, LAST = 0.5, 0.05
-"""Sizes of the first and the last step, in widths of the box."""
-MEMORY = 0.75
-"""Share of the direction that is kept from step to step."""
-FLIPPED = 0.02
-"""Share of the inputs that a new start moves to an end."""
+
+@dataclass(frozen=True, kw_only=True)
+class JumpSettings:
+    """How points climb where the network jumps.
+
+    Attributes:
+        steps: of a climb.
+        first, last: sizes of the first and the last step, in widths of the box.
+        memory: share of the direction that is kept from step to step.
+        flipped: share of the inputs that a new start moves to an end.
+    """
+
+    steps: int = 40
+    first: float = 0.5
+    last: float = 0.05
+    memory: float = 0.75
+    flipped: float = 0.02
 
 
-def climbs(query: Query, count: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+def climbs(
+    query: Query, count: int, rng: np.random.Generator, settings: JumpSettings = JumpSettings()
+) -> Iterator[tuple[Array, Array]]:
     """Batches of points with their margins, ``(count, n)`` and ``(count,)``, without end.
 
     Args:
         count: points at once.
         rng: of everything random.
+        settings: how they climb.
     """
+    s = settings
     box, margins = query.box, Margins.of(query)
     best, best_margin = box.clip(query.start), -np.inf
     turn = 0
@@ -43,11 +57,11 @@ def climbs(query: Query, count: int, rng: np.random.Generator) -> Iterator[tuple
         if turn == 0:
             x[0] = best
         elif turn % 2:
-            moved = rng.random(x.shape) < FLIPPED * (1 + turn % 5)
+            moved = rng.random(x.shape) < s.flipped * (1 + turn % 5)
             ends = np.where(rng.random(x.shape) < 0.5, box.lower, box.upper)
             x = box.clip(np.where(moved, ends, best))
         direction = np.zeros_like(x)
-        for step in range(STEPS):
+        for step in range(s.steps):
             y = query.network.forward(x).reshape(len(x), -1)
             disjuncts = margins.at(x, y).argmax(axis=1)
             margin, slope = margins.ascent(x, disjuncts)
@@ -56,9 +70,9 @@ def climbs(query: Query, count: int, rng: np.random.Generator) -> Iterator[tuple
             if margin[top] > best_margin:
                 best, best_margin = x[top].copy(), float(margin[top])
             size = np.abs(slope).mean(axis=1, keepdims=True)
-            direction = MEMORY * direction + slope / np.maximum(size, 1e-300)
+            direction = s.memory * direction + slope / np.maximum(size, 1e-300)
             kept = 1.0 if step % 2 else rng.random(x.shape) < 0.5
-            rate = FIRST * (LAST / FIRST) ** (step / STEPS)
+            rate = s.first * (s.last / s.first) ** (step / s.steps)
             x = box.clip(x + rate * box.width * np.sign(direction) * kept)
         turn += 1
 
@@ -68,12 +82,15 @@ class ClimbJumps:
 
     done = False
 
+    def __init__(self, settings: JumpSettings = JumpSettings()) -> None:
+        self.settings = settings
+
     def step(self, search: Search, turn: int) -> Array | None:
         """See `verifier.falsify.search.Part.step`."""
         if not any(isinstance(node.operator, Jumping) for node in search.query.network.activations):
             self.done = True
             return None
-        for x, margin in climbs(search.query, min(4, search.batch), search.rng):
+        for x, margin in climbs(search.query, min(4, search.batch), search.rng, self.settings):
             search.points += len(x)
             found = search.check(x[margin >= 0])
             if found is not None or search.deadline.passed or not search.query.box.width.any():

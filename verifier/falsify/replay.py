@@ -30,8 +30,6 @@ from verifier.verdict import Witness
 
 START, ENTRIES_A_SECOND = 0.05, 4e7
 """Seconds that onnxruntime takes to start, and entries of matrices that it reads in one."""
-EXACT_TRIALS = 4
-"""How many float32 points near a witness are replayed exactly, at most."""
 
 
 @checked
@@ -121,6 +119,7 @@ def confirm(
     exact_network: ExactNetwork | None = None,
     runtime: RuntimeModel | None = None,
     seconds: float = 10.0,
+    most_trials: int = 4,
 ) -> Witness:
     """Check a point exactly and in onnxruntime, and prefer a point near it that passes both.
 
@@ -132,6 +131,7 @@ def confirm(
         exact_network, runtime: if they are at hand.
         seconds: wall-clock limit of the search for a point that passes both; where less than half of what
             onnxruntime needs to start is left, it is not asked.
+        most_trials: float32 points near the witness that are replayed exactly, at most.
     """
     deadline = Deadline.after(seconds)
     exact_network = exact_network or ExactNetwork(query.network)
@@ -156,7 +156,7 @@ def confirm(
             moved = () if same else _moved(witness.input, point, runtime.dtype)
             return replace(found, onnxruntime=True, runtime_output=runtime.run(point), remarks=(*found.remarks, *moved))
         trials += 1
-        if trials >= EXACT_TRIALS or deadline.passed:
+        if trials >= most_trials or deadline.passed:
             break
     return replace(
         witness,

@@ -31,10 +31,8 @@ from verifier.regions.feed_forward import FeedForwardLevels, feed_forward
 from verifier.regions.long_lines import walk_lines
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import Pair
+from verifier.regions.settings import LineSettings
 from verifier.shown import Shown
-
-UNINTERRUPTED = 1e9
-"""Multiplications that the compiled walk, which cannot be stopped, may take under a deadline: about half a second."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -218,6 +216,7 @@ def line(
     exact: bool = False,
     memory: float | None = None,
     deadline: float | None = None,
+    settings: LineSettings = LineSettings(),
     listener: Listener = ignore,
 ) -> LineRestriction:
     """Restrict a network to the segment from ``start`` to ``end``.
@@ -227,6 +226,7 @@ def line(
         exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
         memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
+        settings: what the walk decides by numbers.
         listener: is told how many pieces there are after each layer.
 
     Raises:
@@ -248,7 +248,7 @@ def line(
         raise InputError("line takes one start and one end", fix="use lines for many")
     if exact:
         return _exact(network, a[0], b[0], Deadline(deadline), listener)
-    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener)[0]
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings)[0]
 
 
 @checked
@@ -259,6 +259,7 @@ def lines(
     *,
     memory: float | None = None,
     deadline: float | None = None,
+    settings: LineSettings = LineSettings(),
     listener: Listener = ignore,
 ) -> LineRestrictions:
     """Restrict a network to many segments at once.
@@ -267,6 +268,7 @@ def lines(
         starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
         memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
+        settings: what the walk decides by numbers.
         listener: is told how many pieces there are after each layer.
 
     Raises:
@@ -287,7 +289,7 @@ def lines(
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener)
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -319,14 +321,21 @@ def _exact(network: Network, start: Array, end: Array, deadline: Deadline, liste
 
 
 def _restrict(
-    network: Network, starts: Array, ends: Array, deadline: Deadline, memory: MemoryBudget, listener: Listener
+    network: Network,
+    starts: Array,
+    ends: Array,
+    deadline: Deadline,
+    memory: MemoryBudget,
+    listener: Listener,
+    settings: LineSettings,
 ) -> LineRestrictions:
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
-    found = _compiled(network, starts, ends, deadline) or _general(network, starts, ends, deadline, memory, listener)
+    found = _compiled(network, starts, ends, deadline, settings)
+    found = found or _general(network, starts, ends, deadline, memory, listener, settings)
     if not np.isfinite(found.values).all():
         raise InputError(
             "the network's values on the line overflow float64", fix="use exact=True, or ends nearer to zero"
@@ -334,10 +343,12 @@ def _restrict(
     return found
 
 
-def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) -> LineRestrictions | None:
+def _compiled(
+    network: Network, starts: Array, ends: Array, deadline: Deadline, settings: LineSettings
+) -> LineRestrictions | None:
     """The restrictions by the compiled walk; None if it does not suffice: other networks, lines along kinks."""
     dense, count = feed_forward(network), len(starts)
-    if dense is None or (deadline.at is not None and count * dense.work > UNINTERRUPTED):
+    if dense is None or (deadline.at is not None and count * dense.work > settings.uninterrupted):
         return None
     deadline.check("before the first layer")
     trace = dense.trace(starts, ends)
@@ -349,10 +360,16 @@ def _compiled(network: Network, starts: Array, ends: Array, deadline: Deadline) 
 
 
 def _general(
-    network: Network, starts: Array, ends: Array, deadline: Deadline, memory: MemoryBudget, listener: Listener
+    network: Network,
+    starts: Array,
+    ends: Array,
+    deadline: Deadline,
+    memory: MemoryBudget,
+    listener: Listener,
+    settings: LineSettings,
 ) -> LineRestrictions:
     """The restrictions by the walk that takes every network."""
-    walked = walk_lines(network, starts, ends, deadline, memory, listener)
+    walked = walk_lines(network, starts, ends, deadline, memory, listener, settings)
     # every piece's start, and the end of every line's last piece
     last = np.flatnonzero(walked.places[:, 1] == 1.0)
     at = last + 1

@@ -19,10 +19,8 @@ from verifier.network.operators import Array
 from verifier.regions.cells import Index, Segments
 from verifier.regions.look import ExactLook
 from verifier.regions.plan import Level
+from verifier.regions.settings import LineSettings
 from verifier.regions.subdivision import Subdivision
-
-SMALLEST = 2.0**-30
-"""A segment shorter than this in t is not halved again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +62,13 @@ class _Part:
 
 
 def walk_lines(
-    network: Network, starts: Array, ends: Array, deadline: Deadline, memory: MemoryBudget, listener: Listener
+    network: Network,
+    starts: Array,
+    ends: Array,
+    deadline: Deadline,
+    memory: MemoryBudget,
+    listener: Listener,
+    settings: LineSettings,
 ) -> Walked:
     """Walk lines from starts to ends ``(lines, n)`` through a network.
 
@@ -86,9 +90,9 @@ def walk_lines(
             listener(replace(event, done=event.done + earlier) if isinstance(event, Progress) else event)
 
         try:
-            done.append((part, _walk(network, starts, ends, part, deadline, memory, tell)))
+            done.append((part, _walk(network, starts, ends, part, deadline, memory, tell, settings)))
         except MemoryLimitError:
-            if len(part.lines) == 1 and float(np.ptp(part.places)) < SMALLEST:
+            if len(part.lines) == 1 and float(np.ptp(part.places)) < settings.shortest:
                 raise
             waiting += reversed(part.halves())
     return done[0][1] if len(done) == 1 else _joined(done)
@@ -102,12 +106,13 @@ def _walk(
     deadline: Deadline,
     memory: MemoryBudget,
     listener: Listener,
+    settings: LineSettings,
 ) -> Walked:
     a, b = starts[part.lines], ends[part.lines]
     t = part.places[..., None]
     inputs = np.where(t == 0, a[:, None], np.where(t == 1, b[:, None], (1 - t) * a[:, None] + t * b[:, None]))
     cells = Segments(np.arange(2 * len(a)).reshape(-1, 2), part.places.reshape(-1).copy())
-    look = ExactLook(network, a, b, deadline)
+    look = ExactLook(network, a, b, deadline, settings.exact_work)
     walk = Subdivision(network, cells, inputs.reshape(2 * len(a), -1), deadline, memory, look)
     walk.finish(listener, "line", "pieces")
     return Walked(

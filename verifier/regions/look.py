@@ -3,7 +3,7 @@
 A line that runs along a neuron's hyperplane keeps its preactivation within rounding errors of zero, and which side the
 neuron is on, or where it changes sides, hangs on the last bits of the weights. Such functions are computed again in
 rational arithmetic, on the segment's activation pattern. As that is some thousand times slower, the work is bounded
-(`WORK`); what it does not suffice for is decided by the floats, and counted.
+(`LineSettings.exact_work`); what it does not suffice for is decided by the floats, and counted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from verifier.regions.cells import Index, Settled
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import PieceValues, common, winning
 from verifier.regions.plan import Level, multiplications, plan
+from verifier.regions.settings import LineSettings
 
-WORK = 1 << 24
-"""Multiplications of integers that the looks of one walk may take in all: a few seconds."""
 CHUNK = 1 << 22
 """Multiplications between two looks at the clock."""
 Pattern = dict[str, npt.NDArray[np.int16]]
@@ -55,13 +54,23 @@ class Doubts:
 class ExactLook:
     """Settles doubts of one walk along lines.
 
+    Args:
+        work: multiplications of integers that all its looks may take.
+
     Attributes:
         by_rounding: how many doubts were left to the floats, because the work did not suffice.
     """
 
-    def __init__(self, network: Network, starts: Array, ends: Array, deadline: Deadline = NEVER) -> None:
+    def __init__(
+        self,
+        network: Network,
+        starts: Array,
+        ends: Array,
+        deadline: Deadline = NEVER,
+        work: int = LineSettings().exact_work,
+    ) -> None:
         self.network, self.starts, self.ends, self.deadline = network, starts, ends, deadline
-        self.left = WORK
+        self.work = self.left = work
         self.by_rounding = 0
 
     def settle(self, levels: list[Level], source: str, doubts: Doubts) -> Settled:
@@ -78,7 +87,7 @@ class ExactLook:
         roots = np.full(len(inverse), np.nan)
         done = np.zeros(len(inverse), np.bool_)
         cost = 2 * sum(multiplications(n) for n in self.network.nodes[: self._index(node) + 1])
-        if len(cells) * cost <= 64 * WORK:  # a float multiplication is much cheaper
+        if len(cells) * cost <= 64 * self.work:  # a float multiplication is much cheaper
             done |= self._identically_zero(patterns, cells, inverse, node, doubts)
         open_cells = np.unique(inverse[~done])
         step = max(1, CHUNK // cost)

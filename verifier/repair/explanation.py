@@ -31,7 +31,7 @@ from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.program import Program, norm_weights
 from verifier.repair.property import PropertyRepair, PropertyRepairStatus
-from verifier.repair.search import positive_or_none
+from verifier.repair.settings import positive_or_none
 from verifier.verdict import Status, Verdict
 
 

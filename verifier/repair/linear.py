@@ -25,16 +25,8 @@ from verifier.network.operators import Array
 from verifier.repair.frozen import parameters
 from verifier.repair.program import TOLERANCE, Program, measure, norm_weights
 from verifier.repair.rows import LayerRows
+from verifier.repair.settings import ProgramSettings
 from verifier.rounding import SPACING
-
-BATCH = 400
-"""Rows taken in per round."""
-
-GLIMPSE = 4.0
-"""Seconds after which a running program is asked what its multipliers prove so far."""
-
-BEYOND = 1.001
-"""How far beyond the reach a program goes on, as a factor."""
 
 
 class Answer(enum.StrEnum):
@@ -84,6 +76,7 @@ def solve_layer(
     soft: float | None = None,
     reach: float | None = None,
     unit: float = 1.0,
+    settings: ProgramSettings = ProgramSettings(),
     deadline: Deadline = NEVER,
     listener: Listener = ignore,
 ) -> LinearRepair:
@@ -100,88 +93,122 @@ def solve_layer(
             changes a layer by more than it is, is no repair. (Without such a limit many programs are almost feasible,
             with huge changes.)
         unit: about the size of the answer's entries: tolerances are relative to it.
+        settings: how the program is solved.
     """
-    start = time.perf_counter()
-    used = rows.used()
-    weights = norm_weights(norm, rows.size)
-    reach = default_reach(rows, norm, soft) if reach is None else reach
-    # a little beyond the reach, so that a proof goes beyond it too
-    program = Program(len(used), weights, soft, reach / unit * (BEYOND if soft is None else 1.0))
-    bound = (rows.slack - margins) / unit
-    tolerance = TOLERANCE * np.maximum(rows.scale, np.finfo(np.float64).tiny)
-    held = _Equations.of(rows, bound, used, None if soft is not None else opposites)
-    program.add(held.coefficients, held.bound, equal=True)
-    taken = np.zeros(len(bound), dtype=bool)
-    taken[held.rows] = taken[held.opposite] = True
-    order = [held.rows]
-    rounds, best, multipliers, beyond = 0, np.zeros(rows.size), dict[int, float](), 0.0
+    return _Generation(rows, norm, margins, opposites, soft, reach, unit, settings, deadline, listener).run()
 
-    def result(answer: Answer, reason: str = "", delta: Array | None = None) -> LinearRepair:
-        return LinearRepair(
-            answer=answer,
-            delta=None if delta is None else unit * delta,
-            objective=0.0 if delta is None else unit * measure(delta, *weights),
-            multipliers=multipliers,
-            beyond=unit * beyond,
-            reason=reason,
-            reach=reach,
-            rows=len(bound),
-            rows_used=sum(map(len, order)),
-            rounds=rounds,
-            seconds=time.perf_counter() - start,
-        )
 
-    def unfinished(reason: str) -> LinearRepair:
-        """What is left to say: for a soft repair the best change so far, which is an answer."""
-        return result(Answer.UNFINISHED, reason) if soft is None else result(Answer.FEASIBLE, reason, best)
+class _Generation:
+    """Row generation for one program: the rows that it holds so far, and what its multipliers prove."""
 
-    fixed = np.flatnonzero((rows.scale == 0.0) & (bound < 0.0))
-    if soft is None and len(fixed):  # no parameter moves these rows: each is a proof of its own
-        multipliers, beyond = {int(fixed[0]): 1.0}, np.inf
-        return result(Answer.INFEASIBLE)
-    if not len(used):
-        return result(Answer.FEASIBLE, delta=best)
-    while True:
-        if deadline.passed:
-            return unfinished(f"time limit; changes of a norm below {unit * beyond:.3g} are excluded")
-        status, part = program.solve(deadline.sooner(GLIMPSE))
-        rounds += 1
-        if soft is None:
-            multipliers, beyond = _certificate(program, rows, bound, used, held, np.concatenate(order))
+    def __init__(
+        self,
+        rows: LayerRows,
+        norm: str,
+        margins: Array | float,
+        opposites: npt.NDArray[np.int64] | None,
+        soft: float | None,
+        reach: float | None,
+        unit: float,
+        settings: ProgramSettings,
+        deadline: Deadline,
+        listener: Listener,
+    ) -> None:
+        self.rows, self.soft, self.unit, self.settings = rows, soft, unit, settings
+        self.deadline, self.listener, self.start = deadline, listener, time.perf_counter()
+        self.used, self.weights = rows.used(), norm_weights(norm, rows.size)
+        self.reach = default_reach(rows, norm, soft) if reach is None else reach
+        # a little beyond the reach, so that a proof goes beyond it too
+        beyond = self.reach / unit * (settings.beyond if soft is None else 1.0)
+        self.program = Program(len(self.used), self.weights, soft, beyond)
+        self.bound = (rows.slack - margins) / unit
+        self.tolerance = TOLERANCE * np.maximum(rows.scale, np.finfo(np.float64).tiny)
+        self.held = _Equations.of(rows, self.bound, self.used, None if soft is not None else opposites)
+        self.program.add(self.held.coefficients, self.held.bound, equal=True)
+        self.taken = np.zeros(len(self.bound), dtype=bool)
+        self.taken[self.held.rows] = self.taken[self.held.opposite] = True
+        self.order = [self.held.rows]
+        self.rounds, self.best, self.multipliers, self.beyond = 0, np.zeros(rows.size), dict[int, float](), 0.0
+
+    def run(self) -> LinearRepair:
+        """Programs with more and more rows, until one answers for all."""
+        fixed = np.flatnonzero((self.rows.scale == 0.0) & (self.bound < 0.0))
+        if self.soft is None and len(fixed):  # no parameter moves these rows: each is a proof of its own
+            self.multipliers, self.beyond = {int(fixed[0]): 1.0}, np.inf
+            return self._result(Answer.INFEASIBLE)
+        if not len(self.used):
+            return self._result(Answer.FEASIBLE, delta=self.best)
+        while not self.deadline.passed:
+            found = self._round()
+            if found is not None:
+                return found
+        return self._unfinished(f"time limit; changes of a norm below {self._proved:.3g} are excluded")
+
+    def _round(self) -> LinearRepair | None:
+        """Solve the program, and take in the rows that its answer breaks; None if another round is needed."""
+        hard = self.soft is None
+        status, part = self.program.solve(self.deadline.sooner(self.settings.glimpse))
+        self.rounds += 1
+        if hard:
+            self.multipliers, self.beyond = _certificate(
+                self.program, self.rows, self.bound, self.used, self.held, np.concatenate(self.order)
+            )
         if status in ("infeasible", "beyond", "time"):
-            if soft is None and unit * beyond > reach:
-                return result(Answer.INFEASIBLE)
+            if hard and self._proved > self.reach:
+                return self._result(Answer.INFEASIBLE)
             if status == "time":
-                continue
-            return unfinished(
-                f"HiGHS says {status}, but its multipliers prove it only for changes of a norm below {unit * beyond:.3g}"
+                return None
+            return self._unfinished(
+                f"HiGHS says {status}, but its multipliers prove it only for changes of a norm below {self._proved:.3g}"
             )
         if status != "optimal" or part is None:
-            return unfinished(f"HiGHS answered {status}")
-        delta = np.zeros(rows.size)
-        delta[used] = part
-        best, excess = delta, rows.change(delta) - bound
-        new = np.flatnonzero((excess > tolerance) & ~taken)
-        listener(
-            Progress(
-                seconds=time.perf_counter() - start,
-                stage="lp",
-                done=sum(map(len, order)),
-                unit="rows",
-                left=len(new),
-                bound=unit * program.norm(part),
-            )
-        )
-        if soft is None and unit * program.norm(part) > reach * (1 + TOLERANCE):  # the rows so far need this much
-            if unit * beyond > reach:
-                return result(Answer.INFEASIBLE)
-            return unfinished(f"a norm of {unit * program.norm(part):.3g} seems to be needed")
+            return self._unfinished(f"HiGHS answered {status}")
+        delta, norm = np.zeros(self.rows.size), self.unit * self.program.norm(part)
+        delta[self.used] = part
+        self.best, excess = delta, self.rows.change(delta) - self.bound
+        new = np.flatnonzero((excess > self.tolerance) & ~self.taken)
+        self._tell(len(new), norm)
+        if hard and norm > self.reach * (1 + TOLERANCE):  # the rows so far need this much
+            if self._proved > self.reach:
+                return self._result(Answer.INFEASIBLE)
+            return self._unfinished(f"a norm of {norm:.3g} seems to be needed")
         if len(new) == 0:
-            return result(Answer.FEASIBLE, delta=delta)
-        new = _most_violated(rows, new, excess[new])
-        program.add(rows.coefficients(new)[:, used], bound[new])
-        taken[new] = True
-        order.append(new)
+            return self._result(Answer.FEASIBLE, delta=delta)
+        new = _most_violated(self.rows, new, excess[new], self.settings.batch)
+        self.program.add(self.rows.coefficients(new)[:, self.used], self.bound[new])
+        self.taken[new] = True
+        self.order.append(new)
+        return None
+
+    @property
+    def _proved(self) -> float:
+        """Every change that meets the rows has at least this norm."""
+        return self.unit * self.beyond
+
+    def _tell(self, left: int, norm: float) -> None:
+        seconds, done = time.perf_counter() - self.start, sum(map(len, self.order))
+        self.listener(Progress(seconds=seconds, stage="lp", done=done, unit="rows", left=left, bound=norm))
+
+    def _unfinished(self, reason: str) -> LinearRepair:
+        """What is left to say: for a soft repair the best change so far, which is an answer."""
+        if self.soft is None:
+            return self._result(Answer.UNFINISHED, reason)
+        return self._result(Answer.FEASIBLE, reason, self.best)
+
+    def _result(self, answer: Answer, reason: str = "", delta: Array | None = None) -> LinearRepair:
+        return LinearRepair(
+            answer=answer,
+            delta=None if delta is None else self.unit * delta,
+            objective=0.0 if delta is None else self.unit * measure(delta, *self.weights),
+            multipliers=self.multipliers,
+            beyond=self._proved,
+            reason=reason,
+            reach=self.reach,
+            rows=len(self.bound),
+            rows_used=sum(map(len, self.order)),
+            rounds=self.rounds,
+            seconds=time.perf_counter() - self.start,
+        )
 
 
 def default_reach(rows: LayerRows, norm: str, soft: float | None = None) -> float:
@@ -193,11 +220,13 @@ def default_reach(rows: LayerRows, norm: str, soft: float | None = None) -> floa
     return math.nextafter(whole * (1 + SPACING), math.inf)
 
 
-def _most_violated(rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array) -> npt.NDArray[np.int64]:
+def _most_violated(
+    rows: LayerRows, candidates: npt.NDArray[np.int64], violation: Array, most: int
+) -> npt.NDArray[np.int64]:
     """The most violated rows, at first one for each key point: neighbours say nearly the same."""
     order = candidates[np.argsort(-violation, kind="stable")]
     _, first = np.unique(rows.row_point[order], return_index=True)
-    return np.sort(order[np.sort(first)][:BATCH])
+    return np.sort(order[np.sort(first)][:most])
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,11 @@ from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseOperator
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
-from verifier.repair.api import RepairStatus, repair
+from verifier.repair.api import repair
 from verifier.repair.effect import changes
 from verifier.repair.frozen import FrozenNetwork, repairable_layers
-from verifier.repair.search import positive_or_none
+from verifier.repair.methods import RepairStatus
+from verifier.repair.settings import positive_or_none
 from verifier.repair.specification import OutputPolytope, PointRegion, Requirement, Specification, output_class
 from verifier.shown import Shown
 from verifier.verdict import Status, Verdict

@@ -19,45 +19,20 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from verifier.errors import InputError, TimeLimitError
+from verifier.errors import TimeLimitError
 from verifier.events import Listener, ignore
 from verifier.limits import NEVER, Deadline
 from verifier.network.operators import Array
 from verifier.repair.certificate import Confirmer, ExactRow, lower_bound, solve_exactly
-from verifier.repair.effort import Effort
 from verifier.repair.exact import Demand
 from verifier.repair.frozen import FrozenNetwork, parameters
 from verifier.repair.keypoints import KeyPoints
 from verifier.repair.linear import Answer, LinearRepair, default_reach, solve_layer
-from verifier.repair.program import NORMS, TOLERANCE, measure, norm_weights
+from verifier.repair.program import TOLERANCE, measure, norm_weights
 from verifier.repair.recheck import Check, check, check_exactly
 from verifier.repair.rows import LayerRows, layer_rows
+from verifier.repair.settings import Settings
 from verifier.rounding import float_below
-
-EFFORT = 1e8
-"""Multiplications of integers that the exact checks of one program may take unless more is asked for: some 20 s."""
-
-NEGLIGIBLE = 1e-9
-"""Changes smaller than this share of the largest are left out: they are the solver's rounding errors."""
-
-ROUNDS = 60
-"""How often demands may join the rows, or leave them."""
-
-VERTEX = 60
-"""Rows with which a vertex of the program may be solved in rationals."""
-
-SHORT = 2.0**-24
-"""The grid, relative to the largest change, to which the program's change is also rounded: where a repair holds by ties, it
-often has short numbers, and the solver's last bits are in the way."""
-
-NEAR = 1e-6
-"""How far, as a share of the largest change, that vertex may lie from the program's own."""
-
-ACTIVE = 1e-7
-"""Share of a row's scale within which it counts as held with equality."""
-
-MARGINS = (1.0, 2.0**10, 2.0**20)
-"""Margins that are tried, in units of what rounding and the solver's tolerance may take."""
 
 
 class Outcome(enum.StrEnum):
@@ -72,47 +47,6 @@ class Outcome(enum.StrEnum):
     INFEASIBLE = "infeasible"
     """Proved: no change within the reach meets the demands."""
     UNFINISHED = "unfinished"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a repair is sought; the meaning of each is said at `verifier.repair.repair`.
-
-    Raises:
-        InputError: a value outside its range.
-    """
-
-    norm: str = "l1"
-    steps: int = 5
-    soft: float | None = None
-    reach: float | None = None
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise InputError(f"norm {self.norm!r} is not known", fix=f"norms: {', '.join(NORMS)}")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(f"steps must be a whole number from 1 on, got {self.steps!r}")
-        for name in ("soft", "reach"):
-            positive_or_none(getattr(self, name), name)
-
-    def effort(self, deadline: Deadline) -> Effort:
-        """What an exact check may do."""
-        return Effort(float("inf") if self.exact else EFFORT, deadline)
-
-
-def positive_or_none(value: object, name: str) -> None:
-    """Check an optional positive, finite number.
-
-    Raises:
-        InputError: naming the argument.
-    """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise InputError(f"{name} must be a number or None, got {value!r}")
-    if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be positive and finite, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +94,7 @@ def repair_layer(
     """
     own, _ = points.distinct(frozen, layer)
     joined = 0
-    for _ in range(ROUNDS):
+    for _ in range(settings.search.rounds):
         attempt = _Attempt(frozen, own, layer, settings, deadline, listener)
         spurious, new, found = attempt.run()
         if spurious:
@@ -239,6 +173,7 @@ class _Attempt:
             soft=self.settings.soft,
             reach=self.reach if np.isfinite(self.reach) else None,
             unit=unit,
+            settings=self.settings.search.program,
             deadline=self.deadline,
             listener=self.listener,
         )
@@ -307,35 +242,37 @@ class _Attempt:
         with margins; the own again, for want of better.
         """
         assert first.delta is not None
-        delta = without_negligible(first.delta)
+        s, delta = self.settings.search, self._without_negligible(first.delta)
         if self.settings.soft is not None:  # any change is an answer: within the reach whatever the tolerance
             delta = delta * min(1.0, self.reach / max(measure(delta, *self.weights), np.finfo(np.float64).tiny))
         largest = float(np.abs(delta).max(initial=0.0))
         unit = 2.0 ** np.ceil(np.log2(largest)) if largest else 1.0
-        for candidate in (delta, np.round(delta / (SHORT * unit)) * (SHORT * unit)):
+        for candidate in (delta, np.round(delta / (s.short * unit)) * (s.short * unit)):
             if self._meets(candidate, exact):
                 yield candidate
         for rows in (self._active(delta, unit, confirmer), exact):
-            vertex = solve_exactly(rows, delta) if len(rows) <= VERTEX else None
-            if vertex is None or np.abs(vertex - delta).max(initial=0.0) > NEAR * largest:
+            vertex = solve_exactly(rows, delta) if len(rows) <= s.vertex else None
+            if vertex is None or np.abs(vertex - delta).max(initial=0.0) > s.near * largest:
                 continue
             if self._meets(vertex, exact):
                 yield vertex
         if self.settings.soft is None:
-            for size in MARGINS:
+            for size in s.margins:
                 margin = self._margin(size, unit, int(np.count_nonzero(delta)))
                 kept = np.where(self.rows.slack >= 0, np.minimum(margin, self.rows.slack / 2), margin)
                 for margins in (margin, kept):
                     answer = self._solve(margins, unit)
                     if answer.answer is Answer.FEASIBLE and answer.delta is not None:
-                        yield without_negligible(answer.delta)
+                        yield self._without_negligible(answer.delta)
         yield delta
 
     def _active(self, delta: Array, unit: float, confirmer: Confirmer) -> dict[int, ExactRow]:
         """The rows that hold with equality at a change, exactly; none if there are too many for `solve_exactly`."""
         left = np.abs(self.rows.slack - self.rows.change(delta))
-        active = np.flatnonzero((left <= ACTIVE * unit * self.rows.scale) & (self.rows.scale > 0.0))
-        if len(active) > VERTEX:
+        active = np.flatnonzero(
+            (left <= self.settings.search.active * unit * self.rows.scale) & (self.rows.scale > 0.0)
+        )
+        if len(active) > self.settings.search.vertex:
             return {}
         confirmed = {int(row): confirmer.row(int(row)) for row in active}
         return {row: found for row, found in confirmed.items() if found is not None}
@@ -361,7 +298,7 @@ class _Attempt:
                 return False
         return True
 
-
-def without_negligible(delta: Array) -> Array:
-    """A change without the entries that are rounding errors of a solver."""
-    return np.where(np.abs(delta) > NEGLIGIBLE * np.abs(delta).max(initial=0.0), delta, 0.0)
+    def _without_negligible(self, delta: Array) -> Array:
+        """A change without the entries that are rounding errors of a solver."""
+        least = self.settings.search.negligible * np.abs(delta).max(initial=0.0)
+        return np.where(np.abs(delta) > least, delta, 0.0)

@@ -21,16 +21,8 @@ from verifier.events import Listener, ignore
 from verifier.limits import NEVER, Deadline
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.keypoints import KeyPoints
-from verifier.repair.search import LayerRepair, Outcome, Settings, repair_layer
-
-CYCLES = 20
-"""How often every layer has its turn, in each of the two phases."""
-
-PRICE = 1e4
-"""What a unit of violation costs in the first phase, unless the settings say so."""
-
-GAIN = 1e-6
-"""Share by which the violations, or the sum of norms, must fall for another cycle."""
+from verifier.repair.search import LayerRepair, Outcome, repair_layer
+from verifier.repair.settings import Settings
 
 
 class Alternation:
@@ -55,7 +47,7 @@ class Alternation:
         listener: Listener = ignore,
     ) -> None:
         self._original, self._points, self._layers = frozen, points, layers
-        self._soft = replace(settings, soft=settings.soft or PRICE)
+        self._soft = replace(settings, soft=settings.soft or settings.search.turns.price)
         self._hard = replace(settings, soft=None)
         self._deadline, self._listener = deadline, listener
         self.frozen, self.steps = frozen, 0
@@ -69,24 +61,25 @@ class Alternation:
 
     def run(self) -> None:
         """Both phases."""
-        for _ in range(CYCLES):
+        turns = self._hard.search.turns
+        for _ in range(turns.cycles):
             before = self._points.violation(self.frozen)
             if any(self._mended(layer) for layer in self._layers):
                 break
-            if self._deadline.passed or self._points.violation(self.frozen) >= before * (1 - GAIN):
+            if self._deadline.passed or self._points.violation(self.frozen) >= before * (1 - turns.gain):
                 self.reason = (
                     "time limit" if self._deadline.passed else "no change of one layer lessens what is violated"
                 )
                 return
         else:
-            self.reason = f"violations are left after {CYCLES} rounds"
+            self.reason = f"violations are left after {turns.cycles} rounds"
             return
-        for _ in range(CYCLES):
+        for _ in range(turns.cycles):
             before = self.norm
             for layer in self._layers:
                 if not self._deadline.passed:
                     self._lessen(layer)
-            if self._deadline.passed or self.norm >= before * (1 - GAIN):
+            if self._deadline.passed or self.norm >= before * (1 - turns.gain):
                 return
 
     def _turn(self, layer: str, settings: Settings) -> LayerRepair:

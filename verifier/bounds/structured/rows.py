@@ -8,15 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from verifier.bounds.settings import RowSettings
 from verifier.bounds.structured.backward import Weights
 from verifier.bounds.structured.maps import Backend, Tensor, exact_products
 from verifier.bounds.structured.sweep import Sweep
 from verifier.network.operators import Array
-
-RATE, DECAY = 0.25, 0.97
-"""First step length of Adam, and what it shrinks by."""
-TOGETHER = 16
-"""Rows whose slopes are optimised together."""
 
 
 class RowBounds:
@@ -24,9 +20,13 @@ class RowBounds:
 
     Args:
         y_rows, x_rows, bound: ``(S, m)``, ``(S, n)``, ``(S,)``.
+        settings: how slopes are optimised.
     """
 
-    def __init__(self, sweep: Sweep, y_rows: Array, x_rows: Array, bound: Array) -> None:
+    def __init__(
+        self, sweep: Sweep, y_rows: Array, x_rows: Array, bound: Array, settings: RowSettings = RowSettings()
+    ) -> None:
+        self.settings = settings
         self.sweep, self.y_rows, self.x_rows, self.bound = sweep, y_rows, x_rows, bound
 
     def lower(self) -> Array:
@@ -38,10 +38,11 @@ class RowBounds:
         """Proved lower bounds ``(S,)`` after so many steps of the ascent; the deadline is looked at in between."""
         found = np.full(len(self.bound), -np.inf)
         with exact_products(self.sweep.threads):
-            for k in range(0, len(self.bound), TOGETHER):
+            together = self.settings.together
+            for k in range(0, len(self.bound), together):
                 if self.sweep.deadline.passed:
                     break
-                some = np.arange(k, min(k + TOGETHER, len(self.bound)))
+                some = np.arange(k, min(k + together, len(self.bound)))
                 found[some] = self._proved(some, self._ascend(some, steps))
         return found
 
@@ -55,7 +56,7 @@ class RowBounds:
             slopes[node.name] = start.expand(len(some), *node.shape).clone().requires_grad_()
         best = torch.full((len(some),), -np.inf, dtype=torch.float64, device=passes.backend.device)
         kept = {name: a.detach().clone() for name, a in slopes.items()}
-        adam = torch.optim.Adam(slopes.values(), lr=RATE)
+        adam = torch.optim.Adam(slopes.values(), lr=self.settings.rate)
         for step in range(steps + 1):
             if self.sweep.deadline.passed:
                 break
@@ -69,7 +70,7 @@ class RowBounds:
                     break
                 adam.zero_grad()
                 (-value.sum()).backward()  # type: ignore[no-untyped-call]
-            adam.param_groups[0]["lr"] = RATE * DECAY**step
+            adam.param_groups[0]["lr"] = self.settings.rate * self.settings.decay**step
             adam.step()
             for a in slopes.values():
                 a.clamp_(0, 1)

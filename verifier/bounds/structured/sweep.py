@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from verifier.bounds.interval import forward
+from verifier.bounds.settings import SweepSettings
 from verifier.bounds.structured.backward import Backward, Ends, backend_for
 from verifier.bounds.structured.maps import Backend, check_arithmetic, exact_products, maps_of
 from verifier.bounds.structured.windows import Window, windows_from
@@ -20,18 +21,8 @@ from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.sets import Box
 
-TILES = (1, 2, 4, 8, 16, 32, 1 << 30)
-"""Sides of the squares of neurons that are bounded together."""
-CALL = 5e7
-"""What one pass costs beside its products, in products."""
-WORTH = 0.01
-"""Where rounding in float32 costs more than this share of a bound's width, the neurons left are bounded in float64."""
-CHUNK = 2e7
-"""Bytes of the largest tensor of a pass: what caches hold."""
 Tiles = list[tuple[tuple[slice, ...], Window | None]]
 """Parts of a node, as an index and as a window."""
-ALIVE = 8
-"""Tensors of that size that a pass holds at once, at most."""
 
 
 class Sweep:
@@ -40,6 +31,7 @@ class Sweep:
     Args:
         needed: ``(outputs,)`` which outputs matter.
         memory, deadline: kept between passes.
+        settings: how neurons are taken together.
     """
 
     def __init__(
@@ -52,7 +44,9 @@ class Sweep:
         memory: MemoryBudget | None = None,
         deadline: Deadline = NEVER,
         threads: int = 1,
+        settings: SweepSettings = SweepSettings(),
     ) -> None:
+        self.settings = settings
         self.network, self.box, self.threads = network, box, threads
         self.backend = backend or backend_for(network, box)
         self.memory, self.deadline = memory or MemoryBudget.of(None), deadline
@@ -109,7 +103,7 @@ class Sweep:
                 signs = np.where(first == turn, 1.0, -1.0)
                 some = np.flatnonzero((low[tile] < 0)[tuple(places.T)] & (high[tile] > 0)[tuple(places.T)])
                 width = (high[tile] - low[tile])[tuple(places[some].T)]
-                if not len(some) or (passes is not self.passes and lost < WORTH * width.mean()):
+                if not len(some) or (passes is not self.passes and lost < self.settings.worth * width.mean()):
                     break
                 found, slack = self._rows(passes, node, window, low[tile].shape, places[some], signs[some])
                 lost = max(lost, slack)
@@ -149,16 +143,16 @@ class Sweep:
         parts = windows_from(self.network, node.name, window)
         width = torch.finfo(self.backend.dtype).bits // 8
         largest = width * max(_size(self.network, name, part) for name, part in parts.items())
-        self.memory.check(ALIVE * largest, f"bounds of node {node.name!r}")
-        return max(1, min(int(CHUNK / largest), self.memory.rows(ALIVE * largest)))
+        self.memory.check(self.settings.alive * largest, f"bounds of node {node.name!r}")
+        return max(1, min(int(self.settings.largest / largest), self.memory.rows(self.settings.alive * largest)))
 
     def _tiles(self, node: Node, undecided: npt.NDArray[np.bool_]) -> Tiles:
         """Parts of a node that hold its undecided neurons, so that passes over them cost least together."""
         if len(node.shape) != 3:
             return [((slice(None),) * len(node.shape), None)]
         _, height, width = node.shape
-        best, choice = np.inf, TILES[-1]
-        for side in TILES:
+        best, choice = np.inf, self.settings.tiles[-1]
+        for side in self.settings.tiles:
             if side < 1 << 30 and side >= max(height, width):
                 continue
             side = min(side, max(height, width))
@@ -175,7 +169,7 @@ class Sweep:
             pad = np.zeros((-(-height // side) * side, -(-width // side) * side), dtype=bool)
             pad[:height, :width] = tiles
             count = int(pad.reshape(len(pad) // side, side, -1, side).any((1, 3)).sum())
-            cost = 2.0 * undecided.sum() * row + 2 * count * CALL
+            cost = 2.0 * undecided.sum() * row + 2 * count * self.settings.call
             if cost < best:
                 best, choice = cost, side
         side = choice

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bab import Bounded, Children
-from verifier.engines.maps.enclosure import Enclosures
+from verifier.engines.maps.enclosure import Enclosures, EnclosureSettings
 from verifier.falsify.replay import first_confirmed
 from verifier.limits import Deadline
 from verifier.network.operators import Array
@@ -74,10 +74,10 @@ class Bounder:
         by_label, by_map: how many boxes each closed.
     """
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, settings: EnclosureSettings = EnclosureSettings()) -> None:
         assert query.condition is not None
         self.query, self.condition = query, query.condition
-        self.enclosures = Enclosures(query)
+        self.enclosures = Enclosures(query, settings)
         self.by_label = self.by_map = 0
         self._lock = threading.Lock()
 

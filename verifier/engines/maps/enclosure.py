@@ -28,8 +28,17 @@ from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
 
-SEGMENTS, MOST_SEGMENTS = 16, 256
-"""Segments of the path of integrated gradients: for the root, and for the smallest boxes."""
+
+@dataclass(frozen=True, kw_only=True)
+class EnclosureSettings:
+    """How finely a path map is bounded.
+
+    Attributes:
+        segments, most_segments: of the path of integrated gradients: for the root, and for the smallest boxes.
+    """
+
+    segments: int = 16
+    most_segments: int = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +64,11 @@ class Enclosure:
 class Enclosures:
     """Bounds on sub-boxes of a query's box."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, settings: EnclosureSettings = EnclosureSettings()) -> None:
         condition = query.condition
         assert condition is not None
         self.query, self.condition, self.network = query, condition, query.network
+        self.settings = settings
         self.crown = Crown(query.network, query.box)
         self._rows, self._bound, self._disjunct = _output_rows(query)
         self.relus = {} if condition.map.path else _relus(query.network)
@@ -123,7 +133,8 @@ class Enclosures:
         assert condition.map.baseline is not None
         base, root = condition.map.baseline, crown.root
         widths = np.divide(high - low, self.query.box.width, out=np.zeros_like(low), where=self.query.box.width > 0)
-        segments = int(np.clip(SEGMENTS / max(float(widths.max(initial=0.0)), 1e-9), SEGMENTS, MOST_SEGMENTS))
+        least, most = self.settings.segments, self.settings.most_segments
+        segments = int(np.clip(least / max(float(widths.max(initial=0.0)), 1e-9), least, most))
         t = np.arange(segments + 1) / segments
         lows, highs = [], []
         for t0, t1 in pairwise(t):

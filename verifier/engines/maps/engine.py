@@ -19,6 +19,7 @@ from verifier.engines.base import (
 )
 from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.maps.boxes import Bounder, Boxes, Brancher
+from verifier.engines.maps.enclosure import EnclosureSettings
 from verifier.engines.native.settings import ExactSettings
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
@@ -40,6 +41,7 @@ class MapsSettings:
         narrow: boxes narrower than this share of the root in every input are not split again.
         stuck: more boxes than this that are too narrow to be split end the search.
         first: after so many boxes, and twice as many each time, the linear regions of a tiny network are looked at.
+        enclosures: how boxes are bounded.
         exact: how large a network is searched so, and how long at first.
     """
 
@@ -48,6 +50,7 @@ class MapsSettings:
     narrow: float = 1e-10
     stuck: int = 200
     first: int = 4000
+    enclosures: EnclosureSettings = EnclosureSettings()
     exact: ExactSettings = ExactSettings()
 
 
@@ -85,7 +88,7 @@ class MapsEngine(Engine):
         if witness is not None:
             return EngineResult(answer=Answer.SAT, x=witness)
         try:
-            bounder = Bounder(query)
+            bounder = Bounder(query, self.settings.enclosures)
         except InputError as error:  # numbers too large for bounds
             return EngineResult(answer=Answer.UNKNOWN, reason=str(error))
         chosen = self.settings

@@ -50,9 +50,6 @@ from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.verdict import Certainty
 
-NARROW = 1e-14
-"""Boxes no wider than this, relative to the size of their ends, are not halved."""
-
 
 @dataclass(frozen=True, eq=False)
 class Subproblem:
@@ -183,7 +180,7 @@ class BoxSearch:
         for k, subproblem in enumerate(batch.items):
             box = subproblem.condensed.blocks[0]
             size = np.maximum(np.abs(box.low), np.abs(box.high))
-            wide = box.high - box.low > NARROW * size
+            wide = box.high - box.low > self.settings.boxes.narrow * size
             if not wide.any():
                 continue
             axis = int(np.where(wide, self._influence(subproblem), -1.0).argmax())

@@ -6,7 +6,8 @@ import numpy as np
 
 from verifier.bounds.crown import Crown
 from verifier.engines.base import Answer, EngineResult
-from verifier.engines.native.bounding import BoxBounds, ForwardBounds, GraphBounds
+from verifier.engines.native.bounding import BoxBounds
+from verifier.engines.native.graph_bounds import ForwardBounds, GraphBounds
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.errors import InputError
@@ -18,11 +19,6 @@ from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
-
-LONGEST_SEARCH, SHORTEST_SEARCH = 200.0, 0.5
-"""Seconds of the search before bounds, at most, for many inputs and for few."""
-SHARE = 0.5
-"""Share of the time that is left that it takes at most."""
 
 
 def search_curved(
@@ -37,8 +33,8 @@ def search_curved(
 
     Where many inputs vary, boxes prove little beyond what the first bounds do, and most of the search is for counterexamples.
     """
-    many = query.box.varying > settings.low_dimension
-    first = Falsifier(FalsifierSettings(share=SHARE, most=LONGEST_SEARCH if many else SHORTEST_SEARCH))
+    chosen, many = settings.curved, query.box.varying > settings.low_dimension
+    first = Falsifier(FalsifierSettings(share=chosen.share, most=chosen.many if many else chosen.few))
     witness = first.run(query, deadline, seed=options.seed, listener=listener)
     if witness is not None:
         return EngineResult(answer=Answer.SAT, x=witness)
@@ -56,5 +52,5 @@ def _bounds(query: Query, rest: Conditions, options: Options, settings: NativeSe
     """Bounds that go back from every neuron; where that takes too long and few inputs vary, those carried forward."""
     forward = query.network.neurons >= settings.condensed_from and query.box.varying <= settings.low_dimension
     if not forward:
-        return GraphBounds(Crown(query.network, query.box), rest, options.threads)
-    return ForwardBounds(query.network, rest, np.flatnonzero(query.box.width > 0), options.threads)
+        return GraphBounds(Crown(query.network, query.box), rest, options.threads, cuts=settings.boxes.cuts)
+    return ForwardBounds(query.network, rest, np.flatnonzero(query.box.width > 0), options.threads, settings.boxes.cuts)

@@ -14,12 +14,12 @@ from verifier.limits import Deadline
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 
-BOXES = 256
-"""Boxes that are bounded together, and between two looks at the clock."""
 
-
-def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> list[int]:
+def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline, together: int = 256) -> list[int]:
     """The disjuncts that CROWN bounds on their own boxes do not refute (all that are left when the time is over).
+
+    Args:
+        together: boxes that are bounded together, and between two looks at the clock.
 
     Raises:
         InputError: if the network's numbers are too large for bounds in float64.
@@ -37,10 +37,10 @@ def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline) -> 
     box_of_disjunct[alive] = owner.reshape(-1)
     box_of_row = box_of_disjunct[rest.disjunct_of]
     by_box = np.argsort(box_of_row, kind="stable")
-    for first in range(0, len(ends), BOXES):
+    for first in range(0, len(ends), together):
         if deadline.passed:
             break
-        count = min(BOXES, len(ends) - first)
+        count = min(together, len(ends) - first)
         box_low, box_high = ends[first : first + count, :n], ends[first : first + count, n:]
         begin, end = np.searchsorted(box_of_row[by_box], [first, first + count])
         rows = by_box[begin:end]

@@ -19,17 +19,12 @@ from verifier.engines.base import (
     EngineResult,
 )
 from verifier.engines.exact_regions import RegionSearch
-from verifier.engines.native.bounding import (
-    BoxBounds,
-    DenseBounds,
-    ForwardBounds,
-    GraphBounds,
-    StagedBounds,
-    dense_layers,
-)
+from verifier.engines.native.bounding import BoxBounds
+from verifier.engines.native.dense_bounds import DenseBounds, StagedBounds, dense_layers
 from verifier.engines.native.exact_leaves import ExactLeaves
+from verifier.engines.native.graph_bounds import ForwardBounds, GraphBounds
 from verifier.engines.native.input_split import InputSplit
-from verifier.engines.native.settings import NativeSettings
+from verifier.engines.native.settings import BoxSettings, CutSettings, NativeSettings
 from verifier.errors import UnsupportedOperatorError
 from verifier.events import Listener, ignore
 from verifier.falsify.climb import climbing
@@ -122,7 +117,7 @@ class NativeEngine(Engine):
             if neurons >= self.settings.windows_from:
                 from verifier.engines.native.window_search import WindowSearch  # loads torch
 
-                return WindowSearch(query, conditions, options).run(deadline, listener)
+                return WindowSearch(query, conditions, options, self.settings.windows).run(deadline, listener)
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
@@ -134,7 +129,7 @@ class NativeEngine(Engine):
         if conditions.disjuncts >= self.settings.many_disjuncts and not maxima and not options.proof:
             from verifier.engines.native.disjuncts import open_disjuncts
 
-            left = open_disjuncts(query, conditions, deadline)
+            left = open_disjuncts(query, conditions, deadline, self.settings.disjuncts_together)
             if not left:
                 statistics: dict[str, float | int | str] = {"method": "disjuncts", "disjuncts": conditions.disjuncts}
                 return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
@@ -149,37 +144,39 @@ class NativeEngine(Engine):
 
             record = self.settings.record
             certified = _certified(
-                replace(query, network=relu_network(query.network)), rest, options.threads, record.reserve
+                replace(query, network=relu_network(query.network)), rest, options.threads, record.reserve, boxes.cuts
             )
             kept = BoxRecord(certified, rest, np.flatnonzero(~conditions.alone), record)
             return InputSplit(query, certified, low, high, falsifier, kept, memory=options.memory, settings=boxes).run(
                 deadline, listener
             )
-        bounds = _bounds(query, rest, options.threads, staged=boxes.numpy_boxes)
+        bounds = _bounds(query, rest, options.threads, boxes)
         leaves = ExactLeaves(query, bounds, limits, exact)
         return InputSplit(
             query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes
         ).run(deadline, listener)
 
 
-def _certified(query: Query, conditions: Conditions, threads: int, reserve: float) -> DenseBounds | GraphBounds:
+def _certified(
+    query: Query, conditions: Conditions, threads: int, reserve: float, cuts: CutSettings
+) -> DenseBounds | GraphBounds:
     """Bounds that the checker of proofs finds, too."""
     crown, layers = Crown(query.network, query.box), dense_layers(query.network)
     if layers is None:
-        return GraphBounds(crown, conditions, threads, reserve)
-    return DenseBounds(crown, conditions, layers, threads, reserve=reserve)
+        return GraphBounds(crown, conditions, threads, reserve, cuts)
+    return DenseBounds(crown, conditions, layers, threads, reserve, cuts)
 
 
-def _bounds(query: Query, conditions: Conditions, threads: int, staged: int) -> BoxBounds:
-    """The bounds that fit a network of few inputs; ``staged``: boxes in numpy first, where both can."""
+def _bounds(query: Query, conditions: Conditions, threads: int, settings: BoxSettings) -> BoxBounds:
+    """The bounds that fit a network of few inputs."""
     reduced = reduce(query.network, MAXIMA).network
     if reduced is not query.network:  # bounds of maxima are tight without going back
-        return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads)
+        return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads, settings.cuts)
     crown = Crown(query.network, query.box)
     layers = dense_layers(query.network)
     if layers is None:
-        return GraphBounds(crown, conditions, threads)
+        return GraphBounds(crown, conditions, threads, cuts=settings.cuts)
     loaded = "verifier.engines.native.decide" in sys.modules
-    if staged and not loaded and all(relu for _, relu in layers[:-1]):
-        return StagedBounds(crown, conditions, layers, threads, staged)
-    return DenseBounds(crown, conditions, layers, threads)
+    if settings.numpy_boxes and not loaded and all(relu for _, relu in layers[:-1]):
+        return StagedBounds(crown, conditions, layers, threads, settings.numpy_boxes, settings.cuts)
+    return DenseBounds(crown, conditions, layers, threads, cuts=settings.cuts)

@@ -104,7 +104,7 @@ class InputSplit(LastResort):
         self.leaves, self.memory, self.settings = leaves, memory, settings
         self.free = np.flatnonzero(query.box.width > 0)
         self.widths = query.box.width[self.free]
-        self._slice, self._asked = 64, 0
+        self._slice, self._asked = settings.first_slice, 0
         self._beside: EngineResult | None = None
         self._found: Point | None = None
         ends, owners = np.unique(np.hstack([low, high]), axis=0, return_inverse=True)
@@ -227,7 +227,7 @@ class InputSplit(LastResort):
         """Boxes no wider than a few units in the last place: splitting them further leads nowhere."""
         low, high = block["low"][:, self.free], block["high"][:, self.free]
         size = np.maximum(np.abs(low), np.abs(high))
-        return (high - low <= 1e-14 * size).all(axis=1) & (
+        return (high - low <= self.settings.narrow * size).all(axis=1) & (
             (block["space_count"] >= self.settings.spaces) | (self.record is not None)
         )
 

@@ -10,12 +10,9 @@ from verifier.limits import Deadline
 from verifier.lp.program import LinearProgram
 from verifier.network.operators import Array
 
-PENALTY = 1e4
-"""What breaking a phase constraint costs: a bound on its multiplier."""
-
 
 def decide_region(
-    condensed: CondensedNetwork, row: Start, phases: npt.NDArray[np.int8], deadline: Deadline
+    condensed: CondensedNetwork, row: Start, phases: npt.NDArray[np.int8], deadline: Deadline, penalty: float
 ) -> tuple[Array, Array]:
     """Multipliers for the phase constraints that raise the row's least value most, and the point that takes it.
 
@@ -24,6 +21,7 @@ def decide_region(
     Args:
         row: one row.
         phases: ``(neurons,)``, none of them 0.
+        penalty: what breaking a phase constraint costs: a bound on its multiplier.
 
     Returns:
         weights ``(neurons,)`` float32 and a point of the box ``(n,)``.
@@ -53,7 +51,7 @@ def decide_region(
         np.full(condensed.neurons, np.inf),
         np.concatenate([box.low, np.zeros(condensed.neurons)]),
         np.concatenate([box.high, np.full(condensed.neurons, np.inf)]),
-        np.concatenate([cost, np.full(condensed.neurons, PENALTY)]),
+        np.concatenate([cost, np.full(condensed.neurons, penalty)]),
     )
     found = program.solve(deadline)
     if found.point is None:

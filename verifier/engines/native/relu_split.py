@@ -188,7 +188,12 @@ class ReluSplit(LastResort):
             self.settings.tighten_steps if first else self.settings.refine_steps, threads, limit, half=keep
         )
         neurons: Bounder = (
-            NeuronSearch(plain, subproblem.effort, began + self.settings.patience * self._deadline.left)
+            NeuronSearch(
+                plain,
+                subproblem.effort,
+                began + self.settings.patience * self._deadline.left,
+                self.settings.neurons,
+            )
             if subproblem.effort
             else plain
         )

@@ -11,11 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from verifier.engines.native.settings import CutSettings
 from verifier.network.operators import Array
 from verifier.rounding import SUM_RESERVE, UNIT_ROUNDOFF
-
-TURNS = 2
-"""How often all functions cut a box in turn."""
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -89,6 +87,7 @@ def examine_rows(
     disjunct_of: Integers,
     free: Integers,
     widths: Array,
+    turns: int = CutSettings().turns,
 ) -> Results:
     """Refute disjuncts, cut boxes and choose how to split them, from functions that are <= 0 where a disjunct is met.
 
@@ -99,6 +98,7 @@ def examine_rows(
             say nothing.
         disjunct_of: ``(S,)`` the disjunct of each row, not decreasing.
         free, widths: the inputs that vary, and their widths in the root box.
+        turns: how often all functions cut a box in turn.
     """
     disjuncts = open_disjuncts.shape[1]
     results = new_results(*low.shape)
@@ -121,7 +121,7 @@ def examine_rows(
     best = bound.max(axis=2, initial=-np.inf)
     open_disjuncts &= ~(best > 0)
     cut_low, cut_high = (np.repeat(end[:, None, free], disjuncts, axis=1) for end in (low, high))
-    for _ in range(TURNS):
+    for _ in range(turns):
         for k in range(most):
             rows = np.flatnonzero(member[:, k] >= 0)
             which = member[rows, k]

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from verifier.bounds.settings import NeuronSearchSettings, RowSettings, SweepSettings
 from verifier.engines.base import LOW_DIMENSION
+
+
+class CutSettings(NamedTuple):
+    """What is spent on the functions that refute and cut a box; a tuple, for compiled code takes it as it is.
+
+    Attributes:
+        functions: made at most for a disjunct of a box.
+        worth: a new function is kept if it raises the bound at the point by this share.
+        even: how much the relative width of an input counts beside what splitting it promises.
+        turns: how often all functions cut a box in turn.
+        parts: shares of rows are rounded to so many parts of 1 where a proof is kept.
+    """
+
+    functions: int = 4
+    worth: float = 0.02
+    even: float = 0.05
+    turns: int = 2
+    parts: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +40,7 @@ class SubproblemSettings:
             round otherwise.
         margin: a bound in float32 must be so far above zero to be tried in float64.
         exact_work: steps of exact arithmetic (`RegionSearch.work`) that a linear region may take.
+        penalty: what breaking a phase costs in the program of a linear region: a bound on its multiplier.
     """
 
     steps: int = 12
@@ -30,6 +51,7 @@ class SubproblemSettings:
     reserve: float = 10.0
     margin: float = 1e-5
     exact_work: float = 3e7
+    penalty: float = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +71,7 @@ class ReluSettings:
             for with more effort.
         tried_neurons, trial_steps, trial_root_steps: ReLUs that are tried before a subproblem is divided by one, and the steps of
             the ascents then, on neurons and on rows.
+        neurons: how the bounds of neurons are searched for.
         subproblem: how a subproblem is searched.
     """
 
@@ -67,6 +90,7 @@ class ReluSettings:
     tried_neurons: int = 8
     trial_steps: int = 2
     trial_root_steps: int = 10
+    neurons: NeuronSearchSettings = NeuronSearchSettings()
     subproblem: SubproblemSettings = SubproblemSettings()
 
     @staticmethod
@@ -117,6 +141,9 @@ class BoxSettings:
         stuck: more boxes than this that are too small to be split end the search.
         numpy_boxes: boxes that are examined in numpy before compiled code is loaded, where both can.
         hit, tries: points whose rows are all below ``hit`` are replayed exactly, at most ``tries`` at once.
+        first_slice: boxes of the first slice.
+        narrow: boxes no wider than this, relative to the size of their ends, are not halved.
+        cuts: what is spent on a box.
     """
 
     batch: int = 512
@@ -129,6 +156,9 @@ class BoxSettings:
     numpy_boxes: int = 100
     hit: float = 1e-9
     tries: int = 8
+    first_slice: int = 64
+    narrow: float = 1e-14
+    cuts: CutSettings = CutSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +183,53 @@ class CondensedSettings:
     few_neurons: int = 400
     lenience: float = 2.0
     look: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings:
+    """How networks are searched whose neurons are bounded in windows.
+
+    Attributes:
+        sweep, rows: how neurons and rows are bounded.
+        row_steps: of the ascent on the rows.
+        look, longest_look: share of the time left, and seconds at most, of the search for counterexamples once bounds have
+            failed.
+        memory: share of the budget that open nodes may hold.
+        steps, rate, decay: of the ascent on a node, the first step length of Adam, and what it shrinks by.
+        leaf_steps, leaf_decay: the same where all phases are fixed.
+        batch: nodes that are bounded together.
+        candidates: neurons of a node that are tried before one is split.
+        margin: a bound in float32 must be so far above zero to be tried in float64.
+    """
+
+    sweep: SweepSettings = SweepSettings()
+    rows: RowSettings = RowSettings()
+    row_steps: int = 40
+    look: float = 0.25
+    longest_look: float = 60.0
+    memory: float = 0.25
+    steps: int = 10
+    rate: float = 0.1
+    decay: float = 0.9
+    leaf_steps: int = 300
+    leaf_decay: float = 0.98
+    batch: int = 16
+    candidates: int = 4
+    margin: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvedSettings:
+    """How networks with curved operators or jumps are searched.
+
+    Attributes:
+        share: of the time left, at most, that goes to the search for counterexamples before bounds.
+        many, few: seconds of it, at most, where many inputs vary and where few do.
+    """
+
+    share: float = 0.5
+    many: float = 200.0
+    few: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +262,10 @@ class NativeSettings:
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
         condensed: how boxes are searched then.
         many_disjuncts: from so many disjuncts on, each is bounded on its own box before a search carries what is left.
+        disjuncts_together: boxes that are bounded together then, and between two looks at the clock.
         windows_from: from so many neurons on, a network of many inputs is bounded in windows.
+        windows: how it is searched then.
+        curved: how networks with curved operators are searched.
     """
 
     low_dimension: int = LOW_DIMENSION
@@ -194,6 +274,9 @@ class NativeSettings:
     windows_from: int = 30_000
     boxes: BoxSettings = BoxSettings()
     many_disjuncts: int = 64
+    disjuncts_together: int = 256
+    windows: WindowSettings = WindowSettings()
+    curved: CurvedSettings = CurvedSettings()
     relu: ReluSettings = ReluSettings()
     exact: ExactSettings = ExactSettings()
     record: RecordSettings = RecordSettings()

@@ -203,7 +203,7 @@ class SubproblemSearch(LastResort):
     def solve(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: a node without free neurons, by linear programming."""
         row = self.start.take(leaf.row)
-        weights, point = decide_region(self.condensed, row, leaf.phases[0], deadline)
+        weights, point = decide_region(self.condensed, row, leaf.phases[0], deadline, self.settings.penalty)
         phases, weights = np.ascontiguousarray(leaf.phases.T), self._short(weights)
         if prove(self.condensed, row, weights[:, None], phases, self.reserve)[0] > 0:
             self._refuted(Nodes(leaf.bound, leaf.row, leaf.phases, weights[None]))

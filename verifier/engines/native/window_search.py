@@ -15,6 +15,7 @@ from verifier.bab import Ending
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.engines.base import Answer, EngineResult
+from verifier.engines.native.settings import WindowSettings
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.events import Listener, Note
 from verifier.falsify.falsifier import Falsifier
@@ -26,17 +27,14 @@ from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.verdict import Certainty
 
-STEPS = 40
-"""Steps of the ascent on the rows."""
-LOOK = 0.25
-"""Share of the time that is left that the search for counterexamples gets once bounds have failed."""
-
 
 class WindowSearch:
     """One search."""
 
-    def __init__(self, query: Query, conditions: Conditions, options: Options) -> None:
-        self.query, self.conditions, self.options = query, conditions, options
+    def __init__(
+        self, query: Query, conditions: Conditions, options: Options, settings: WindowSettings = WindowSettings()
+    ) -> None:
+        self.query, self.conditions, self.options, self.settings = query, conditions, options, settings
 
     def run(self, deadline: Deadline, listener: Listener) -> EngineResult:
         """Decide the query by bounds or a witness, or say what stopped it."""
@@ -49,15 +47,16 @@ class WindowSearch:
                 memory=MemoryBudget.of(self.options.memory),
                 deadline=deadline,
                 threads=self.options.threads,
+                settings=self.settings.sweep,
             )
             values = sweep.run()
             open_ = sum(int(sweep.open(values[n.inputs[0]], n.inputs[0]).sum()) for n in self.query.network.activations)
             text = f"{open_} of {self.query.network.neurons} neurons are unstable and matter"
             listener(Note(seconds=time.monotonic() - began, text=text))
-            rows = RowBounds(sweep, conditions.y_rows, conditions.x_rows, conditions.bound)
+            rows = RowBounds(sweep, conditions.y_rows, conditions.x_rows, conditions.bound, self.settings.rows)
             lower = rows.lower()
             if self._left(lower):
-                lower = np.maximum(lower, rows.optimised(STEPS))
+                lower = np.maximum(lower, rows.optimised(self.settings.row_steps))
         except TimeLimitError as error:
             return EngineResult(answer=Answer.TIMEOUT, reason=str(error))
         except MemoryLimitError as error:
@@ -67,7 +66,7 @@ class WindowSearch:
         if not left:
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
         if self.options.prepass and not deadline.passed:
-            most = min(deadline.left * LOOK, 60.0)
+            most = min(deadline.left * self.settings.look, self.settings.longest_look)
             falsifier = Falsifier(FalsifierSettings(most=most))
             witness = falsifier.run(self.query, deadline, seed=self.options.seed + 1, listener=listener)
             if witness is not None:
@@ -75,8 +74,9 @@ class WindowSearch:
         from verifier.engines.native.window_split import WindowSplit
 
         best = [int(members[lower[members].argmax()]) for members in map(conditions.members, left)]
-        memory = 0.25 * MemoryBudget.of(self.options.memory).limit
-        found = WindowSplit(rows).run({row: float(lower[row]) for row in best}, memory, deadline, listener)
+        memory = self.settings.memory * MemoryBudget.of(self.options.memory).limit
+        split = WindowSplit(rows, self.settings)
+        found = split.run({row: float(lower[row]) for row in best}, memory, deadline, listener)
         statistics["nodes"] = found.done
         if found.ending is Ending.PROVED:
             return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)

@@ -16,20 +16,10 @@ from verifier.bounds.structured.backward import Backward, Weights
 from verifier.bounds.structured.maps import Tensor, exact_products
 from verifier.bounds.structured.rows import RowBounds
 from verifier.engines.native.node_store import Nodes, NodeStore
+from verifier.engines.native.settings import WindowSettings
 from verifier.events import Listener
 from verifier.limits import Deadline
 from verifier.network.operators import Array
-
-STEPS, RATE, DECAY = 10, 0.1, 0.9
-"""Steps of the ascent on a node, the first step length of Adam, and what it shrinks by."""
-LEAF_STEPS, LEAF_DECAY = 300, 0.98
-"""The same where all phases are fixed."""
-BATCH = 16
-"""Nodes that are bounded together."""
-CANDIDATES = 4
-"""Neurons of a node that are tried before one is split."""
-MARGIN = 1e-4
-"""A bound in float32 must be so far above zero to be tried in float64."""
 
 
 class WindowSplit:
@@ -39,7 +29,8 @@ class WindowSplit:
         rows: the rows of the condition, over a sweep that has run.
     """
 
-    def __init__(self, rows: RowBounds) -> None:
+    def __init__(self, rows: RowBounds, settings: WindowSettings = WindowSettings()) -> None:
+        self.settings = settings
         self.rows, self.sweep, self.network = rows, rows.sweep, rows.sweep.network
         self.places: dict[str, tuple[slice, npt.NDArray[np.intp]]] = {}
         """By ReLU node: its undecided neurons, as a part of all of them and as places in the node."""
@@ -67,7 +58,7 @@ class WindowSplit:
             bounder=self,
             brancher=self,
             leaf=self,
-            settings=Settings(batch=BATCH, piece=BATCH, unit="nodes"),
+            settings=Settings(batch=self.settings.batch, piece=self.settings.batch, unit="nodes"),
         )
         with exact_products(self.sweep.threads):
             return search.run(roots, deadline, listener)
@@ -76,9 +67,9 @@ class WindowSplit:
     @np.errstate(over="ignore", invalid="ignore")
     def bound(self, batch: Nodes, deadline: Deadline) -> Bounded[Nodes]:
         """See `verifier.bab.Bounder.bound`."""
-        best, kept, record = self._ascend(batch, STEPS, DECAY, deadline)
+        best, kept, record = self._ascend(batch, self.settings.steps, self.settings.decay, deadline)
         half = kept.astype(np.float16).astype(np.float32)
-        maybe = np.flatnonzero(best > MARGIN)
+        maybe = np.flatnonzero(best > self.settings.margin)
         proved = np.zeros(len(batch), dtype=bool)
         if len(maybe):
             proved[maybe] = self._proved(batch.row[maybe], half[maybe], batch.phases[maybe]) > 0
@@ -93,7 +84,7 @@ class WindowSplit:
         if not len(parent):
             return Children(some, parent)
         assert some.scores is not None
-        tries = min(CANDIDATES, self.neurons)
+        tries = min(self.settings.candidates, self.neurons)
         best = np.argsort(-some.scores, axis=1)[:, :tries]
         best = np.where(np.take_along_axis(some.scores, best, 1) >= 0, best, best[:, :1])
         line, bounds = np.arange(len(some)), np.zeros((tries, 2, len(some)))
@@ -121,7 +112,7 @@ class WindowSplit:
 
     def solve(self, leaf: Nodes, deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: a long ascent on a linear region."""
-        _, weights, _ = self._ascend(leaf, LEAF_STEPS, LEAF_DECAY, deadline)
+        _, weights, _ = self._ascend(leaf, self.settings.leaf_steps, self.settings.leaf_decay, deadline)
         if self._proved(leaf.row, weights, leaf.phases)[0] > 0:
             return LeafAnswer(Verdict.REFUTED)
         return LeafAnswer(Verdict.OPEN, reason="a linear region stays undecided")
@@ -135,7 +126,7 @@ class WindowSplit:
         fixed = self._spread(passes, phases.to(passes.backend.dtype))
         weights = torch.tensor(batch.weights.astype(np.float32)).to(passes.backend.dtype).requires_grad_()
         best, kept = torch.full((len(batch),), -np.inf, dtype=torch.float64), weights.detach().clone()
-        adam = torch.optim.Adam([weights], lr=RATE)
+        adam = torch.optim.Adam([weights], lr=self.settings.rate)
         record: dict[str, Tensor] = {}
         for step in range(steps + 1):
             deadline.check("while bounding nodes")
@@ -144,11 +135,11 @@ class WindowSplit:
                 better = value.detach() > best
                 best = torch.where(better, value.detach(), best)
                 kept[better] = weights.detach()[better]
-                if step == steps or bool((best > MARGIN).all()):
+                if step == steps or bool((best > self.settings.margin).all()):
                     break
                 adam.zero_grad()
                 (-value.sum()).backward()  # type: ignore[no-untyped-call]
-            adam.param_groups[0]["lr"] = RATE * decay**step
+            adam.param_groups[0]["lr"] = self.settings.rate * decay**step
             adam.step()
             with torch.no_grad():
                 weights.clamp_(min=0)

@@ -20,9 +20,6 @@ from verifier.network.affine import dense
 from verifier.network.operators import Array
 from verifier.network.relu_form import INPUT
 
-_LARGEST = 1_500_000
-"""Target rows times neurons above which slopes and multipliers are not optimised."""
-
 
 @dataclass(eq=False)
 class _Layer:
@@ -68,7 +65,9 @@ def preactivation_bounds(
     size = len(state.phase[r])
     both = np.concatenate([todo, todo + size])
     tunable = [s for s, part in layers.items() if (part.free | part.forced).any()]
-    optimised = bool(tunable) and len(both) * sum(len(layers[s].index) for s in tunable) <= _LARGEST
+    optimised = (
+        bool(tunable) and len(both) * sum(len(layers[s].index) for s in tunable) <= problem.settings.propagation.largest
+    )
     tuning = {s: _start(state, r, s, both, layers[s]) for s in tunable}
     valid = None
     if conditions is not None and optimised:

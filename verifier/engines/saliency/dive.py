@@ -28,18 +28,12 @@ from verifier.bab import (
 )
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import branch_trial
+from verifier.engines.saliency.settings import DiveSettings
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.limits import Deadline, MemoryBudget
 from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
-
-CANDIDATES = 8
-"""Neurons among which a node of a large network chooses its branching."""
-RELIABLE = 2
-"""Trials of a neuron's phase before its pseudo-cost is believed."""
-MOST_GAIN = 2.0
-"""Gains are counted up to this: an infeasible child gains no more than a very good one."""
 
 Neuron = tuple[int, int]
 """Layer and neuron."""
@@ -50,18 +44,19 @@ Fixing = tuple[tuple[Neuron, int], ...]
 class PseudoCosts:
     """Mean gain of the LP's objective per unit and phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: DiveSettings = DiveSettings()) -> None:
+        self.settings = settings
         self._known: dict[tuple[Neuron, int], tuple[float, int]] = {}
 
     def gain(self, neuron: Neuron, phase: int) -> float | None:
         """The mean gain, once it is reliable."""
         total, count = self._known.get((neuron, phase), (0.0, 0))
-        return total / count if count >= RELIABLE else None
+        return total / count if count >= self.settings.reliable else None
 
     def add(self, neuron: Neuron, phase: int, gain: float) -> None:
         """One more observation."""
         total, count = self._known.get((neuron, phase), (0.0, 0))
-        self._known[neuron, phase] = (total + min(gain, MOST_GAIN), count + 1)
+        self._known[neuron, phase] = (total + min(gain, self.settings.most_gain), count + 1)
 
 
 @dataclass(eq=False)
@@ -93,7 +88,7 @@ class Dive(LastResort):
         disjunct: int,
         costs: PseudoCosts,
         find: Callable[[Array, Deadline], Point | None],
-        candidates: int = CANDIDATES,
+        candidates: int = DiveSettings().candidates,
     ) -> None:
         """
         Args:
@@ -208,7 +203,7 @@ class Dive(LastResort):
                     gain = max(branch_trial(relaxation, neuron[0], neuron[1], phase) - objective, 1e-9)
                     relaxation.lp.restore_basis(basis)
                     self.costs.add(neuron, phase, gain)
-                gains.append(min(gain, MOST_GAIN))
+                gains.append(min(gain, self.costs.settings.most_gain))
             if gains[0] * gains[1] > best:
                 best, choice = gains[0] * gains[1], (neuron, 1 if gains[0] <= gains[1] else -1)
         return choice

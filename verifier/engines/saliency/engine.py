@@ -24,7 +24,8 @@ from verifier.engines.exact_regions import RegionSearch
 from verifier.engines.native.settings import ExactSettings, NativeSettings
 from verifier.engines.saliency.attack import DescentSettings, MapDescent
 from verifier.engines.saliency.problem import Problem
-from verifier.engines.saliency.tree import Tree, TreeSettings
+from verifier.engines.saliency.settings import TreeSettings
+from verifier.engines.saliency.tree import Tree
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
@@ -33,9 +34,6 @@ from verifier.properties.numbers import Point
 from verifier.properties.query import Query
 from verifier.verdict import Certainty
 
-SMALL = 64
-"""Networks of at most so many neurons are searched at once, without compiled code."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SaliencySettings:
@@ -43,7 +41,7 @@ class SaliencySettings:
 
     Attributes:
         exact_up_to: neurons up to which a query that rounding errors leave open is passed to exact arithmetic.
-        small: networks of at most so many neurons are searched at once.
+        small: networks of at most so many neurons are searched at once, without compiled code.
         large: networks of more neurons are asked without their gradient first: propagation would take longer than that.
         attack: seconds of the attack before the query without its gradient is asked.
         share, large_share: of the time left, given to the query without its gradient; in large networks the search that
@@ -56,7 +54,7 @@ class SaliencySettings:
     """
 
     exact_up_to: int = 300
-    small: int = SMALL
+    small: int = 64
     large: int = 1000
     attack: float = 0.3
     share: float = 0.5
@@ -104,7 +102,7 @@ class SaliencyEngine(Engine):
 
     def solve(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         query = balanced(query)
-        tree = Tree(Problem.of(query), options.memory, self.settings.tree)
+        tree = Tree(Problem.of(query, self.settings.tree), options.memory)
         large = query.network.neurons > self.settings.large
         label = self._without_gradient(query, tree, options, deadline, listener) if large else None
         refuted = label is None and tree.refuted_at_root(deadline)

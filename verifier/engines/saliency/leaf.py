@@ -29,9 +29,6 @@ from verifier.network.relu_form import INPUT
 from verifier.properties.conjunction import Conjunction
 from verifier.rounding import EIGHT_ROUNDINGS, OUTWARD
 
-MOST_ENTRIES = 200
-"""Entries of the gradient map among which rows are chosen."""
-
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
@@ -196,7 +193,7 @@ class _Rows:
         free = self.state.phase[self.last][self.neurons] == 0
         scaled = matrix[:, free] / np.maximum(gradient.upper - gradient.lower, 1e-12)[:, None]
         excess = np.abs(scaled).sum(axis=1)
-        rest = np.argsort(-excess)[:MOST_ENTRIES]
+        rest = np.argsort(-excess)[: problem.settings.leaf.entries]
         chosen = independent_rows(scaled, rest[excess[rest] > 1])
         pad = 2 * problem.gradient_padding[INPUT][chosen]
         low, high = gradient.lower[chosen] - pad, gradient.upper[chosen] + pad

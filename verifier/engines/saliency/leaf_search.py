@@ -28,19 +28,11 @@ from verifier.bab import (
 from verifier.engines.saliency.leaf import Leaf
 from verifier.engines.saliency.leaf_lagrangian import Columns, Lagrangian, Proof, Single
 from verifier.engines.saliency.problem import Phases
+from verifier.engines.saliency.settings import LeafSettings
 from verifier.errors import MemoryLimitError, TimeLimitError
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
-
-BLOCK, BLOCKS, LEAST_BLOCKS, ENOUGH = 10, 40, 4, 0.97
-"""Steps between proofs in tightening, most and fewest of them, and the factor on the mean width that does not pay."""
-TRIAL = 25
-"""Steps of a branching on trial."""
-TIGHTEN, LATER, BRANCHING = (0.2, 0.99), (0.1, 0.993), (0.05, 0.95)
-"""Length of the first step, and factor from each to the next: in a leaf, in its subproblems, in a branching on trial."""
-CANDIDATES = 4
-"""Branchings tried at a subproblem."""
 
 
 @dataclass(eq=False)
@@ -73,14 +65,15 @@ class LeafSearch:
         nodes, depth: how many subproblems were visited, and the most phases fixed by branching.
     """
 
-    def __init__(self, leaf: Leaf, settle: Callable[[int, Phases], Point | None], few: int = 6) -> None:
+    def __init__(
+        self, leaf: Leaf, settle: Callable[[int, Phases], Point | None], settings: LeafSettings = LeafSettings()
+    ) -> None:
         """
         Args:
             settle: takes over a disjunct of a subproblem, ``(m,)`` phases, that is neither closed nor worth another branching
                 here; gives a witness if it finds one.
-            few: subproblems with at most so many free phases are left to it.
         """
-        self.leaf, self.lagrangian, self.settle, self.few = leaf, Lagrangian(leaf), settle, few
+        self.leaf, self.lagrangian, self.settle, self.settings = leaf, Lagrangian(leaf), settle, settings
         self.nodes, self.depth = 0, 0
         self._allowed = (self.lagrangian.disjuncts > 0).astype(np.float32)
 
@@ -128,7 +121,7 @@ class LeafSearch:
 
     def takes(self, batch: Items[_Subproblem], lower: Array) -> npt.NDArray[np.bool_]:
         """See `verifier.bab.LeafSolver.takes`."""
-        return np.array([(subproblem.phases == 0).sum() <= self.few for subproblem in batch.items])
+        return np.array([(subproblem.phases == 0).sum() <= self.settings.few for subproblem in batch.items])
 
     def solve(self, leaf: Items[_Subproblem], deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: others take over what is open, and this search is done with it."""
@@ -155,7 +148,8 @@ class LeafSearch:
 
     def _tighten(self, subproblem: _Subproblem, deadline: Deadline) -> Array | None:
         """Tighten a subproblem's bounds; what branching on each neuron promises, None if that closes the subproblem."""
-        width = np.inf
+        s, width = self.settings, np.inf
+        lengths = s.tighten_later if subproblem.depth else s.tighten
         free = np.flatnonzero(subproblem.phases == 0)
         neuron, sign = np.concatenate([free, free]), np.repeat(np.array([1, -1], dtype=np.int8), len(free))
         place = 2 * neuron + (sign < 0)
@@ -166,10 +160,8 @@ class LeafSearch:
             neuron=np.concatenate([np.zeros(len(subproblem.disjuncts), dtype=np.int64), neuron]),
             allowed=self._allow(subproblem.disjuncts, len(place)),
         )
-        for block in range(BLOCKS):
-            mean = self.lagrangian.ascend(
-                columns, subproblem.low, subproblem.high, BLOCK, *(LATER if subproblem.depth else TIGHTEN)
-            )
+        for block in range(s.blocks):
+            mean = self.lagrangian.ascend(columns, subproblem.low, subproblem.high, s.block, *lengths)
             proof = self.lagrangian.prove(columns, subproblem.low, subproblem.high)
             bounds, count = proof.bounds, len(subproblem.disjuncts)
             subproblem.of_disjuncts, subproblem.of_neurons[:, place] = (
@@ -196,7 +188,7 @@ class LeafSearch:
             before, width = width, float((subproblem.high - subproblem.low)[free].sum())
             if not free.any() or deadline.passed:
                 break
-            if block >= LEAST_BLOCKS and width > ENOUGH * before:
+            if block >= s.least_blocks and width > s.enough * before:
                 break
             if not kept.all():
                 columns.keep(kept)
@@ -214,7 +206,7 @@ class LeafSearch:
 
     def _branch(self, subproblem: _Subproblem, score: Array) -> list[_Subproblem]:
         """One subproblem or two, or none if a branching closes both; the likelier to close is last."""
-        tried = np.argsort(-score)[:CANDIDATES]
+        tried = np.argsort(-score)[: self.settings.candidates]
         disjunct = subproblem.disjuncts[subproblem.worst]
         count = 2 * len(tried)
         phases = np.repeat(subproblem.phases[:, None], count, axis=1)
@@ -226,7 +218,7 @@ class LeafSearch:
             neuron=np.zeros(count, dtype=np.int64),
             allowed=np.repeat(self._allowed[:, [disjunct]], count, axis=1),
         )
-        self.lagrangian.ascend(columns, subproblem.low, subproblem.high, TRIAL, *BRANCHING)
+        self.lagrangian.ascend(columns, subproblem.low, subproblem.high, self.settings.trial, *self.settings.branching)
         bounds = self.lagrangian.prove(columns, subproblem.low, subproblem.high).bounds.reshape(-1, 2)
         gain = np.maximum(bounds - bounds.min(), 1e-9)
         best = int(np.argmax(np.where((bounds > 0).any(axis=1), np.inf, gain[:, 0] * gain[:, 1])))

@@ -34,10 +34,6 @@ def check_map(problem: Problem, state: State) -> None:
         raise Infeasible
 
 
-LEAF_WORK = 1_000_000
-"""Steps of exact arithmetic (`RegionSearch.work`) that a leaf may take."""
-
-
 def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Point | None, bool]:
     """Decide exactly a state in which all phases are known: rounding, or a map that depends on the input, left it open.
 
@@ -51,9 +47,10 @@ def settle_leaf(problem: Problem, state: State, deadline: Deadline) -> tuple[Poi
         return _settle_map(problem, state, deadline)
     signs = dict(zip(problem.form.nodes, state.phase, strict=True))
     search = RegionSearch(problem.query, assumed=signs, closed=True, disjuncts=state.disjuncts)
-    if search.maps_cost > LEAF_WORK:
+    work = problem.settings.leaf.exact_work
+    if search.maps_cost > work:
         return None, False
-    search.run(LEAF_WORK, deadline)
+    search.run(work, deadline)
     return search.witness, search.finished and search.witness is None and not search.unsettled
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from verifier.engines.saliency.settings import TreeSettings
 from verifier.network.affine import Matrix
 from verifier.network.operators import Array
 from verifier.network.relu_form import INPUT, ReluForm, relu_form
@@ -35,15 +36,17 @@ class Problem:
     Attributes:
         query: the query; its network may contain any supported operator.
         form: the network's ReLU form.
+        settings: how it is searched.
     """
 
     query: Query
     form: ReluForm
+    settings: TreeSettings = TreeSettings()
 
     @staticmethod
-    def of(query: Query) -> Problem:
+    def of(query: Query, settings: TreeSettings = TreeSettings()) -> Problem:
         """The problem of a query."""
-        return Problem(query, relu_form(query.network))
+        return Problem(query, relu_form(query.network), settings)
 
     @property
     def disjuncts(self) -> tuple[Conjunction, ...]:

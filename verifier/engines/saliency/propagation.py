@@ -21,15 +21,9 @@ from verifier.rounding import EIGHT_ROUNDINGS
 
 ROOM = 1e-9
 """By how much the bounds of a preactivation that is exactly 0 are widened where its phase has to stay open."""
-ITERATIONS, LATER = 12, 4
-"""Steps of the optimisation of slopes and multipliers in the forward bounds: at first, and below a branching."""
-FEW, SMALL = 2, 64
-"""Steps in networks of at most so many neurons, where another node costs less than better bounds."""
 
 
-def propagate(
-    problem: Problem, state: State, rounds: int = 6, *, start: int = 0, deadline: Deadline | None = None
-) -> None:
+def propagate(problem: Problem, state: State, *, start: int = 0, deadline: Deadline | None = None) -> None:
     """Tighten a state in place until nothing changes.
 
     Args:
@@ -41,10 +35,11 @@ def propagate(
     """
     has_gradient = problem.query.gradient is not None
     first = start
-    iterations = LATER if state.depth else ITERATIONS
-    if sum(problem.form.sizes) <= SMALL:
-        iterations = FEW
-    for _ in range(rounds):
+    settings = problem.settings.propagation
+    iterations = settings.later if state.depth else settings.steps
+    if sum(problem.form.sizes) <= settings.small:
+        iterations = settings.small_steps
+    for _ in range(settings.rounds):
         before = [p.copy() for p in state.phase]
         for r in range(first, len(state.phase)):
             if deadline is not None and deadline.passed:

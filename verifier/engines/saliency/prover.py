@@ -19,6 +19,7 @@ from verifier.engines.saliency.crown import preactivation_bounds
 from verifier.engines.saliency.problem import Problem, State
 from verifier.engines.saliency.relaxation import Relaxation, row_kinds
 from verifier.engines.saliency.selection import choose_branch
+from verifier.engines.saliency.settings import ProverSettings
 from verifier.limits import Deadline
 from verifier.lp.program import LpStatus
 from verifier.network.affine import Affine, combined
@@ -29,11 +30,6 @@ from verifier.proofs.checker.claim import Claim
 from verifier.proofs.checker.graph import Graph
 from verifier.proofs.tree import NoCertificate, ProofTree, Term, Weights
 from verifier.properties.query import Query
-
-STEPS, LATER = 20, 6
-"""Steps in which weights are optimised: at the root, and below."""
-BITS = (10, 20, 52)
-"""Bits of multipliers that are tried one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +77,9 @@ class Prover:
         nodes, programs: how many there were.
     """
 
-    def __init__(self, query: Query, graph: Graph, claim: Claim) -> None:
+    def __init__(self, query: Query, graph: Graph, claim: Claim, settings: ProverSettings = ProverSettings()) -> None:
         assert query.gradient is not None
-        self.query = replace(query, condition=None)
+        self.query, self.settings = replace(query, condition=None), settings
         self.problem = Problem(self.query, form_of(graph))
         self.graph, self.claim = graph, claim
         self.relus = [n for n in graph.nodes if n.kind == "relu"]
@@ -139,7 +135,9 @@ class Prover:
             here.known, Record(here.known.region, here.known.record, 0, np.zeros(0, dtype=np.intp))
         )
         if known is not None:
-            known = self._better(here.node, known, here.disjuncts, LATER if here.depth else STEPS)
+            known = self._better(
+                here.node, known, here.disjuncts, self.settings.later if here.depth else self.settings.steps
+            )
         if known is None:
             self.tree.contradiction(here.node)
             return []
@@ -277,7 +275,7 @@ class Prover:
                 continue
             added = self._added(disjunct, rows, numbers, known)
             free = self._free(known)
-            for bits in BITS:
+            for bits in self.settings.bits:
                 factors = rounded(np.array([rows[k] for k in sorted(rows)]), bits)
                 short = rounded(added, bits)
                 kept = np.flatnonzero(free | (short != 0))  # elsewhere nothing is added to the default

@@ -32,10 +32,8 @@ BASIC = 1
 """HiGHS's number for a basic variable."""
 _KIND, _LAYER = 1 << 40, 1 << 24
 """Strides of the keys by which the columns and rows of related LPs are matched."""
-_CUTS_PER_ROUND = 40
-_CUT_TOLERANCE = 1e-9
-_MAP_ROUNDS = 10
-"""So often a solution is cut off by a condition on the map."""
+VIOLATED = 1e-9
+"""A row that a solution breaks by less is met, as far as the linear program tells."""
 
 
 class Relaxation:
@@ -51,7 +49,7 @@ class Relaxation:
         Args:
             identity: whether Euler's identity is one of its rows.
         """
-        self.problem, self.state = problem, state
+        self.problem, self.state, self.settings = problem, state, problem.settings.programs
         box, layers = problem.query.box, len(problem.form.layers)
         self._lower, self._upper = [box.lower], [box.upper]
         self._columns = box.size
@@ -314,8 +312,8 @@ class Relaxation:
         g = self.problem.seed[INPUT] + self._g_matrix @ point[self._g_columns]
         excess = np.maximum(gradient.lower - g, g - gradient.upper)
         excess[self._cut] = -np.inf
-        worst = np.argsort(-excess)[:_CUTS_PER_ROUND]
-        return worst[excess[worst] > _CUT_TOLERANCE]
+        worst = np.argsort(-excess)[: self.settings.cuts]
+        return worst[excess[worst] > VIOLATED]
 
     def _add_cuts(self, entries: Array) -> None:
         gradient = self.problem.query.gradient
@@ -342,7 +340,7 @@ class Relaxation:
         seed, pad = self.problem.seed[INPUT], self.problem.gradient_padding[INPUT]
         weights, bounds = condition.cuts(seed + self._g_matrix @ point[self._g_columns])
         bounds = bounds - weights @ seed + 4 * (np.abs(weights) @ pad)
-        kept = np.flatnonzero(weights @ (self._g_matrix @ point[self._g_columns]) > bounds + _CUT_TOLERANCE)
+        kept = np.flatnonzero(weights @ (self._g_matrix @ point[self._g_columns]) > bounds + VIOLATED)
         if not len(kept):
             return False
         builder = RowBuilder()
@@ -382,7 +380,7 @@ class Relaxation:
             violated = self._violated(answer.point)
             if len(violated):
                 self._add_cuts(violated)
-            elif rounds < _MAP_ROUNDS and self._cut_by_map(answer.point):
+            elif rounds < self.settings.map_rounds and self._cut_by_map(answer.point):
                 rounds += 1
             else:
                 return answer

@@ -8,11 +8,6 @@ from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.lp.program import LpStatus
 from verifier.network.operators import Array
 
-CANDIDATES = 6
-"""Neurons tried by each of the two rankings."""
-ITERATIONS = 30
-"""Simplex iterations of a trial."""
-
 
 def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int, int] | None:
     """Layer, neuron and the phase to search first; None if every phase is known."""
@@ -32,7 +27,8 @@ def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int
         influence = np.ones(len(free))
     by_value = np.minimum(a, s) * (influence + 1e-3 * influence.mean() + 1e-12)
     by_phase = np.minimum(d, 1 - d) * influence * np.sqrt(width)
-    ranked = [np.argsort(-by_value)[:CANDIDATES], np.argsort(-by_phase)[:CANDIDATES]]
+    most = relaxation.settings.candidates
+    ranked = [np.argsort(-by_value)[:most], np.argsort(-by_phase)[:most]]
     tried = list(dict.fromkeys(int(k) for pair in zip(*ranked, strict=True) for k in pair))
     best, choice = -np.inf, (layer, int(free[tried[0]]), 1)
     columns, rows = relaxation.lp.basis()
@@ -59,6 +55,6 @@ def branch_trial(relaxation: Relaxation, layer: int, neuron: int, phase: int) ->
     if d >= 0:
         fixed[0] = 1.0 if phase > 0 else 0.0
     relaxation.lp.bound_columns(columns, fixed, fixed)
-    status, objective = relaxation.lp.trial(ITERATIONS)
+    status, objective = relaxation.lp.trial(relaxation.settings.iterations)
     relaxation.lp.bound_columns(columns, lower, upper)
     return np.inf if status is LpStatus.INFEASIBLE else objective

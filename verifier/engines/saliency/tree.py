@@ -22,10 +22,10 @@ from verifier.bab import (
     Settings,
     Verdict,
 )
-from verifier.engines.saliency.dive import CANDIDATES, Dive, Fixing, PseudoCosts
+from verifier.engines.saliency.dive import Dive, Fixing, PseudoCosts
 from verifier.engines.saliency.maps import check_map, settle_leaf
 from verifier.engines.saliency.problem import Infeasible, Phases, Problem, State
-from verifier.engines.saliency.propagation import SMALL, propagate
+from verifier.engines.saliency.propagation import propagate
 from verifier.engines.saliency.relaxation import Relaxation, scatter
 from verifier.engines.saliency.selection import choose_branch
 from verifier.engines.saliency.witness import WitnessFinder
@@ -35,21 +35,6 @@ from verifier.network.operators import Array
 from verifier.properties.numbers import Point
 
 PAUSED = "paused"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TreeSettings:
-    """How the tree is searched.
-
-    Attributes:
-        small: in networks of at most so many neurons phases are searched on linear programs alone.
-        few: unknown phases of a small network up to which they are searched on one linear program.
-        leaf_few: see `verifier.engines.saliency.leaf_search.LeafSearch`.
-    """
-
-    small: int = SMALL
-    few: int = 12
-    leaf_few: int = 6
 
 
 @dataclass
@@ -115,12 +100,12 @@ class Tree:
         result: how `run` ended; PROVED only if the query is refuted.
     """
 
-    def __init__(self, problem: Problem, memory: float | None = None, settings: TreeSettings = TreeSettings()) -> None:
+    def __init__(self, problem: Problem, memory: float | None = None) -> None:
         """
         Args:
             memory: GiB for open subproblems; None: a share of the machine's.
         """
-        self.problem, self.memory, self.settings = problem, MemoryBudget.of(memory), settings
+        self.problem, self.memory, self.settings = problem, MemoryBudget.of(memory), problem.settings
         self.statistics = Statistics()
         self.finder = WitnessFinder(problem)
         self.result = SearchResult()
@@ -128,7 +113,7 @@ class Tree:
         self._most = float("inf")
         self._search: BranchAndBound[Items[Node]] | None = None
         self._costs: dict[int, PseudoCosts] = {}
-        self._small = sum(problem.form.sizes) <= settings.small
+        self._small = sum(problem.form.sizes) <= self.settings.small
 
     def refuted_at_root(self, deadline: Deadline) -> bool:
         """Whether propagation alone refutes the query; if not, `run` starts from what it found."""
@@ -290,9 +275,9 @@ class Tree:
             relaxation = node.relaxation
             known = relaxation.lp.iterations
             find = partial(self._try, relaxation, disjunct=disjunct)
-            costs = self._costs.setdefault(disjunct, PseudoCosts())
+            costs = self._costs.setdefault(disjunct, PseudoCosts(self.settings.dive))
             # in a small network a node costs no more than a trial
-            dive = Dive(relaxation, disjunct, costs, find, 0 if self._small else CANDIDATES)
+            dive = Dive(relaxation, disjunct, costs, find, 0 if self._small else self.settings.dive.candidates)
             try:
                 witness = dive.run(deadline, start)
             finally:
@@ -316,7 +301,7 @@ class Tree:
             neurons = [(last, neuron) for neuron in leaf.neurons[known].tolist()]
             return settle(disjunct, tuple(zip(neurons, phases[known].tolist(), strict=True)))
 
-        search = LeafSearch(leaf, settle_phases, self.settings.leaf_few)
+        search = LeafSearch(leaf, settle_phases, self.settings.leaf)
         try:
             return search.run(deadline), left
         finally:

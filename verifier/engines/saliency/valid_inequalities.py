@@ -20,8 +20,6 @@ from verifier.network.operators import Array
 from verifier.network.relu_form import INPUT
 from verifier.rounding import EIGHT_ROUNDINGS
 
-_MOST = 80
-"""At most this many rows about h."""
 _DISJUNCT, _IDENTITY, _GRADIENT = 0, 10_000, 20_000
 
 
@@ -170,7 +168,9 @@ def _gradient_rows(problem: Problem, state: State, rows: _Rows) -> None:
         if users != (last,) or not np.isfinite(state.h_upper[s]).all():
             continue
         matrix = form.layers[last].matrices[s]
-        chosen = np.flatnonzero((state.phase[s] > 0) & (state.h_upper[s] > state.h_lower[s]))[: _MOST // 2]
+        chosen = np.flatnonzero((state.phase[s] > 0) & (state.h_upper[s] > state.h_lower[s]))[
+            : problem.settings.propagation.inequalities // 2
+        ]
         if not len(chosen):
             continue
         kappa = dense(matrix[:, chosen]).T
