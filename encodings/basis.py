@@ -23,6 +23,9 @@ def independent_rows(matrix: Array, candidates: Indices) -> Indices:
 
     Args:
         candidates: the rows to choose from.
+
+    Source:
+        QR with column pivoting: Businger, Golub, Numerische Mathematik 1965.
     """
     taken = [np.zeros(0, dtype=np.int64)]
     for _ in range(ROUNDS):
@@ -42,6 +45,9 @@ def basis_of_rows(model: Model, gradient: Expressions, width: Array) -> Indices:
     Args:
         gradient: the entries as expressions over the model's variables.
         width: ``(n,)``: upper minus lower bound that the query puts on each entry; infinite where it is free.
+
+    Source:
+        QR with column pivoting: Businger, Golub, Numerische Mathematik 1965.
     """
     matrix, reach = gradient.widened(model.size), model.upper - model.lower
     columns = np.flatnonzero(abs(matrix).sum(axis=0) * reach > 0)

@@ -35,6 +35,9 @@ def encode_gradient(forward: ForwardPass, output: Array, bounds: Mapping[str, Bo
 
     Returns:
         for every node the gradient with respect to its flattened value.
+
+    Source:
+        Le et al., ACML 2023, Equations 9 to 11, 15 and 16.
     """
     network, model = forward.network, forward.model
     parts: dict[str, list[Expressions]] = {n.name: [] for n in network.nodes}

@@ -44,6 +44,10 @@ def add_identity(
         y: variables of the output.
         gradient: bounds on g at every solution that counts.
         relax: the row is widened by this much, for solvers with tolerances.
+
+    Source:
+        Euler's identity for positively homogeneous functions, with the biases as further inputs; as a row it
+        is this package's own.
     """
     network, model, x = forward.network, forward.model, forward.x
     for node in network.activations:

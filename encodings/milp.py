@@ -50,6 +50,9 @@ def mixed_integer(model: Model) -> MixedInteger:
 
     Raises:
         EngineError: a variable without finite bounds, for which there is no big-M.
+
+    Source:
+        big-M form of disjunctions: Balas, 1979; for networks: Tjeng, Xiao, Tedrake, ICLR 2019.
     """
     lower, upper = model.lower, model.upper
     unbounded = np.flatnonzero(~(np.isfinite(lower) & np.isfinite(upper)))

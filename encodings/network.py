@@ -93,6 +93,9 @@ def encode_forward(
             solution that counts, or `UNKNOWN`. Such a neuron is fixed, and its preactivation confined to the phase.
         gradient: whether derivatives will be added, so that at a kink both neighbours must stay possible.
         negligible: see `encodings.phases.possible_phases`; 0 for exact proofs.
+
+    Source:
+        Le et al., ACML 2023, Equations 1 to 3; phases as disjuncts: Katz et al., CAV 2017.
     """
     box = bounds[network.input]
     x = model.add_variables(box.lower, box.upper)

@@ -116,6 +116,9 @@ def encode(
             `encodings.basis`), and its bounds on the others are left out; by default it is written for all.
         relax: the query's own rows and its gradient box are widened by this much, see `encodings.widening.slack`: for solvers with
             tolerances, so that a witness on a boundary is not lost; 0 for exact proofs.
+
+    Source:
+        Le et al., ACML 2023, Section 4, Equations 9 to 16.
     """
     model = Model()
     forward = encode_forward(

@@ -75,6 +75,10 @@ class Region:
     Args:
         pattern: a phase for every neuron, see `verifier.encodings.query.Pattern`.
         exact: the query's network in exact form, if it is at hand.
+
+    Source:
+        one linear region is a linear program: Katz et al., CAV 2017; in rationals: Dutertre, de Moura, CAV
+        2006.
     """
 
     def __init__(self, query: Query, pattern: Pattern, exact: ExactNetwork | None = None) -> None:

@@ -43,7 +43,11 @@ class Rescaled:
 
 
 def rescaled(model: Model, narrow: float = NARROW) -> Rescaled:
-    """The model with its narrow variables stretched to [-1, 1]."""
+    """The model with its narrow variables stretched to [-1, 1].
+
+    Source:
+        scaling of columns, as in any presolve: Tomlin, 1975.
+    """
     lower, upper = model.lower, model.upper
     width = upper - lower
     constant = width <= ROUNDING * np.maximum(1.0, np.maximum(np.abs(lower), np.abs(upper)))

@@ -30,6 +30,9 @@ def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: f
 
     Raises:
         EngineError: for maps that are multiplied by the input, and for the L2 norm: neither is linear.
+
+    Source:
+        Le et al., ACML 2023, Equation 12; absolute values by two rows each.
     """
     write = _ROWS.get(type(condition.similarity))
     if condition.map.baseline is not None or write is None:

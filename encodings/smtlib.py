@@ -28,6 +28,9 @@ def script(model: Model, *, strict: bool, comment: str = "") -> str:
     Args:
         strict: whether open ends are respected (exactly the query's witnesses) or closed (a superset).
         comment: put at the top.
+
+    Source:
+        SMT-LIB 2.6, logic QF_LRA: Barrett, Fontaine, Tinelli, 2017.
     """
     lines = [f"; {row}" for row in comment.splitlines()]
     lines += ["(set-option :produce-models true)", "(set-logic QF_LRA)"]

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.arguments import checked
+from verifier.bracket import Bracket
 from verifier.errors import InputError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -113,20 +114,12 @@ def largest_delta(
     """
     run = _Run(tolerance, timeout, options, listener)
 
-    def query(delta: float) -> Query:
-        return saliency_robustness(
-            network,
-            x,
-            epsilon=epsilon,
-            delta=delta,
-            label=label,
-            domain=domain,
-            map=map,
-            similarity=similarity,
-            top_k=top_k,
-        )
+    about: dict[str, Any] = {"label": label, "domain": domain, "map": map, "similarity": similarity, "top_k": top_k}
 
-    condition = condition_at(network, x, label=label, domain=domain, map=map, similarity=similarity, top_k=top_k)
+    def query(delta: float) -> Query:
+        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about)
+
+    condition = condition_at(network, x, **about)
     size = float(np.abs(condition.reference).max()) or 1.0
     # any input with another label: a first upper end, or the proof that there is none
     free = run.ask(robustness(network, x, epsilon, label=label, domain=domain), Options(), "δ = ∞")
@@ -191,18 +184,10 @@ def largest_epsilon(
         raise InputError(f"the largest radius must be positive, got {most}")
     run = _Run(tolerance, timeout, options, listener)
 
+    about: dict[str, Any] = {"label": label, "domain": domain, "map": map, "similarity": similarity, "top_k": top_k}
+
     def query(epsilon: float) -> Query:
-        return saliency_robustness(
-            network,
-            x,
-            epsilon=epsilon,
-            delta=delta,
-            label=label,
-            domain=domain,
-            map=map,
-            similarity=similarity,
-            top_k=top_k,
-        )
+        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about)
 
     def distance(witness: Witness) -> float:
         anchor = query(first).anchor
@@ -252,40 +237,34 @@ class _Run:
         At last δ is asked just below the witness's own distance: where a map takes finitely many values, that
         either gives the next smaller one or proves that this is the threshold itself.
         """
-        lower, proved = 0.0, None
-        ceiling = upper
-        # without a witness from small values up: proofs become harder with the value
-        value = min(scale, most) if not np.isfinite(upper) else upper / 2
-        last = 0
-        while not self.deadline.passed and (not np.isfinite(ceiling) or ceiling - lower > 2 * JUST_BELOW * ceiling):
-            question = query(value)
+        found = Bracket(min(scale, most) if not np.isfinite(upper) else upper / 2, most, upper=upper, ceiling=upper)
+        proved, last = None, 0
+        while not self.deadline.passed and (np.isinf(found.ceiling) or found.width > 2 * JUST_BELOW * found.ceiling):
+            question = query(found.value)
             discrete = question.condition is None or question.condition.map.baseline is None
-            if ceiling - lower <= width:
-                if not discrete or ceiling != upper or name != "δ" or last >= MOST_LAST:
+            if found.width <= width:
+                if not discrete or found.ceiling != found.upper or name != "δ" or last >= MOST_LAST:
                     break
-                last, value = last + 1, upper * (1 - JUST_BELOW)
-                question = query(value)
+                last, found.value = last + 1, found.upper * (1 - JUST_BELOW)
+                question = query(found.value)
             # our engine looks for witnesses itself; the general search would take its share of every question
             plain = question.condition is None or question.condition.is_box
             default = Options(engine="saliency", prepass=False) if plain else Options()
-            verdict = self.ask(question, default, f"{name} = {value:.6g}")
+            verdict = self.ask(question, default, f"{name} = {found.value:.6g}")
             if verdict.status is Status.HOLDS:
-                lower, proved = value, verdict
-                if value >= most:
-                    break
+                proved = verdict
+                found.proved()
             elif verdict.status is Status.VIOLATED:
                 assert verdict.witness is not None
                 witness = verdict.witness
-                upper = min(distance(witness), value)
-                ceiling = upper
+                found.refuted(min(distance(witness), found.value))
             else:
-                ceiling = value
-            value = (lower + ceiling) / 2 if np.isfinite(ceiling) else min(2 * value, most)
-            if value > 1e6 * scale:
+                found.open()
+            if found.lower >= most or found.value > 1e6 * scale:
                 break
         return Threshold(
-            lower=lower,
-            upper=upper,
+            lower=found.lower,
+            upper=found.upper,
             witness=witness,
             proved=proved,
             undecided=self.undecided,

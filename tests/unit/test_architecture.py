@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("options", "compiled_kernels", "listening"),
     ("limits", "events", "rounding"),
     ("files", "highs", "threads"),
-    ("arguments", "shown"),
+    ("arguments", "shown", "bracket"),
     ("extras",),
     ("errors", "lazy"),
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import verifier
+from verifier.bracket import Bracket
 from verifier.errors import InputError
 from verifier.saliency import largest_delta, largest_epsilon
 from verifier.verdict import Status
@@ -78,3 +79,22 @@ def test_a_constant_gradient_is_refuted_at_zero() -> None:
     found = largest_delta(network, np.array([0.6]), 0.3, timeout=30)
     assert found.upper == 0.0
     assert found.witness is not None
+
+
+def test_a_bracket_closes_in_on_a_threshold_and_asks_nothing_twice() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        threshold, most = rng.uniform(0.0, 2.0), 1.5
+        bracket, asked = Bracket(rng.uniform(0.01, 1.0), most), list[float]()
+        while bracket.width > 1e-6:
+            asked.append(bracket.value)
+            assert bracket.lower < bracket.value <= min(most, bracket.ceiling)
+            if bracket.value < threshold:
+                bracket.proved()
+            elif rng.random() < 0.2:
+                bracket.open()
+            else:
+                bracket.refuted(threshold)
+        assert bracket.lower <= min(threshold, most) <= min(bracket.ceiling, most) + 1e-6
+        assert bracket.upper == np.inf or bracket.upper == threshold
+        assert len(set(asked)) == len(asked) < 60

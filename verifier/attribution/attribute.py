@@ -35,6 +35,9 @@ class Attribution(Shown):
         baseline: where the line begins; None for a gradient.
         change: ``f(input) - f(baseline)``, which exact attributions add up to; None for a gradient.
         error: exact relative error ``Σ|sampled - exact| / Σ|exact|`` of a sampled rule; None for the others.
+
+    Source:
+        completeness: Sundararajan, Taly, Yan, ICML 2017.
     """
 
     _drawn_by = "verifier.report.regions:attribution_plot"
@@ -101,6 +104,11 @@ def attribute(
 
     Raises:
         InputError: a shape that does not fit, NaN, no such output, method or node.
+
+    Source:
+        integrated gradients: Sundararajan, Taly, Yan, ICML 2017, exactly as in Sotoudeh, Thakur, ExactLine,
+        NeurIPS 2019, Section 4, Equations 6 and 7; gradients: Simonyan, Vedaldi, Zisserman, 2014; expected
+        gradients: Erion et al., 2021.
 
     Example:
         >>> import numpy as np, verifier

@@ -52,6 +52,9 @@ def expected_gradients(
             `verifier.attribution.IntegratedGradients` along that line); no such output.
         MemoryLimitError: as `verifier.plane`.
 
+    Source:
+        Erion et al., Nature Machine Intelligence 2021.
+
     Example:
         >>> import numpy as np, verifier
         >>> from verifier.attribution import expected_gradients

@@ -33,7 +33,15 @@ Target = int | Sequence[int] | npt.NDArray[Any] | None
 
 
 def quadrature(method: str, samples: int) -> tuple[Array, Array]:
-    """Positions in [0, 1] and weights (sum 1) of a rule with so many gradient evaluations."""
+    """Positions in [0, 1] and weights (sum 1) of a rule with so many gradient evaluations.
+
+    Raises:
+        InputError: an unknown rule, or too few samples for it.
+
+    Source:
+        the rules of Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Table 2 (left, right, trapezoid), and the
+        midpoint rule.
+    """
     if samples < 1 or (method == "trapezoid" and samples < 2):
         raise InputError(f"{method} needs more samples than {samples}")
     k = np.arange(samples)
@@ -64,6 +72,9 @@ class AdaptedRule:
 
     Attributes:
         change: how much the gradient changes in each of so many equal stretches of [0, 1], in any unit.
+
+    Source:
+        equidistribution of the error: de Boor, 1974.
     """
 
     change: Array
@@ -83,6 +94,13 @@ class IntegratedGradients:
     Args:
         network: the network.
         listener: is told how many linear pieces there are after each layer.
+
+    Raises:
+        InputError: baselines that do not fit the inputs, or a target that is missing or unknown.
+
+    Source:
+        Sundararajan, Taly, Yan, ICML 2017; exactly: Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Section 4,
+        Equations 6 and 7; conductance: Dhamdhere, Sundararajan, Yan, ICLR 2019.
 
     Example:
         >>> import numpy as np, verifier

@@ -150,14 +150,22 @@ class LeafAnswer:
 
 
 class Bounder(Protocol[B]):
-    """Bounds subproblems. Called from several threads, for different batches."""
+    """Bounds subproblems. Called from several threads, for different batches.
+
+    Source:
+        Bunel et al., JMLR 2020: "bounding".
+    """
 
     def bound(self, batch: B, deadline: Deadline) -> Bounded[B]:
         """Bound a batch; may raise TimeLimitError once the deadline has passed, and MemoryLimitError."""
 
 
 class Brancher(Protocol[B]):
-    """Splits subproblems. Called from several threads, for different batches."""
+    """Splits subproblems. Called from several threads, for different batches.
+
+    Source:
+        Bunel et al., JMLR 2020: "branching".
+    """
 
     def split(self, batch: B, lower: Array) -> Children[B]:
         """Split a bounded batch, whose lower bounds are given."""

@@ -102,6 +102,10 @@ class BranchAndBound(Generic[B]):
         store: where open subproblems wait; empty at first.
         bounder, brancher, leaf: the parts.
         stop: asked between batches with the search so far: a reason to give up, or ""; None: never.
+
+    Source:
+        Land, Doig, Econometrica 1960; for networks: Bunel et al., JMLR 2020, Algorithm 1; in batches: De
+        Palma et al., 2021.
     """
 
     store: Store[B]

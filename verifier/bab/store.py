@@ -45,6 +45,9 @@ class PriorityStore(Generic[B]):
     Args:
         memory: what the open subproblems may hold.
         key: from subproblems to priorities, the smallest first; their lower bounds by default.
+
+    Source:
+        best-first search: Hart, Nilsson, Raphael, 1968.
     """
 
     def __init__(self, memory: MemoryBudget, key: Callable[[Open[B]], Array] | None = None) -> None:
@@ -91,6 +94,9 @@ class DepthStore(Generic[B]):
     Args:
         memory: what the open subproblems may hold.
         hardest_first: of those that were pushed together, the lowest bound first: witnesses are likelier there.
+
+    Source:
+        depth-first branch and bound: Little et al., Operations Research 1963.
     """
 
     def __init__(self, memory: MemoryBudget, *, hardest_first: bool = False) -> None:

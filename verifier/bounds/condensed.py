@@ -143,6 +143,10 @@ class CondensedNetwork:
             for those in the node's block.
         empty: whether the assumed phases contradict each other.
         work: what passes through it have cost so far.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2, written over unstable ReLUs alone; that is this
+        package's own.
     """
 
     output: Affine

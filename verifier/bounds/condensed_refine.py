@@ -27,6 +27,10 @@ def refine(
         phases: ``(neurons,)`` over the unstable neurons: 1 or -1 where a phase is assumed (those that are assumed
             already included), else 0.
         kept_rows: if given, all rows that are bounded are added to it.
+
+    Source:
+        bounds of inner neurons found again after a split: Bunel et al., JMLR 2020, and Ferrari
+        et al., ICLR 2022.
     """
     phases = condensed.phases if phases is None else phases
     new = CondensedNetwork(condensed.blocks[0], condensed.gamma)

@@ -91,6 +91,10 @@ class Crown:
     Args:
         network: any network of the framework's operators.
         root: every box that is passed later must lie in it.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; over a graph of operators: Xu et al., NeurIPS 2020;
+        phases as multipliers:  Wang et al., NeurIPS 2021, Theorem 3.1.
     """
 
     def __init__(self, network: Network, root: Box) -> None:
@@ -406,7 +410,18 @@ def _exact_intervals(network: Network) -> dict[str, bool]:
 
 
 def crown_bounds(network: Network, box: Box, nodes: Iterable[str] | None = None) -> NetworkBounds:
-    """CROWN bounds of the named nodes' values on one box (all nodes, if None), in the nodes' shapes."""
+    """CROWN bounds of the named nodes' values on one box (all nodes, if None), in the nodes' shapes.
+
+    Args:
+        names: of nodes; None: all of them.
+        box: of inputs, ``(n,)`` each end.
+
+    Raises:
+        InputError: the network's numbers are too large for bounds in float64.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2.
+    """
     names = [n.name for n in network.nodes] if nodes is None else list(nodes)
     kernel = Crown(network, box)
     found = kernel.relax(box.lower[None], box.upper[None], parents=kernel.root_bounds, nodes=names).intervals

@@ -46,6 +46,9 @@ class Rounding:
 
     Raises:
         InputError: if the network's size or numbers are beyond the analysis.
+
+    Source:
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
     """
 
     def __init__(self, network: Network, root: Box) -> None:

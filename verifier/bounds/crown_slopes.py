@@ -74,6 +74,9 @@ def backward(
     Args:
         weights, phases: ``(neurons, R)``: of all unstable neurons in blocks that the rows depend on.
         slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1.
     """
     dtype, rows, entries = weights.dtype, len(start), 0
     weights, phases = (
@@ -126,7 +129,12 @@ def inputs_of(condensed: CondensedNetwork, values: Sequence[Array | None], numbe
 
 @np.errstate(over="ignore", invalid="ignore")
 def prove(condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, reserve: float = 1.0) -> Array:
-    """Proved lower bounds ``(R,)``: one pass in float64, its rounding (times ``reserve``) subtracted."""
+    """Proved lower bounds ``(R,)``: one pass in float64, its rounding (times ``reserve``) subtracted.
+
+    Source:
+        β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1: any multipliers >= 0 give a bound; rounding as in
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
+    """
     slack = start.slack.copy()
     lower = backward(condensed, start, weights.astype(np.float64), phases, slack).lower - reserve * slack * (1 + 1e-6)
     return np.where(lower < np.inf, lower, -np.inf)  # NaN and overflow prove nothing
@@ -154,6 +162,10 @@ def ascend(
             shrink.
         target: stop when all bounds are above.
         score: whether to score the neurons at the end.
+
+    Source:
+        α-CROWN: Xu et al., ICLR 2021, Section 3; β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1; the steps
+        are Adam's (Kingma, Ba, ICLR 2015).
     """
     rows = len(start)
     weights, phases = weights.astype(np.float32, order="C"), np.ascontiguousarray(phases)
@@ -216,6 +228,9 @@ class NeuronBounder:
         threads: that share the rows.
         until: `time.monotonic` moment after which nothing more is bounded.
         half: whether weights are rounded to float16 before they count, so that they can be written in that form.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; α-CROWN: Xu et al., ICLR 2021, Section 3.
     """
 
     steps: int = 1

@@ -45,7 +45,12 @@ Index = npt.NDArray[np.intp]
 
 
 class SmoothRelaxation(Elementwise[Smooth]):
-    """Functions of `verifier.network.curved.FUNCTIONS`."""
+    """Functions of `verifier.network.curved.FUNCTIONS`.
+
+    Source:
+        tangents and chords of functions that curve one way: Zhang et al., NeurIPS 2018; which
+        point a tangent touches is this package's own.
+    """
 
     roundings = 4
     needs_bounds = True
@@ -102,7 +107,12 @@ class SmoothRelaxation(Elementwise[Smooth]):
 
 
 class ProductOfHalves(Relaxation[Product]):
-    """Products of two tensors."""
+    """Products of two tensors.
+
+    Source:
+        envelopes of a product: McCormick, Mathematical Programming 1976; as in Shi et al., ICLR 2020, for
+        self-attention.
+    """
 
     roundings = 4
 

@@ -40,6 +40,9 @@ def refuted_by_bounds(query: Query, method: str = "crown", *, steps: int = BOUND
 
     Args:
         method, steps: see `verifier.bounds.bounds`.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; the gradient: `verifier.bounds.jacobian`.
     """
     from verifier.bounds import Method, bounds, gradient_bounds
 
@@ -80,6 +83,9 @@ def refuted_on_subproblems(
         boxes: how many are bounded at most; None: as many as take some tenths of a second, by the network's size.
         settings: how many that is.
         method, steps: see `verifier.bounds.bounds`.
+
+    Source:
+        halving the input: ReluVal, Wang et al., USENIX Security 2018.
     """
     if boxes is None:
         most = settings.neurons // (settings.slower if method == "alpha-crown" else 1)

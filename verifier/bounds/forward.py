@@ -41,6 +41,9 @@ class SymbolicBounds:
     Attributes:
         lower, upper: ``(N, B, k + 1)``: slopes by the k inputs that vary, and the constant. May be the same array.
         size: ``(N, B)``: at least ``|slopes| |x| + |constant|`` of both on the box.
+
+    Source:
+        symbolic linear bounds, Neurify: Wang et al., NeurIPS 2018.
     """
 
     lower: Array
@@ -87,6 +90,13 @@ class Forward:
     Args:
         network: any network of the framework's operators.
         free: the (flat) inputs that vary; the others have width zero in every box.
+
+    Raises:
+        InputError: the network's numbers are too large for bounds in float64.
+
+    Source:
+        Fast-Lin: Weng et al., ICML 2018; DeepPoly without back-substitution: Singh et al., POPL 2019. Maxima
+        pair by pair are this module's own.
     """
 
     def __init__(self, network: Network, free: npt.NDArray[np.intp]) -> None:

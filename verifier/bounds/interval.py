@@ -48,6 +48,10 @@ def interval_bounds(
 
     Raises:
         InputError: if the box does not fit the network's input.
+
+    Source:
+        interval bound propagation: Gowal et al., ICCV 2019; interval arithmetic: Moore, Interval Analysis,
+        1966.
     """
     pairs = None if known is None else {name: (b.lower[None], b.upper[None]) for name, b in known.items()}
     values = interval_values(network, box.lower[None], box.upper[None], known=pairs)
@@ -63,6 +67,9 @@ def interval_gradient_bounds(network: Network, output: int | Array, values: Netw
     Args:
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value that hold on the input set, from any method.
+
+    Source:
+        the same through the backward pass: ReluVal, Wang et al., USENIX Security 2018.
     """
     pairs = {name: (bound.lower[None], bound.upper[None]) for name, bound in values.items()}
     gradients = interval_gradients(network, network.output_weights(output)[None], phases(network, pairs))
@@ -80,6 +87,10 @@ def interval_values(
 
     Returns:
         ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
+
+    Source:
+        interval bound propagation: Gowal et al., ICCV 2019; interval arithmetic: Moore, Interval Analysis,
+        1966.
     """
     if lower[0].size != network.input_size:
         raise InputError(f"a box of {lower[0].size} inputs does not fit a network with {network.input_size}")
@@ -104,6 +115,9 @@ def interval_gradients(network: Network, weights: Array, possible: Phases) -> di
 
     Returns:
         ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
+
+    Source:
+        ReluVal: Wang et al., USENIX Security 2018.
     """
     batch = batch_size(weights, possible)
     seed = np.broadcast_to(weights, (batch, network.output_size)).reshape(batch, *network.output_shape)

@@ -57,6 +57,9 @@ def jacobian_bounds(
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value that hold on the input set, from any method.
         everything: as for `jacobian`.
+
+    Source:
+        RecurJac: Zhang et al., AAAI 2019; Shi et al., NeurIPS 2022, Section 3 (equation in the module).
     """
     pairs = {name: (bound.lower[None], bound.upper[None]) for name, bound in values.items()}
     weights = network.output_weights(output)[None]
@@ -75,6 +78,9 @@ def jacobian(network: Network, weights: Array, possible: Phases, *, everything: 
 
     Returns:
         ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
+
+    Source:
+        Shi et al., NeurIPS 2022, Section 3 (equation in the module).
     """
     work = _Jacobian(network, weights, possible)
     for index in range(len(network.nodes) - 1, -1, -1):

@@ -68,6 +68,9 @@ def lirpa_bounds(
     Raises:
         EngineError: if auto_LiRPA is not installed or fails.
         UnsupportedOperatorError: for an operator that would need too large a matrix.
+
+    Source:
+        auto_LiRPA: Xu et al., NeurIPS 2020; α-CROWN: Xu et al., ICLR 2021.
     """
     start = interval_bounds(network, box) if known is None else known
     found: dict[str, Bound] = {}
@@ -95,6 +98,12 @@ def lirpa_gradient_bounds(
     Args:
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value that hold on the input set, from any method.
+
+    Raises:
+        EngineError: auto_LiRPA is not installed, or fails.
+
+    Source:
+        auto_LiRPA: Xu et al., NeurIPS 2020; on gradients: Shi et al., NeurIPS 2022.
     """
     weights = network.output_weights(output)
     found = dict(interval_gradient_bounds(network, weights, values))

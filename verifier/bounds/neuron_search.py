@@ -63,6 +63,10 @@ class NeuronSearch:
         effort: nodes of all searches of a block together, at first.
         patience: `time.monotonic` moment after which no block gets more than that.
         settings: how they are searched.
+
+    Source:
+        bounds refined before the branch and bound: Wang et al., NeurIPS 2021 ("bab-refine"); nodes by
+        β-CROWN, ibid., Theorem 3.1; the search over all rows of a block at once is this module's own.
     """
 
     first: NeuronBounder

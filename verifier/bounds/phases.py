@@ -27,6 +27,9 @@ def phases(network: Network, values: Mapping[str, Pair]) -> dict[str, Slopes | W
 
     Args:
         values: bounds on every node that goes into an activation, ``(batch, *shape)`` each.
+
+    Source:
+        the Clarke subdifferential's vertices (Clarke, 1983): what a gradient may be at a kink.
     """
     result: dict[str, Slopes | Winners] = {}
     for node in network.activations:

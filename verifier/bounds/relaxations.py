@@ -56,6 +56,10 @@ class Piecewise(Elementwise[PiecewiseLinear]):
     """Elementwise piecewise-linear functions: extreme at the ends of an interval and at their breakpoints.
 
     Pieces need not meet exactly where their numbers were rounded; at such a breakpoint both values count.
+
+    Source:
+        chords of the lower and the upper hull between an interval's ends; for ReLU the triangle of Ehlers,
+        ATVA 2017.
     """
 
     def range(self, operator: PiecewiseLinear, shape: Shape, low: Array, high: Array) -> Ends:
@@ -178,7 +182,12 @@ def _gap_at(operator: PiecewiseLinear, z: Array) -> Array:
 
 
 class Pool(Relaxation[MaxPool]):
-    """Maxima over windows."""
+    """Maxima over windows.
+
+    Source:
+        DeepPoly, Singh et al., POPL 2019: the largest lower bound, and the largest upper one
+        above.
+    """
 
     roundings = 2
 

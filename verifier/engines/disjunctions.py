@@ -52,7 +52,12 @@ def solve(
     listener: Listener = ignore,
     settings: DisjunctionSettings = DisjunctionSettings(),
 ) -> EngineResult:
-    """What an engine says of a query with any number of disjuncts and clauses; see `Engine.solve`."""
+    """What an engine says of a query with any number of disjuncts and clauses; see `Engine.solve`.
+
+    Source:
+        the case splits of DPLL(T): Nieuwenhuis, Oliveras, Tinelli, JACM 2006; clauses enter when a point
+        breaks them, as lazily generated constraints do.
+    """
     group, tiny = settings.group, settings.exact
     if (options.proof and not engine.withholds_proof(query)) or (
         not query.clauses and len(query.disjuncts) <= group

@@ -72,6 +72,12 @@ def bounded_encoding(query: Query, options: Options, *, exact: bool, relax: floa
         exact: whether the proof is to be exact; then a method without a proved rounding error is replaced
             by CROWN.
         relax: see `verifier.encodings.query.encode`.
+
+    Raises:
+        InputError: the network's numbers are too large for bounds.
+
+    Source:
+        big-M form and triangle: Tjeng, Xiao, Tedrake, ICLR 2019; Ehlers, ATVA 2017.
     """
     method = _method(options, exact)
     values = bounds(query.network, query.box, method, steps=options.bound_steps)  # type: ignore[arg-type]
@@ -106,6 +112,10 @@ def decide(
 
     Args:
         exact: see `bounded_encoding`.
+
+    Source:
+        the encoding of the gradient: Le et al., ACML 2023, Equations 9 to 16; dividing with growing slices of
+        time is this module's own.
     """
     query = balanced(query)
     try:
@@ -267,6 +277,9 @@ def solve_exactly(
 
     Args:
         ask: asks the solver whether an encoding has a solution, with open ends respected (True) or closed.
+
+    Source:
+        Le et al., ACML 2023, Equations 15 and 16, without their gap of 1e-6.
     """
     return decide(
         query, options, deadline, partial(_exactly, reply_to=ask, most=settings.regions), settings, exact=True

@@ -72,6 +72,10 @@ class RegionSearch:
             refutes, or on which the condition is not linear.
         regions: linear regions seen.
         work: elementary steps so far (entries of maps and tableaux): what a budget of work counts.
+
+    Source:
+        enumeration of linear regions: Serra et al., ICML 2018; each decided by the simplex of Dutertre, de
+        Moura, CAV 2006.
     """
 
     def __init__(

@@ -40,7 +40,12 @@ class HighsSettings(TolerantSettings):
 
 
 class HighsEngine(Engine):
-    """Branch and cut on the big-M form of the encoding; UNSAT is numerical (feasibility tolerance 1e-7)."""
+    """Branch and cut on the big-M form of the encoding; UNSAT is numerical (feasibility tolerance 1e-7).
+
+    Source:
+        networks as mixed-integer programs: Tjeng, Xiao, Tedrake, ICLR 2019; HiGHS: Huangfu, Hall,
+        Mathematical Programming Computation 2018.
+    """
 
     name: ClassVar[str] = "highs"
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=2000)

@@ -39,7 +39,11 @@ class MarabouSettings(TolerantSettings):
 
 
 class MarabouEngine(Engine):
-    """Marabou's simplex with case splits; UNSAT is numerical (tolerances of about 1e-6)."""
+    """Marabou's simplex with case splits; UNSAT is numerical (tolerances of about 1e-6).
+
+    Source:
+        Marabou 2.0: Wu et al., CAV 2024; the query: Le et al., ACML 2023, Section 4.
+    """
 
     name: ClassVar[str] = "marabou"
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=2000)

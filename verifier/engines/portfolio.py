@@ -80,6 +80,9 @@ def solve_by(
 
     Returns:
         the outcomes of the engines that had answered, in the order of the answers.
+
+    Source:
+        algorithm portfolios: Huberman, Lukose, Hogg, Science 1997.
     """
     began = time.monotonic()
 

@@ -27,7 +27,11 @@ GRACE = 2.0
 
 
 class SmtLibEngine(Engine):
-    """An exact SMT solver that reads the encoding as text."""
+    """An exact SMT solver that reads the encoding as text.
+
+    Source:
+        SMT-LIB 2.6: Barrett, Fontaine, Tinelli, 2017.
+    """
 
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=100)
 
@@ -66,7 +70,11 @@ class SmtLibEngine(Engine):
 
 
 class Cvc5Engine(SmtLibEngine):
-    """cvc5, through its own SMT-LIB parser."""
+    """cvc5, through its own SMT-LIB parser.
+
+    Source:
+        cvc5: Barbosa et al., TACAS 2022.
+    """
 
     name: ClassVar[str] = "cvc5"
 
@@ -99,7 +107,11 @@ class Cvc5Engine(SmtLibEngine):
 
 
 class YicesEngine(SmtLibEngine):
-    """Yices 2, as a process of its own."""
+    """Yices 2, as a process of its own.
+
+    Source:
+        Yices 2: Dutertre, CAV 2014.
+    """
 
     name: ClassVar[str] = "yices"
 

@@ -17,7 +17,11 @@ from verifier.properties.query import Query
 
 
 class Z3Engine(Engine):
-    """Exact: weights are rationals, UNSAT is a proof in exact arithmetic, models are rational points."""
+    """Exact: weights are rationals, UNSAT is a proof in exact arithmetic, models are rational points.
+
+    Source:
+        Z3: de Moura, Bjørner, TACAS 2008; the query: Le et al., ACML 2023, Section 4.
+    """
 
     name: ClassVar[str] = "z3"
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR, features=ENCODED, max_neurons=100)

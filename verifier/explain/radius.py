@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from verifier.bracket import Bracket
 from verifier.errors import InputError
 from verifier.explain.extremes import Extreme
 from verifier.limits import Deadline
@@ -57,24 +58,19 @@ def largest_radius(
     """
     if not most > 0 or not tolerance > 0:
         raise InputError(f"the largest radius and the tolerance must be positive, got {most} and {tolerance}")
-    lower, upper, limit = 0.0, np.inf, most
+    bracket = Bracket(min(most, max(most / 64, 2 * tolerance)), most)
     witness = at = None
     undecided = questions = 0
-    epsilon = min(most, max(most / 64, 2 * tolerance))
-    while limit - lower > tolerance and not deadline.passed:
-        found = ask(epsilon, deadline)
+    while bracket.width > tolerance and not deadline.passed:
+        found = ask(bracket.value, deadline)
         questions += 1
         if found.lower > 0 and found.input is not None:
-            distance = float(np.abs(found.input - x).max())
-            upper, witness, at = min(upper, distance), found.input, found.map
-            limit = min(limit, distance)
+            witness, at = found.input, found.map
+            bracket.refuted(float(np.abs(found.input - x).max()))
         elif found.upper <= 0:
-            lower = epsilon
+            bracket.proved()
         else:
             undecided += 1
-            limit = epsilon  # larger ones are harder
-        if lower >= most:
-            break
-        doubled = min(2 * epsilon, most)
-        epsilon = doubled if limit == most and not undecided else lower + (limit - lower) / 2
+            bracket.open()
+    lower, upper = bracket.lower, bracket.upper
     return Radius(lower=lower, upper=upper, witness=witness, map=at, undecided=undecided, questions=questions)

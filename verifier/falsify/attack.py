@@ -32,6 +32,9 @@ class Margins:
     Attributes:
         query: the query.
         parts: for each disjunct its rows together with the common ones.
+
+    Source:
+        the margin loss of Carlini, Wagner, IEEE S&P 2017, for any rows.
     """
 
     query: Query
@@ -148,7 +151,11 @@ def starts(query: Query, count: int, rng: np.random.Generator) -> Array:
 
 
 def sharpest_corners(query: Query, x: Array) -> Array:
-    """FGSM: for each point and disjunct the corner of the box that the margin's slope points to: ``(batch · disjuncts, n)``."""
+    """FGSM: for each point and disjunct the corner of the box that the margin's slope points to: ``(batch · disjuncts, n)``.
+
+    Source:
+        FGSM: Goodfellow, Shlens, Szegedy, ICLR 2015.
+    """
     margins = Margins.of(query)
     found = []
     for disjunct in range(len(query.disjuncts)):
@@ -162,6 +169,9 @@ def diversify(query: Query, x: Array, rng: np.random.Generator, steps: int = 5) 
 
     Points that start far apart in the input often climb to the same optimum; points whose outputs differ do not
     (output diversified initialisation: Tashiro, Song, Ermon, *Diversity can be Transferred*, NeurIPS 2020).
+
+    Source:
+        output diversified initialization: Tashiro, Song, Ermon, NeurIPS 2020.
     """
     network, box = query.network, query.box
     weights = rng.uniform(-1.0, 1.0, (len(x), network.output_size))
@@ -176,6 +186,9 @@ def polish(query: Query, x: Array, disjunct: int, deadline: Deadline, steps: int
 
     Where several rows compete, or the box's faces do, gradient steps stall short of the best point; the linear
     program weighs all rows at once. For networks of few inputs and outputs. Yields each better point.
+
+    Source:
+        sequential linear programming in a trust region: Griffith, Stewart, Management Science 1961.
     """
     from verifier.lp.program import LinearProgram
 
@@ -258,6 +271,9 @@ def pgd(
         disjuncts: the disjunct that each point works on.
         steps: number of steps; the step size falls geometrically from ``first`` to ``last`` box widths.
         softness: see `Margins.ascent`.
+
+    Source:
+        PGD: Madry et al., ICLR 2018; momentum: MI-FGSM, Dong et al., CVPR 2018.
     """
     margins, width = Margins.of(query), query.box.width
     velocity = np.zeros_like(x)

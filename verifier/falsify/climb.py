@@ -49,6 +49,10 @@ class Climb:
 
     Attributes:
         points, margins: ``(k, n)``, ``(k,)`` where it is, and the greatest row of each point's best disjunct.
+
+    Source:
+        hill climbing with random restarts; coordinates and steps as in pattern search: Hooke, Jeeves, JACM
+        1961.
     """
 
     done = False

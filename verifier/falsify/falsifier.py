@@ -36,6 +36,9 @@ class Falsifier:
     Attributes:
         settings: how long and how hard.
         parts: makes the parts of a search, in their order.
+
+    Source:
+        its parts name theirs: FGSM, PGD, diversified starts, exact lines.
     """
 
     settings: FalsifierSettings = FalsifierSettings()

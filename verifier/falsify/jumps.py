@@ -47,6 +47,9 @@ def climbs(
         count: points at once.
         rng: of everything random.
         settings: how they climb.
+
+    Source:
+        straight-through estimates of a jump's gradient: Bengio, Léonard, Courville, 2013.
     """
     s = settings
     box, margins = query.box, Margins.of(query)

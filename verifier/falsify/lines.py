@@ -44,6 +44,9 @@ def along_lines(
 
     Raises:
         TimeLimitError: if the deadline passes.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3.
     """
     from verifier.regions import lines
 

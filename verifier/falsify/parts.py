@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Samples:
-    """First the anchor, corners and the sharpest corners (FGSM); later many random points, if they are cheap."""
+    """First the anchor, corners and the sharpest corners (FGSM); later many random points, if they are cheap.
+
+    Source:
+        FGSM: Goodfellow, Shlens, Szegedy, ICLR 2015.
+    """
 
     done = False
 
@@ -67,7 +71,11 @@ class Samples:
 
 
 class Attacks:
-    """Projected gradient ascent from the best points so far, from random and from diversified ones."""
+    """Projected gradient ascent from the best points so far, from random and from diversified ones.
+
+    Source:
+        PGD: Madry et al., ICLR 2018; starts: Tashiro, Song, Ermon, NeurIPS 2020.
+    """
 
     done = False
 
@@ -90,6 +98,9 @@ def climb(
     Args:
         turn: sets the number of steps, and which disjuncts points work on.
         first, last, softness: see `verifier.falsify.attack.pgd`.
+
+    Source:
+        PGD: Madry et al., ICLR 2018.
     """
     disjuncts = _disjuncts(search, x, turn)
     top, reached = np.full(len(x), -np.inf), x
@@ -125,7 +136,11 @@ def _disjuncts(search: Search, x: Array, turn: int) -> npt.NDArray[np.int64]:
 
 
 class Polish:
-    """Linear programs from the best few points, where rows compete for few inputs."""
+    """Linear programs from the best few points, where rows compete for few inputs.
+
+    Source:
+        sequential linear programming: Griffith, Stewart, Management Science 1961.
+    """
 
     done = False
 
@@ -153,7 +168,11 @@ class Polish:
 
 
 class Lines:
-    """Exact lines from the anchor to the best points, then from near misses in all directions."""
+    """Exact lines from the anchor to the best points, then from near misses in all directions.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019.
+    """
 
     done = False
 

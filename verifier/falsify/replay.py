@@ -47,6 +47,10 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
     Raises:
         TypeError: x is no array of numbers.
 
+    Source:
+        the gradient at kinks as in Le et al., ACML 2023, Equations 10 and 11; exact arithmetic is this
+        package's own.
+
     Example:
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
@@ -132,6 +136,12 @@ def confirm(
         seconds: wall-clock limit of the search for a point that passes both; where less than half of what
             onnxruntime needs to start is left, it is not asked.
         most_trials: float32 points near the witness that are replayed exactly, at most.
+
+    Raises:
+        TypeError: x is no array of numbers.
+
+    Source:
+        the competition's rule that a witness holds in onnxruntime: VNN-COMP, rules.
     """
     deadline = Deadline.after(seconds)
     exact_network = exact_network or ExactNetwork(query.network)

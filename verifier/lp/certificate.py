@@ -35,6 +35,10 @@ def dual_bound(
         lower, upper: ``(columns,)``; where one is infinite, only a reduced cost that is exactly 0 there is of use.
         cost: ``(columns,)``.
         multipliers: y, ``(rows,)``, any numbers.
+
+    Source:
+        Neumaier, Shcherbina, Mathematical Programming 2004: safe bounds from any multipliers by
+        weak duality.
     """
     y = multipliers
     needed = np.where(y > 0, row_lower, np.where(y < 0, row_upper, 0.0))
@@ -54,13 +58,21 @@ def dual_bound(
 
 
 def refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper: Array, multipliers: Array) -> bool:
-    """Whether row multipliers prove that no x in the box meets the rows: a positive bound of the zero objective."""
+    """Whether row multipliers prove that no x in the box meets the rows: a positive bound of the zero objective.
+
+    Source:
+        Farkas, 1902; Neumaier, Shcherbina, Mathematical Programming 2004.
+    """
     bound = dual_bound(matrix, row_lower, row_upper, lower, upper, np.zeros(len(lower)), multipliers)
     return bound > 0
 
 
 def ray_refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper: Array, ray: Array) -> bool:
-    """Whether a solver's dual ray, with either sign and its noise removed, proves that no x in the box meets the rows."""
+    """Whether a solver's dual ray, with either sign and its noise removed, proves that no x in the box meets the rows.
+
+    Source:
+        Farkas, 1902; Neumaier, Shcherbina, Mathematical Programming 2004.
+    """
     size = np.abs(ray).max(initial=0.0)
     if not np.isfinite(size) or size == 0:
         return False

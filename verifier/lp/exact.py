@@ -62,6 +62,10 @@ class ExactSystem:
     Attributes:
         rows: the rows so far.
         work: entries of the tableau that pivots have gone through, its predecessors' included.
+
+    Source:
+        Dutertre, de Moura, CAV 2006: general simplex, strict bounds by an infinitesimal;
+        Bland's rule: Bland, 1977.
     """
 
     def __init__(self, lower: Sequence[Fraction], upper: Sequence[Fraction], deadline: Deadline = NEVER) -> None:
@@ -292,7 +296,11 @@ class ExactSystem:
 def refutes_exactly(
     rows: Sequence[Row], multipliers: Mapping[int, Fraction], lower: Sequence[Fraction], upper: Sequence[Fraction]
 ) -> bool:
-    """Whether a certificate of `ExactSystem.solve` proves that no point of a box meets all rows (exactly checked)."""
+    """Whether a certificate of `ExactSystem.solve` proves that no point of a box meets all rows (exactly checked).
+
+    Source:
+        Farkas, 1902, with strict rows as in Motzkin's transposition theorem, 1936.
+    """
     if any(v < 0 for v in multipliers.values()):
         return False
     total, bound, strict = [ZERO] * len(lower), ZERO, False

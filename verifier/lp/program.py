@@ -111,6 +111,9 @@ class LinearProgram:
         lower, upper, cost: ``(columns,)``.
         iterations: of the simplex method, over all solves.
         solved: number of solves.
+
+    Source:
+        HiGHS: Huangfu, Hall, Mathematical Programming Computation 2018 (dual revised simplex).
     """
 
     def __init__(

@@ -24,6 +24,9 @@ class Conv(AffineOperator):
         stride, dilation: per axis (H, W).
         padding: (top, left, bottom, right), zeros.
         groups: number of channel groups.
+
+    Raises:
+        NetworkError: a weight, bias or padding that does not fit the others.
     """
 
     weight: Array

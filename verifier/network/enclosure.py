@@ -32,7 +32,11 @@ Interval = tuple[Rationals, Rationals]
 
 
 class EnclosedNetwork:
-    """A network's values in rigorous intervals."""
+    """A network's values in rigorous intervals.
+
+    Source:
+        ball arithmetic, Arb: Johansson, IEEE Transactions on Computers 2017.
+    """
 
     def __init__(self, network: Network, exact: ExactNetwork | None = None) -> None:
         self.network = network

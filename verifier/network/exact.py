@@ -132,7 +132,15 @@ class _DenseIntegers(Dense):
 
 
 class ExactNetwork:
-    """A network whose weights are held as exact rationals, for repeated exact evaluation."""
+    """A network whose weights are held as exact rationals, for repeated exact evaluation.
+
+    Raises:
+        InputError: an input of another size, or not finite.
+        NetworkError: an operator without rational values.
+
+    Source:
+        evaluation over one denominator (fraction-free, as Bareiss, 1968).
+    """
 
     def __init__(self, network: Network) -> None:
         self.network = network

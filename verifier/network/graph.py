@@ -60,6 +60,9 @@ class Network(Shown):
         input_ports, output_ports: the named tensors that the flat input and output consist of, one each as a rule.
         models: the networks that this one was made of (`verifier.network.joint`), each with the places of its inputs
             among these; the outputs are theirs, followed by ``products``: for each, positions among inputs and outputs.
+
+    Raises:
+        NetworkError: shapes that do not fit, names used twice, more than one output.
     """
 
     nodes: tuple[Node, ...]

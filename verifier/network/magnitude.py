@@ -17,6 +17,9 @@ def largest_values(network: Network, inputs: Array) -> Array:
 
     Args:
         inputs: ``(n,)`` the largest absolute value of every input.
+
+    Source:
+        interval bound propagation: Gowal et al., ICCV 2019, of absolute values.
     """
     values = {network.input: np.asarray(inputs, dtype=np.float64).reshape(1, *network.input_shape)}
     with np.errstate(over="ignore", invalid="ignore"):

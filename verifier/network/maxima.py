@@ -41,6 +41,10 @@ class RecogniseMaxima(Reduction):
     """``Dense, ReLU, Dense`` replaced by a MaxPool over pairs where the three are maxima or minima.
 
     Exact: blocks whose numbers might be rounded are left as they are. At a tie the gradient may be another one.
+
+    Source:
+        ``max(a, b)`` by ReLUs: Arora et al., ICLR 2018, read backwards; lattice networks: tllverify, Ferlez
+        et al., 2022.
     """
 
     def accepts(self, network: Network) -> bool:

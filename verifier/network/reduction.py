@@ -54,7 +54,11 @@ class Reduced:
 
 
 class Reduction(ABC):
-    """A way of writing networks anew. Stateless; its parameters are its fields."""
+    """A way of writing networks anew. Stateless; its parameters are its fields.
+
+    Source:
+        reductions with a way back, as in cvxpy: Agrawal et al., Journal of Control and Decision 2018.
+    """
 
     @abstractmethod
     def accepts(self, network: Network) -> bool:

@@ -23,6 +23,9 @@ class PoolsAsRelus(Reduction):
     Attributes:
         full: an entry without a partner meets itself, and padding is the window's first entry within the image: more ReLUs,
             numbered alike in all windows, as proofs have them.
+
+    Source:
+        Arora et al., ICLR 2018.
     """
 
     full: bool = False
@@ -75,6 +78,9 @@ class FunctionsAsRelus(Reduction):
 
     Attributes:
         gradients: False writes all ReLUs as ``relu(z - b_k)``, one for each breakpoint, whatever the convention has there.
+
+    Source:
+        sums of hinges, as in Arora et al., ICLR 2018.
     """
 
     gradients: bool = True

@@ -26,7 +26,11 @@ BALANCED = (BalanceWeights(),)
 
 
 def balanced(query: Query) -> Query:
-    """The same query with weights of about 1; the query itself where they are moderate, or cannot be scaled exactly."""
+    """The same query with weights of about 1; the query itself where they are moderate, or cannot be scaled exactly.
+
+    Source:
+        positive homogeneity of ReLU, by powers of two: Neyshabur, Salakhutdinov, Srebro, NeurIPS 2015.
+    """
     try:
         reduced = reduce(query.network, BALANCED)
         if reduced.network is query.network:

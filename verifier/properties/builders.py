@@ -24,7 +24,11 @@ Domain = Ends | None | Literal["network"]
 
 
 def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
-    """The domain that is meant: the network's own for "network", and for one that has none (0, 1), as for images."""
+    """The domain that is meant: the network's own for "network", and for one that has none (0, 1), as for images.
+
+    Raises:
+        PropertyError: a domain that is no pair of ends, or of another shape than the input.
+    """
     if not isinstance(domain, str):
         return domain
     if domain != "network":
@@ -59,6 +63,9 @@ def robustness(
     Raises:
         PropertyError: epsilon < 0, ``x`` of the wrong size, NaN or outside the domain (by more than float32 rounding),
             no such label.
+
+    Source:
+        local robustness as in Katz et al., CAV 2017, and VNN-COMP; a tie counts as a violation.
 
     Example:
         >>> import numpy as np, verifier
@@ -114,6 +121,9 @@ def saliency_robustness(
     Raises:
         PropertyError: epsilon or delta < 0, ``x`` of the wrong size, NaN or outside the domain, no such label,
             map or similarity.
+
+    Source:
+        Le et al., ACML 2023, Equations 7 and 8; other maps and distances are this package's own.
 
     Example:
         >>> import numpy as np, verifier
@@ -175,7 +185,14 @@ def condition_at(
     similarity: str = "linf",
     top_k: int = 0,
 ) -> MapCondition:
-    """ "The map is similar to the one at ``x``", as in `saliency_robustness`."""
+    """ "The map is similar to the one at ``x``", as in `saliency_robustness`.
+
+    Raises:
+        PropertyError: as `saliency_robustness`.
+
+    Source:
+        Le et al., ACML 2023, Equation 12, for any map and similarity.
+    """
     if network.tail is not None:
         raise PropertyError(
             f"the network's last {network.tail.kind} was left out, and the gradient is that of the scores before it",

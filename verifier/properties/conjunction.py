@@ -43,6 +43,9 @@ class Conjunction:
             (a superset); a witness must meet them strictly.
         exact: the rows that the float64 ones stand for, by index, where these are rounded: every point of the query's
             box that meets an exact row meets the float64 row too.
+
+    Raises:
+        PropertyError: rows and bounds do not fit together, or a number is not finite.
     """
 
     bound: Array

@@ -152,6 +152,9 @@ def normal_form(formula: Formula) -> list[list[Atom]]:
 
     Raises:
         PropertyError: more than `MAX_DISJUNCTS` conjunctions.
+
+    Source:
+        distribution of "and" over "or"; clauses beyond a limit stay clauses, see `to_query`.
     """
     if isinstance(formula, Atom):
         return [[formula]]
@@ -178,6 +181,10 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
 
     Raises:
         PropertyError: an input without finite bounds, too many disjuncts within one disjunction.
+
+    Source:
+        VNN-LIB: Demarchi et al., 2023, for what a file means; branching on clauses:
+        `verifier.engines.disjunctions`.
     """
     if network.tail is not None:
         assertions = [before_tail(formula, network.tail, place) for formula in assertions]

@@ -34,6 +34,10 @@ def implied_bounds(
     Returns:
         lower and upper bounds, the given ones and those found, by propagation first and then by linear programs, which
         z3 solves in rationals; None where no point meets the rows.
+
+    Source:
+        bounds propagated through rows: Davis, Artificial Intelligence 1987; linear programs certified by weak
+        duality.
     """
     lower, upper, rows = dict(lower), dict(upper), list(rows)
     wanted = list(inputs)

@@ -42,6 +42,13 @@ class SaliencyMap:
         path: whether ∇F is ``∫ ∇o(baseline + t (x - baseline)) dt`` over [0, 1] instead of a sum over points.
         other: for the gradient of a difference of outputs, the output that is subtracted; None: the runner-up
             at the query's own input, if ``name`` is "difference".
+
+    Raises:
+        PropertyError: the difference of an output and itself.
+
+    Source:
+        Simonyan et al., 2014; Sundararajan et al., ICML 2017; Smilkov et al., 2017: the functions of this
+        module say which.
     """
 
     name: str
@@ -130,22 +137,38 @@ class SaliencyMap:
 
 
 def gradient_map() -> SaliencyMap:
-    """The vanilla gradient."""
+    """The vanilla gradient.
+
+    Source:
+        Simonyan, Vedaldi, Zisserman, 2014.
+    """
     return SaliencyMap(name="gradient", weights=np.ones(1), factors=np.ones(1))
 
 
 def absolute_gradient() -> SaliencyMap:
-    """The absolute value of every entry of the gradient."""
+    """The absolute value of every entry of the gradient.
+
+    Source:
+        Simonyan, Vedaldi, Zisserman, 2014.
+    """
     return SaliencyMap(name="absolute", weights=np.ones(1), factors=np.ones(1), absolute=True)
 
 
 def logit_difference(other: int | None = None) -> SaliencyMap:
-    """The gradient of ``y_label - y_other``; ``other`` is the runner-up at the query's input by default."""
+    """The gradient of ``y_label - y_other``; ``other`` is the runner-up at the query's input by default.
+
+    Source:
+        the gradient of a margin, as in Carlini, Wagner, IEEE S&P 2017.
+    """
     return SaliencyMap(name="difference", weights=np.ones(1), factors=np.ones(1), other=other)
 
 
 def gradient_times_input(size: int) -> SaliencyMap:
-    """``x ⊙ ∇o(x)`` for inputs of ``size`` entries."""
+    """``x ⊙ ∇o(x)`` for inputs of ``size`` entries.
+
+    Source:
+        Shrikumar, Greenside, Kundaje, ICML 2017.
+    """
     return SaliencyMap(name="gradient-input", weights=np.ones(1), factors=np.ones(1), baseline=np.zeros(size))
 
 
@@ -155,6 +178,9 @@ def integrated_gradients(baseline: npt.ArrayLike, steps: int | None = 8) -> Sali
     Args:
         baseline: ``(n,)``.
         steps: points of the midpoint rule; None for the integral itself.
+
+    Source:
+        Sundararajan, Taly, Yan, ICML 2017.
     """
     start = np.array(baseline, dtype=np.float64).reshape(-1)
     if steps is None:
@@ -172,7 +198,14 @@ def integrated_gradients(baseline: npt.ArrayLike, steps: int | None = 8) -> Sali
 
 
 def smooth_gradient(noise: npt.ArrayLike) -> SaliencyMap:
-    """The mean gradient over ``x + noise``, for a fixed set of noise vectors ``(k, n)``."""
+    """The mean gradient over ``x + noise``, for a fixed set of noise vectors ``(k, n)``.
+
+    Raises:
+        PropertyError: no noise vector, or an entry that is not finite.
+
+    Source:
+        SmoothGrad: Smilkov et al., 2017.
+    """
     points = np.atleast_2d(np.array(noise, dtype=np.float64))
     if not len(points) or not np.isfinite(points).all():
         raise PropertyError("SmoothGrad needs at least one noise vector of finite numbers")

@@ -40,6 +40,12 @@ class GradientBox:
         output: ``(m,)`` coefficients of the output combination (a unit vector for one output).
         lower, upper: ``(n,)``; infinite where a component is free. Rounded outwards where the exact ends are no float64.
         exact_lower, exact_upper: the ends as they were given; None: the float64 numbers.
+
+    Raises:
+        PropertyError: ends that cross, or are not finite.
+
+    Source:
+        Le et al., ACML 2023, Equation 12.
     """
 
     output: Array
@@ -130,6 +136,12 @@ class Query(Shown):
         vacuous: why no input at all can meet the condition, where that is plain as it stands; "" if it is not.
         description: the property in words, for reports.
         statement: the property as it was asked; None where nothing says it.
+
+    Raises:
+        PropertyError: parts that do not fit the network or the box.
+
+    Source:
+        "find x in X with condition": the negated property, as in VNN-LIB (Demarchi et al., 2023).
     """
 
     network: Network
@@ -297,6 +309,9 @@ def larger_output_disjuncts(outputs: int, label: int, *, width: int | None = Non
 
     Args:
         width: number of columns of the rows, where further outputs follow the labels'.
+
+    Source:
+        Le et al., ACML 2023, Equation 14, as docs/papers.md reads it.
     """
     if not 0 <= label < outputs:
         raise PropertyError(f"label {label} does not exist", fix=f"labels are 0 to {outputs - 1}")

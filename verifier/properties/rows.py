@@ -24,6 +24,10 @@ class Conditions:
         bound: ``(S,)``.
         disjunct_of: ``(S,)`` the disjunct each row belongs to, not decreasing.
         disjuncts: how many disjuncts there are.
+
+    Source:
+        one row for each inequality of the disjunctive normal form, as α,β-CROWN takes VNN-LIB: Wang et al.,
+        NeurIPS 2021.
     """
 
     y_rows: Array

@@ -33,6 +33,12 @@ class Box:
     Attributes:
         lower, upper: ``(n,)``; finite float64, ``lower <= upper``.
         exact_lower, exact_upper: the ends as they were given; None: the float64 numbers.
+
+    Raises:
+        PropertyError: ends of different sizes, crossed, or not a number.
+
+    Source:
+        Le et al., ACML 2023, Equation 13.
     """
 
     lower: Array

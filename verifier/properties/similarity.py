@@ -39,6 +39,9 @@ class Similarity(ABC):
         is_box: whether "similar" says no more than an interval for every entry, ``reference ± δ``.
         bounds_entries: whether it says at least that.
         adds_up: whether differences of all entries are added, and with them a solver's tolerances.
+
+    Source:
+        Le et al., ACML 2023, Equation 7: L∞ there.
     """
 
     name: ClassVar[str]
@@ -242,6 +245,12 @@ class MapCondition:
         similarity: the distance.
         exact_reference: the map to compare with, as it is in rational arithmetic.
         delta: >= 0.
+
+    Raises:
+        PropertyError: an unknown similarity, a negative or infinite delta, or a map beyond float64.
+
+    Source:
+        Le et al., ACML 2023, Equations 7 and 12.
     """
 
     network: Network
@@ -407,6 +416,9 @@ def divide(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
     """All q with ``q · r in [a, b]`` for some ``r in [c, d]``, as an interval, rounded outwards.
 
     Infinite where r can be 0 and so can the product; crossed (+∞, -∞) where r is 0 and the product cannot be.
+
+    Source:
+        division of intervals: Moore, Interval Analysis, 1966.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         quotients = np.stack(np.broadcast_arrays(a / c, a / d, b / c, b / d))

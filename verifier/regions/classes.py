@@ -33,6 +33,9 @@ class ClassBands:
         labels: ``(k,)`` class of each band.
         classes: number of classes.
         exact_boundaries: the boundaries as rationals, if they were computed exactly; as floats some may coincide.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Section 3.
     """
 
     boundaries: Array
@@ -61,6 +64,9 @@ class ClassMap:
         labels: ``(P,)`` class of each polygon.
         regions: ``(P,)`` the restriction's polygon that each is part of.
         classes: number of classes.
+
+    Source:
+        planes, SyReNN: Sotoudeh, Thakur, TACAS 2021.
     """
 
     vertices: Array
@@ -100,7 +106,12 @@ class ClassMap:
 
 
 def class_bands(place: Array, values: Array, tolerance: Array, best: str) -> ClassBands:
-    """The classes along a line, from its breakpoints ``(p + 1,)`` and the outputs there: see `LineRestriction.classes`."""
+    """The classes along a line, from its breakpoints ``(p + 1,)`` and the outputs there: see `LineRestriction.classes`.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019: the decision boundaries of its Figure 2; the upper envelope
+        of lines by a sweep.
+    """
     ends = np.arange(len(place))
     cells = Segments(np.stack([ends[:-1], ends[1:]], axis=1), place)
     labels, _ = _best(cells, values, tolerance, best)
@@ -115,6 +126,9 @@ def exact_class_bands(breaks: Sequence[Fraction], output: Pair, best: str) -> Cl
     Args:
         breaks: the line's breakpoints.
         output: constants and slopes of the outputs on each piece, ``(pieces, classes)``.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019: the decision boundaries of its Figure 2, in rationals.
     """
     sign = _sign_of(best)
     constants, slopes = output
@@ -140,7 +154,11 @@ def exact_class_bands(breaks: Sequence[Fraction], output: Pair, best: str) -> Cl
 
 
 def class_map(cells: Polygons, values: Array, tolerance: Array, best: str) -> ClassMap:
-    """The classes on polygons, which are cut, from the outputs at their vertices: see `PlaneRestriction.classes`."""
+    """The classes on polygons, which are cut, from the outputs at their vertices: see `PlaneRestriction.classes`.
+
+    Source:
+        planes, SyReNN: Sotoudeh, Thakur, TACAS 2021.
+    """
     labels, regions = _best(cells, values, tolerance, best)
     return ClassMap(cells.place, cells.offsets, cells.indices, labels, regions, values.shape[1])
 

@@ -27,7 +27,14 @@ from verifier.regions.plan import Level, is_piecewise, plan
 
 
 def exact_breakpoints(network: Network, start: Sequence[Fraction], end: Sequence[Fraction]) -> list[Fraction]:
-    """The breakpoints of the restriction to a segment between rational points, 0 and 1 included."""
+    """The breakpoints of the restriction to a segment between rational points, 0 and 1 included.
+
+    Raises:
+        TimeLimitError: the deadline passes.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3, in rationals.
+    """
     a, b = (Rationals.of(list(point)) for point in (start, end))
     walk = ExactWalk(
         network, Rationals(a.numerators[None], a.denominator), Rationals(b.numerators[None], b.denominator)
@@ -41,6 +48,9 @@ class ExactWalk(PieceValues):
     Attributes:
         breaks: the breakpoints.
         levels: one for each piecewise-linear node passed.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3, in rationals.
     """
 
     def __init__(self, network: Network, start: Array | Rationals, end: Array | Rationals) -> None:

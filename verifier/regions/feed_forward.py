@@ -40,6 +40,9 @@ class FeedForward:
         nodes: names of the piecewise-linear nodes.
         spare: working memory kept for the next call (fresh pages cost more than the arithmetic on them).
         output: tolerance factors of the output, root mean squares replaced by the largest.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3.
     """
 
     first_weight: Array

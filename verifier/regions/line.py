@@ -51,6 +51,12 @@ class LineRestriction(Shown):
         exact_output: constants and slopes in t of the outputs on each piece, if they were computed exactly.
         by_rounding: how often, in the batch that this line was computed in, floats alone decided on which side of its
             kink a neuron is that is within rounding errors of it all over a piece (see `verifier.regions.look`).
+
+    Raises:
+        InputError: by its methods, for a parameter t outside [0, 1].
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Definition 1.
     """
 
     network: Network
@@ -158,6 +164,9 @@ class LineRestrictions(Shown, Sequence[LineRestriction]):
         tolerance: ``(len(breakpoints),)`` see `LineRestriction`.
         offsets: ``(lines + 1,)``; line k has the breakpoints ``offsets[k]`` to ``offsets[k + 1] - 1``.
         by_rounding: see `LineRestriction`.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Definition 1.
     """
 
     network: Network
@@ -234,7 +243,7 @@ def line(
         TimeLimitError, MemoryLimitError: if a limit does not suffice.
 
     Source:
-        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Algorithm 1.
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3.
 
     Example:
         >>> import numpy as np, verifier
@@ -276,7 +285,7 @@ def lines(
         TimeLimitError, MemoryLimitError: if a limit does not suffice.
 
     Source:
-        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Algorithm 1.
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3.
 
     Example:
         >>> import numpy as np, verifier

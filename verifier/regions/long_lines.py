@@ -78,6 +78,9 @@ def walk_lines(
     Raises:
         TimeLimitError: the deadline passes.
         MemoryLimitError: even a very short segment does not fit.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3; in parts: this module's own.
     """
     count = len(starts)
     waiting = [_Part(np.arange(count), np.tile([0.0, 1.0], (count, 1)))]

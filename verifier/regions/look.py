@@ -59,6 +59,9 @@ class ExactLook:
 
     Attributes:
         by_rounding: how many doubts were left to the floats, because the work did not suffice.
+
+    Source:
+        exact decisions where a floating-point filter fails: Fortune, Van Wyk, SCG 1993.
     """
 
     def __init__(

@@ -39,6 +39,9 @@ class PlaneRestriction(Shown):
         values: ``(V, m)`` flattened outputs at the vertices.
         tolerance: ``(V,)`` how large a difference of outputs must be to exceed rounding errors.
         patterns: the activation patterns.
+
+    Source:
+        planes, SyReNN: Sotoudeh, Thakur, TACAS 2021.
     """
 
     network: Network
@@ -152,7 +155,7 @@ def plane(
         MemoryLimitError, TimeLimitError: if a limit does not suffice.
 
     Source:
-        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Appendix; SyReNN, TACAS 2021.
+        Sotoudeh, Thakur, SyReNN: Sotoudeh, Thakur, TACAS 2021.
 
     Example:
         >>> import numpy as np, verifier

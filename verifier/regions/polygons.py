@@ -50,7 +50,11 @@ def plane_of(
 
 
 def convex_polygon(corners: npt.ArrayLike) -> Array:
-    """The checked corners ``(k, 2)``, counter-clockwise, without corners that lie on a straight edge."""
+    """The checked corners ``(k, 2)``, counter-clockwise, without corners that lie on a straight edge.
+
+    Source:
+        Andrew's monotone chain decides convexity: Andrew, 1979.
+    """
     p = np.asarray(corners, dtype=np.float64)
     if p.ndim != 2 or p.shape[1] != 2:
         raise InputError(f"a polygon is an array (k, 2) of plane coordinates, got shape {p.shape}")
@@ -143,7 +147,11 @@ def edges(offsets: Index, indices: Index) -> tuple[Index, Index]:
 
 
 def areas_and_centroids(vertices: Array, offsets: Index, indices: Index) -> tuple[Array, Array]:
-    """Area ``(P,)`` and centre of mass ``(P, 2)`` of polygons in flat arrays."""
+    """Area ``(P,)`` and centre of mass ``(P, 2)`` of polygons in flat arrays.
+
+    Source:
+        the shoelace formula (Gauss).
+    """
     corners = vertices[indices]
     first, sizes = offsets[:-1], np.diff(offsets)
     following = np.arange(1, len(indices) + 1)

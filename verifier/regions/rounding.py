@@ -33,6 +33,9 @@ class Slack:
 
     Attributes:
         weight, offset: ``(n,)`` for the n entries of the node's value.
+
+    Source:
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
     """
 
     weight: Array
@@ -49,7 +52,11 @@ def _rms(x: Array) -> float:
 
 
 def slacks(network: Network, deadline: Deadline = NEVER) -> dict[str, Slack]:
-    """The tolerance factors of every node."""
+    """The tolerance factors of every node.
+
+    Source:
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
+    """
     result: dict[str, Slack] = {}
     for node in network.nodes:
         deadline.check(f"at node {node.name!r}")

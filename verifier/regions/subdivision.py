@@ -201,6 +201,10 @@ class Subdivision(Carrier):
     Attributes:
         network: the network.
         done: number of nodes that have been passed.
+
+    Source:
+        Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3; planes, SyReNN: Sotoudeh, Thakur, TACAS
+        2021.
     """
 
     def __init__(

@@ -52,6 +52,9 @@ def in_tiles(corners: Array, work: Callable[[Tile], T]) -> Iterator[tuple[Tile, 
 
     Raises:
         MemoryLimitError: if a tile of the share `SMALLEST` is still too large.
+
+    Source:
+        recursive bisection; joining tiles is left to the caller.
     """
     whole = np.asarray(corners, dtype=np.float64)
     extent, area = np.ptp(whole, axis=0), _area(whole)
@@ -96,6 +99,9 @@ def plane_tiles(
 
     Raises:
         InputError: as `verifier.plane`.
+
+    Source:
+        planes, SyReNN: Sotoudeh, Thakur, TACAS 2021; tiles are this package's own.
 
     Example:
         >>> import numpy as np, verifier

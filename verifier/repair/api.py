@@ -42,6 +42,9 @@ class RepairResult(Shown):
         conflicts: for infeasible, names of the requirements that cannot hold together, by layer.
         check: the check of the result: in rational arithmetic if it was made, else in float64.
         seconds: wall-clock time.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 3.
     """
 
     status: RepairStatus

@@ -48,7 +48,11 @@ class ExactRow:
 
 
 class Confirmer:
-    """Turns rows of a layer's program into exact ones, or says that nobody made that demand."""
+    """Turns rows of a layer's program into exact ones, or says that nobody made that demand.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorems 1 and 2, in rationals.
+    """
 
     def __init__(self, frozen: FrozenNetwork, points: KeyPoints, layer: str) -> None:
         self.points, self.layer, self.frozen = points, layer, frozen
@@ -157,6 +161,9 @@ def lower_bound(rows: Mapping[int, ExactRow], multipliers: Mapping[int, float], 
     Args:
         rows: exact rows, by the same keys as ``multipliers``, which are >= 0.
         norm: "l1", "linf" or "mixed".
+
+    Source:
+        weak duality: Farkas, 1902, in rationals.
     """
     chosen = [k for k in multipliers if k in rows and multipliers[k] > 0.0]
     if not chosen:
@@ -189,6 +196,10 @@ def solve_exactly(rows: Mapping[int, ExactRow], delta: Array) -> Array | None:
     """The change near ``delta`` that meets some rows with equality, its zeros kept: exact, then rounded to float64.
 
     None if the rows contradict each other in those parameters.
+
+    Source:
+        iterative refinement of a vertex, and rational reconstruction: Gleixner, Steffy, Wolter, INFORMS JoC
+        2016, in one step.
     """
     columns = np.flatnonzero(delta)
     table = []

@@ -80,7 +80,11 @@ def label_changes(
     *,
     largest: bool = True,
 ) -> Drawdown:
-    """As `drawdown`, of any two functions from inputs ``(batch, …)`` to outputs ``(batch, …)``."""
+    """As `drawdown`, of any two functions from inputs ``(batch, …)`` to outputs ``(batch, …)``.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 6: drawdown.
+    """
     pick = np.argmax if largest else np.argmin
     parts = [inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK)]
     old, new = (

@@ -110,7 +110,11 @@ class Face:
 
 
 class Subdivision:
-    """The closed linear pieces of a network on the parts of regions, with all their faces."""
+    """The closed linear pieces of a network on the parts of regions, with all their faces.
+
+    Source:
+        planes cut by lines, SyReNN: Sotoudeh, Thakur, TACAS 2021, in rationals.
+    """
 
     def __init__(self, network: Network, effort: Effort) -> None:
         self.network, self.effort = network, effort
@@ -247,6 +251,10 @@ def examine(frozen: FrozenNetwork, specification: Specification, effort: Effort 
 
     Raises:
         TimeLimitError: more than that is needed.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 2: a specification holds on a region if it holds at its
+        vertices; here on every face, in rationals.
     """
     effort = Effort() if effort is None else effort
     judge = _Judge(frozen, effort)

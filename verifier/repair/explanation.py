@@ -97,6 +97,9 @@ def repair_explanation(
     Raises:
         InputError: an argument out of range; a network whose last node is no Dense layer.
         PropertyError: a query that is not one of `gradient_bounds`.
+
+    Source:
+        this package's own; bounds on the gradient: `verifier.bounds.jacobian`.
     """
     positive_or_none(timeout, "timeout")
     positive_or_none(margin, "margin")

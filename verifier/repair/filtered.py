@@ -115,6 +115,9 @@ def exact_patterns(network: Network, points: Array, effort: Effort | None = None
 
     Raises:
         TimeLimitError: the effort is not enough.
+
+    Source:
+        floating-point filters: Fortune, Van Wyk, SCG 1993.
     """
     effort = Effort() if effort is None else effort
     parts, exact, cost = [], ExactNetwork(network), multiplications(network)
@@ -171,6 +174,9 @@ def exact_slacks(
 
     Raises:
         TimeLimitError: the effort is not enough.
+
+    Source:
+        floating-point filters: Fortune, Van Wyk, SCG 1993.
     """
     effort = Effort() if effort is None else effort
     network = frozen.value_network

@@ -40,6 +40,12 @@ class FrozenNetwork:
         network: the activation channel: the original network.
         patches: the value channel's operator for each patched layer, by node name; the layers that are not
             named have the original's.
+
+    Raises:
+        InputError: a patch of a layer that has no weights, or of another shape.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 4.
     """
 
     network: Network

@@ -39,6 +39,9 @@ class KeyPoints:
         row_point: ``(R,)`` the key point of each row, increasing.
         tolerance: ``(R,)`` slack of a row up to which it counts as zero (`OutputPolytope.tolerance`).
         size: the largest of the original network's outputs at the key points.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 2.
     """
 
     specification: Specification
@@ -216,6 +219,9 @@ def key_points(network: Network, specification: Specification) -> KeyPoints:
 
     Raises:
         PropertyError: if the specification does not fit the network (see `Specification.check`).
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 2: the vertices of linear regions.
     """
     specification.check(network)
     points, pieces, places, middles, patterns, requirement = [], [], [], [], [], []

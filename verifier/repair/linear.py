@@ -52,6 +52,9 @@ class LinearRepair:
         rows: rows of the specification, each once.
         rows_used: rows that the final program held.
         rounds: number of programs solved.
+
+    Source:
+        weak duality for `multipliers` and `beyond`.
     """
 
     answer: Answer
@@ -94,6 +97,13 @@ def solve_layer(
             with huge changes.)
         unit: about the size of the answer's entries: tolerances are relative to it.
         settings: how the program is solved.
+
+    Raises:
+        EngineError: HiGHS ends with a status that nobody knows.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Appendix B; row generation: Dantzig, Fulkerson, Johnson, 1954; the
+        norm's lower bound: weak duality.
     """
     return _Generation(rows, norm, margins, opposites, soft, reach, unit, settings, deadline, listener).run()
 

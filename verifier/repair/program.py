@@ -49,6 +49,9 @@ class Program:
         size: number of parameters.
         weights: what the L1 and the L∞ norm count for (`norm_weights`).
         soft: the price of one unit of violation of a row; None: rows are hard.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Appendix B, with a norm to be least; HiGHS: Huangfu, Hall, 2018.
     """
 
     def __init__(self, size: int, weights: tuple[float, float], soft: float | None, reach: float) -> None:

@@ -108,6 +108,10 @@ def repair_property(
         InputError: an argument out of range; a network whose last layer is followed by an activation.
         PropertyError: a property that speaks of gradients, or of inputs alone.
 
+    Source:
+        counterexample-guided: Solar-Lezama et al., ASPLOS 2006; the smallest change of a layer:
+        `verifier.repair.repair`.
+
     Example:
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])

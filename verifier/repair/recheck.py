@@ -83,6 +83,9 @@ def check_exactly(frozen: FrozenNetwork, specification: Specification, effort: E
 
     Raises:
         TimeLimitError: more than that is needed.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 2, on every face and in rationals.
     """
     found = examine(frozen, specification, effort)
     return Check(
@@ -166,6 +169,9 @@ def check(frozen: FrozenNetwork, specification: Specification) -> Check:
 
     Raises:
         PropertyError: if the specification does not fit the network (see `Specification.check`).
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 2.
     """
     network = frozen.network
     specification.check(network)

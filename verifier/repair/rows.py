@@ -38,6 +38,9 @@ class LayerRows:
         row_point: ``(R,)`` key point of each row.
         slack: ``(R,)`` at Δ = 0.
         error: ``(R,)`` by how much rounding may have changed it.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 1.
     """
 
     operator: AffineOperator
@@ -118,6 +121,9 @@ def layer_rows(frozen: FrozenNetwork, points: KeyPoints, layer: str) -> LayerRow
 
     Raises:
         InputError: if there is no such layer, or it has no parameters.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorem 1.
     """
     node = frozen.network[layer]
     operator = frozen.operator(node)

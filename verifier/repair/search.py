@@ -91,6 +91,10 @@ def repair_layer(
 
     Raises:
         InputError: if the layer has no parameters.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Theorems 1 and 2 and Appendix B; the search for an exact answer is
+        this module's own.
     """
     own, _ = points.distinct(frozen, layer)
     joined = 0

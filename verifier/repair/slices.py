@@ -91,6 +91,9 @@ def specification_of_map(
 
     Raises:
         PropertyError: if a relabelling names a class that does not exist, or all of them change nothing.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 6, with the classes' borders as rows.
     """
     classes = restriction.classes(best=best)
     pieces = _Pieces(
@@ -150,6 +153,9 @@ def specification_of_vertices(
 
     Raises:
         PropertyError: if a relabelling names a class that does not exist or a component.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 6.
     """
     labels = labels_of_vertices(restriction, relabels, best=best)
     outputs = restriction.network.output_size
@@ -291,6 +297,9 @@ def frozen_restriction(frozen: FrozenNetwork, restriction: PlaneRestriction) -> 
     """The frozen network's values on the (unchanged) linear regions of its original.
 
     The value channel may jump between regions, so each polygon gets corners of its own.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 4 and Section 4.
     """
     corners = restriction.vertices[restriction.indices]
     owner = np.repeat(np.arange(len(restriction)), np.diff(restriction.offsets))

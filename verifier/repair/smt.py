@@ -40,6 +40,9 @@ def solve_max_smt(
     Raises:
         InputError: more than `PARAMETERS` parameters.
         EngineError: if Z3 does not finish in time.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Appendix B; νZ: Bjørner, Phan, Fleckenstein, TACAS 2015.
     """
     import z3
 

@@ -29,6 +29,12 @@ class OutputPolytope:
         name: in words ("class 2").
         label: the class that it says, if it is one's (`output_class`).
         largest: whether that class is the largest output, else the smallest.
+
+    Raises:
+        PropertyError: rows and bounds that do not fit together.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2.
     """
 
     rows: Array
@@ -109,6 +115,12 @@ class PolygonRegion:
     Attributes:
         origin, u, v: flattened inputs ``(n,)``; u and v span the plane.
         polygon: ``(k, 2)`` vertices (s, t) in order, k >= 3.
+
+    Raises:
+        PropertyError: corners that make no convex polygon.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2.
     """
 
     origin: Array
@@ -241,6 +253,9 @@ class Specification:
 
     Raises:
         PropertyError: no requirement; a domain that is none.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2.
     """
 
     requirements: tuple[Requirement, ...]

@@ -34,6 +34,10 @@ class Alternation:
         reason: for PARTIAL and ROUNDED.
         last: for each layer with a change, the step that gave it: its norm, and the proof that it is least given the others.
         steps: linear steps taken.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Appendix B, its third case; block coordinate descent: Tseng, JOTA
+        2001.
     """
 
     def __init__(

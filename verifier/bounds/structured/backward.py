@@ -119,6 +119,11 @@ class Backward:
 
     Raises:
         InputError: for operators other than affine ones and ReLUs.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; α-CROWN: Xu et al., ICLR 2021, Section 3; β-CROWN:
+        Wang et al., NeurIPS 2021, Theorem 3.1; products with operators in place of matrices: Xu et al.,
+        NeurIPS 2020.
     """
 
     def __init__(self, network: Network, box: Box, values: Mapping[str, Ends], backend: Backend) -> None:

@@ -66,6 +66,10 @@ class Condenser:
         bounder: bounds ReLUs that intervals leave undecided.
         missed: by how much the values of some nodes may be off from those of the network that this one stands for.
         threads: that torch may use.
+
+    Source:
+        affine forms carried forward: Singh et al., NeurIPS 2018 (DeepZ); kept over unstable ReLUs, with
+        two-sided bounds, is this package's own.
     """
 
     def __init__(

@@ -21,6 +21,9 @@ class RowBounds:
     Args:
         y_rows, x_rows, bound: ``(S, m)``, ``(S, n)``, ``(S,)``.
         settings: how slopes are optimised.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; α-CROWN: Xu et al., ICLR 2021, Section 3.
     """
 
     def __init__(

@@ -32,6 +32,10 @@ class Sweep:
         needed: ``(outputs,)`` which outputs matter.
         memory, deadline: kept between passes.
         settings: how neurons are taken together.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; windows of a convolution: Boopathy et al., AAAI 2019
+        (CNN-Cert); their choice by counting products is this module's own.
     """
 
     def __init__(

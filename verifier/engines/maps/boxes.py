@@ -72,6 +72,10 @@ class Bounder:
 
     Attributes:
         by_label, by_map: how many boxes each closed.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; on the gradient: Shi et al., NeurIPS 2022, Section 3;
+        cutting by both is this package's own.
     """
 
     def __init__(self, query: Query, settings: EnclosureSettings = EnclosureSettings()) -> None:
@@ -124,6 +128,10 @@ class Brancher:
         width: ``(n,)`` of the root.
         few: with at most so many unstable ReLUs a box is split on the one that moves the map most.
         narrow: boxes narrower than this share of the root in every input are not split again.
+
+    Source:
+        the longest influence, as "smear" in Kearfott, Rigorous Global Search, 1996, and ReluVal: Wang et al.,
+        USENIX Security 2018.
     """
 
     def __init__(self, width: Array, few: int, narrow: float) -> None:

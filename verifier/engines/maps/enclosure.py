@@ -62,7 +62,12 @@ class Enclosure:
 
 
 class Enclosures:
-    """Bounds on sub-boxes of a query's box."""
+    """Bounds on sub-boxes of a query's box.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; Shi et al., NeurIPS 2022, Section 3; the path of
+        integrated gradients: Sundararajan, Taly, Yan, ICML 2017.
+    """
 
     def __init__(self, query: Query, settings: EnclosureSettings = EnclosureSettings()) -> None:
         condition = query.condition

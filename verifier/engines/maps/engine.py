@@ -63,6 +63,9 @@ class MapsEngine(Engine):
 
     Boxes are closed where the label cannot change (CROWN) or no map is similar (CROWN on the Jacobian), and cut to
     where map and input agree. Made for few inputs, and the only engine for the integral of a path.
+
+    Source:
+        the question is that of Le et al., ACML 2023, Section 3; the search is this package's own.
     """
 
     name: ClassVar[str] = "maps"

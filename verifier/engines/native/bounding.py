@@ -103,6 +103,9 @@ def row_errors(crown: Crown, conditions: Conditions) -> Array:
 
     Raises:
         InputError: if the coefficients of the rows are so large that sums could overflow.
+
+    Source:
+        Higham, Accuracy and Stability of Numerical Algorithms, 2002, Section 3.1.
     """
     network, r = crown.network, crown.rounding
     y, x, shift = np.abs(conditions.y_rows), np.abs(conditions.x_rows), np.abs(conditions.bound)

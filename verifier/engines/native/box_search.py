@@ -75,7 +75,12 @@ class Subproblem:
 
 
 class BoxSearch:
-    """One search; it is its own bounder, brancher and leaf solver."""
+    """One search; it is its own bounder, brancher and leaf solver.
+
+    Source:
+        input splitting: Wang et al., USENIX Security 2018; α-CROWN: Xu et al., ICLR 2021, Section 3; on
+        condensed networks it is this package's own.
+    """
 
     def __init__(self, query: Query, conditions: Conditions, options: Options, settings: NativeSettings) -> None:
         self.query, self.conditions, self.options, self.settings = query, conditions, options, settings

@@ -32,6 +32,10 @@ def search_curved(
     """Decide a query by boxes of inputs, with linear relaxations of all operators.
 
     Where many inputs vary, boxes prove little beyond what the first bounds do, and most of the search is for counterexamples.
+
+    Source:
+        branch and bound with general nonlinearities: Shi et al., GenBaB, TACAS 2025; boxes of inputs alone
+        are split here.
     """
     chosen, many = settings.curved, query.box.varying > settings.low_dimension
     first = Falsifier(FalsifierSettings(share=chosen.share, most=chosen.many if many else chosen.few))

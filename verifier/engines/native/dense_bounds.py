@@ -55,6 +55,9 @@ class DenseBounds:
     Args:
         reserve: so many times the slack for rounding is kept free.
         cuts: what may be spent on a box.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; cutting planes: Kelley, 1960.
     """
 
     def __init__(

@@ -23,6 +23,9 @@ def open_disjuncts(query: Query, conditions: Conditions, deadline: Deadline, tog
 
     Raises:
         InputError: if the network's numbers are too large for bounds in float64.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2.
     """
     rest, low, high = conditions.boxed(query.box)
     crown = Crown(query.network, query.box)

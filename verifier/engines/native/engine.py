@@ -42,7 +42,13 @@ MAXIMA = (RecogniseMaxima(),)
 
 
 class NativeEngine(Engine):
-    """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors."""
+    """Decides conditions on inputs and outputs (not on gradients); its proofs cover all rounding errors.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; α-CROWN: Xu et al., ICLR 2021, Section 3; β-CROWN:
+        Wang et al., NeurIPS 2021, Theorem 3.1; splitting inputs: ReluVal, Wang et al., USENIX Security 2018;
+        splitting ReLUs: Bunel et al., JMLR 2020.
+    """
 
     name: ClassVar[str] = "native"
     capabilities: ClassVar[Capabilities] = Capabilities(operators=PIECEWISE_LINEAR | CURVED)

@@ -25,6 +25,9 @@ class GraphBounds:
     Args:
         reserve: so many times the slack for rounding is kept free.
         cuts: what may be spent on a box.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2.
     """
 
     def __init__(
@@ -118,7 +121,11 @@ class GraphBounds:
 
 
 class ForwardBounds:
-    """Networks with very many neurons and few inputs, by `verifier.bounds.forward`; chooses no neurons."""
+    """Networks with very many neurons and few inputs, by `verifier.bounds.forward`; chooses no neurons.
+
+    Source:
+        Fast-Lin: Weng et al., ICML 2018, see `verifier.bounds.forward`.
+    """
 
     CHUNK = 1 << 20
     """Coefficients of the largest layer that are held at once."""

@@ -85,6 +85,10 @@ class InputSplit(LastResort):
         falsifier: looks for counterexamples meanwhile, a step at a time.
         record: writes a proof. None: no proof.
         leaves: settles boxes in exact arithmetic; None: none are.
+
+    Source:
+        ReluVal: Wang et al., USENIX Security 2018 (halving inputs); Bunel et al., JMLR 2020 (ReLUs); where a
+        box is cut: `verifier.engines.native.decide`.
     """
 
     def __init__(

@@ -25,6 +25,9 @@ def decide_region(
 
     Returns:
         weights ``(neurons,)`` float32 and a point of the box ``(n,)``.
+
+    Source:
+        exact penalties: Zangwill, Management Science 1967.
     """
     box = condensed.blocks[0]
     n = box.size

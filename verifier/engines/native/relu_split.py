@@ -75,7 +75,12 @@ class Subproblem:
 
 
 class ReluSplit(LastResort):
-    """One search; see the module."""
+    """One search; see the module.
+
+    Source:
+        β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1, and "bab-refine" there; dividing the box by early
+        ReLUs is this module's own.
+    """
 
     def __init__(
         self, query: Query, conditions: Conditions, options: Options, settings: ReluSettings = ReluSettings()

@@ -99,6 +99,9 @@ def examine_rows(
         disjunct_of: ``(S,)`` the disjunct of each row, not decreasing.
         free, widths: the inputs that vary, and their widths in the root box.
         turns: how often all functions cut a box in turn.
+
+    Source:
+        bounds propagated through linear rows: Davis, Artificial Intelligence 1987.
     """
     disjuncts = open_disjuncts.shape[1]
     results = new_results(*low.shape)

@@ -67,6 +67,10 @@ class SubproblemSearch(LastResort):
         condensed: bounds that hold on the subproblem.
         keep: whether to keep the leaves.
         threads: share the nodes of a batch.
+
+    Source:
+        β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1; of a few candidates on trial: filtered smart
+        branching, De Palma et al., 2021.
     """
 
     def __init__(

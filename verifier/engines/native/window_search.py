@@ -29,7 +29,12 @@ from verifier.verdict import Certainty
 
 
 class WindowSearch:
-    """One search."""
+    """One search.
+
+    Source:
+        CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; α-CROWN: Xu et al., ICLR 2021, Section 3; β-CROWN:
+        Wang et al., NeurIPS 2021, Theorem 3.1.
+    """
 
     def __init__(
         self, query: Query, conditions: Conditions, options: Options, settings: WindowSettings = WindowSettings()

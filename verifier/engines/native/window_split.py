@@ -27,6 +27,9 @@ class WindowSplit:
 
     Args:
         rows: the rows of the condition, over a sweep that has run.
+
+    Source:
+        β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1.
     """
 
     def __init__(self, rows: RowBounds, settings: WindowSettings = WindowSettings()) -> None:

@@ -55,6 +55,10 @@ class MapDescent:
     Attributes:
         distance: the least distance met so far of a map to its box's centre, in multiples of the box's radius.
         center, radius: ``(n,)`` of the map's box; the radius is infinite where an entry is not bounded from both sides.
+
+    Source:
+        gradients through smoothed ReLUs to move a map: Dombrowski et al., NeurIPS 2019 (softplus there,
+        sigmoid phases here).
     """
 
     def __init__(

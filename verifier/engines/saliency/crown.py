@@ -50,6 +50,9 @@ def preactivation_bounds(
 
     Args:
         iterations: steps of the optimisation of slopes and multipliers; fewer if the deadline passes.
+
+    Source:
+        α-CROWN: Xu et al., ICLR 2021, Section 3; β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1.
     """
     last = r == len(problem.form.layers) - 1
     known = bool(np.isfinite(state.z_upper[r]).all())

@@ -42,7 +42,12 @@ Fixing = tuple[tuple[Neuron, int], ...]
 
 
 class PseudoCosts:
-    """Mean gain of the LP's objective per unit and phase."""
+    """Mean gain of the LP's objective per unit and phase.
+
+    Source:
+        Bénichou et al., Mathematical Programming 1971; reliability: Achterberg, Koch, Martin, Operations
+        Research Letters 2005.
+    """
 
     def __init__(self, settings: DiveSettings = DiveSettings()) -> None:
         self.settings = settings
@@ -80,6 +85,9 @@ class Dive(LastResort):
     Attributes:
         nodes, depth: how many nodes were visited, and the most phases fixed by branching.
         unsettled: fixings of all phases that neither the LP nor a witness settled.
+
+    Source:
+        diving on one program: Achterberg, Constraint Integer Programming, 2007.
     """
 
     def __init__(

@@ -72,7 +72,12 @@ def _highspy_version() -> str:
 
 
 class SaliencyEngine(Engine):
-    """Gradient inversion, phases propagated both ways, branch and bound with certified LPs."""
+    """Gradient inversion, phases propagated both ways, branch and bound with certified LPs.
+
+    Source:
+        the question: Le et al., ACML 2023, Section 3; inverting gradients, certified linear programs and
+        Lagrangian leaves are this package's own.
+    """
 
     name: ClassVar[str] = "saliency"
     capabilities: ClassVar[Capabilities] = Capabilities(

@@ -49,6 +49,9 @@ def witness_subproblems(
 
     Returns:
         None where rounding in composed coefficients would make what propagation finds unproved.
+
+    Source:
+        this package's own; the encoding behind it: Le et al., ACML 2023, Section 4.
     """
     problem = Problem.of(query)
     assert query.gradient is not None

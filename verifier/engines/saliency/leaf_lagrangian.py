@@ -71,6 +71,9 @@ class Lagrangian:
 
     Attributes:
         m, rows: neurons, rows; disjuncts: ``(rows of disjuncts, C)``: which are whose. These come first among the rows.
+
+    Source:
+        Lagrangian relaxation: Geoffrion, 1974; per-neuron minima in closed form are this module's own.
     """
 
     def __init__(self, leaf: Leaf) -> None:

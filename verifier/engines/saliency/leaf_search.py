@@ -63,6 +63,10 @@ class LeafSearch:
 
     Attributes:
         nodes, depth: how many subproblems were visited, and the most phases fixed by branching.
+
+    Source:
+        Lagrangian relaxation in branch and bound: Geoffrion, 1974; multipliers by Adam: Kingma, Ba, ICLR
+        2015.
     """
 
     def __init__(

@@ -32,6 +32,10 @@ def propagate(problem: Problem, state: State, *, start: int = 0, deadline: Deadl
 
     Raises:
         Infeasible: if the subproblem has no solution.
+
+    Source:
+        interval constraint propagation to a fixed point: Davis, Artificial Intelligence 1987; both ways
+        through the gradient is this package's own.
     """
     has_gradient = problem.query.gradient is not None
     first = start
@@ -198,6 +202,10 @@ def contract(matrix: Array, target: Array, slack: Array, center: Array, radius: 
     """New center and radius of v from ``|matrix @ v - target| <= slack`` and ``|v - center| <= radius``.
 
     Valid for any K (see the module's text); rounding errors are added to the radius.
+
+    Source:
+        the linear minimum mean-square estimate (Gauss, Markov): K is optimal for independent errors of these
+        sizes, and any K is sound.
     """
     m, k = matrix.shape
     noise = np.maximum(slack, 1e-12 * (1 + np.abs(target))) ** 2

@@ -75,6 +75,9 @@ class Prover:
     Attributes:
         tree: what was found so far.
         nodes, programs: how many there were.
+
+    Source:
+        Farkas, 1902: a combination of equalities that no point meets; the search is this package's own.
     """
 
     def __init__(self, query: Query, graph: Graph, claim: Claim, settings: ProverSettings = ProverSettings()) -> None:

@@ -42,6 +42,10 @@ class Relaxation:
     Attributes:
         a, s, d, v: column of each neuron's variables per layer, or NONE.
         v_scale: coefficient of the v column per layer (h where v is ``h d``).
+
+    Source:
+        McCormick, Mathematical Programming 1976; big-M: Tjeng, Xiao, Tedrake, ICLR 2019; Euler's identity for
+        homogeneous functions.
     """
 
     def __init__(self, problem: Problem, state: State, *, identity: bool = True) -> None:

@@ -10,7 +10,11 @@ from verifier.network.operators import Array
 
 
 def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int, int] | None:
-    """Layer, neuron and the phase to search first; None if every phase is known."""
+    """Layer, neuron and the phase to search first; None if every phase is known.
+
+    Source:
+        strong branching: Applegate et al., Finding Cuts in the TSP, 1995; product score: Achterberg, 2007.
+    """
     state = relaxation.state
     layer = next((r for r, phase in enumerate(state.phase) if (phase == 0).any()), None)
     if layer is None:

@@ -98,6 +98,9 @@ class Tree:
     Attributes:
         statistics: what it did so far.
         result: how `run` ended; PROVED only if the query is refuted.
+
+    Source:
+        Bunel et al., JMLR 2020; its bounds are this package's own.
     """
 
     def __init__(self, problem: Problem, memory: float | None = None) -> None:

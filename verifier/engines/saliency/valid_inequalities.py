@@ -72,7 +72,12 @@ class _Rows:
 
 
 def valid_inequalities(problem: Problem, state: State) -> ValidInequalities | None:
-    """All side rows of a subproblem with one disjunct left; None if there are none."""
+    """All side rows of a subproblem with one disjunct left; None if there are none.
+
+    Source:
+        valid inequalities of mixed-integer programs: Nemhauser, Wolsey, 1988; here from the query's rows and
+        Euler's identity.
+    """
     rows = _Rows(problem)
     _condition_rows(problem, state, rows)
     if problem.query.gradient is not None and np.isfinite(state.h_upper[-1]).all():
