@@ -94,7 +94,7 @@ class Crown:
 
     Source:
         CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; over a graph of operators: Xu et al., NeurIPS 2020;
-        phases as multipliers:  Wang et al., NeurIPS 2021, Theorem 3.1.
+        phases as multipliers: Wang et al., NeurIPS 2021, Theorem 3.1.
     """
 
     def __init__(self, network: Network, root: Box) -> None:
@@ -413,7 +413,6 @@ def crown_bounds(network: Network, box: Box, nodes: Iterable[str] | None = None)
     """CROWN bounds of the named nodes' values on one box (all nodes, if None), in the nodes' shapes.
 
     Args:
-        names: of nodes; None: all of them.
         box: of inputs, ``(n,)`` each end.
 
     Raises:
