@@ -27,7 +27,7 @@ NUMERICAL = {
 }  # fmt: skip
 """Rounding, tolerances and mathematics."""
 CODES = {
-    "bounds.jacobian.CONSTANT", "bounds.jacobian.INDEPENDENT", "bounds.jacobian.GENERAL", "engines.saliency.form.INPUT",
+    "bounds.jacobian.CONSTANT", "bounds.jacobian.INDEPENDENT", "bounds.jacobian.GENERAL",
     "engines.saliency.crown._VALID", "engines.saliency.relaxation.NONE", "engines.saliency.relaxation.BASIC",
     "engines.saliency.relaxation._KIND", "engines.saliency.relaxation._LAYER",
     "engines.saliency.valid_inequalities._DISJUNCT", "engines.saliency.valid_inequalities._IDENTITY",
@@ -37,7 +37,7 @@ CODES = {
 MEMORY = {
     "bounds.condensed_values.DENSE_FROM", "bounds.crown.CHUNK", "bounds.crown_slopes.CHUNK", "bounds.forward.SPARSE_BELOW",
     "bounds.jacobian.CHUNK", "bounds.lirpa_modules.MATRIX_LIMIT", "bounds.structured.condense.CHUNK",
-    "bounds.structured.condense.ROWS", "engines.saliency.form._DENSE_ABOVE", "repair.filtered.CHUNK",
+    "bounds.structured.condense.ROWS", "repair.filtered.CHUNK",
     "repair.filtered.EXTENDED", "repair.filtered.EXACTLY", "repair.frozen.CHUNK",
 }  # fmt: skip
 """How large a working array is and how a matrix is stored: no result depends on it."""
