@@ -21,9 +21,10 @@ from verifier.network.graph import NetworkBuilder, feedforward
 from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
+from verifier.proofs.checker.backward import Regions
 from verifier.proofs.checker.check import digest
 from verifier.proofs.checker.graph import CheckError
-from verifier.proofs.checker.kernel import Kernel, Regions
+from verifier.proofs.checker.kernel import Kernel
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
 from verifier.proofs.checker.statement import read_statement
 from verifier.proofs.checking import ProofError, check_proof

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+import verifier
+from verifier import Status
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import ExactSettings, NativeSettings
@@ -18,6 +21,7 @@ from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.maxima import RecogniseMaxima
+from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import Array, Dense
 from verifier.network.piecewise import MaxPool, relu
 from verifier.network.reduction import reduce
@@ -25,6 +29,7 @@ from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
+from verifier.properties.vnnlib1 import write
 
 ABSOLUTE = np.array([[1.0, 1], [-1, -1], [-1, 1], [1, -1]])
 """The rows a + b, -a - b, b - a, a - b, as in the lattice networks of VNN-COMP."""
@@ -93,6 +98,31 @@ def test_lattices_become_maxima_and_stay_the_same_function(seed: int) -> None:
     (ours,) = ExactNetwork(reduced.network).output(x)
     assert ours == truth
     assert ExactNetwork(network).output(x) == [truth]
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_lattices_have_small_certificates(above: bool, tmp_path: Path) -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        network, functions, members = lattice(rng, lines=16, sets=24)
+        write_onnx(network, tmp_path / "n.onnx")
+        network = verifier.load(tmp_path / "n.onnx")
+        box = Box(np.full(2, -1.0), np.full(2, 1.0))
+        x = box.sample(4000, rng)
+        values = network.forward(x).reshape(-1)
+        row, bound = (-1.0, -greatest_value(functions, members, box) - 0.01) if above else (1.0, values.min() - 0.5)
+        asked = Query(
+            network=network, box=box, disjuncts=(Conjunction(y_rows=np.array([[row]]), bound=np.array([bound])),)
+        )
+        (tmp_path / "p.vnnlib").write_text(write(asked))
+        query = verifier.read_vnnlib(tmp_path / "p.vnnlib", network)
+        verdict = verifier.verify(query, engine="native", proof=True, timeout=60)
+        assert verdict.status is Status.HOLDS
+        assert verdict.proof is not None, verdict.no_certificate
+        assert "lattice" in verdict.proof.header["method"]
+        assert len(verdict.proof.data) < 20_000
+        verdict.proof.save(tmp_path / "c")
+        assert verifier.check_proof(tmp_path / "c", tmp_path / "n.onnx", tmp_path / "p.vnnlib", jobs=1).margin > 0
 
 
 @given(st.integers(0, 10**6))

@@ -25,8 +25,9 @@ from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, leaky_relu, relu
+from verifier.proofs.checker.backward import Regions, Weights
 from verifier.proofs.checker.graph import exact
-from verifier.proofs.checker.kernel import Kernel, Regions, Weights
+from verifier.proofs.checker.kernel import Kernel
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
 from verifier.proofs.relu_network import relu_network
 from verifier.proofs.tree import ProofTree, Term

@@ -28,9 +28,10 @@ from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import feedforward
 from verifier.network.onnx_writer import write_onnx
-from verifier.proofs.checker.check import Checker, Stream, digest
+from verifier.proofs.checker.check import Checker, digest
 from verifier.proofs.checker.graph import CheckError, Graph
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
+from verifier.proofs.checker.stream import Stream
 from verifier.proofs.checker.vnnlib import read_property
 from verifier.proofs.tree import ProofTree, Term, Weights
 from verifier.proofs.writer import finish
@@ -183,7 +184,7 @@ def forged(rng: random.Random, graph: Graph, root_low: np.ndarray) -> ProofTree:
 
     def terms(fixed: dict[int, int]) -> list[Term]:
         found = []
-        for _ in range(rng.randrange(1, 4)):
+        for _ in range(rng.randrange(4)):
             units = np.flatnonzero(numbers.random(graph.relus) < 0.7)
             free = rng.random() < 0.5
             values = numbers.normal(size=len(units)) * 3 if free else numbers.random(len(units))
@@ -224,6 +225,17 @@ def test_no_forged_tree_proves_a_false_property(cases: list[Case], tmp_path: Pat
         tree = forged(rng, case.graph, low)
         body = tree.write(0, [(0, 0)], lambda d, row: (row, 1))
         assert not case.accepts(header, body, case.false, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"BR\0\0", b"BE\0\0", b"BC", b"BR\0\1\0\0\0", b"BL\0\0" + bytes(8) + b"R\0R\0\0", b"BL\0\0" + bytes(8) + b"CC"],
+)
+def test_nothing_refutes_nothing(cases: list[Case], body: bytes, tmp_path: Path) -> None:
+    for case in cases[:4]:
+        header, _ = case.parts
+        for claim in (case.true, case.false):
+            assert not case.accepts(header, body, claim, tmp_path)
 
 
 def test_the_command_says_what_is_wrong_in_a_line(

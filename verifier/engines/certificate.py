@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from verifier.errors import TimeLimitError
 from verifier.limits import Deadline
+from verifier.network.maxima import RecogniseMaxima
+from verifier.network.reduction import reduce
 from verifier.options import Options
 from verifier.proofs.tree import NoCertificate, ProofTree
 from verifier.proofs.writer import Proof, finish, subject
@@ -31,6 +33,11 @@ def certificate(
     try:
         if tree is None and query.gradient is not None:
             return _of_gradient(query, deadline, method), ""
+        if tree is None and reduce(query.network, (RecogniseMaxima(),)).network is not query.network:
+            try:
+                return _of_lattice(query, deadline, method), ""
+            except NoCertificate:  # it has other ReLUs, too
+                pass
         if tree is None:
             tree, method = _again(query, options, deadline, why), "native, after another engine"
         return finish(query, tree, method), ""
@@ -45,6 +52,14 @@ def _of_gradient(query: Query, deadline: Deadline, engine: str) -> Proof:
 
     tree = Prover(query, about.graph, about.claim).prove(deadline)
     return finish(query, tree, f"bounds of values and gradients, after {engine or 'bounds'}", about)
+
+
+def _of_lattice(query: Query, deadline: Deadline, engine: str) -> Proof:
+    from verifier.engines.native.lattice_proof import LatticeProver
+
+    about = subject(query)
+    tree = LatticeProver(about.graph, about.claim).prove(Deadline.after(deadline.left / 2))
+    return finish(query, tree, f"affine pieces of a lattice network, after {engine or 'bounds'}", about)
 
 
 def _again(query: Query, options: Options, deadline: Deadline, why: str) -> ProofTree:

@@ -6,7 +6,7 @@ from os import PathLike
 
 from verifier.arguments import checked
 from verifier.errors import InputError, VerifierError
-from verifier.proofs.checker import check
+from verifier.proofs.checker import check, stream
 from verifier.proofs.checker.check import Report
 from verifier.proofs.checker.graph import CheckError
 
@@ -46,7 +46,7 @@ def check_proof(
         return check.check_together(
             str(proof), str(network), None if property_file is None else str(property_file), jobs
         )
-    except check.ProofError as error:
+    except stream.ProofError as error:
         raise ProofError(str(error), place=str(proof)) from None
     except CheckError as error:
         raise InputError(str(error), place=str(proof)) from None

@@ -14,11 +14,12 @@ import numpy as np
 
 from verifier.files import whole_file
 from verifier.network.graph import Network
-from verifier.proofs.checker.check import FORMAT, VERSION, digest
+from verifier.proofs.checker.check import digest
 from verifier.proofs.checker.claim import Claim, Disjunct, Row
 from verifier.proofs.checker.graph import CheckError, Graph
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
 from verifier.proofs.checker.statement import read_statement
+from verifier.proofs.checker.stream import FORMAT, VERSION
 from verifier.proofs.checker.vnnlib import read_property
 from verifier.proofs.tree import NoCertificate, ProofTree
 from verifier.properties.query import Query

@@ -25,9 +25,10 @@ from verifier.lp.program import LpStatus
 from verifier.network.affine import Affine, combined
 from verifier.network.operators import Array
 from verifier.network.relu_form import INPUT, ReluForm
-from verifier.proofs.checker.check import Checker, ProofError, Record, Task
 from verifier.proofs.checker.claim import Claim
+from verifier.proofs.checker.evaluate import Evaluator, Record, Task
 from verifier.proofs.checker.graph import Graph
+from verifier.proofs.checker.stream import ProofError
 from verifier.proofs.tree import NoCertificate, ProofTree, Term, Weights
 from verifier.properties.query import Query
 
@@ -57,13 +58,6 @@ class _Open:
     bounded: bool = False
 
 
-class _NoStream:
-    """In place of a proof's file, for a checker that is given parts of it directly."""
-
-    def __init__(self) -> None:
-        self.header: dict[str, Any] = {}
-
-
 class Prover:
     """Finds the proof of one query.
 
@@ -91,7 +85,7 @@ class Prover:
         by_relu = {n.relu: n for n in graph.nodes if n.kind == "gate"}
         self.gates = [by_relu.get(k) for k, n in enumerate(graph.nodes) if n.kind == "relu"]
         self.first = [*(n.first for n in self.relus), graph.relus]
-        self.checker = Checker(graph, claim, _NoStream(), (0, 1))  # type: ignore[arg-type]
+        self.checker = Evaluator(graph, claim)
         self.tree = ProofTree()
         self.nodes = self.programs = 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from .check import ProofError, check_together
+from .check import check_together
 from .graph import CheckError
+from .stream import ProofError
 
 
 def main(arguments: list[str]) -> int:

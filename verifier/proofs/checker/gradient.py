@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Node, Select, exact
+from .backward import norm, sure
+from .graph import Graph, Node, exact, select
 
 ROUNDS = 6
 """So often at most are bounds and inversions repeated."""
@@ -61,7 +62,7 @@ def add_gradient(graph: Graph, output: Any) -> int:
             continue
         value = mine[0][0] if len(mine) == 1 and mine[0][1] is None and number else -1
         if value < 0:
-            eye = Select(np.arange(node.size), node.size)
+            eye = select(np.arange(node.size), node.size)
             constant = output if number == y else None
             value = graph.affine([(k, eye if m is None else m) for k, m in mine], node.size, constant)
         for source, m in node.terms:
@@ -69,7 +70,7 @@ def add_gradient(graph: Graph, output: Any) -> int:
     return value
 
 
-def to_gates(kernel: Any, number: int, rows: Any, sizes: Any) -> tuple[dict[int, Any], Any, Any]:
+def to_gates(kernel: Any, number: int, rows: Any, norms: Any) -> tuple[dict[int, Any], Any, Any]:
     """Rows over a node's value over those of the gates before it: by gate node, constants, and bounds of rounding errors."""
     pending, found, constant, error = {number: rows}, dict[int, Any](), np.zeros(len(rows)), np.zeros(len(rows))
     for k in range(number, -1, -1):
@@ -80,7 +81,7 @@ def to_gates(kernel: Any, number: int, rows: Any, sizes: Any) -> tuple[dict[int,
             found[k] = a
             continue
         constant = constant if node.constant is None else constant + a @ node.constant
-        error = error + kernel.gamma * (abs(a) @ sizes[k])
+        error = error + kernel.gamma * norm(a) * norms[k]
         for source, m in node.terms:
             more = m.adjoint(a)
             pending[source] = pending[source] + more if source in pending else more
@@ -89,11 +90,11 @@ def to_gates(kernel: Any, number: int, rows: Any, sizes: Any) -> tuple[dict[int,
 
 def invert(kernel: Any, known: Any, values: dict[int, Any], b: int, number: int, low: Any, high: Any) -> None:
     """Bounds of gates and phases from those of node ``number``'s value on region b; ``known`` is changed."""
-    graph, sizes = kernel.graph, {k: size[b] for k, size in known.sizes.items()}
+    graph = kernel.graph
     if number not in kernel.inverted:
         size = graph.nodes[number].size
         reach = size * (graph.units - graph.relus) <= MOST
-        zero = {k: np.zeros(n.size) for k, n in enumerate(graph.nodes)}
+        zero = np.zeros(len(graph.nodes))
         kernel.inverted[number] = to_gates(kernel, number, np.eye(size), zero)[0] if reach else {}
     maps = kernel.inverted[number]
     gates = [(k, graph.nodes[k]) for k in maps if graph.nodes[k].kind == "gate"]
@@ -110,7 +111,7 @@ def invert(kernel: Any, known: Any, values: dict[int, Any], b: int, number: int,
     gain = estimator(matrix[:, chosen], slack, radius[chosen], target)
     weights = np.zeros((len(chosen), len(low)))
     weights[:, rows] = gain
-    moved, offset, error = to_gates(kernel, number, weights, sizes)
+    moved, offset, error = to_gates(kernel, number, weights, known.norms[b])
     rest = -np.concatenate([moved[k] for k, _ in gates], axis=1)
     rest[np.arange(len(chosen)), chosen] += 1.0
     magnitude = abs(v) + radius
@@ -125,7 +126,7 @@ def invert(kernel: Any, known: Any, values: dict[int, Any], b: int, number: int,
 
 
 def _signs(kernel: Any, known: Any, gate: Node, b: int) -> Any:
-    on, off = kernel.sure(gate.relu, known.phases[b : b + 1], known.take(slice(b, b + 1)))
+    on, off = sure(kernel.graph.nodes[gate.relu], known.phases[b : b + 1], known.take(slice(b, b + 1)))
     return (on.astype(np.int8) - off)[0]
 
 

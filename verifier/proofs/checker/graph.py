@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+FEW = 8
+"""A matrix with so many entries in each row at most is a sparse one."""
 
 
 class CheckError(Exception):
@@ -51,43 +55,79 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
-class Select:
-    """Entry k of the result is ``factor[k]`` times entry ``index[k]``, or 0 where that is -1; ``size`` entries come in."""
+class Sparse:
+    """Entry i of the result is the sum over k of ``factor[i, k]`` times entry ``index[i, k]``; ``size`` entries come in.
+
+    Nothing is taken where the index is -1. ``factor`` None: all are 1.
+    """
 
     index: Any
     size: int
     factor: Any = None
 
+    @cached_property
+    def _back(self) -> tuple[Any, Any, Any, Any]:
+        """Where it reads, entry by entry of what comes in: which results and places in them; where each entry's begin."""
+        result, place = np.nonzero(self.index >= 0)
+        order = np.argsort(self.index[result, place], kind="stable")
+        result, place = result[order], place[order]
+        return result, place, *np.unique(self.index[result, place], return_index=True)
+
+    @cached_property
+    def _whole(self) -> bool:
+        return bool((self.index >= 0).all())
+
+    @property
+    def identity(self) -> bool:
+        """Whether it leaves a value as it is."""
+        return self.factor is None and np.array_equal(self.index, np.arange(self.size)[:, None])
+
     @property
     def terms(self) -> int:
         """Of a sum."""
-        return 1 + int(np.bincount(self.index[self.index >= 0], minlength=1).max())
+        often = np.bincount(self.index[self.index >= 0], minlength=1).max()
+        return 1 + max(self.index.shape[1], int(often))
 
     def apply(self, v: Any) -> Any:
         """Forwards."""
         found = v[:, self.index]
-        found = found * (1 if self.factor is None else self.factor)
-        found[:, self.index < 0] = 0
-        return found
+        found = found if self._whole else np.where(self.index < 0, 0, found)
+        found = found if self.factor is None else found * self.factor
+        return found[:, :, 0] if found.shape[2] == 1 else found.sum(axis=2)
 
     def adjoint(self, a: Any) -> Any:
         """Backwards."""
-        out, real = np.zeros((len(a), self.size), dtype=a.dtype), self.index >= 0
-        a = a if self.factor is None else a * self.factor
-        if self.terms <= 2:  # nothing is read twice
-            out[:, self.index[real]] = a[:, real]
-        else:
-            where: Any = (slice(None), self.index[real])
-            np.add.at(out, where, a[:, real])
+        result, place, entries, first = self._back
+        out, a = np.zeros((len(a), self.size), dtype=a.dtype), a[:, result]
+        a = a if self.factor is None else a * self.factor[result, place]
+        if len(entries):
+            out[:, entries] = a if len(entries) == len(result) else np.add.reduceat(a, first, axis=1)
         return out
 
-    def absolute(self) -> Select:
+    def absolute(self) -> Sparse:
         """With |factor|."""
         return self if self.factor is None else replace(self, factor=abs(self.factor))
 
-    def exact(self, number: Any = exact) -> Select:
+    def exact(self, number: Any = exact) -> Sparse:
         """In rationals."""
-        return replace(self, factor=number(np.ones(len(self.index)) if self.factor is None else self.factor))
+        return replace(self, factor=number(np.ones(self.index.shape) if self.factor is None else self.factor))
+
+
+def select(index: Any, size: int, factor: Any = None) -> Sparse:
+    """Entry i of the result is ``factor[i]`` times entry ``index[i]``, or 0 where that is -1."""
+    return Sparse(index[:, None], size, None if factor is None else np.asarray(factor)[:, None])
+
+
+def matrix(weight: Any, blocks: int = 1) -> Dense | Sparse:
+    """``weight (m, n)`` as a map: sparse where each row has few entries."""
+    most = int(np.count_nonzero(weight, axis=1).max(initial=0))
+    if blocks > 1 or not 0 < most <= max(2, min(FEW, len(weight[0]) // 2)):
+        return Dense(np.ascontiguousarray(weight), blocks)
+    row, column = np.nonzero(weight)
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    index, factor = np.full((len(weight), most), -1), np.zeros((len(weight), most))
+    index[row, place], factor[row, place] = column, weight[row, column]
+    return Sparse(index, weight.shape[1], factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +239,11 @@ class Graph:
         self.units = self.relus = 0
 
     def affine(self, terms: list[tuple[int, Any]], size: int, constant: Any = None) -> int:
-        """Add ``Σ map(node) + constant``."""
+        """Add ``Σ map(node) + constant``; a constant alone is added to what the node before is made of."""
+        if len(terms) == 1 and isinstance(terms[0][1], Sparse) and terms[0][1].identity:
+            before = self.nodes[terms[0][0]]
+            if before.kind == "affine" and before.constant is None:
+                terms = list(before.terms)
         full = None if constant is None else np.broadcast_to(np.asarray(constant, dtype=np.float64).reshape(-1), size)
         self.nodes.append(Node("affine", size, tuple(terms), full))
         return len(self.nodes) - 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import CheckError, Conv, Dense, Graph, Select
+from .graph import CheckError, Conv, Graph, Sparse, matrix, select
 
 _TYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}
 
@@ -154,7 +154,7 @@ class _Reader:
                 return index
             if index.size == graph.nodes[x.node].size and (np.diff(index.reshape(-1)) == 1).all():
                 return _Value(x.node, index.shape)
-            return self._affine([(x, Select(index.reshape(-1), graph.nodes[x.node].size))], index.shape)
+            return self._affine([(x, select(index.reshape(-1), graph.nodes[x.node].size))], index.shape)
         if kind == "Relu":
             return _Value(graph.relu(x.node), x.shape)
         if kind == "LeakyRelu":  # s z + relu(z) - s relu(z)
@@ -166,20 +166,20 @@ class _Reader:
         if kind == "Mul":
             x, factor = (args[1], args[0]) if isinstance(args[1], _Value) else args
             full = np.broadcast_to(np.asarray(factor), x.shape).reshape(-1)
-            return self._affine([(x, Select(np.arange(len(full)), len(full), full))], x.shape)
+            return self._affine([(x, select(np.arange(len(full)), len(full), full))], x.shape)
         if kind == "Gemm":
             a, b, c = (*args, None)[:3]
             if given.get("transA", 0) or given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1:
                 raise CheckError("Gemm with factors or a transposed first input")
             weight = b if given.get("transB", 0) else b.T
-            return self._affine([(a, Dense(np.ascontiguousarray(weight)))], (1, len(weight)), c)
+            return self._affine([(a, matrix(weight))], (1, len(weight)), c)
         if kind == "MatMul" and isinstance(x, _Value):
-            weight, blocks = np.ascontiguousarray(args[1].T), int(np.prod(x.shape[:-1]))
-            return self._affine([(x, Dense(weight, blocks))], (*x.shape[:-1], len(weight)))
+            weight, blocks = args[1].T, int(np.prod(x.shape[:-1]))
+            return self._affine([(x, matrix(weight, blocks))], (*x.shape[:-1], len(weight)))
         if kind == "MatMul":
             if int(np.prod(args[1].shape)) != x.shape[-1]:
                 raise CheckError("MatMul of a matrix and several columns")
-            return self._affine([(args[1], Dense(x))], (len(x), 1))
+            return self._affine([(args[1], matrix(x))], (len(x), 1))
         if kind == "Conv":
             weight = args[1]
             pads, ones = given.get("pads", [0, 0, 0, 0]), [1, 1]
@@ -199,9 +199,9 @@ class _Reader:
             return self._maxpool(x, given)
         raise CheckError(f"operator {kind} is not read")
 
-    def _scaled(self, x: _Value, factor: float) -> Select:
+    def _scaled(self, x: _Value, factor: float) -> Sparse:
         size = self.graph.nodes[x.node].size
-        return Select(np.arange(size), size, None if factor == 1 else np.full(size, factor))
+        return select(np.arange(size), size, None if factor == 1 else np.full(size, factor))
 
     def _affine(self, terms: list[tuple[_Value, Any]], shape: tuple[int, ...], constant: Any = None) -> _Value:
         size = int(np.prod(shape))
@@ -239,10 +239,10 @@ class _Reader:
             half, size = -(-entries.shape[1] // 2), self.graph.nodes[x.node].size
             left = entries[:, ::2].reshape(-1)
             right = entries[:, np.minimum(2 * np.arange(half) + 1, entries.shape[1] - 1)].reshape(-1)
-            negated = Select(left, size, np.full(len(left), -1.0))
-            excess = self._affine([(x, Select(right, size)), (x, negated)], left.shape)
+            negated = select(left, size, np.full(len(left), -1.0))
+            excess = self._affine([(x, select(right, size)), (x, negated)], left.shape)
             over = _Value(self.graph.relu(excess.node), left.shape)
-            x = self._affine([(x, Select(left, size)), (over, self._scaled(over, 1))], left.shape)
+            x = self._affine([(x, select(left, size)), (over, self._scaled(over, 1))], left.shape)
             entries = np.arange(len(left)).reshape(-1, half)
         if np.array_equal(entries[:, 0], np.arange(self.graph.nodes[x.node].size)):
             return _Value(x.node, (1, index.shape[0], *shape.out[1:]))
