@@ -16,14 +16,17 @@ import numpy as np
 from edge_kinds.kind import Kind, Outcome, Trial
 
 from verifier.attribution import IntegratedGradients
+from verifier.errors import MemoryLimitError
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
-from verifier.regions import LineRestriction, line, plane
+from verifier.regions import LineRestriction, PlaneRestriction, line, plane, plane_tiles
 
 Form = tuple[Fraction, ...]
 """A constant, then one coefficient for each input."""
 SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+TIGHT = 1500 / 2**30
+"""GiB in which some of these lines have to be walked in parts."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,12 @@ def float_lines(seed: int) -> Iterator[Trial]:
     began = time.perf_counter()
     found = line(network, *ends)
     yield _trial("line", began, _line_fault(found, truth))
+    began = time.perf_counter()
+    try:
+        found = line(network, *ends, memory=TIGHT)
+    except MemoryLimitError:  # it is so little that some do not fit
+        return
+    yield _trial("line in parts", began, _line_fault(found, truth))
 
 
 def exact_lines(seed: int) -> Iterator[Trial]:
@@ -318,6 +327,27 @@ def planes(seed: int) -> Iterator[Trial]:
         if len(inside) > 1 or np.abs(gradient - exact).max() > 1e-9 * (1 + np.abs(exact).max()):
             fault = f"at {x}: gradient {gradient} instead of {exact}"
     yield _trial("plane", began, fault)
+    if seed % 4 == 0:
+        yield from _tiles(network, found)
+
+
+def _tiles(network: Network, whole: PlaneRestriction) -> Iterator[Trial]:
+    """The plane in tiles, with half the memory that it takes: areas add up, and values are the whole plane's."""
+    began, fault, area = time.perf_counter(), "", 0.0
+    try:
+        for _, tile in plane_tiles(network, [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], SQUARE, memory=3 * TIGHT):
+            area += float(tile.areas.sum())
+            middles = np.array([p.mean(axis=0) for p in tile.polygons])
+            size = 1 + np.abs(whole.values).max()
+            at_middles = network.forward(middles)
+            means = [tile.values[i].mean(axis=0) for i in np.split(tile.indices, tile.offsets[1:-1])]
+            if np.abs(at_middles - np.array(means)).max() > 1e-9 * size:
+                fault = "values in a tile"
+    except MemoryLimitError:
+        return
+    if not np.isclose(area, 4, rtol=1e-9):
+        fault = f"areas sum to {area}"
+    yield _trial("plane in tiles", began, fault)
 
 
 def _depth(polygon: np.ndarray, x: np.ndarray) -> float:
