@@ -25,7 +25,7 @@ from verifier.engines.maps.engine import MapsEngine, MapsSettings
 from verifier.engines.native import NativeEngine
 from verifier.engines.native.settings import BoxSettings, ExactSettings, NativeSettings, ReluSettings
 from verifier.engines.saliency.engine import SaliencyEngine, SaliencySettings
-from verifier.engines.saliency.tree import TreeSettings
+from verifier.engines.saliency.settings import TreeSettings
 from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
@@ -60,10 +60,10 @@ NATIVE: dict[str, tuple[NativeSettings, Options]] = {
     "ReLUs, two threads": (replace(ALONE, low_dimension=0), TWO),
     "ReLUs, impatient": (replace(ALONE, low_dimension=0, relu=ReluSettings.impatient()), ASKED),
     "ReLUs, with a proof": (replace(ALONE, low_dimension=0), PROVING),
-    "condensed": (replace(ALONE, condensed_from=0), ASKED),
-    "condensed, two threads": (replace(ALONE, condensed_from=0), TWO),
-    "condensed, exact leaves": (NativeSettings(exact=ExactSettings(neurons=-1), condensed_from=0), ASKED),
-    "windows": (replace(ALONE, low_dimension=0, windows_from=0), replace(ASKED, timeout=0.3)),
+    "condensed": (replace(ALONE, condensed_from=1), ASKED),
+    "condensed, two threads": (replace(ALONE, condensed_from=1), TWO),
+    "condensed, exact leaves": (NativeSettings(exact=ExactSettings(neurons=-1), condensed_from=1), ASKED),
+    "windows": (replace(ALONE, low_dimension=0, windows_from=1), replace(ASKED, timeout=0.3)),
 }
 """By name: settings and options."""
 SALIENCY: dict[str, Engine] = {
@@ -202,7 +202,7 @@ def _bounds(rng: np.random.Generator, bare: Conjunction, layers: Layers, found: 
     return there + rng.choice([-1.0, 1.0]) * rng.choice([1e-6, 1e-3, 0.1]) * (1 + np.abs(there))
 
 
-def _judged(
+def judged(
     name: str,
     engine: Engine,
     query: Query,
@@ -236,7 +236,7 @@ def _native(seed: int) -> Iterator[Trial]:
     for k in range(EACH):
         name = names[(seed * EACH + k) % len(names)]
         settings, options = NATIVE[name]
-        yield _judged(name, NativeEngine(settings), case.query, options, truth, case.is_witness, f"random_case({seed})")
+        yield judged(name, NativeEngine(settings), case.query, options, truth, case.is_witness, f"random_case({seed})")
 
 
 def _with_some_delta(
@@ -260,7 +260,7 @@ def _gradients(seed: int) -> Iterable[Trial]:
     names = [name for name, engine in SALIENCY.items() if not engine.rejects(network, query)]
     for k in range(2):
         name = names[(seed // 2 * 2 + k) % len(names)]
-        yield _judged(name, SALIENCY[name], query, ASKED, truth, question.is_witness, f"seed {seed}")
+        yield judged(name, SALIENCY[name], query, ASKED, truth, question.is_witness, f"seed {seed}")
 
 
 def _options(seed: int) -> Iterable[Trial]:
@@ -273,13 +273,13 @@ def _options(seed: int) -> Iterable[Trial]:
     asked = f"{name}, {options.bounds}, propagate={options.propagate}"
     if seed % 3 == 0:
         case = random_case(seed)
-        yield _judged(
+        yield judged(
             name, engine, case.query, options, case.violated(), case.is_witness, f"{asked}, random_case({seed})"
         )
         return
     network, x, epsilon, question = saliency_case(rng, (int(rng.integers(2, 4)), 4, 3, 2))
     query, question = _with_some_delta(rng, network, x, epsilon, question)
-    yield _judged(name, engine, query, options, question.violated(), question.is_witness, f"{asked}, seed {seed}")
+    yield judged(name, engine, query, options, question.violated(), question.is_witness, f"{asked}, seed {seed}")
 
 
 KINDS = [
