@@ -117,14 +117,20 @@ def row(conjunction: Conjunction, k: int, outputs: Sequence[Affine]) -> Affine:
     return tuple(c - F(float(v)) for c, v in zip(total[0], conjunction.x_rows[k], strict=True)), total[1]
 
 
-def random_network(rng: np.random.Generator) -> tuple[Network, Layers]:
-    """A ReLU network, as matrices, as convolutions of one pixel or with branches; many neurons are stable."""
+def random_network(rng: np.random.Generator, short: bool = False) -> tuple[Network, Layers]:
+    """A ReLU network, as matrices, as convolutions of one pixel or with branches; many neurons are stable.
+
+    Args:
+        short: whether its numbers are those of float32.
+    """
     sizes = (int(rng.integers(1, 4)), int(rng.integers(2, 7)), *rng.integers(2, 5, size=rng.integers(0, 3)).tolist(),
              int(rng.integers(1, 3)))  # fmt: skip
     weights = [rng.normal(size=(b, a)) for a, b in itertools.pairwise(sizes)]
     biases = [rng.normal(size=b) * rng.choice([0.0, 0.5, 2.0]) for b in sizes[1:]]
     if rng.random() < 0.3:
         weights, biases = [np.round(w, 1) for w in weights], [np.round(b, 1) for b in biases]
+    if short:
+        weights, biases = ([v.astype(np.float32).astype(np.float64) for v in some] for some in (weights, biases))
     how = rng.choice(["dense", "pixel", "branches"])
     if how == "dense":
         return feedforward(weights, biases), exact_layers(weights, biases)
@@ -164,10 +170,10 @@ def _branched(rng: np.random.Generator, weights: list[Array], biases: list[Array
     return builder.build(last), layers
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed: int, short: bool = False) -> Case:
     """A network, a box, and disjuncts whose bounds lie beside the least value on the box, or at a point's own values."""
     rng = np.random.default_rng(seed)
-    network, layers = random_network(rng)
+    network, layers = random_network(rng, short)
     n, outputs = network.input_size, network.output_size
     center, width = rng.normal(size=n), np.full(n, float(rng.choice([0.01, 0.3, 1.0, 3.0])))
     if n > 1 and rng.random() < 0.2:
