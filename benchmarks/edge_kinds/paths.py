@@ -156,7 +156,7 @@ def _branched(rng: np.random.Generator, weights: list[Array], biases: list[Array
         parts.append(builder.add(Dense(weights[1][:, part], shift), first))
     layers = [([list(r) for r in w], list(b)) for w, b in exact_layers(weights, biases)]
     if rng.random() < 0.5:  # past x: neurons that are always active in the truth, shifted there and back
-        past, far = np.round(rng.normal(size=(len(biases[1]), n)), 1), F(10**6)
+        past, far = np.round(4 * rng.normal(size=(len(biases[1]), n))) / 4, F(10**6)
         parts.append(builder.add(Dense(past, np.zeros(len(past))), "input"))
         layers[0][0].extend([F(int(i == j)) for j in range(n)] for i in range(n))
         layers[0][1].extend([far] * n)
