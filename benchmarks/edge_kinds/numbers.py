@@ -129,13 +129,17 @@ def saliency_case(
     return network, x, epsilon, question
 
 
-def asked(network: Network, x: np.ndarray, epsilon: float, question: SaliencyQuestion, seed: int) -> Iterable[Trial]:
-    """The question in the package's own terms, put to the engines."""
-    query = verifier.saliency_robustness(
+def query_of(network: Network, x: np.ndarray, epsilon: float, question: SaliencyQuestion) -> Query:
+    """The question in the package's own terms."""
+    return verifier.saliency_robustness(
         network, x, epsilon=epsilon, delta=float(question.delta), label=question.label, domain=None, map=question.map,
         similarity=question.similarity, top_k=question.top if question.similarity == "top-k" else 0,
     )  # fmt: skip
-    yield from ask(query, seed, question.violated(), question.is_witness)
+
+
+def asked(network: Network, x: np.ndarray, epsilon: float, question: SaliencyQuestion, seed: int) -> Iterable[Trial]:
+    """The question put to the engines."""
+    yield from ask(query_of(network, x, epsilon, question), seed, question.violated(), question.is_witness)
 
 
 def with_delta(question: SaliencyQuestion, delta: F) -> SaliencyQuestion:
@@ -223,8 +227,8 @@ MAPS: tuple[tuple[str, str], ...] = tuple(
 )
 
 
-def any_map(seed: int) -> Iterable[Trial]:
-    """All maps and similarities, at δ = 0 and at the distance of a vertex's map."""
+def any_map_case(seed: int) -> tuple[Network, np.ndarray, float, SaliencyQuestion]:
+    """A network, x̂, ε, and a question with one of all maps and similarities, at δ = 0 or at the distance of a vertex's map."""
     rng = np.random.default_rng([4, seed])
     name, similarity = MAPS[seed % len(MAPS)]
     chosen = maps.named_map(name, 2, other=1, steps=2, samples=2, sigma=0.3, seed=seed, baseline=rng.normal(size=2))
@@ -241,7 +245,12 @@ def any_map(seed: int) -> Iterable[Trial]:
         apart = [abs(v - r) for v, r in zip(own, reference, strict=True)]
         size = float(sum(apart)) if similarity == "l1" else float(max(apart))
         question = with_delta(question, F(math.nextafter(size, float(rng.choice([0.0, math.inf])))))
-    yield from asked(network, x, epsilon, question, seed)
+    return network, x, epsilon, question
+
+
+def any_map(seed: int) -> Iterable[Trial]:
+    """All maps and similarities, at δ = 0 and at the distance of a vertex's map."""
+    yield from asked(*any_map_case(seed), seed)
 
 
 # -- decimals --------------------------------------------------------------------------------------------

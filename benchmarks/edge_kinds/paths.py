@@ -15,10 +15,9 @@ from fractions import Fraction as F
 import numpy as np
 from edge_kinds.enumeration import Affine, Layers, Region, at, combined, exact_layers, forward, regions
 from edge_kinds.kind import Kind, Outcome, Trial
-from edge_kinds.numbers import saliency_case, with_delta
+from edge_kinds.numbers import any_map_case, query_of, saliency_case, with_delta
 from edge_kinds.saliency_truth import SaliencyQuestion
 
-import verifier
 from verifier.engines import registry
 from verifier.engines.base import Answer, Engine
 from verifier.engines.maps.engine import MapsEngine, MapsSettings
@@ -245,24 +244,19 @@ def _native(seed: int) -> Iterator[Trial]:
         yield judged(name, NativeEngine(settings), case.query, options, truth, case.is_witness, f"random_case({seed})")
 
 
-def _with_some_delta(
-    rng: np.random.Generator, network: Network, x: Array, epsilon: float, question: SaliencyQuestion
-) -> tuple[Query, SaliencyQuestion]:
-    """The question at a δ between 0 and the size of the map."""
+def _with_some_delta(rng: np.random.Generator) -> tuple[Network, Array, float, SaliencyQuestion]:
+    """A question at a δ between 0 and the size of the map."""
+    chosen = (maps.gradient_map(), maps.absolute_gradient())[int(rng.integers(2))]
+    network, x, epsilon, question = saliency_case(rng, (int(rng.integers(2, 4)), 4, 3, 2), chosen)
     size = max(abs(v) for v in question.map_at(question.center)) or F(1)
-    question = with_delta(question, F(float(size) * float(rng.choice([0.0, 0.01, 0.3, 1.0]))))
-    query = verifier.saliency_robustness(
-        network, x, epsilon=epsilon, delta=float(question.delta), label=question.label, domain=None, map=question.map
-    )
-    return query, question
+    return network, x, epsilon, with_delta(question, F(float(size) * float(rng.choice([0.0, 0.01, 0.3, 1.0]))))
 
 
 def _gradients(seed: int) -> Iterable[Trial]:
-    rng = np.random.default_rng(seed)
-    chosen = (maps.gradient_map(), maps.absolute_gradient())[seed % 2]
-    network, x, epsilon, question = saliency_case(rng, (int(rng.integers(2, 4)), 4, 3, 2), chosen)
-    query, question = _with_some_delta(rng, network, x, epsilon, question)
-    truth = question.violated()
+    network, x, epsilon, question = (
+        any_map_case(seed // 2) if seed % 2 else _with_some_delta(np.random.default_rng(seed))
+    )
+    query, truth = query_of(network, x, epsilon, question), question.violated()
     names = [name for name, engine in SALIENCY.items() if not engine.rejects(network, query)]
     for k in range(2):
         name = names[(seed // 2 * 2 + k) % len(names)]
@@ -283,8 +277,9 @@ def _options(seed: int) -> Iterable[Trial]:
             name, engine, case.query, options, case.violated(), case.is_witness, f"{asked}, random_case({seed})"
         )
         return
-    network, x, epsilon, question = saliency_case(rng, (int(rng.integers(2, 4)), 4, 3, 2))
-    query, question = _with_some_delta(rng, network, x, epsilon, question)
+    network, x, epsilon, question = any_map_case(seed) if seed % 5 == 0 else _with_some_delta(rng)
+    while engine.rejects(network, query := query_of(network, x, epsilon, question)):
+        network, x, epsilon, question = _with_some_delta(rng)
     yield judged(name, engine, query, options, question.violated(), question.is_witness, f"{asked}, seed {seed}")
 
 

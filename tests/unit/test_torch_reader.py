@@ -88,6 +88,7 @@ def prepared(module, shape, seed=0):
     return module.eval()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("name", MODULES)
 def test_agrees_with_torch_in_float64(name):
     module, shape = MODULES[name]
