@@ -31,7 +31,7 @@ def test_largest_delta_is_between_a_proof_and_a_witness(network: verifier.Networ
     assert verifier.replay(query, found.witness.input).exact
     if found.lower > 0:
         below = verifier.saliency_robustness(network, x, epsilon=1.0, delta=found.lower, domain=None)
-        assert verifier.verify(below, engine="z3", timeout=20).status is Status.HOLDS
+        assert verifier.verify(below, engine="z3", timeout=120).status is Status.HOLDS
 
 
 def test_largest_epsilon_is_between_a_proof_and_a_witness(network: verifier.Network) -> None:
