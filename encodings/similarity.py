@@ -18,7 +18,8 @@ from verifier.encodings.model import Atom, Disjunction, ExactAtom, Indices, Mode
 from verifier.encodings.widening import slack
 from verifier.errors import EngineError
 from verifier.network.operators import Array
-from verifier.properties.similarity import L1, Linf, MapCondition, Similarity, TopK
+from verifier.properties.map_condition import MapCondition
+from verifier.properties.similarity import L1, Linf, Similarity, TopK
 
 
 def encode_condition(model: Model, condition: MapCondition, g: Indices, relax: float) -> None:

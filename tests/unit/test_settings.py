@@ -35,7 +35,7 @@ CODES = {
 }  # fmt: skip
 """Numbers that stand for something: keys, kinds, places."""
 MEMORY = {
-    "bounds.condensed_values.DENSE_FROM", "bounds.crown.CHUNK", "bounds.crown_slopes.CHUNK", "bounds.forward.SPARSE_BELOW",
+    "bounds.condensed_values.DENSE_FROM", "bounds.crown_backward.CHUNK", "bounds.crown_slopes.CHUNK", "bounds.forward.SPARSE_BELOW",
     "bounds.jacobian.CHUNK", "bounds.lirpa_modules.MATRIX_LIMIT", "bounds.structured.condense.CHUNK",
     "bounds.structured.condense.ROWS", "repair.filtered.CHUNK",
     "repair.filtered.EXTENDED", "repair.filtered.EXACTLY", "repair.frozen.CHUNK",

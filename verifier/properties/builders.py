@@ -12,11 +12,11 @@ from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
+from verifier.properties.map_condition import MapCondition
 from verifier.properties.maps import SaliencyMap, named_map, sampled_network
 from verifier.properties.normalisation import Normalisation, Radius, exact_radius
 from verifier.properties.query import GradientBox, Query, Statement, larger_output_disjuncts
 from verifier.properties.sets import Box, Ends
-from verifier.properties.similarity import MapCondition
 from verifier.properties.statements import around_input
 
 Domain = Ends | None | Literal["network"]
@@ -109,7 +109,7 @@ def saliency_robustness(
     Args:
         x: the input x̂, of the network's input shape or flat.
         epsilon: radius in the units of ``x``, >= 0; text such as "2/255" is taken exactly.
-        delta: largest distance of the maps, >= 0, see `verifier.properties.similarity.MapCondition`.
+        delta: largest distance of the maps, >= 0, see `verifier.properties.map_condition.MapCondition`.
         label: the label; the network's own label at ``x`` by default.
         domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
             images; None for no cut.

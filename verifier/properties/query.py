@@ -25,7 +25,7 @@ from verifier.properties.sets import Box
 from verifier.shown import Shown
 
 if TYPE_CHECKING:
-    from verifier.properties.similarity import MapCondition
+    from verifier.properties.map_condition import MapCondition
 
 
 NOISE = 1e-11

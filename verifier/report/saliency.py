@@ -8,7 +8,7 @@ import numpy as np
 
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.properties.similarity import MapCondition
+from verifier.properties.map_condition import MapCondition
 from verifier.report.style import figure_of, image_shape, picture_of, signed_map
 
 
