@@ -28,8 +28,8 @@ NUMERICAL = {
 """Rounding, tolerances and mathematics."""
 CODES = {
     "bounds.jacobian.CONSTANT", "bounds.jacobian.INDEPENDENT", "bounds.jacobian.GENERAL",
-    "engines.saliency.crown._VALID", "engines.saliency.relaxation.NONE", "engines.saliency.relaxation.BASIC",
-    "engines.saliency.relaxation._KIND", "engines.saliency.relaxation._LAYER",
+    "engines.saliency.crown._VALID", "engines.saliency.state_rows.NONE", "engines.saliency.relaxation.BASIC",
+    "engines.saliency.state_rows.KIND", "engines.saliency.state_rows.LAYER",
     "engines.saliency.valid_inequalities._DISJUNCT", "engines.saliency.valid_inequalities._IDENTITY",
     "engines.saliency.valid_inequalities._GRADIENT",
 }  # fmt: skip
