@@ -29,7 +29,8 @@ from verifier.network.operators import Dense
 from verifier.network.piecewise import leaky_relu, relu
 from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
-from verifier.properties.formula import And, Atom, Formula, Or, to_query
+from verifier.properties.formula import And, Atom, Formula, Or
+from verifier.properties.meaning import to_query
 from verifier.properties.query import GradientBox, Query
 from verifier.properties.sets import Box
 from verifier.verdict import Status

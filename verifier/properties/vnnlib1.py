@@ -20,7 +20,8 @@ from verifier.errors import PropertyError
 from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.properties.conjunction import Conjunction
-from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation, to_query
+from verifier.properties.formula import And, Atom, Formula, Or, Term, less, negation
+from verifier.properties.meaning import to_query
 from verifier.properties.products import Products
 from verifier.properties.query import Query
 

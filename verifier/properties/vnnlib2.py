@@ -24,7 +24,8 @@ from verifier.limits import poll
 from verifier.network.graph import Network
 from verifier.network.joint import Model, same_function, same_structure, side_by_side
 from verifier.network.ports import Port
-from verifier.properties.formula import And, Formula, Or, Term, less, to_query
+from verifier.properties.formula import And, Formula, Or, Term, less
+from verifier.properties.meaning import to_query
 from verifier.properties.products import Products
 from verifier.properties.query import Query
 
