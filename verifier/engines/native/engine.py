@@ -97,17 +97,9 @@ class NativeEngine(Engine):
     def search(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         """`solve` for queries that it takes; with ``options.proof`` by a search that keeps one."""
         conditions = Conditions.of(query)
-        for disjunct in range(conditions.disjuncts):
-            if not len(conditions.members(disjunct)):
-                return EngineResult(answer=Answer.SAT, x=query.start)
-        witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
-        if witness is not None:
-            return EngineResult(answer=Answer.SAT, x=witness)
-        if not query.box.width.any():  # one point only, and the exact replay decides it
-            if replay(query, query.box.lower).exact:
-                return EngineResult(answer=Answer.SAT, x=query.box.lower)
-            if not options.proof:  # else it is the box of a proof, too
-                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
+        found = _at_points(query, conditions, bool(options.proof))
+        if found is not None:
+            return found
         if not query.network.is_piecewise_linear:
             from verifier.engines.native.curved_search import search_curved
 
@@ -142,25 +134,45 @@ class NativeEngine(Engine):
             if len(left) < conditions.disjuncts:  # a witness of what is left is one of the whole
                 query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
                 conditions = Conditions.of(query)
+        return self._by_boxes(query, conditions, options, exact).run(deadline, listener)
+
+    def _by_boxes(
+        self, query: Query, conditions: Conditions, options: Options, exact: RegionSearch | None
+    ) -> InputSplit:
+        """The search that splits boxes of inputs.
+
+        Args:
+            exact: the search of all linear regions that was begun beside it.
+        """
         falsifier, boxes = climbing(query, conditions, options.seed), self.settings.boxes
         rest, low, high = conditions.boxed(query.box)
-        if options.proof:
-            from verifier.engines.native.box_record import BoxRecord
-            from verifier.proofs.relu_network import relu_network
+        if not options.proof:
+            bounds = _bounds(query, rest, options.threads, boxes)
+            leaves = ExactLeaves(query, bounds, self.settings.exact, exact)
+            return InputSplit(query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes)
+        from verifier.engines.native.box_record import BoxRecord
+        from verifier.proofs.relu_network import relu_network
 
-            record = self.settings.record
-            certified = _certified(
-                replace(query, network=relu_network(query.network)), rest, options.threads, record.reserve, boxes.cuts
-            )
-            kept = BoxRecord(certified, rest, np.flatnonzero(~conditions.alone), record)
-            return InputSplit(query, certified, low, high, falsifier, kept, memory=options.memory, settings=boxes).run(
-                deadline, listener
-            )
-        bounds = _bounds(query, rest, options.threads, boxes)
-        leaves = ExactLeaves(query, bounds, limits, exact)
-        return InputSplit(
-            query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes
-        ).run(deadline, listener)
+        record, as_relus = self.settings.record, replace(query, network=relu_network(query.network))
+        certified = _certified(as_relus, rest, options.threads, record.reserve, boxes.cuts)
+        kept = BoxRecord(certified, rest, np.flatnonzero(~conditions.alone), record)
+        return InputSplit(query, certified, low, high, falsifier, kept, memory=options.memory, settings=boxes)
+
+
+def _at_points(query: Query, conditions: Conditions, proof: bool) -> EngineResult | None:
+    """What single points decide: a disjunct without rows, the anchor and the centre, a box of one point."""
+    for disjunct in range(conditions.disjuncts):
+        if not len(conditions.members(disjunct)):
+            return EngineResult(answer=Answer.SAT, x=query.start)
+    witness = first_confirmed(query, query.box.clip(np.stack([query.start, query.box.center])))
+    if witness is not None:
+        return EngineResult(answer=Answer.SAT, x=witness)
+    if not query.box.width.any():  # one point only, and the exact replay decides it
+        if replay(query, query.box.lower).exact:
+            return EngineResult(answer=Answer.SAT, x=query.box.lower)
+        if not proof:  # else it is the box of a proof, too
+            return EngineResult(answer=Answer.UNSAT, certainty=Certainty.EXACT)
+    return None
 
 
 def _certified(
