@@ -99,7 +99,11 @@ class Perturbation(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Brightness(Perturbation):
-    """Adds θ to every pixel."""
+    """Adds θ to every pixel.
+
+    Source:
+        Munakata et al., NFM 2023, Appendix I.5.
+    """
 
     def image_path(self, image: Array) -> Path:
         return Path.straight(np.ones_like(image))
@@ -115,6 +119,9 @@ class Patch(Perturbation):
     Attributes:
         top, left: the rectangle's first row and column, from 0.
         height, width: its size in pixels, at least 1; it must lie inside the image.
+
+    Source:
+        Munakata et al., NFM 2023, Appendix I.5.
     """
 
     top: int
@@ -234,6 +241,9 @@ class Translation(Perturbation):
 
     Attributes:
         down, right: whole pixels moved per unit of θ.
+
+    Source:
+        Munakata et al., NFM 2023, Appendix I.5.
     """
 
     down: int = 0
@@ -309,7 +319,11 @@ class Warp(Perturbation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rotation(Warp):
-    """Turns the image by θ degrees, counter-clockwise."""
+    """Turns the image by θ degrees, counter-clockwise.
+
+    Source:
+        geometric perturbations verified by interpolation between poses: Balunović et al., NeurIPS 2019.
+    """
 
     high: float = 10.0
 
@@ -320,7 +334,11 @@ class Rotation(Warp):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Zoom(Warp):
-    """Scales the image by 1 + θ (θ > −1)."""
+    """Scales the image by 1 + θ (θ > −1).
+
+    Source:
+        as `Rotation`.
+    """
 
     def matrix(self, theta: float) -> Array:
         if theta <= -1:

@@ -44,6 +44,9 @@ class Inconsistency:
         noise: standard deviation of the noise.
         seed: of the noise.
         baseline: intensity of the baseline image.
+
+    Source:
+        Munakata et al., NFM 2023, Section 4.3 and Appendix I.1; L1 and other maps are this package's own.
     """
 
     filter: Literal["identity", "absolute", "mean3"] = "identity"

@@ -49,6 +49,9 @@ class RegionMap(Shown):
             where the label fails on the largest volume.
         seconds: wall-clock time.
         statistics: figures worth showing.
+
+    Source:
+        Munakata et al., NFM 2023, Definitions 1 to 3, Algorithms 1 and 2.
     """
 
     perturbed: Perturbed

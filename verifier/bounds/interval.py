@@ -137,7 +137,14 @@ def interval_gradients(network: Network, weights: Array, possible: Phases) -> di
 
 # -- one node ----------------------------------------------------------------------------------------------
 def forward(node: Node, inputs: list[Pair]) -> Pair:
-    """Bounds on a node's value from bounds on its inputs'."""
+    """Bounds on a node's value from bounds on its inputs'.
+
+    Args:
+        inputs: ``(batch, *shape)`` lower and upper ends, one pair for each input of the node.
+
+    Source:
+        Moore, Interval Analysis, 1966; outwards by the error analysis in the module.
+    """
     operator = node.operator
     if isinstance(operator, (Concat, Reshape, Select)):
         low = operator.forward(*(p[0] for p in inputs))
@@ -202,7 +209,11 @@ def add(a: Pair, b: Pair) -> Pair:
 
 
 def multiply(a: Pair, b: Pair) -> Pair:
-    """The product of two intervals, outwards by one float where it is rounded."""
+    """The product of two intervals, outwards by one float where it is rounded.
+
+    Source:
+        Moore, Interval Analysis, 1966.
+    """
     lows, highs = [], []
     for x in a:
         for y in b:

@@ -113,6 +113,9 @@ def lipschitz(
         InputError: a norm that is not one of these; a gap below 0.
         PropertyError: as `verifier.robustness`; no such output.
 
+    Source:
+        the largest dual norm of a Jacobian: Jordan, Dimakis, NeurIPS 2020; the search is this package's own.
+
     Example:
         >>> import numpy as np, verifier
         >>> from verifier.explain import lipschitz

@@ -61,6 +61,9 @@ def drawdown(
     Raises:
         InputError: inputs that do not fit the network.
 
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 6; the word: Sotoudeh, Thakur, PLDI 2021.
+
     Example:
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])

@@ -88,6 +88,9 @@ def output_class(outputs: int, label: int, *, largest: bool = True, margin: floa
     Raises:
         PropertyError: no such class, a margin that is no finite number.
 
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Section 2: the polytope of a class.
+
     Example:
         >>> import verifier
         >>> verifier.output_class(3, 1, margin=0.5).rows
@@ -160,6 +163,9 @@ class LineRegion:
 
     Attributes:
         start, end: flattened inputs ``(n,)``.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2, with a segment.
     """
 
     start: Array
@@ -235,6 +241,9 @@ class Requirement:
         region: where.
         output: what.
         name: for reports ("pocket 1"); made from the number of the requirement if empty.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2: a pair of polytopes.
     """
 
     region: Region
