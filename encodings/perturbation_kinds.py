@@ -168,6 +168,9 @@ class Blend(Perturbation):
     Attributes:
         mask: ``(H, W)`` or the image's shape, entries in [0, 1].
         other: the other image (the image's shape) or one intensity.
+
+    Raises:
+        InputError: a mask or other image of another shape.
     """
 
     mask: npt.ArrayLike

@@ -153,6 +153,9 @@ def certify(
     Raises:
         InputError: shapes, labels or radii that do not fit; a journal that is none.
 
+    Source:
+        certified accuracy: Cohen, Rosenfeld, Kolter, ICML 2019; proofs here are deterministic.
+
     Example:
         >>> import numpy as np, verifier
         >>> network = verifier.feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])

@@ -52,7 +52,11 @@ def write_onnx(network: Network, path: str | Path, precision: Precision = "float
 
 
 def to_onnx(network: Network, precision: Precision = "float32") -> Any:
-    """The network as an ``onnx.ModelProto`` with a free batch axis; see `write_onnx`."""
+    """The network as an ``onnx.ModelProto`` with a free batch axis; see `write_onnx`.
+
+    Raises:
+        InputError: as `write_onnx`.
+    """
     if precision not in ("float32", "float64"):
         raise InputError(f"precision {precision!r} does not exist", fix='"float32" or "float64"')
     return OnnxWriter(network, precision).model()

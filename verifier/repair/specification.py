@@ -182,6 +182,12 @@ class PointRegion:
 
     Attributes:
         points: flattened inputs ``(k, n)``; one input ``(n,)`` may be given.
+
+    Raises:
+        PropertyError: an array that is not ``(k, n)`` or ``(n,)``.
+
+    Source:
+        Sotoudeh, Thakur, Patching, 2019, Definition 2, with single points.
     """
 
     points: Array
