@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verifier.bab import (
     Bounded,
@@ -182,87 +181,78 @@ class ReluSplit(LastResort):
         return LeafAnswer(Verdict.OPEN, reason=self._failure)
 
     def _refute(self, subproblem: Subproblem, threads: int) -> tuple[Outcome, list[Subproblem]]:
-        """Search a subproblem; the halves of what is left of it, or itself once more with more effort."""
-        condensed, again = self._bounded(subproblem, threads)
-        spent, keep = condensed.work.done, self.record is not None
-        search = SubproblemSearch(
-            self.query, self.conditions, condensed, self._deadline, keep, threads, self.settings.subproblem
-        )
-        left, rows = self._searched(subproblem, search, again is not None)
-        following: list[Subproblem] = []
-        if left and again is not None:
-            following = [Subproblem(condensed, condensed.phases, left, again)]
-        elif left:
-            open_rows = search.start.take(rows[np.isin(self.conditions.disjunct_of[rows], left)])
-            following = self._halves(subproblem, condensed, left, self._unit(condensed, open_rows, left, spent))
-        if self.record is not None:
-            self.record.leaves(subproblem.node, condensed, search.outcome.leaves, left)
-        return search.outcome, following
-
-    def _bounded(self, subproblem: Subproblem, threads: int) -> tuple[CondensedNetwork, int | None]:
-        """The subproblem with bounds of its own, and the effort with which they will be searched for again, if they will."""
-        s, began = self.settings, time.monotonic()
+        """Search a subproblem; the halves of what is left of it."""
+        began = time.monotonic()
         with self._lock:
             self.subproblems += 1
             first = self.subproblems == 1
-        limit = began + (s.first_share if first else 1.0) * self._deadline.left
-        keep, whole_box = self.record is not None, not subproblem.phases.any()
+        limit = began + (0.3 if first else 1.0) * self._deadline.left
+        keep = self.record is not None
         kept_rows: RowsKept | None = [] if keep else None
-        bounder: Bounder = NeuronBounder(s.tighten_steps if first else s.refine_steps, threads, limit, half=keep)
-        if subproblem.effort:
-            bounder = NeuronSearch(bounder, subproblem.effort, began + s.patience * self._deadline.left, s.neurons)
-        condensed = refine(subproblem.condensed, bounder, subproblem.phases, kept_rows)
-        seconds = time.monotonic() - began
+        plain = NeuronBounder(
+            self.settings.tighten_steps if first else self.settings.refine_steps, threads, limit, half=keep
+        )
+        neurons: Bounder = (
+            NeuronSearch(
+                plain,
+                subproblem.effort,
+                began + self.settings.patience * self._deadline.left,
+                self.settings.neurons,
+            )
+            if subproblem.effort
+            else plain
+        )
+        condensed = refine(subproblem.condensed, neurons, subproblem.phases, kept_rows)
+        seconds, spent = time.monotonic() - began, condensed.work.done
         if first:
-            self._whole = condensed.work.done >= s.longest_refinement
-        worth = not subproblem.effort or condensed.neurons <= (1 - s.worth) * subproblem.condensed.neurons
-        if subproblem.effort == s.effort and whole_box and not worth:
+            self._whole = spent >= self.settings.longest_refinement
+        harder = subproblem.effort * self.settings.harder or self.settings.effort
+        expected = seconds * self.settings.harder if subproblem.effort else 0.0
+        worth = not subproblem.effort or condensed.neurons <= (1 - self.settings.worth) * subproblem.condensed.neurons
+        if subproblem.effort == self.settings.effort and not subproblem.phases.any() and not worth:
             self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
+        more = (
+            worth and not keep and not subproblem.phases.any() and expected < self.settings.share * self._deadline.left
+        )
+        """Whether the whole box's bounds will be searched for with more effort."""
         if self.record is not None and kept_rows is not None:
             self.record.weighted_bounds(subproblem.node, condensed, kept_rows)
-        expected = seconds * s.harder if subproblem.effort else 0.0
-        if keep or not (worth and whole_box and expected < s.share * self._deadline.left):
-            return condensed, None
-        return condensed, subproblem.effort * s.harder or s.effort
-
-    def _searched(
-        self, subproblem: Subproblem, search: SubproblemSearch, again: bool
-    ) -> tuple[Sequence[int], npt.NDArray[np.int32]]:
-        """Search with one set of bounds: the disjuncts that are left, and the rows that were searched for.
-
-        Args:
-            again: whether the bounds will be searched for with more effort.
-        """
-        condensed = search.condensed
-        if condensed.empty:
-            return search.outcome.left, np.zeros(0, dtype=np.int32)
-        nodes, points = search.root(subproblem.disjuncts, self.settings.root_steps)
-        search.outcome.witness = search.look(points)
-        if not subproblem.phases.any():
-            text = f"{len(nodes)} disjuncts and {condensed.neurons} unstable ReLUs left by the bounds of the whole box"
-            self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
-        if len(nodes) and search.outcome.witness is None:
-            lenience = self.settings.lenience_at_first if again else self.settings.lenience
-            patience = np.inf if self._whole else lenience
-            found = search.run(nodes, condensed.work.done, patience, self._progress)
-            with self._lock:
-                self.count += found.done
-        return search.outcome.left, nodes.row
-
-    def _halves(
-        self, subproblem: Subproblem, condensed: CondensedNetwork, disjuncts: Sequence[int], neuron: int
-    ) -> list[Subproblem]:
-        """A subproblem divided by the phase of a neuron."""
-        numbers, effort = (0, 0), self.settings.subproblem_effort
+        search = SubproblemSearch(
+            self.query, self.conditions, condensed, self._deadline, keep, threads, self.settings.subproblem
+        )
+        subproblems: list[Subproblem] = []
+        if not condensed.empty:
+            nodes, points = search.root(subproblem.disjuncts, self.settings.root_steps)
+            search.outcome.witness = search.look(points)
+            if not subproblem.phases.any():
+                text = (
+                    f"{len(nodes)} disjuncts and {condensed.neurons} unstable ReLUs left by the bounds of the whole box"
+                )
+                self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
+            if len(nodes) and search.outcome.witness is None:
+                lenience = self.settings.lenience_at_first if more else self.settings.lenience
+                patience = np.inf if self._whole else lenience
+                found = search.run(nodes, condensed.work.done, patience, self._progress)
+                with self._lock:
+                    self.count += found.done
+        left = search.outcome.left
+        if left and more:
+            subproblems.append(Subproblem(condensed, condensed.phases, left, harder))
+        elif left:
+            rows = search.start.take(nodes.row[np.isin(self.conditions.disjunct_of[nodes.row], left)])
+            neuron = self._unit(condensed, rows, left, spent)
+            halves = (0, 0)
+            if self.record is not None:
+                halves = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
+            for sign, node in zip((1, -1), halves, strict=True):
+                phases = condensed.phases
+                phases[neuron] = sign
+                subproblems.append(
+                    Subproblem(condensed, phases, left, 0 if keep else self.settings.subproblem_effort, node)
+                )
         if self.record is not None:
-            effort = 0
-            numbers = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
-        halves = []
-        for sign, node in zip((1, -1), numbers, strict=True):
-            phases = condensed.phases
-            phases[neuron] = sign
-            halves.append(Subproblem(condensed, phases, disjuncts, effort, node))
-        return halves
+            self.record.leaves(subproblem.node, condensed, search.outcome.leaves, left)
+        return search.outcome, subproblems
 
     def _unit(self, condensed: CondensedNetwork, rows: Start, disjuncts: Sequence[int], most: float) -> int:
         """The neuron to divide a subproblem by: of those with the highest scores the one whose subproblems have the best bounds.

@@ -63,7 +63,6 @@ class ReluSettings:
             on those of a subproblem.
         effort, harder, subproblem_effort: nodes of the searches for the bounds of a block's neurons: at first, by how much they
             grow from turn to turn, and in a subproblem.
-        first_share: of the time left that the bounds of the whole box may take at first.
         share, worth: a further turn of these searches is taken if it is expected to end within this share of the time
             left, and if the last one fixed so many of the unstable ReLUs.
         patience: share of the time left in which these searches may take more than their effort, while it pays.
@@ -82,7 +81,6 @@ class ReluSettings:
     effort: int = 4000
     harder: int = 3
     subproblem_effort: int = 5000
-    first_share: float = 0.3
     share: float = 0.35
     worth: float = 0.03
     patience: float = 0.25
