@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from verifier.engines.native.settings import LatticeSettings
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.proofs.checker.claim import Claim
@@ -19,11 +20,6 @@ from verifier.proofs.checker.evaluate import Evaluator, Record, Region, Task
 from verifier.proofs.checker.graph import Graph
 from verifier.proofs.checker.stream import ProofError
 from verifier.proofs.tree import NoCertificate, ProofTree, Term, Weights
-
-MOST_LEAVES = 1 << 12
-"""Leaves of a box; networks that need more are no lattices."""
-NARROW = 1e-9
-"""Boxes are not divided below this share of the whole one."""
 
 
 @dataclass(eq=False)
@@ -45,7 +41,8 @@ class LatticeProver:
         tree: what was found so far; it speaks of the claim's own disjuncts and rows.
     """
 
-    def __init__(self, graph: Graph, claim: Claim) -> None:
+    def __init__(self, graph: Graph, claim: Claim, settings: LatticeSettings = LatticeSettings()) -> None:
+        self.settings = settings
         self.graph, self.claim = graph, claim
         self.checker = Evaluator(graph, claim)
         self.kernel = self.checker.kernel
@@ -80,7 +77,7 @@ class LatticeProver:
             if axis is None:
                 continue
             middle = float(low[axis] + (high[axis] - low[axis]) / 2)
-            if high[axis] - low[axis] <= NARROW * (root[1][axis] - root[0][axis]):
+            if high[axis] - low[axis] <= self.settings.narrow * (root[1][axis] - root[0][axis]):
                 raise NoCertificate("a box stayed undecided within rounding errors")
             below, above = high.copy(), low.copy()
             below[axis] = above[axis] = middle
@@ -166,7 +163,7 @@ class LatticeProver:
                         for sign in ((1, -1) if known is None else (-known,))
                     ]
                 parts = told
-                if len(parts) + len(found) > MOST_LEAVES:
+                if len(parts) + len(found) > self.settings.most_leaves:
                     raise NoCertificate("it is no lattice: too many phases would have to be told apart")
             which += [k] * len(parts)
             found += [p for p, _ in parts]

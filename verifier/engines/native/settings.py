@@ -250,6 +250,19 @@ class RecordSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatticeSettings:
+    """How a lattice network's certificate is found.
+
+    Attributes:
+        most_leaves: of a box; networks that need more are no lattices.
+        narrow: boxes are not divided below this share of the whole one.
+    """
+
+    most_leaves: int = 1 << 12
+    narrow: float = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
 class NativeSettings:
     """How the native engine works.
 
