@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from edge_kinds import paths, structured
+from edge_kinds import cuts, paths, structured
 from edge_kinds.kind import Outcome
 
 from verifier.bab import LeafAnswer, Verdict
+from verifier.bounds.condensed import CondensedNetwork, Start
+from verifier.bounds.crown_slopes import linear
 from verifier.bounds.structured import backward, condense
 from verifier.engines.native.subproblem_search import SubproblemSearch
 
@@ -32,3 +35,16 @@ def test_a_leaf_that_is_called_refuted_without_being_so_is_caught(monkeypatch: p
     monkeypatch.setattr(SubproblemSearch, "_exactly", lambda *_: LeafAnswer(Verdict.REFUTED))
     trials = [trial for seed in range(8) for trial in kind.run(seed)]
     assert any(trial.outcome is Outcome.WRONG for trial in trials)
+
+
+def test_cuts_without_their_slack_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(
+        condensed: CondensedNetwork, row: Start, weights: np.ndarray, phases: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        constant, slope, _ = linear(condensed, row, weights.astype(np.float64), phases)
+        return slope[:, 0], float(constant[0])
+
+    monkeypatch.setattr(cuts, "below", bare)
+    trials = [trial for seed in range(80) for trial in cuts.KINDS[0].run(seed)]
+    assert any(trial.outcome is Outcome.WRONG for trial in trials)
+    assert all(trial.outcome is Outcome.RIGHT for trial in trials if trial.engine == "cuts, one after the other")

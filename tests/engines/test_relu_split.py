@@ -6,10 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
-from verifier.bounds.condensed import Bounder, CondensedNetwork
+from verifier.bounds.condensed import Bounder, CondensedNetwork, Start
+from verifier.bounds.condensed_kernels import least, least_within
 from verifier.bounds.condensed_refine import refine
-from verifier.bounds.crown_slopes import NeuronBounder, ascend, initial_weights, prove
+from verifier.bounds.crown_slopes import NeuronBounder, ascend, below, initial_weights, prove
 from verifier.bounds.neuron_search import NeuronSearch
 from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer
@@ -130,6 +132,69 @@ def test_relus_before_a_maxpool_come_after_it(output: str) -> None:
         assert len(condensed.blocks[-1].neurons) <= 18  # the ReLUs, one for each window
 
 
+def test_the_least_value_under_a_cut_is_the_linear_programs() -> None:
+    rng = np.random.default_rng(11)
+    reached = []
+    for _ in range(20):
+        n, rows = int(rng.integers(2, 30)), 6
+        a, slope, low = rng.normal(size=(n, rows)), rng.normal(size=n), rng.normal(size=n)
+        high = low + rng.random(n)
+        ends = np.minimum(slope * low, slope * high).sum(), np.maximum(slope * low, slope * high).sum()
+        constant = -(ends[0] + rng.random() * 0.3 * (ends[1] - ends[0]))
+        free, total, x = np.zeros(rows), np.zeros(rows), np.empty((n, rows))
+        least(a, low, high, free, x)
+        scale = np.empty(rows)
+        least_within(a, low, high, slope, constant, total, x, scale)
+        for r in range(rows):
+            best = linprog(a[:, r], slope[None], [-constant], bounds=np.stack([low, high], axis=1)).fun
+            assert total[r] <= best + 1e-9
+            assert total[r] >= free[r] - 1e-9
+            if best > free[r] + 1e-6:
+                reached.append((total[r] - free[r]) / (best - free[r]))
+        assert (scale >= 0).all()
+        assert (x >= low[:, None] - 1e-12).all()
+        assert (x <= high[:, None] + 1e-12).all()
+        assert (slope @ x + constant <= 1e-6 * (1 + abs(constant)))[scale > 0].all()
+    assert len(reached) > 60
+    assert np.mean(reached) > 0.98
+
+
+def test_bounds_under_a_cut_hold_wherever_the_row_is_not_above_zero() -> None:
+    rng = np.random.default_rng(12)
+    inside, widths = 0, list[float]()
+    for network, box in networks(rng):
+        condensed = restrict(network, box, NeuronBounder(10))
+        x = box.sample(3000, rng)
+        y = network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1)
+        row = rng.normal(size=(1, network.output_size))
+        bound = np.quantile(row @ y.T, 0.02, axis=1)
+        start = condensed.rows(row, np.zeros((1, box.size)), bound)
+        phases = np.zeros((condensed.neurons, 1), dtype=np.int8)
+        slope, constant = below(condensed, start, ascend_weights(condensed, start, phases), phases)
+        value = (row @ y.T - bound)[0]
+        assert (x @ slope + constant <= value + 1e-9).all()
+        cut = condensed.within(slope, constant)
+        assert cut is not None
+        tighter = refine(cut, NeuronBounder(4))
+        assert not tighter.empty
+        some = x[value <= 0]
+        inside += len(some)
+        z = values(tighter, some)
+        for block, v in zip(tighter.blocks[1:], z[1:], strict=False):
+            assert (v[: block.count] >= block.z_low[:, None]).all()
+            assert (v[: block.count] <= block.z_high[:, None]).all()
+            assert (v[block.count :] >= 0).all()
+        assert np.allclose(z[-1].T, y[value <= 0])  # what was left out is inactive there
+        plain = refine(condensed, NeuronBounder(4))
+        widths += [sum(float((b.z_high - b.z_low).sum()) for b in c.blocks[1:]) for c in (tighter, plain)]
+    assert inside > 300
+    assert sum(widths[::2]) < 0.97 * sum(widths[1::2])
+
+
+def ascend_weights(condensed: CondensedNetwork, start: Start, phases: np.ndarray) -> np.ndarray:
+    return ascend(condensed, start, initial_weights(condensed, len(start)), phases, steps=10).weights
+
+
 def test_the_ascent_improves_and_stays_below_all_samples() -> None:
     rng = np.random.default_rng(1)
     better = 0
@@ -242,14 +307,14 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None
         row = rng.normal(size=(1, network.output_size))
         x = box.sample(3000, rng)
         reached = (network.forward(x.reshape(-1, *network.input_shape)).reshape(len(x), -1) @ row.T).ravel()
-        for below in (-1e-9, 0.5, 2.0):
-            bound = reached.min() - below * np.ptp(reached)
+        for far in (-1e-9, 0.5, 2.0):
+            bound = reached.min() - far * np.ptp(reached)
             query = Query(network=network, box=box, disjuncts=(Conjunction(y_rows=row, bound=np.array([bound])),))
             result = engine.solve(query, Options(), Deadline.after(2))
             if result.answer is Answer.SAT:
                 assert result.x is not None
                 assert replay(query, result.x).exact
-            if below < 0:
+            if far < 0:
                 assert result.answer is not Answer.UNSAT
             proofs += result.answer is Answer.UNSAT
     assert proofs >= 5

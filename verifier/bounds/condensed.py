@@ -26,6 +26,7 @@ N is more than all terms that are ever added to a row's constant. 1 + 1e-6 cover
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,25 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class Cut:
+    """An inequality that all inputs of interest satisfy: ``slope @ x + constant <= 0``.
+
+    Attributes:
+        slope: ``(n,)``.
+        cost: what rounding loses for each unit of the inequality's multiplier in a bound.
+    """
+
+    slope: Array
+    constant: float
+    cost: float
+
+    def share(self, low: Array, high: Array) -> float:
+        """How far the function is below zero at its least on a box, as a share of its range: 1 cuts nothing off."""
+        least = self.constant + float(np.minimum(self.slope * low, self.slope * high).sum())
+        return -least / max(float(np.abs(self.slope) @ (high - low)), TINY)
+
+
+@dataclass(frozen=True, eq=False)
 class Start:
     """Rows to be bounded, as columns: coefficients over blocks, constants, and the slack of the start.
 
@@ -142,6 +162,7 @@ class CondensedNetwork:
         fixed: by ReLU node ``(size,)``: 1 for neurons that are folded in as active, -1 for those left out as inactive, 0
             for those in the node's block.
         empty: whether the assumed phases contradict each other.
+        cut: what else is known of the inputs that matter: bounds hold on the part of the box that it leaves. None for nothing.
         work: what passes through it have cost so far.
 
     Source:
@@ -154,6 +175,7 @@ class CondensedNetwork:
     def __init__(self, first: Block, gamma: float) -> None:
         self.blocks, self.gamma = [first], gamma
         self.fixed: dict[str, Signs] = {}
+        self.cut: Cut | None = None
         self.neurons, self.empty, self.work = 0, False, Work()
 
     @staticmethod
@@ -172,6 +194,15 @@ class CondensedNetwork:
         cost = 3 * precision * magnitude + TINY
         first = Block(np.arange(box.size), box.lower, box.upper, magnitude, cost, magnitude + 1.0)
         return CondensedNetwork(first, precision)
+
+    def within(self, slope: Array, constant: float) -> CondensedNetwork | None:
+        """The same on the part of the box where ``slope @ x + constant <= 0``; None if these numbers are too large."""
+        size = abs(constant) + float(np.abs(slope) @ self.blocks[0].magnitude)
+        if not size < LARGEST:
+            return None
+        cut = copy.copy(self)
+        cut.cut = Cut(slope, constant, 4 * self.gamma * size + TINY)
+        return cut
 
     @property
     def nbytes(self) -> float:

@@ -13,6 +13,9 @@ import numpy as np
 from verifier.bounds.crown_dense import jit
 from verifier.network.operators import Array
 
+CUT_ROUNDS = 5
+"""Multipliers of a cut that are tried."""
+
 
 @jit
 def add_product(starts: Any, indices: Any, data: Array, x: Array, out: Array) -> None:
@@ -93,6 +96,88 @@ def least(a: Array, low: Array, high: Array, total: Array, x: Array) -> None:
             p = bottom if c > zero else top
             point[r] = p
             total[r] += c * p
+
+
+@jit
+def _least_with(a: Array, low: Array, high: Array, slope: Array, scale: Array, value: Array, gain: Array) -> None:
+    """``value += min (a + scale slope)·x`` over the box; the cut's ``slope·x`` there is added to ``gain``."""
+    columns = a.shape[1]
+    zero = a.dtype.type(0)
+    for i in range(len(low)):
+        bottom, top, line, s = low[i], high[i], a[i], slope[i]
+        for r in range(columns):
+            c = line[r] + scale[r] * s
+            p = bottom if c > zero else top
+            value[r] += c * p
+            gain[r] += s * p
+
+
+@jit
+def least_within(
+    a: Array, low: Array, high: Array, slope: Array, constant: Any, total: Array, x: Array, scale: Array
+) -> None:
+    """`least` on the part of the box where ``slope·x + constant <= 0``: ``total`` by the best multiplier of this cut.
+
+    The bound ``min over x of a·x + scale (slope·x + constant)`` is concave in the multiplier, with the cut's value at the
+    minimiser as its slope. Two tangents hold the best one between them, at first those at 0 and at infinity; where
+    they meet the next one is tried. Any multiplier >= 0 is sound.
+
+    Args:
+        scale: result, ``(R,)``: the multipliers.
+        x: result, ``(n, R)``: between the minimisers of the last two tangents, where the cut is met with equality.
+    """
+    columns = a.shape[1]
+    zero, one = a.dtype.type(0), a.dtype.type(1)
+    left, right = np.zeros(columns, a.dtype), np.full(columns, np.inf, a.dtype)
+    value_left, gain_left = total.copy(), np.full(columns, constant, a.dtype)
+    value_right, gain_right = total.copy(), np.full(columns, constant, a.dtype)
+    _least_with(a, low, high, slope, left, value_left, gain_left)
+    for i in range(len(low)):  # the cut's own minimiser: the tangent at infinity
+        s, line = slope[i], a[i]
+        p = low[i] if s > zero else high[i]
+        for r in range(columns):
+            value_right[r] += line[r] * p
+            gain_right[r] += s * p
+    best = value_left.copy()
+    scale[:] = zero
+    value, gain, tried = np.empty(columns, a.dtype), np.empty(columns, a.dtype), np.empty(columns, a.dtype)
+    offset = value_right.copy()  # of the right tangent at multiplier 0
+    for _ in range(CUT_ROUNDS):
+        some = False
+        for r in range(columns):
+            steep = gain_left[r] - gain_right[r]
+            tried[r] = zero
+            if gain_left[r] > zero and gain_right[r] < zero and steep > zero:
+                tried[r] = max(zero, (offset[r] - (value_left[r] - left[r] * gain_left[r])) / steep)
+                some = True
+            value[r] = total[r] + tried[r] * constant
+            gain[r] = constant
+        if not some:
+            break
+        _least_with(a, low, high, slope, tried, value, gain)
+        for r in range(columns):
+            if tried[r] == zero or not abs(value[r]) + abs(gain[r]) < np.inf:
+                continue
+            if value[r] > best[r]:
+                best[r], scale[r] = value[r], tried[r]
+            if gain[r] > zero:
+                left[r], value_left[r], gain_left[r] = tried[r], value[r], gain[r]
+            else:
+                right[r], gain_right[r] = tried[r], gain[r]
+                offset[r] = value[r] - tried[r] * gain[r]
+    total[:] = best
+    for i in range(len(low)):
+        bottom, top, line, s, point = low[i], high[i], a[i], slope[i], x[i]
+        at_infinity = bottom if s > zero else top
+        for r in range(columns):
+            p = bottom if line[r] + left[r] * s > zero else top
+            if gain_left[r] > zero and gain_right[r] <= zero:
+                q = at_infinity
+                if right[r] < np.inf:
+                    q = bottom if line[r] + right[r] * s > zero else top
+                share = gain_left[r] / (gain_left[r] - gain_right[r])
+                p = (one - share) * p + share * q
+            point[r] = p
 
 
 @jit

@@ -34,7 +34,7 @@ def refine(
     """
     phases = condensed.phases if phases is None else phases
     new = CondensedNetwork(condensed.blocks[0], condensed.gamma)
-    new.empty, new.fixed = condensed.empty, dict(condensed.fixed)
+    new.empty, new.fixed, new.cut = condensed.empty, dict(condensed.fixed), condensed.cut
     kept: list[Any] = [slice(None)]
     origin = np.zeros(0, dtype=np.intp)
     """The numbers that the new network's unstable neurons had in this one."""
@@ -53,7 +53,7 @@ def refine(
                 radius += abs(m.matrix) @ np.maximum(new.blocks[s].high - center, center - new.blocks[s].low)
             low, high = np.maximum(low, middle - radius), np.minimum(high, middle + radius)
             neurons = np.flatnonzero(((low < 0) & (high > 0))[:count])
-            if len(neurons) and any(s for s, _ in edges):
+            if len(neurons) and (new.cut is not None or any(s for s, _ in edges)):
                 rows = {s: m.rows(neurons).T for s, m in edges}
                 both = {s: np.hstack([a, -a]) for s, a in rows.items()}
                 shift, cost = block.constant[neurons], block.cost[neurons]

@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.condensed import CondensedNetwork, Start
-from verifier.bounds.condensed_kernels import add_constant, add_sizes, ascent_step, least, relax, score_neurons
+from verifier.bounds.condensed_kernels import (
+    add_constant,
+    add_sizes,
+    ascent_step,
+    least,
+    least_within,
+    relax,
+    score_neurons,
+)
 from verifier.limits import poll, thread_pool
 from verifier.network.operators import Array
 
@@ -66,14 +74,14 @@ def initial_weights(condensed: CondensedNetwork, rows: int, blocks: int | None =
     return np.repeat(start.astype(np.float32)[:, None], rows, axis=1)
 
 
-def backward(
+def linear(
     condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, slack: Array | None = None
-) -> Pass:
-    """One pass in the float type of the weights.
+) -> tuple[Array, Array, Array]:
+    """Linear functions of the input below some rows, ``constants (R,)`` and ``slopes (n, R)``; and `Pass.kept`.
 
     Args:
         weights, phases: ``(neurons, R)``: of all unstable neurons in blocks that the rows depend on.
-        slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it.
+        slack: ``(R,)``: if given, what rounding in float64 may have cost is added to it, anywhere on the box.
 
     Source:
         CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; β-CROWN: Wang et al., NeurIPS 2021, Theorem 3.1.
@@ -105,15 +113,42 @@ def backward(
             matrix.backward(a, pending[s])
             entries += matrix.entries
     box = condensed.blocks[0]
-    a = pending.get(0)
-    if a is None:
-        a = np.zeros((box.size, rows), dtype=dtype)
+    found = pending.get(0)
+    if found is None:
+        found = np.zeros((box.size, rows), dtype=dtype)
     if slack is not None:
-        add_sizes(a, box.cost, slack)
-    x = np.empty_like(a)
-    least(a, box.low.astype(dtype), box.high.astype(dtype), total, x)
+        add_sizes(found, box.cost, slack)
     condensed.work.add(rows * entries)
+    return total, found, kept
+
+
+def backward(
+    condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, slack: Array | None = None
+) -> Pass:
+    """One pass in the float type of the weights: see `linear`."""
+    total, a, kept = linear(condensed, start, weights, phases, slack)
+    dtype, box, cut = a.dtype, condensed.blocks[0], condensed.cut
+    low, high, x = box.low.astype(dtype), box.high.astype(dtype), np.empty_like(a)
+    if cut is None:
+        least(a, low, high, total, x)
+    else:
+        scale = np.empty_like(total)
+        least_within(a, low, high, cut.slope.astype(dtype), dtype.type(cut.constant), total, x, scale)
+        if slack is not None:
+            slack += scale * cut.cost
     return Pass(total, x, kept)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def below(condensed: CondensedNetwork, row: Start, weights: Array, phases: Phases) -> tuple[Array, float]:
+    """A linear function of the input ``(n,)``, with its constant, that is nowhere above a row: proved, like `prove`.
+
+    Args:
+        row: one row, with its weights and phases ``(neurons, 1)``: the function holds where the phases do.
+    """
+    slack = row.slack.copy()
+    constant, slope, _ = linear(condensed, row, weights.astype(np.float64), phases, slack)
+    return slope[:, 0].copy(), float(np.nextafter(constant[0] - slack[0] * (1 + 1e-6), -np.inf))
 
 
 def inputs_of(condensed: CondensedNetwork, values: Sequence[Array | None], number: int, rows: int, dtype: Any) -> Array:

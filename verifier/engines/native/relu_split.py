@@ -3,7 +3,8 @@
 The network is written over the ReLUs that are open on the box (`CondensedNetwork`), with bounds optimised for each of
 them. With these bounds the box is searched (`SubproblemSearch`: β-CROWN). Where that does not soon succeed and bounds are
 cheap, the bound of each ReLU is searched for as well (`NeuronSearch`), with more and more effort; then the box is divided
-by the phase of one ReLU, and both subproblems get bounds of their own. That ReLU is an early one, whose relaxation loosens
+by the phase of one ReLU, and both subproblems get bounds of their own. A bound that misses zero by little cuts the box
+(`cuts`), and bounds are found again on what that leaves. That ReLU is an early one, whose relaxation loosens
 all bounds after it; the search within a subproblem splits the late ones.
 """
 
@@ -35,6 +36,8 @@ from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.neuron_search import NeuronSearch
 from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer, EngineResult
+from verifier.engines.native.cuts import sharpened
+from verifier.engines.native.node_store import Nodes
 from verifier.engines.native.settings import ReluSettings
 from verifier.engines.native.subproblem_search import Outcome, SubproblemSearch
 from verifier.errors import TimeLimitError
@@ -52,6 +55,20 @@ if TYPE_CHECKING:
     from verifier.engines.native.relu_record import ReluRecord
 
 
+@dataclass(frozen=True)
+class Refined:
+    """What finding a subproblem's bounds anew took and gave.
+
+    Attributes:
+        seconds, work: spent on it.
+        gain: the share of the unstable neurons that it fixed.
+    """
+
+    seconds: float
+    work: float
+    gain: float
+
+
 @dataclass(frozen=True, eq=False)
 class Subproblem:
     """A subproblem of the box, on which the bounds of all neurons are found anew.
@@ -62,7 +79,8 @@ class Subproblem:
         disjuncts: the disjuncts that are still open on it.
         effort: of the searches for its neurons' bounds; 0: there are none.
         node: its number in the proof.
-        halves, failure: once it is searched, what is left of it, or why nothing more can be done.
+        refined: what finding these bounds anew took, if that is done already.
+        left, failure: once it is searched, the subproblems that take its place, or why nothing more can be done.
     """
 
     condensed: CondensedNetwork
@@ -70,7 +88,8 @@ class Subproblem:
     disjuncts: Sequence[int]
     effort: int = 0
     node: int = 0
-    halves: tuple[Subproblem, ...] = ()
+    refined: Refined | None = None
+    left: tuple[Subproblem, ...] = ()
     failure: str = ""
 
 
@@ -160,20 +179,20 @@ class ReluSplit(LastResort):
             with thread_pool(len(batch)) as pool:
                 ends = list(pool.map(lambda subproblem: self._refute(subproblem, 1), batch.items))
         searched = []
-        for subproblem, (outcome, halves) in zip(batch.items, ends, strict=True):
+        for subproblem, (outcome, left) in zip(batch.items, ends, strict=True):
             if outcome.witness is not None:
                 return Bounded(batch, np.full(len(batch), -1.0), outcome.witness)
             if outcome.failure and deadline.passed:
                 raise TimeLimitError(outcome.failure)
-            searched.append(replace(subproblem, halves=tuple(halves), failure=outcome.failure))
-        lower = np.array([-1.0 if subproblem.halves or subproblem.failure else 1.0 for subproblem in searched])
+            searched.append(replace(subproblem, left=tuple(left), failure=outcome.failure))
+        lower = np.array([-1.0 if subproblem.left or subproblem.failure else 1.0 for subproblem in searched])
         return Bounded(Items(tuple(searched), batch.size), lower)
 
     def split(self, batch: Items[Subproblem], lower: Array) -> Children[Items[Subproblem]]:
-        """See `verifier.bab.Brancher.split`: what the search of each subproblem left open, in halves."""
-        parents = [k for k, subproblem in enumerate(batch.items) if not subproblem.failure for _ in subproblem.halves]
-        halves = tuple(half for subproblem in batch.items if not subproblem.failure for half in subproblem.halves)
-        return Children(Items(halves, batch.size), np.array(parents, dtype=np.intp))
+        """See `verifier.bab.Brancher.split`: what takes the place of each subproblem."""
+        parents = [k for k, subproblem in enumerate(batch.items) if not subproblem.failure for _ in subproblem.left]
+        children = tuple(child for subproblem in batch.items if not subproblem.failure for child in subproblem.left)
+        return Children(Items(children, batch.size), np.array(parents, dtype=np.intp))
 
     def solve(self, leaf: Items[Subproblem], deadline: Deadline) -> LeafAnswer:
         """See `verifier.bab.LeafSolver.solve`: why a subproblem cannot be divided further."""
@@ -181,78 +200,106 @@ class ReluSplit(LastResort):
         return LeafAnswer(Verdict.OPEN, reason=self._failure)
 
     def _refute(self, subproblem: Subproblem, threads: int) -> tuple[Outcome, list[Subproblem]]:
-        """Search a subproblem; the halves of what is left of it."""
-        began = time.monotonic()
-        with self._lock:
-            self.subproblems += 1
-            first = self.subproblems == 1
-        limit = began + (0.3 if first else 1.0) * self._deadline.left
-        keep = self.record is not None
-        kept_rows: RowsKept | None = [] if keep else None
-        plain = NeuronBounder(
-            self.settings.tighten_steps if first else self.settings.refine_steps, threads, limit, half=keep
-        )
-        neurons: Bounder = (
-            NeuronSearch(
-                plain,
-                subproblem.effort,
-                began + self.settings.patience * self._deadline.left,
-                self.settings.neurons,
-            )
-            if subproblem.effort
-            else plain
-        )
-        condensed = refine(subproblem.condensed, neurons, subproblem.phases, kept_rows)
-        seconds, spent = time.monotonic() - began, condensed.work.done
-        if first:
-            self._whole = spent >= self.settings.longest_refinement
-        harder = subproblem.effort * self.settings.harder or self.settings.effort
-        expected = seconds * self.settings.harder if subproblem.effort else 0.0
-        worth = not subproblem.effort or condensed.neurons <= (1 - self.settings.worth) * subproblem.condensed.neurons
-        if subproblem.effort == self.settings.effort and not subproblem.phases.any() and not worth:
+        """Search a subproblem; what is to be searched instead of what is left of it."""
+        settings, keep = self.settings, self.record is not None
+        subproblem, refined = self._refined(subproblem, threads)
+        condensed, effort, whole_box = subproblem.condensed, subproblem.effort, not subproblem.phases.any()
+        worth = not effort or refined.gain >= settings.worth
+        if effort == settings.effort and whole_box and not worth:
             self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
-        more = (
-            worth and not keep and not subproblem.phases.any() and expected < self.settings.share * self._deadline.left
-        )
+        expected = refined.seconds * settings.harder if effort else 0.0
+        more = worth and not keep and whole_box and expected < settings.share * self._deadline.left
         """Whether the whole box's bounds will be searched for with more effort."""
-        if self.record is not None and kept_rows is not None:
-            self.record.weighted_bounds(subproblem.node, condensed, kept_rows)
         search = SubproblemSearch(
-            self.query, self.conditions, condensed, self._deadline, keep, threads, self.settings.subproblem
+            self.query, self.conditions, condensed, self._deadline, keep, threads, settings.subproblem
         )
         subproblems: list[Subproblem] = []
         if not condensed.empty:
-            nodes, points = search.root(subproblem.disjuncts, self.settings.root_steps)
+            nodes, points = search.root(subproblem.disjuncts, settings.root_steps)
             search.outcome.witness = search.look(points)
-            if not subproblem.phases.any():
+            if whole_box:
                 text = (
                     f"{len(nodes)} disjuncts and {condensed.neurons} unstable ReLUs left by the bounds of the whole box"
                 )
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
             if len(nodes) and search.outcome.witness is None:
-                lenience = self.settings.lenience_at_first if more else self.settings.lenience
-                patience = np.inf if self._whole else lenience
-                found = search.run(nodes, condensed.work.done, patience, self._progress)
+                if not keep and subproblem.refined is None:
+                    parts = self._sharpened(search, nodes, threads)
+                    if len(parts) != 1:
+                        return search.outcome, [
+                            replace(
+                                subproblem,
+                                condensed=part.condensed,
+                                phases=part.condensed.phases,
+                                disjuncts=part.disjuncts(some),
+                                refined=refined,
+                            )
+                            for part, some in parts
+                        ]
+                    search, nodes = parts[0]
+                lenience = settings.lenience_at_first if more else settings.lenience
+                patience = np.inf if self._whole and search.condensed.cut is None else lenience
+                found = search.run(nodes, refined.work, patience, self._progress)
                 with self._lock:
                     self.count += found.done
-        left = search.outcome.left
+        left, condensed = search.outcome.left, search.condensed
         if left and more:
+            harder = effort * settings.harder or settings.effort
             subproblems.append(Subproblem(condensed, condensed.phases, left, harder))
         elif left:
             rows = search.start.take(nodes.row[np.isin(self.conditions.disjunct_of[nodes.row], left)])
-            neuron = self._unit(condensed, rows, left, spent)
+            neuron = self._unit(condensed, rows, left, refined.work)
             halves = (0, 0)
             if self.record is not None:
                 halves = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
             for sign, node in zip((1, -1), halves, strict=True):
                 phases = condensed.phases
                 phases[neuron] = sign
-                subproblems.append(
-                    Subproblem(condensed, phases, left, 0 if keep else self.settings.subproblem_effort, node)
-                )
+                subproblems.append(Subproblem(condensed, phases, left, 0 if keep else settings.subproblem_effort, node))
         if self.record is not None:
             self.record.leaves(subproblem.node, condensed, search.outcome.leaves, left)
         return search.outcome, subproblems
+
+    def _refined(self, subproblem: Subproblem, threads: int) -> tuple[Subproblem, Refined]:
+        """A subproblem with its own bounds of all neurons."""
+        if subproblem.refined is not None:
+            return subproblem, subproblem.refined
+        began, settings, keep = time.monotonic(), self.settings, self.record is not None
+        with self._lock:
+            self.subproblems += 1
+            first = self.subproblems == 1
+        limit = began + (0.3 if first else 1.0) * self._deadline.left
+        steps = settings.tighten_steps if first else settings.refine_steps
+        neurons: Bounder = NeuronBounder(steps, threads, limit, half=keep)
+        if subproblem.effort:
+            assert isinstance(neurons, NeuronBounder)
+            patience = began + settings.patience * self._deadline.left
+            neurons = NeuronSearch(neurons, subproblem.effort, patience, settings.neurons)
+        kept_rows: RowsKept | None = [] if keep else None
+        condensed = refine(subproblem.condensed, neurons, subproblem.phases, kept_rows)
+        if self.record is not None and kept_rows is not None:
+            self.record.weighted_bounds(subproblem.node, condensed, kept_rows)
+        if first:
+            self._whole = condensed.work.done >= settings.longest_refinement
+        gain = 1.0 - condensed.neurons / max(1, subproblem.condensed.neurons)
+        return replace(subproblem, condensed=condensed), Refined(time.monotonic() - began, condensed.work.done, gain)
+
+    def _sharpened(self, search: SubproblemSearch, nodes: Nodes, threads: int) -> list[tuple[SubproblemSearch, Nodes]]:
+        """What is left of a subproblem, each disjunct under the cut that its bound makes; those without one stay together."""
+        bounder = NeuronBounder(self.settings.refine_steps, threads, self._deadline.at or np.inf)
+        parts: list[tuple[SubproblemSearch, Nodes]] = []
+        uncut: list[int] = []
+        for k in range(len(nodes)):
+            part, some = sharpened(
+                search, nodes.take(np.array([k])), bounder, self.settings.sharpen, self.settings.root_steps
+            )
+            if part is search:
+                uncut.append(k)
+            elif len(some):
+                parts.append((part, some))
+        if uncut:
+            parts.append((search, nodes.take(np.array(uncut))))
+        return parts
 
     def _unit(self, condensed: CondensedNetwork, rows: Start, disjuncts: Sequence[int], most: float) -> int:
         """The neuron to divide a subproblem by: of those with the highest scores the one whose subproblems have the best bounds.

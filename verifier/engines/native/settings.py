@@ -34,6 +34,7 @@ class SubproblemSettings:
     Attributes:
         steps: of the ascent on a node.
         patience: a subproblem is searched for so many times the work that its bounds took before it may be given up.
+        hope: under a cut it is not given up while it is expected to end within so much of the time left.
         batch: nodes that are bounded together.
         candidates, most_candidates: ReLUs of a node that are tried before one is split: more while there are few nodes.
         reserve: leaves that are kept for a proof are refuted with so many times the slack for rounding, for others will
@@ -45,6 +46,7 @@ class SubproblemSettings:
 
     steps: int = 12
     patience: float = 0.5
+    hope: float = 0.5
     batch: int = 128
     candidates: int = 4
     most_candidates: int = 32
@@ -52,6 +54,21 @@ class SubproblemSettings:
     margin: float = 1e-5
     exact_work: float = 3e7
     penalty: float = 1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpenSettings:
+    """When bounds are found again where a row's bound leaves a counterexample possible (`native.cuts`).
+
+    Attributes:
+        share: a cut is used if the bound misses zero by at most this share of its own range over the box.
+        gain: another follows if the last one brought the bound so much nearer to zero, as a share of what was missing.
+        rounds: cuts, one after the other, at most.
+    """
+
+    share: float = 0.35
+    gain: float = 0.08
+    rounds: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +90,7 @@ class ReluSettings:
             the ascents then, on neurons and on rows.
         neurons: how the bounds of neurons are searched for.
         subproblem: how a subproblem is searched.
+        sharpen: when bounds that fail are used as cuts.
     """
 
     root_steps: int = 40
@@ -92,6 +110,7 @@ class ReluSettings:
     trial_root_steps: int = 10
     neurons: NeuronSearchSettings = NeuronSearchSettings()
     subproblem: SubproblemSettings = SubproblemSettings()
+    sharpen: SharpenSettings = SharpenSettings()
 
     @staticmethod
     def impatient() -> ReluSettings:

@@ -8,6 +8,7 @@ trying both children of a few candidates (filtered smart branching: De Palma et 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,14 @@ class Outcome:
     leaves: list[Nodes] = field(default_factory=list)
 
 
+def _growth(earlier: SearchResult, now: SearchResult) -> float:
+    """By how much the nodes will have grown at the end, if they go on to grow with the lowest bound as they did."""
+    rise = now.worst - earlier.worst
+    if not rise > 0:
+        return np.inf
+    return float(np.exp(min(np.log(now.done / earlier.done) * -now.worst / rise, 50.0)))
+
+
 class SubproblemSearch(LastResort):
     """The search of one subproblem: bounder, brancher and leaf solver of its `verifier.bab.BranchAndBound`.
 
@@ -88,6 +97,12 @@ class SubproblemSearch(LastResort):
         self.reserve = settings.reserve if keep else 1.0
         self.start = condensed.rows(conditions.y_rows, conditions.x_rows, conditions.bound)
         self.outcome = Outcome()
+
+    def on(self, condensed: CondensedNetwork) -> SubproblemSearch:
+        """A search like this one, with other bounds."""
+        return SubproblemSearch(
+            self.query, self.conditions, condensed, self.deadline, self.keep, self.threads, self.settings
+        )
 
     def disjuncts(self, nodes: Nodes) -> list[int]:
         """The disjuncts that nodes belong to, one each."""
@@ -147,17 +162,26 @@ class SubproblemSearch(LastResort):
         check = started + pause
         if (self.condensed.phases != 0).all():
             lenience = np.inf
+        began = time.monotonic()
+        earlier: SearchResult | None = None
 
         def stop(so_far: SearchResult) -> str:
-            nonlocal check
+            nonlocal check, earlier
             if so_far.stuck:
                 return "a linear region stays undecided"
             now = self.condensed.work.done
             if now > check and lenience < np.inf:
-                share = so_far.closed / roots
-                if (now - started) * (1 - share) > share * lenience * spent:
+                share, done = so_far.closed / roots, now - started
+                if done * (1 - share) > share * lenience * spent:
                     return GIVEN_UP
-                check = now + pause
+                if self.condensed.cut is not None:  # near its end, or never: shares of closed nodes say little there
+                    more = np.inf if earlier is None else _growth(earlier, so_far) - 1
+                    too_long = (time.monotonic() - began) * more > self.settings.hope * self.deadline.left
+                    if earlier is not None and too_long and done * more > lenience * spent:
+                        return GIVEN_UP
+                    earlier, check = so_far, now + max(done, pause)
+                else:
+                    check = now + pause
             return ""
 
         return stop
