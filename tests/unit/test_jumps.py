@@ -12,7 +12,9 @@ import pytest
 
 import verifier
 from verifier.errors import EngineError, UnsupportedOperatorError
+from verifier.falsify import jumps
 from verifier.falsify.falsifier import Falsifier
+from verifier.falsify.jumps import in_box
 from verifier.falsify.replay import replay
 from verifier.falsify.search import FalsifierSettings
 from verifier.limits import Deadline
@@ -132,3 +134,28 @@ def test_a_function_that_may_leave_its_domain_is_unknown() -> None:
     pole = NetworkBuilder((1,))
     pole.add(Smooth("Reciprocal"))
     assert not replay(at_least(pole.build(), [-1.0], [1.0], 3.0), np.array([0.0])).exact
+
+
+def test_jumps_that_no_point_of_the_box_reaches_have_no_slope() -> None:
+    builder = NetworkBuilder((2,))
+    builder.add(Dense(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0.0, 5.0])))
+    builder.add(sign())
+    builder.add(Dense(np.ones((1, 2)), np.zeros(1)))
+    query = at_least(builder.build(), [-1.0, -1.0], [1.0, 1.0], 2.0)
+    x = np.array([[0.5, 0.5], [-0.5, 0.25]])
+    assert query.network.gradient(x, 0).all()
+    assert (in_box(query).network.gradient(x, 0) != 0).tolist() == [[True, False]] * 2
+    assert (in_box(query).network.forward(x) == query.network.forward(x)).all()
+
+
+def test_in_small_boxes_the_search_climbs_higher_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reached(seed: int) -> float:
+        network = binarised(200, 100, seed)
+        centre = np.random.default_rng(seed).normal(size=200)
+        query = at_least(network, (centre - 0.02).tolist(), (centre + 0.02).tolist(), 1000.0)
+        batches = jumps.climbs(query, 4, np.random.default_rng(0))
+        return max(float(margin.max()) for _, (_, margin) in zip(range(120), batches, strict=False))
+
+    higher = [reached(seed) for seed in range(4)]
+    monkeypatch.setattr(jumps, "in_box", lambda query: query)
+    assert sum(higher) > sum(reached(seed) for seed in range(4)) + 10

@@ -51,13 +51,15 @@ class Crown(BackwardPass):
     Args:
         network: any network of the framework's operators.
         root: every box that is passed later must lie in it.
+        known: bounds of all preactivations and of the output on it, where they were found otherwise: then none are taken
+            back from each neuron.
 
     Source:
         CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2; over a graph of operators: Xu et al., NeurIPS 2020;
         phases as multipliers: Wang et al., NeurIPS 2021, Theorem 3.1.
     """
 
-    def __init__(self, network: Network, root: Box) -> None:
+    def __init__(self, network: Network, root: Box, *, known: Intervals | None = None) -> None:
         super().__init__(network, Rounding(network, root))
         self.root = root
         self.preactivations: tuple[str, ...] = tuple(dict.fromkeys(n.inputs[0] for n in network.activations))
@@ -66,8 +68,9 @@ class Crown(BackwardPass):
         for node in network.activations:
             self._consumers.setdefault(node.inputs[0], []).append(node)
         self._exact_interval = _exact_intervals(network)
-        known = self.relax(root.lower[None, :], root.upper[None, :], nodes=(network.output,))
-        self.root_bounds: Intervals = known.intervals
+        ends = root.lower[None, :], root.upper[None, :]
+        found = self.relax(*ends, parents=known, nodes=(network.output,), backward=known is None)
+        self.root_bounds: Intervals = found.intervals
         """Bounds of all preactivations and of the output on the root box (one box)."""
         self.rounding.analyse(self.root_bounds)
 

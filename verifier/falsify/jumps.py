@@ -1,18 +1,22 @@
 """The search for counterexamples of networks with jumps: projected gradient steps along a surrogate slope.
 
 The true gradient is zero nearly everywhere; `verifier.network.steps.Jumping.vjp` has a direction instead. Each point climbs
-the margin of the disjunct that it is nearest to. What helps on binarised networks: signs of the accumulated direction as steps,
-half of the inputs left out at random in every other step, and new starts that are the best point so far with a few inputs
-moved to an end (most inputs of a good point are at one).
+the margin of the disjunct that it is nearest to. What helps on binarised networks: jumps that no point of the box reaches, by
+interval bounds, have no slope (in a small box most signs are fixed, and directions that would move them mislead); signs of
+the accumulated direction as steps, half of the inputs left out at random in every other step, and new starts that are the
+best point so far with a few inputs moved to an end (most inputs of a good point are at one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from verifier.bounds.interval import interval_bounds
+from verifier.errors import InputError
 from verifier.falsify.attack import Margins
 from verifier.falsify.search import Search
 from verifier.network.operators import Array
@@ -38,6 +42,40 @@ class JumpSettings:
     flipped: float = 0.02
 
 
+@dataclass(frozen=True, eq=False)
+class InBox(Jumping):
+    """A function with jumps, some of which entries cannot reach.
+
+    Attributes:
+        reached: for each breakpoint, of the argument's shape: whether the entry may reach it.
+    """
+
+    reached: tuple[npt.NDArray[np.bool_], ...] = ()
+
+    def vjp(self, grad: Array, x: Array) -> Array:
+        return self.surrogate(grad, x, self.reached)
+
+
+def in_box(query: Query) -> Query:
+    """The query with a network whose jumps have slopes only where points of the box may reach them; otherwise the same."""
+    network = query.network
+    try:
+        bounds = interval_bounds(network, query.box)
+    except InputError:  # intervals leave the domain of a function
+        return query
+    nodes = list(network.nodes)
+    for k, node in enumerate(nodes):
+        jumping = node.operator
+        if isinstance(jumping, Jumping):
+            low, high = (
+                end.reshape(node.shape) for end in (bounds[node.inputs[0]].lower, bounds[node.inputs[0]].upper)
+            )
+            reached = tuple((low <= b) & (b <= high) for b in jumping.breaks)
+            fields = (jumping.breaks, jumping.slopes, jumping.intercepts, jumping.values, jumping.label)
+            nodes[k] = replace(node, operator=InBox(*fields, reached))
+    return replace(query, network=replace(network, nodes=tuple(nodes)))
+
+
 def climbs(
     query: Query, count: int, rng: np.random.Generator, settings: JumpSettings = JumpSettings()
 ) -> Iterator[tuple[Array, Array]]:
@@ -51,7 +89,7 @@ def climbs(
     Source:
         straight-through estimates of a jump's gradient: Bengio, Léonard, Courville, 2013.
     """
-    s = settings
+    query, s = in_box(query), settings
     box, margins = query.box, Margins.of(query)
     best, best_margin = box.clip(query.start), -np.inf
     turn = 0

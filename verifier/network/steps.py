@@ -6,6 +6,7 @@ network with jumps is evaluated, and its counterexamples are replayed, in exact 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +69,18 @@ class Jumping(Activation):
         straight-through estimator: Bengio, Léonard, Courville, *Estimating or propagating gradients through stochastic
         neurons*, 2013; with a width that fits the data instead of 1).
         """
+        return self.surrogate(grad, x, (None,) * len(self.breaks))
+
+    def surrogate(self, grad: Array, x: Array, reached: Sequence[npt.NDArray[np.bool_] | None]) -> Array:
+        """`vjp` where only some entries can reach a breakpoint: ``reached``, for each breakpoint, of x's shape without the batch."""
         slope = np.asarray(self.slopes)[np.searchsorted(np.asarray(self.breaks), x, side="left")]
-        for k, b in enumerate(self.breaks):
+        for k, (b, some) in enumerate(zip(self.breaks, reached, strict=True)):
             jump = self.slopes[k + 1] * b + self.intercepts[k + 1] - self.slopes[k] * b - self.intercepts[k]
             away = np.abs(x - b)
-            width = max(float(away.mean()), 1e-30)
-            slope = slope + jump / width / (1.0 + (away / width) ** 2)
+            usual = away if some is None else away[:, some]
+            width = max(float(usual.mean()) if usual.size else 0.0, 1e-30)
+            bump = jump / width / (1.0 + (away / width) ** 2)
+            slope = slope + (bump if some is None else np.where(some, bump, 0.0))
         return np.asarray(grad * slope)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from verifier.bounds.crown import Crown
 from verifier.engines.base import Answer, EngineResult
 from verifier.engines.native.bounding import BoxBounds
-from verifier.engines.native.graph_bounds import ForwardBounds, GraphBounds
+from verifier.engines.native.carried_bounds import CarriedBounds
+from verifier.engines.native.graph_bounds import GraphBounds
 from verifier.engines.native.input_split import InputSplit
 from verifier.engines.native.settings import NativeSettings
 from verifier.errors import InputError
@@ -53,8 +52,7 @@ def search_curved(
 
 
 def _bounds(query: Query, rest: Conditions, options: Options, settings: NativeSettings) -> BoxBounds:
-    """Bounds that go back from every neuron; where that takes too long and few inputs vary, those carried forward."""
-    forward = query.network.neurons >= settings.condensed_from and query.box.varying <= settings.low_dimension
-    if not forward:
+    """Bounds that go back from every neuron; where these are many and few inputs vary, neurons' are carried forward."""
+    if query.network.neurons < settings.carried_from or query.box.varying > settings.low_dimension:
         return GraphBounds(Crown(query.network, query.box), rest, options.threads, cuts=settings.boxes.cuts)
-    return ForwardBounds(query.network, rest, np.flatnonzero(query.box.width > 0), options.threads, settings.boxes.cuts)
+    return CarriedBounds(query.network, query.box, rest, options.threads, settings.boxes.cuts)

@@ -293,6 +293,7 @@ class NativeSettings:
         record: what is written into a proof.
         condensed_from: from so many ReLUs on, a network of few inputs is condensed to those that are unstable.
         condensed: how boxes are searched then.
+        carried_from: from so many neurons on, bounds of those of a curved network of few inputs are carried forward.
         many_disjuncts: from so many disjuncts on, each is bounded on its own box before a search carries what is left.
         disjuncts_together: boxes that are bounded together then, and between two looks at the clock.
         windows_from: from so many neurons on, a network of many inputs is bounded in windows.
@@ -303,6 +304,7 @@ class NativeSettings:
     low_dimension: int = LOW_DIMENSION
     condensed_from: int = 5000
     condensed: CondensedSettings = CondensedSettings()
+    carried_from: int = 1000
     windows_from: int = 30_000
     boxes: BoxSettings = BoxSettings()
     many_disjuncts: int = 64

@@ -1,0 +1,138 @@
+"""Boxes of few inputs for networks of many neurons that are curved or jump: carried forward, and back for the rows alone.
+
+Going back from every neuron of a curved network takes a pass for each of them, and all are undecided; carried forward,
+bounds of all neurons cost a few evaluations (`verifier.bounds.forward`). Over the relaxations that follow, one pass back
+bounds the rows of the condition, where most of what the forward bounds lose is won again.
+
+A box is split along the input that moves most what costs the rows: the height of each relaxation times its coefficient
+in a row, laid upon the inputs in proportion to how far they move its argument.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.bounds.crown import Crown
+from verifier.bounds.forward import Forward, SymbolicBounds
+from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation, ProductRelaxation
+from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors
+from verifier.engines.native.rows import Integers, Results
+from verifier.engines.native.settings import CutSettings
+from verifier.network.graph import Network
+from verifier.network.operators import Array
+from verifier.properties.rows import Conditions
+from verifier.properties.sets import Box
+
+EVEN = 0.05
+"""How much the relative width of an input counts beside what splitting it promises."""
+CHUNK = 1 << 20
+"""Coefficients of the largest layer that are held at once."""
+
+
+class CarriedBounds:
+    """See the module; chooses no neurons. Implements `verifier.engines.native.bounding.BoxBounds`.
+
+    Args:
+        box: the root box.
+        cuts: what may be spent on a box.
+
+    Source:
+        carried forward: Weng et al., ICML 2018 (Fast-Lin); back: Zhang et al., NeurIPS 2018, Theorem 3.2.
+    """
+
+    def __init__(
+        self, network: Network, box: Box, conditions: Conditions, threads: int, cuts: CutSettings = CutSettings()
+    ) -> None:
+        self._conditions, self._threads, self._cuts = conditions, threads, cuts
+        self._forward = Forward(network, np.flatnonzero(box.width > 0))
+        self._names = tuple(dict.fromkeys(node.inputs[0] for node in network.activations))
+        known, _ = self._carried(box.lower[None], box.upper[None], (*self._names, network.output))
+        self._crown = Crown(network, box, known=known)
+        self._errors = row_errors(self._crown, conditions)
+        self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
+        self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
+        self.columns: ActivationColumns | None = None
+
+    def _carried(
+        self, low: Array, high: Array, names: tuple[str, ...]
+    ) -> tuple[dict[str, tuple[Array, Array]], dict[str, SymbolicBounds]]:
+        """Bounds ``(B, size)`` of these nodes, and the functions that they are between."""
+        found, boxes = self._forward.values(low, high, names)
+        return {name: self._forward.ranges(found[name], boxes) for name in names}, found
+
+    def examine(self, block: Block, free: Integers, widths: Array) -> Results:
+        """See `BoxBounds`; the boxes are shared among the threads."""
+        low, high = block["low"], block["high"]
+        boxes, conditions = len(low), self._conditions
+        slopes, constants = np.zeros((boxes, *conditions.x_rows.shape)), np.full((boxes, len(conditions)), -np.inf)
+        influence = np.zeros((boxes, len(free)))
+
+        def part(which: slice) -> None:
+            some = {name: block[name][which] for name in ("low", "high", "open")}
+            self._rows(some, slopes[which], constants[which], influence[which])
+
+        step = max(1, CHUNK // (self._forward.width * (len(free) + 1)))
+        in_parts(part, boxes, step, self._threads)
+        before = (high - low)[:, free]
+        results = conclude(block, slopes, constants, conditions, self._crown.network, free, widths, self._cuts.turns)
+        left = (block["high"] - block["low"])[:, free]
+        share = influence / (influence.sum(axis=1, keepdims=True) + 1e-300)
+        score = share * left / np.maximum(before, 1e-300) + EVEN * left / widths
+        return results._replace(axis=score.argmax(axis=1))
+
+    def _rows(self, block: Block, slopes: Array, constants: Array, influence: Array) -> None:
+        """Functions below the rows of the open disjuncts, and what their relaxations cost, by inputs; written in place."""
+        crown, conditions, low, high = self._crown, self._conditions, block["low"], block["high"]
+        network = crown.network
+        known, symbolic = self._carried(low, high, self._names)
+        relaxed = crown.relax(low, high, parents=known, backward=False)
+        block["open"][relaxed.empty] = False
+        box_of, row_of = np.nonzero(block["open"][:, conditions.disjunct_of])
+        if not len(box_of):
+            return
+        rows = crown.lower(
+            network.output,
+            conditions.y_rows[row_of],
+            box_of,
+            relaxed.relaxations,
+            low,
+            high,
+            multipliers={network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
+            keep=True,
+        )
+        slopes[box_of, row_of] = rows.slopes
+        # these errors are more than twice what the rows' bounds had subtracted
+        constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
+        radius = (high - low)[:, self._forward.free] / 2
+        for node in network.activations:
+            coefficients = rows.coefficients.get(node.name)
+            if coefficients is not None:
+                source = node.inputs[0]
+                heights = _heights(relaxed.relaxations[node.name], *relaxed.intervals[source])
+                if heights is None:
+                    continue
+                cost = np.zeros_like(heights)
+                np.add.at(cost, box_of, np.abs(coefficients) * heights[box_of])
+                influence += _laid(cost, symbolic[source], radius)
+
+
+def _heights(
+    relaxation: LinearRelaxation | PoolRelaxation | ProductRelaxation, low: Array, high: Array
+) -> Array | None:
+    """How far the functions above and below an activation are apart in the middle, ``(B, outputs)``; None for maxima."""
+    if isinstance(relaxation, PoolRelaxation):
+        return None
+    if isinstance(relaxation, ProductRelaxation):
+        return np.where(relaxation.unstable, 2 * relaxation.error, 0.0)
+    below = 0.0 if relaxation.lower_intercept is None else relaxation.lower_intercept
+    rise = (relaxation.upper_slope - relaxation.lower_slope) * (low + (high - low) / 2)
+    return np.where(relaxation.unstable, rise + relaxation.upper_intercept - below, 0.0)
+
+
+def _laid(cost: Array, symbolic: SymbolicBounds, radius: Array) -> Array:
+    """Costs ``(B, outputs)`` laid upon the inputs, ``(B, k)``, by how far they move the arguments."""
+    moved = np.abs(symbolic.lower[:, :, :-1] + symbolic.upper[:, :, :-1]) * radius
+    if len(moved) == 2 * cost.shape[1]:  # the factors of a product
+        moved = moved[: cost.shape[1]] + moved[cost.shape[1] :]
+    moved /= moved.sum(axis=2, keepdims=True) + 1e-300
+    return np.asarray(np.einsum("bn,nbk->bk", cost, moved))
