@@ -15,6 +15,7 @@ from scipy.optimize import linprog
 
 from verifier import Options, robustness, saliency_robustness
 from verifier.bounds import bounds, gradient_bounds, lirpa_compat
+from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_values
 from verifier.bounds.jacobian import jacobian
@@ -373,3 +374,29 @@ def test_forward_functions_are_exact_where_nothing_is_open_and_refuse_overflow()
     huge = feedforward([np.full((2, 2), 1e100)] * 4, [np.zeros(2)] * 4)
     with pytest.raises(InputError, match="too large"):
         Forward(huge, np.arange(2)).bounds(np.zeros((1, 2)), np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_running_errors_hold_in_exact_arithmetic_and_are_the_smaller_ones(make, scale):
+    rng = np.random.default_rng(5)
+    network = make(rng)
+    n, m = network.input_size, network.output_size
+    low = scale * rng.random(n)
+    high = low + 0.3 * rng.random(n)
+    crown = Crown(network, Box(low, high))
+    relaxed = crown.relax(low[None], high[None])
+    y_rows, x_rows = rng.normal(size=(3, m)), rng.normal(size=(3, n))
+    asked = network.output, y_rows, np.zeros(3, dtype=np.intp), relaxed.relaxations, low[None], high[None]
+    found = crown.lower(*asked, multipliers={network.input: x_rows}, running=True)
+    once = crown.lower(*asked, multipliers={network.input: x_rows})
+    assert (found.slack <= once.slack).all()
+    assert (found.lower >= once.lower).all()
+    exact = ExactNetwork(network)
+    for x in (low, high, *rng.uniform(low, high, (4, n))):
+        xs, y = [Fraction(float(v)) for v in x], exact.output(x)
+        for k in range(3):
+            row = sum(Fraction(float(a)) * b for a, b in zip((*y_rows[k], *x_rows[k]), (*y, *xs), strict=True))
+            line = sum(Fraction(float(a)) * b for a, b in zip(found.slopes[k], xs, strict=True))
+            assert line + Fraction(float(found.constants[k])) - Fraction(float(found.slack[k])) <= row
+            assert Fraction(float(found.lower[k])) <= row

@@ -25,6 +25,8 @@ Index = npt.NDArray[np.intp]
 Relaxations = dict[str, LinearRelaxation | PoolRelaxation | ProductRelaxation]
 """Relaxations by the name of the activation node."""
 
+SUBNORMAL = 1e-140
+"""More than what underflow can cost a row where rounding errors are added up on the way: counts of terms times `LARGEST`."""
 CHUNK = 1 << 18
 """Numbers in one working array: rows are processed in chunks of about this many coefficients."""
 
@@ -50,11 +52,13 @@ class Rows:
             rounding slack subtracted, the linear function has not).
         coefficients: the coefficients of each activation's output in each row, ``(R, size)`` by the activation's
             name (kept on request).
+        slack: ``(R,)``: by how much ``slopes @ x + constants`` may be above the row, rounding alone considered.
     """
 
     lower: Array
     slopes: Array
     constants: Array
+    slack: Array
     coefficients: Mapping[str, Array] = field(default_factory=dict)
 
 
@@ -86,6 +90,7 @@ class BackwardPass:
         slopes: Mapping[str, Array] | None = None,
         multipliers: Mapping[str, Array] | None = None,
         keep: bool = False,
+        running: bool = False,
     ) -> Rows:
         """Proved lower bounds of rows over a node's value, each on its own box.
 
@@ -100,6 +105,8 @@ class BackwardPass:
                 constraints (``-β`` for ``z >= 0``, ``+β`` for ``z <= 0``; β >= 0), and what multiplies the input
                 in side constraints. The constants that belong to them are the caller's.
             keep: whether to return the activations' coefficients.
+            running: whether rounding errors are bounded with the coefficients on the way (`verifier.bounds.crown_rounding`),
+                which takes longer and loses less; not for single entries.
         """
         size = max(n.size for n in self.network.nodes)
         step = max(16, CHUNK // size)
@@ -111,13 +118,14 @@ class BackwardPass:
             )
             alpha = None if slopes is None else {k: v[part] for k, v in slopes.items()}
             beta = None if multipliers is None else {k: v[part] for k, v in multipliers.items()}
-            parts.append(self._lower(start, some, box_of[part], relaxations, low, high, alpha, beta, keep))
+            parts.append(self._lower(start, some, box_of[part], relaxations, low, high, alpha, beta, keep, running))
         if len(parts) == 1:
             return parts[0]
         return Rows(
             np.concatenate([p.lower for p in parts]),
             np.concatenate([p.slopes for p in parts]),
             np.concatenate([p.constants for p in parts]),
+            np.concatenate([p.slack for p in parts]),
             {k: np.concatenate([p.coefficients[k] for p in parts]) for k in parts[0].coefficients},
         )
 
@@ -132,6 +140,7 @@ class BackwardPass:
         slopes: Mapping[str, Array] | None,
         multipliers: Mapping[str, Array] | None,
         keep: bool,
+        running: bool,
     ) -> Rows:
         network = self.network
         count = len(rows)
@@ -139,15 +148,15 @@ class BackwardPass:
         kept: dict[str, Array] = {}
         pending: dict[str, Array] = {}
         if isinstance(rows, SignedEntries):
+            assert not running
             slack = self.rounding.errors[start][rows.entries]
             self._start_entries(network[start], rows, pending, constant)
         else:
-            slack = np.abs(rows) @ self.rounding.errors[start]
+            slack = np.full(count, SUBNORMAL) if running else np.abs(rows) @ self.rounding.errors[start]
             pending[start] = rows
         for name, beta in (multipliers or {}).items():
-            slack = slack + 2 * (
-                np.abs(beta) @ (self.rounding.errors[name] + self.rounding.gamma * self.rounding.magnitudes[name])
-            )
+            further = 0.0 if running else self.rounding.errors[name]
+            slack = slack + 2 * (np.abs(beta) @ (further + self.rounding.gamma * self.rounding.magnitudes[name]))
             pending[name] = pending[name] + beta if name in pending else beta
         # `pending` holds, for every node reached, the sum of what its readers send to it.
         for node in reversed(network.nodes[1:]):
@@ -155,6 +164,8 @@ class BackwardPass:
             if a is None:
                 continue
             poll(f"while linear bounds went back through node {node.name!r}")
+            if running:
+                slack += np.abs(a) @ self.rounding.local[node.name]
             operator = node.operator
             if isinstance(operator, AffineOperator):
                 if node.name in self.rounding.constants:
@@ -174,11 +185,15 @@ class BackwardPass:
             for name, part in zip(node.inputs, found, strict=True):
                 pending[name] = pending[name] + part if name in pending else part
         a = pending.get(network.input, np.zeros((count, network.input_size)))
+        if running:
+            slack = (slack + np.abs(a) @ self.rounding.local[network.input]) * (1 + 1e-6)
         middle = low + (high - low) / 2
         radius = np.maximum(high - middle, middle - low) * (1 + 4 * UNIT_ROUNDOFF)
         least = np.einsum("ij,ij->i", a, middle[box_of]) - np.einsum("ij,ij->i", np.abs(a), radius[box_of])
         lower = least + constant - slack
-        return Rows(np.where(lower < np.inf, lower, -np.inf), a, constant, kept)  # NaN and overflow prove nothing
+        return Rows(
+            np.where(lower < np.inf, lower, -np.inf), a, constant, slack, kept
+        )  # NaN and overflow prove nothing
 
     def _start_entries(self, node: Node, signed: SignedEntries, pending: dict[str, Array], constant: Array) -> None:
         """Unit rows, taken through the node's own affine operator without a matrix product."""

@@ -13,6 +13,12 @@ Section 3.1; valid for every order of summation and for fused operations) and m_
 
 k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
 1 + 1e-6 covers the second-order terms.
+
+E multiplies absolute weights through all layers, which in deep networks comes to more than their bounds leave. The *running*
+analysis (Higham, Section 3.3) uses the coefficients a_v that a row really has on its way back: each step replaces
+``a_v · v`` by what was computed from the computed a_v, and is wrong by less than its own rounding,
+``γ |a_v| · (|W| m_w + |b|)`` or ``γ |a_v| · (L m_w + t)``; the row's bound is wrong by less than the sum of these
+(`Rounding.local`).
 """
 
 from __future__ import annotations
@@ -42,6 +48,8 @@ class Rounding:
         magnitudes, errors: m and E by node (module docstring).
         sizes: sums of the absolute values of the terms of each value: what the rounding of its evaluation grows with.
             Never cut by known bounds, for terms may cancel.
+        local: by node what one step back through it may be wrong by, for each unit of coefficient; of the input the final
+            dot product's error.
         reach: bounds on every coefficient and constant that a unit row over a node meets on its way back.
 
     Raises:
@@ -70,6 +78,7 @@ class Rounding:
         self.magnitudes: dict[str, Array] = {}
         self.errors: dict[str, Array] = {}
         self.sizes: dict[str, Array] = {}
+        self.local: dict[str, Array] = {}
         self.reach: dict[str, Array] = {}
         self.analyse({})
         if not all(np.all(r < LARGEST) for r in self.reach.values()):
@@ -80,6 +89,7 @@ class Rounding:
         magnitudes: dict[str, Array] = {}
         errors: dict[str, Array] = {}
         sizes: dict[str, Array] = {}
+        local: dict[str, Array] = {}
         reach: dict[str, Array] = {}
         for node in self.network.nodes:
             m_in = [magnitudes[i] for i in node.inputs]
@@ -88,10 +98,11 @@ class Rounding:
             if not node.inputs:
                 r = np.zeros(node.size)
                 m = np.maximum(np.abs(self.root.lower), np.abs(self.root.upper))
-                e = self.gamma * m
+                e = step = self.gamma * m
             elif isinstance(node.operator, AffineOperator):
                 m = self.spread(node, m_in) + np.abs(self.constants.get(node.name, np.zeros(1)))
-                e = self.spread(node, e_in) + self.gamma * m
+                step = self.gamma * m
+                e = self.spread(node, e_in) + step
                 r = self.spread(node, r_in)
             else:
                 relaxed, shape = relaxation(node.operator), self.network[node.inputs[0]].shape
@@ -102,14 +113,17 @@ class Rounding:
                 else:
                     limit, intercept = relaxed.limits_between(node.operator, *between)
                 m = limit * m + intercept
-                e = limit * e + relaxed.roundings * self.gamma * m
+                step = relaxed.roundings * self.gamma * m
+                e = limit * e + step
                 r = limit * r
             m = m * (1 + 1e-6)
             sizes[node.name], reach[node.name] = m, r + m + 1.0
             if node.name in known:
                 m = np.minimum(m, np.abs(known[node.name]).max(axis=(0, 1)))
             magnitudes[node.name], errors[node.name] = m, e * (1 + 1e-6) + TINY
+            local[node.name] = step * (1 + 1e-6) + TINY
         self.magnitudes, self.errors, self.sizes, self.reach = magnitudes, errors, sizes, reach
+        self.local = local
 
     def _between(self, node: Node, known: Intervals) -> tuple[Array, Array]:
         """Bounds of an activation's input on the root box, ``(size,)`` each: those that are known, else intervals."""

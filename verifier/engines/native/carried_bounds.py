@@ -22,6 +22,7 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
+from verifier.rounding import UNIT_ROUNDOFF
 
 EVEN = 0.05
 """How much the relative width of an input counts beside what splitting it promises."""
@@ -48,7 +49,7 @@ class CarriedBounds:
         self._names = tuple(dict.fromkeys(node.inputs[0] for node in network.activations))
         known, _ = self._carried(box.lower[None], box.upper[None], (*self._names, network.output))
         self._crown = Crown(network, box, known=known)
-        self._errors = row_errors(self._crown, conditions)
+        row_errors(self._crown, conditions)  # refuses coefficients that could overflow
         self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
         self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
         self.columns: ActivationColumns | None = None
@@ -99,10 +100,12 @@ class CarriedBounds:
             high,
             multipliers={network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
             keep=True,
+            running=True,
         )
         slopes[box_of, row_of] = rows.slopes
-        # these errors are more than twice what the rows' bounds had subtracted
-        constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
+        shift = conditions.bound[row_of]
+        rounded = 4 * UNIT_ROUNDOFF * (np.abs(rows.constants) + np.abs(shift) + rows.slack)
+        constants[box_of, row_of] = rows.constants - shift - 2 * rows.slack - rounded
         radius = (high - low)[:, self._forward.free] / 2
         for node in network.activations:
             coefficients = rows.coefficients.get(node.name)
