@@ -24,8 +24,6 @@ from verifier.properties.rows import Conditions
 from verifier.properties.sets import Box
 from verifier.rounding import UNIT_ROUNDOFF
 
-EVEN = 0.05
-"""How much the relative width of an input counts beside what splitting it promises."""
 CHUNK = 1 << 20
 """Coefficients of the largest layer that are held at once."""
 
@@ -78,7 +76,7 @@ class CarriedBounds:
         results = conclude(block, slopes, constants, conditions, self._crown.network, free, widths, self._cuts.turns)
         left = (block["high"] - block["low"])[:, free]
         share = influence / (influence.sum(axis=1, keepdims=True) + 1e-300)
-        score = share * left / np.maximum(before, 1e-300) + EVEN * left / widths
+        score = share * left / np.maximum(before, 1e-300) + self._cuts.even * left / widths
         return results._replace(axis=score.argmax(axis=1))
 
     def _rows(self, block: Block, slopes: Array, constants: Array, influence: Array) -> None:
