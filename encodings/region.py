@@ -18,10 +18,11 @@ from verifier.encodings.phases import phases
 from verifier.encodings.query import Pattern
 from verifier.encodings.smtlib import number
 from verifier.falsify.replay import replay
-from verifier.network.exact import ExactNetwork, Rationals
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Query

@@ -37,10 +37,11 @@ from verifier.encodings.perturbations import (
     perturbed,
 )
 from verifier.network.convolution import Conv
-from verifier.network.exact import ExactNetwork, Rationals
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, leaky_relu, relu
+from verifier.network.rationals import Rationals
 
 Point = tuple[Fraction, ...]
 Array = Any

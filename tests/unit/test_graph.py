@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from verifier.errors import InputError, NetworkError
 from verifier.network.convolution import Conv
-from verifier.network.exact import ExactNetwork, Rationals, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseOperator, absolute, clip, leaky_relu, relu
+from verifier.network.rationals import Rationals, dyadic
 
 
 def everything(seed: int) -> Network:

@@ -12,7 +12,8 @@ from verifier.bounds.relaxation import Elementwise, LinearRelaxation, PoolRelaxa
 from verifier.bounds.relaxations import TABLE, elementwise, relaxation
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import piecewise
-from verifier.network.operators import Activation, Scale
+from verifier.network.activation import Activation
+from verifier.network.operators import Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator, absolute, clip, leaky_relu, relu
 from verifier.rounding import TINY
 

@@ -12,10 +12,11 @@ import pytest
 
 from verifier.errors import InputError, PropertyError
 from verifier.network.convolution import Conv
-from verifier.network.exact import ExactNetwork, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import MaxPool, relu
+from verifier.network.rationals import dyadic
 from verifier.regions import plane
 from verifier.repair import (
     FrozenNetwork,

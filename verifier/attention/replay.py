@@ -15,8 +15,9 @@ import numpy as np
 
 from verifier.attention.inconsistency import Inconsistency
 from verifier.encodings.perturbations import Perturbed
-from verifier.network.exact import ExactNetwork, Rationals
+from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
+from verifier.network.rationals import Rationals
 
 SLACK = 1e-9
 """An expected map that moves, or is a mean, is computed in float64: then "above the bound" needs this much more

@@ -21,10 +21,11 @@ from verifier.errors import TimeLimitError
 from verifier.falsify.replay import replay
 from verifier.limits import NEVER, Deadline
 from verifier.lp.exact import ExactSystem, Row
-from verifier.network.exact import ExactNetwork, Rationals
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Node
 from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.numbers import Point, dot
 from verifier.properties.query import Query

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import NetworkError
-from verifier.network.operators import Activation, Array, Shape
+from verifier.network.activation import Activation
+from verifier.network.operators import Array, Shape
 
 Bools = npt.NDArray[np.bool_]
 Bends = Callable[[Array], tuple[list[Array], Bools]]

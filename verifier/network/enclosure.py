@@ -17,12 +17,12 @@ import numpy as np
 
 from verifier.errors import NetworkError
 from verifier.limits import poll
+from verifier.network.activation import Activation
 from verifier.network.curved import Curved, Product, Smooth
-from verifier.network.exact import ExactNetwork, Number, Rationals
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Sum
-from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.network.steps import Jumping
+from verifier.network.rationals import Number, Rationals
 
 BITS = 160
 """Binary digits behind the point of an interval's ends."""
@@ -66,26 +66,18 @@ class EnclosedNetwork:
             return value, value
         if isinstance(node.operator, AffineOperator):
             return _rounded(*self._affine(node, inputs))
-        (low, high), operator = inputs[0], node.operator
-        if isinstance(operator, MaxPool):
-            return self._exact.forward(node, [low]), self._exact.forward(node, [high])
-        if isinstance(operator, PiecewiseLinear) and operator.is_relu:
-            return self._exact.forward(node, [low]), self._exact.forward(node, [high])
-        assert isinstance(operator, (PiecewiseLinear, Jumping))
-        return self._by_corners(node, operator, low, high)
+        low, high = inputs[0]
+        return self._by_corners(node, low, high)
 
-    def _by_corners(self, node: Node, operator: PiecewiseLinear | Jumping, low: Rationals, high: Rationals) -> Interval:
+    def _by_corners(self, node: Node, low: Rationals, high: Rationals) -> Interval:
         """Extreme at the ends of an interval, or at or beside a breakpoint in it."""
+        assert isinstance(node.operator, Activation)
         ends = [self._exact.forward(node, [end]) for end in (low, high)]
-        for k, b in enumerate(map(Fraction, operator.breaks)):
-            inside = (low.numerators * b.denominator <= b.numerator * low.denominator) & (
-                high.numerators * b.denominator >= b.numerator * high.denominator
-            )
-            corners = [Fraction(operator.slopes[j]) * b + Fraction(operator.intercepts[j]) for j in (k, k + 1)]
-            corners += [Fraction(operator.values[k])] if isinstance(operator, Jumping) else []
-            for corner in corners:
+        for b, values in node.operator.corners:
+            inside = ~low.above(b).astype(bool) & (high.above(b).astype(bool) | high.equals(b))
+            for corner in values:
                 scaled = ends[0].numerators * corner.denominator
-                there = np.where(inside.astype(bool), corner.numerator * ends[0].denominator, scaled)
+                there = np.where(inside, corner.numerator * ends[0].denominator, scaled)
                 ends.append(Rationals(np.asarray(there, dtype=object), ends[0].denominator * corner.denominator))
         return _least(ends), _most(ends)
 

@@ -17,81 +17,11 @@ import numpy.typing as npt
 from verifier.errors import InputError, NetworkError
 from verifier.lazy import sp
 from verifier.limits import poll
+from verifier.network.activation import Activation
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.network.steps import Jumping
-
-Number = int | float | Fraction
-
-
-@dataclass(frozen=True, eq=False)
-class Rationals:
-    """An array of rationals with a common denominator.
-
-    Attributes:
-        numerators: object array of Python integers.
-        denominator: positive integer.
-    """
-
-    numerators: Array
-    denominator: int
-
-    def fractions(self) -> list[Fraction]:
-        """The entries in row-major order."""
-        return [Fraction(int(n), self.denominator) for n in self.numerators.reshape(-1)]
-
-    def floats(self) -> Array:
-        """The entries rounded to float64, in the array's shape."""
-        flat = [float(f) for f in self.fractions()]
-        return np.array(flat, dtype=np.float64).reshape(self.numerators.shape)
-
-    @staticmethod
-    def of(values: Sequence[Number] | Array) -> Rationals:
-        """From floats (taken exactly), integers or fractions; keeps an array's shape."""
-        array = np.asarray(values)
-        if array.dtype.kind == "f":
-            return dyadic(array.astype(np.float64))
-        fractions = [Fraction(v) for v in array.reshape(-1).tolist()]
-        common = lcm(*(f.denominator for f in fractions)) if fractions else 1
-        numerators = np.empty(len(fractions), dtype=object)
-        numerators[:] = [f.numerator * (common // f.denominator) for f in fractions]
-        return Rationals(numerators.reshape(array.shape), common)
-
-    def __add__(self, other: Rationals) -> Rationals:
-        if self.denominator == other.denominator:
-            return Rationals(self.numerators + other.numerators, self.denominator)
-        common = lcm(self.denominator, other.denominator)
-        left = self.numerators * (common // self.denominator)
-        return Rationals(left + other.numerators * (common // other.denominator), common)
-
-    def reduced(self) -> Rationals:
-        """The same values with the common power of two taken out of the denominator."""
-        bits = self.denominator
-        for n in self.numerators.reshape(-1):
-            bits |= int(n)
-            if bits & 1:
-                return self
-        shift = (bits & -bits).bit_length() - 1
-        return Rationals(self.numerators >> shift, self.denominator >> shift)
-
-
-def dyadic(values: Array) -> Rationals:
-    """Float64 values as integers over a power of two, exactly."""
-    if not np.isfinite(values).all():
-        raise InputError("NaN or infinity has no exact value")
-    mantissa, exponent = np.frexp(values)
-    integers = (mantissa * 2.0**53).astype(np.int64)
-    # odd integers times powers of two: with the lowest of these for denominator, nothing is left to be reduced
-    twos = np.where(integers == 0, 0, np.frexp((integers & -integers).astype(np.float64))[1].astype(np.int64) - 1)
-    exponents = np.where(integers == 0, 0, exponent.astype(np.int64) - 53 + twos)
-    lowest = min(int(exponents.min(initial=0)), 0)
-    odd, shift = integers >> twos, np.where(integers == 0, 0, exponents - lowest)
-    fits = shift + (53 - twos) < 63
-    numerators = np.where(fits, odd << np.where(fits, shift, 0), 0).astype(object)
-    if not fits.all():
-        numerators[~fits] = odd[~fits].astype(object) << shift[~fits].astype(object)
-    return Rationals(np.asarray(numerators, dtype=object), 1 << -lowest)
+from verifier.network.rationals import Number, Rationals, dyadic
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,11 +125,8 @@ class ExactNetwork:
         known = values if values is not None else self.values(x)
 
         def back(node: Node, upstream: Rationals) -> Rationals:
-            z = known[node.inputs[0]]
-            if isinstance(node.operator, MaxPool):
-                return Rationals(node.operator.vjp(upstream.numerators, z.numerators), upstream.denominator)
-            slope, denominator = self._slope(node, z)
-            return Rationals(upstream.numerators * slope, upstream.denominator * denominator)
+            assert isinstance(node.operator, Activation)
+            return node.operator.exact_vjp(upstream, known[node.inputs[0]])
 
         return self._backward(output, back).fractions()
 
@@ -312,55 +239,10 @@ class ExactNetwork:
         if isinstance(node.operator, AffineOperator):
             return self.affine(node, inputs)
         (x,) = inputs
+        assert isinstance(node.operator, Activation)
         if pattern is not None:
             pattern = np.broadcast_to(pattern, (len(x.numerators), *node.shape))
-        if isinstance(node.operator, MaxPool):
-            if pattern is not None:
-                return Rationals(node.operator.on_piece(x.numerators, pattern), x.denominator)
-            return Rationals(node.operator.forward(x.numerators), x.denominator)
-        if isinstance(node.operator, Jumping):
-            return self._jumping(node.operator, x)
-        if not isinstance(node.operator, PiecewiseLinear):
-            label = getattr(node.operator, "label", type(node.operator).__name__)
-            raise NetworkError(f"{label} has no rational values", place=f"node {node.name!r}")
-        if node.operator.is_relu and pattern is None:
-            return Rationals(np.maximum(x.numerators, 0), x.denominator)
-        pieces = self._pieces(node.operator, x) if pattern is None else pattern
-        slopes, intercepts = Rationals.of(node.operator.slopes), Rationals.of(node.operator.intercepts)
-        linear = Rationals(slopes.numerators[pieces] * x.numerators, slopes.denominator * x.denominator)
-        return (linear + Rationals(intercepts.numerators[pieces], intercepts.denominator)).reduced()
-
-    @staticmethod
-    def _jumping(operator: Jumping, x: Rationals) -> Rationals:
-        """The value of a function with jumps; what it is at a jump, it is there alone."""
-        place = np.zeros(x.numerators.shape, dtype=np.int64)
-        for b in map(Fraction, operator.breaks):
-            place += (x.numerators * b.denominator > b.numerator * x.denominator).astype(np.int64)
-        for k, b in enumerate(map(Fraction, operator.breaks)):
-            at = (x.numerators * b.denominator == b.numerator * x.denominator).astype(bool)
-            place = np.where(at, len(operator.breaks) + 1 + k, place)
-        slopes, intercepts = (Rationals.of(row) for row in operator.table())
-        linear = Rationals(slopes.numerators[place] * x.numerators, slopes.denominator * x.denominator)
-        return (linear + Rationals(intercepts.numerators[place], intercepts.denominator)).reduced()
-
-    @staticmethod
-    def _pieces(operator: PiecewiseLinear, x: Rationals) -> npt.NDArray[np.int64]:
-        """Exact piece of every entry; at a breakpoint the piece on its left."""
-        piece = np.zeros(x.numerators.shape, dtype=np.int64)
-        for b in operator.breaks:
-            exact = Fraction(b)
-            piece += (x.numerators * exact.denominator > exact.numerator * x.denominator).astype(np.int64)
-        return piece
-
-    def _slope(self, node: Node, x: Rationals) -> tuple[Array, int]:
-        """The exact derivative at every entry, by the gradient convention, and its denominator."""
-        operator = node.operator
-        if not isinstance(operator, PiecewiseLinear):
-            raise NetworkError(f"no exact derivative for {type(operator).__name__}", place=node.name)
-        everything = Rationals.of((*operator.slopes, *operator.at_breaks))
-        slope = everything.numerators[self._pieces(operator, x)]
-        for k, b in enumerate(operator.breaks):
-            exact = Fraction(b)
-            at = (x.numerators * exact.denominator == exact.numerator * x.denominator).astype(bool)
-            slope = np.where(at, everything.numerators[len(operator.slopes) + k], slope)
-        return slope, everything.denominator
+        try:
+            return node.operator.exact(x, pattern)
+        except NetworkError as error:
+            raise NetworkError(error.problem, place=f"node {node.name!r}") from None

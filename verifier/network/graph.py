@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from verifier.arguments import checked
 from verifier.errors import InputError, NetworkError, UnsupportedOperatorError
+from verifier.network.activation import Activation
 from verifier.network.curved import Curved
-from verifier.network.operators import Activation, AffineOperator, Array, Input, Operator, Shape
+from verifier.network.operators import AffineOperator, Array, Input, Operator, Shape
 from verifier.network.piecewise import PiecewiseLinear, PiecewiseOperator
 from verifier.network.ports import Port, in_turn, packed
 from verifier.network.tails import Tail

@@ -5,7 +5,7 @@ shape ``(batch, *s)``. All arithmetic is float64; the same code also runs on obj
 integers, which is how `verifier.network.exact` evaluates a network without rounding.
 
 An operator is either *affine* (`AffineOperator`: Dense, Scale, Sum, Concat, Reshape and Select here, Conv in
-`verifier.network.convolution`) or an `Activation` (in `verifier.network.piecewise`: PiecewiseLinear, MaxPool). An affine
+`verifier.network.convolution`) or an `Activation` (`verifier.network.activation`). An affine
 operator needs `output_shape`, `linear` and `transpose`; all else has a default, which own code may do faster.
 """
 
@@ -60,20 +60,6 @@ class Input(Operator):
 
     def forward(self, *inputs: Array) -> Array:
         raise NetworkError("the input node has no value of its own")
-
-
-@dataclass(frozen=True, eq=False)
-class Activation(Operator):
-    """An operator of one input that is not affine; its bounds are in `verifier.bounds.relaxations`."""
-
-    @abstractmethod
-    def vjp(self, grad: Array, x: Array) -> Array:
-        """The gradient with respect to the input at ``x``, by the gradient convention.
-
-        Args:
-            grad: upstream gradient ``(batch, *output_shape)``.
-            x: the operator's input ``(batch, *input_shape)``.
-        """
 
 
 @dataclass(frozen=True, eq=False)

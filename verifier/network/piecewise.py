@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import NetworkError
+from verifier.network.activation import Activation
 from verifier.network.convolution import sliding_windows, window_output_size
-from verifier.network.operators import Activation, Array, Shape
+from verifier.network.operators import Array, Shape
+from verifier.network.rationals import Rationals
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,29 @@ class PiecewiseLinear(PiecewiseOperator):
     def vjp(self, grad: Array, x: Array) -> Array:
         return np.where(x > 0, grad, 0.0) if self.is_relu else grad * self.slope(x)
 
+    def exact(self, x: Rationals, pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
+        if self.is_relu and pattern is None:
+            return Rationals(np.maximum(x.numerators, 0), x.denominator)
+        pieces = sum(x.above(b) for b in self.breaks) if pattern is None else pattern
+        slopes, intercepts = Rationals.of(self.slopes), Rationals.of(self.intercepts)
+        linear = Rationals(slopes.numerators[pieces] * x.numerators, slopes.denominator * x.denominator)
+        return (linear + Rationals(intercepts.numerators[pieces], intercepts.denominator)).reduced()
+
+    def exact_vjp(self, grad: Rationals, x: Rationals) -> Rationals:
+        slopes = Rationals.of((*self.slopes, *self.at_breaks))
+        chosen = slopes.numerators[sum(x.above(b) for b in self.breaks)]
+        for k, b in enumerate(self.breaks):
+            chosen = np.where(x.equals(b), slopes.numerators[len(self.slopes) + k], chosen)
+        return Rationals(grad.numerators * chosen, grad.denominator * slopes.denominator)
+
+    @cached_property
+    def corners(self) -> tuple[tuple[Fraction, tuple[Fraction, ...]], ...]:
+        if self.is_relu:
+            return ()
+        pieces = [(Fraction(s), Fraction(t)) for s, t in zip(self.slopes, self.intercepts, strict=True)]
+        sides = zip(map(Fraction, self.breaks), pairwise(pieces), strict=True)
+        return tuple((b, tuple(s * b + t for s, t in two)) for b, two in sides)
+
 
 def relu() -> PiecewiseLinear:
     """max(z, 0)."""
@@ -216,3 +241,10 @@ class MaxPool(PiecewiseOperator):
 
     def vjp(self, grad: Array, x: Array) -> Array:
         return self.on_piece_vjp(grad, self.pattern(x), x.shape[1:])
+
+    def exact(self, x: Rationals, pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
+        chosen = self.forward(x.numerators) if pattern is None else self.on_piece(x.numerators, pattern)
+        return Rationals(chosen, x.denominator)
+
+    def exact_vjp(self, grad: Rationals, x: Rationals) -> Rationals:
+        return Rationals(self.vjp(grad.numerators, x.numerators), grad.denominator)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import NetworkError
-from verifier.network.operators import Activation, Array, Shape
+from verifier.network.activation import Activation
+from verifier.network.operators import Array, Shape
+from verifier.network.rationals import Rationals
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,20 @@ class Jumping(Activation):
             bump = jump / width / (1.0 + (away / width) ** 2)
             slope = slope + (bump if some is None else np.where(some, bump, 0.0))
         return np.asarray(grad * slope)
+
+    def exact(self, x: Rationals, pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
+        place = sum(x.above(b) for b in self.breaks)
+        for k, b in enumerate(self.breaks):
+            place = np.where(x.equals(b), len(self.breaks) + 1 + k, place)
+        slopes, intercepts = (Rationals.of(row) for row in self.table())
+        linear = Rationals(slopes.numerators[place] * x.numerators, slopes.denominator * x.denominator)
+        return (linear + Rationals(intercepts.numerators[place], intercepts.denominator)).reduced()
+
+    @property
+    def corners(self) -> tuple[tuple[Fraction, tuple[Fraction, ...]], ...]:
+        pieces = [(Fraction(s), Fraction(t)) for s, t in zip(self.slopes, self.intercepts, strict=True)]
+        sides = zip(map(Fraction, self.breaks), pairwise(pieces), self.values, strict=True)
+        return tuple((b, (*(s * b + t for s, t in two), Fraction(value))) for b, two, value in sides)
 
 
 def sign() -> Jumping:

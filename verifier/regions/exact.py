@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from verifier.events import Listener, Progress, ignore
 from verifier.limits import NEVER, Deadline
-from verifier.network.exact import Rationals
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals
 from verifier.regions.cells import Index
 from verifier.regions.piece_values import Pair, PieceValues, common, winning
 from verifier.regions.plan import Level, is_piecewise, plan

@@ -8,10 +8,11 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from verifier.network.exact import ExactNetwork, Rationals, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals, dyadic
 from verifier.regions.cells import Index
 from verifier.regions.plan import plan
 

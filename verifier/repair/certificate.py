@@ -19,9 +19,10 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from verifier.network.exact import ExactNetwork, Rationals, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals, dyadic
 from verifier.repair.exact import Demand, Pieces, homogeneous, part_of
 from verifier.repair.filtered import pattern_at, slack_of
 from verifier.repair.frozen import FrozenNetwork

@@ -18,10 +18,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from verifier.network.exact import ExactNetwork, Rationals, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.rationals import Rationals, dyadic
 from verifier.repair.effort import Effort, multiplications
 from verifier.repair.filtered import exact_patterns, exact_slacks, slack_of
 from verifier.repair.frozen import FrozenNetwork

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.bounds.interval import magnitude
-from verifier.network.exact import ExactNetwork, Rationals, dyadic
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
+from verifier.network.rationals import Rationals, dyadic
 from verifier.repair.effort import Effort, multiplications
 from verifier.repair.frozen import FrozenNetwork
 from verifier.repair.specification import OutputPolytope
