@@ -21,6 +21,7 @@ import numpy.typing as npt
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.lazy import sp
 from verifier.network import curves
+from verifier.network.activation import Activation
 from verifier.network.curved import Product, Smooth
 from verifier.network.curves import Curve, Line
 from verifier.network.graph import Network, NetworkBuilder
@@ -208,11 +209,14 @@ class Assembler:
 
     # -- elementwise -------------------------------------------------------------------------------------
     @overload
-    def apply(self, operator: PiecewiseLinear, value: Value, name: str) -> Value: ...
+    def apply(self, operator: Activation, value: Value, name: str) -> Value: ...
     @overload
-    def apply(self, operator: PiecewiseLinear, value: Value | Jump, name: str) -> Value | Jump: ...
-    def apply(self, operator: PiecewiseLinear, value: Value | Jump, name: str) -> Value | Jump:
+    def apply(self, operator: Activation, value: Value | Jump, name: str) -> Value | Jump: ...
+    def apply(self, operator: Activation, value: Value | Jump, name: str) -> Value | Jump:
         """An elementwise operator."""
+        if not isinstance(operator, PiecewiseLinear):
+            value = self.materialised(value, f"{name}/steps") if isinstance(value, Jump) else value
+            return Value(self.add(operator, value.name, name=name), value.shape)
         if isinstance(value, Jump):
             return self._settled(value.root, value.shape, curves.of_operator(operator).after(value.curve), name)
         made = Value(self.add(operator, value.name, name=name), value.shape)
@@ -290,7 +294,7 @@ class Assembler:
 
     def smooth(self, value: Value, label: str, parameters: tuple[float, ...], name: str) -> Value:
         """A function of `verifier.network.curved.FUNCTIONS`, entry by entry."""
-        return Value(self.add(Smooth(label, parameters), value.name, name=name), value.shape)
+        return self.apply(Smooth(label, parameters), value, name)
 
     def product(self, first: Value, second: Value, name: str) -> Value:
         """The product of two tensors, with the broadcasting of numpy."""

@@ -126,7 +126,10 @@ class ExactNetwork:
 
         def back(node: Node, upstream: Rationals) -> Rationals:
             assert isinstance(node.operator, Activation)
-            return node.operator.exact_vjp(upstream, known[node.inputs[0]])
+            try:
+                return node.operator.exact_vjp(upstream, known[node.inputs[0]])
+            except NetworkError as error:
+                raise NetworkError(error.problem, place=f"node {node.name!r}") from None
 
         return self._backward(output, back).fractions()
 

@@ -15,7 +15,7 @@ from verifier.errors import InputError, NetworkError
 from verifier.files import write_bytes
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Concat, Dense, Reshape, Scale, Select, Shape, Sum
+from verifier.network.operators import AffineOperator, Concat, Dense, Reshape, Scale, Select, Shape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 
 Precision = Literal["float32", "float64"]
@@ -119,7 +119,7 @@ class OnnxWriter:
 
     def write(self, node: Node) -> None:
         """Append the ONNX nodes of one node; its inputs must have been written."""
-        writer = WRITERS.get(type(node.operator))
+        writer = WRITERS.get(type(node.operator), _affine if isinstance(node.operator, AffineOperator) else None)
         if writer is None:
             raise NetworkError(f"{type(node.operator).__name__} cannot be written to ONNX", place=node.name)
         writer(self, node)
@@ -209,6 +209,22 @@ def _select(w: OnnxWriter, node: Node) -> None:
         current = w.emit("Pad", [current, pads, fill], f"{node.name}/padded")
         index = np.where(index < 0, size, index)
     w.emit("Gather", [current, w.integers(f"{node.name}/index", index)], node.name, axis=1)
+
+
+def _affine(w: OnnxWriter, node: Node) -> None:
+    """Any affine operator, by its matrices."""
+    operator = node.operator
+    assert isinstance(operator, AffineOperator)
+    constant, total = operator.constant(), ""
+    for k, matrix in enumerate(operator.matrices(*(w.shapes[i] for i in node.inputs))):
+        name = f"{node.name}/{k}"
+        flat = _flattened(w, node.inputs[k], (matrix.shape[1],), f"{name}/flat")
+        product = w.emit("MatMul", [flat, w.tensor(f"{name}/matrix", matrix.T.toarray())], f"{name}/product")
+        total = w.emit("Add", [total, product], f"{name}/sum") if total else product
+    if constant is not None:
+        flat_constant = np.broadcast_to(constant, node.shape).reshape(-1)
+        total = w.emit("Add", [total, w.tensor(f"{node.name}/constant", flat_constant)], f"{node.name}/total")
+    _flattened(w, total, node.shape, node.name)
 
 
 def _piecewise(w: OnnxWriter, node: Node) -> None:
