@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
+from verifier.journal import Journal
 from verifier.network.graph import Network
 from verifier.options import Options
 from verifier.properties.normalisation import Normalisation, exact_radius
@@ -165,7 +165,7 @@ def certify(
     """
     options = replace(options or Options(), **changes)
     job = _Job(network, images, labels, epsilon, domain, (mean, std), options)
-    known = _Journal(Path(journal)) if journal is not None else None
+    known = _Journal(journal, "certified accuracy") if journal is not None else None
     lines: dict[int, list[Line]] = {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
         tasks: list[Future[list[Line]]] = [pool.submit(job.ask, k, known) for k in range(len(job.images))]
@@ -231,11 +231,11 @@ class _Job:
                 found.append(replace(violated, epsilon=name, reason="a smaller radius", seconds=0.0))
                 continue
             key = self._key(k, label, radius)
-            line = None if journal is None else journal.get(key, k, name)
+            line = None if journal is None else journal.line(key, k, name)
             if line is None:
                 line = self._verdict(k, label, name, radius)
                 if journal is not None:
-                    journal.put(key, line)
+                    journal.put(key, asdict(line))
             with self._lock:
                 self.seconds += line.seconds
             found.append(line)
@@ -292,42 +292,17 @@ class _Job:
         return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()
 
 
-class _Journal:
-    """Answers in a file, a line of JSON each, added one by one."""
+class _Journal(Journal):
+    """The answers of earlier runs."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, threading.Lock()
-        self._known = dict(self._read())
-
-    def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        if not self.path.exists():
-            return
-        rows = self.path.read_bytes().splitlines()
-        for number, row in enumerate(rows, start=1):
-            try:
-                record = json.loads(row)
-                yield record["key"], record["line"]
-            except (ValueError, KeyError, TypeError):
-                if number == len(rows):  # cut off in the middle of writing
-                    return
-                place = f"{self.path}, line {number}"
-                raise InputError(
-                    "this is no journal of certified accuracy", place=place, fix="name another file"
-                ) from None
-
-    def get(self, key: str, index: int, epsilon: str) -> Line | None:
+    def line(self, key: str, index: int, epsilon: str) -> Line | None:
         """A known answer, for this place in the data; those that ran out of time count as answers too."""
-        record = self._known.get(key)
+        record = self.get(key)
         if record is None or record["status"] == "error":
             return None
         witness = record["witness"]
         named = {**record, "index": index, "epsilon": epsilon, "witness": None if witness is None else tuple(witness)}
         return Line(**named)
-
-    def put(self, key: str, line: Line) -> None:
-        """Add an answer."""
-        with self._lock, self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "line": asdict(line)}) + "\n")
 
 
 def _radii(epsilon: Any) -> list[tuple[str, Fraction]]:

@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("network",),
     ("options", "compiled_kernels", "listening"),
     ("limits", "events", "rounding"),
-    ("files", "highs", "threads"),
+    ("files", "highs", "threads", "journal"),
     ("arguments", "shown", "bracket"),
     ("extras",),
     ("errors", "lazy"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from verifier.explain import (
     Influence,
     columns,
     explain,
+    explain_all,
     influences,
     lipschitz,
     lipschitz_on_line,
@@ -24,9 +28,12 @@ from verifier.explain import (
     patches,
     stable_radius,
 )
+from verifier.explain.explained import Explained
+from verifier.explain.margins import Margins
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, feedforward
 from verifier.network.operators import Array
+from verifier.options import Options
 from verifier.regions import line, plane
 
 
@@ -175,12 +182,13 @@ def test_an_explanation_holds_and_none_of_its_features_can_go(seed: int) -> None
     y = network.forward(points)
     assert (y.argmax(axis=1) == found.label).all()
     exact = ExactNetwork(network)
-    for kept in found.kept:
-        mine = [c for c in found.contrasts if kept in c.features and c.features <= {*free, kept}]
-        assert mine, "a kept feature has a counterexample that changes it and free ones alone"
-        outputs = exact.output([Fraction(v) for v in mine[0].input.tolist()])
+    assert set(found.needs) == set(found.kept)
+    for kept, need in found.needs.items():
+        assert {k for k in range(6) if need.input[k] != x[k]} == need.features
+        assert kept in need.features <= {*free, kept}
+        assert (np.abs(need.input - x) <= 0.35).all()
+        outputs = exact.output([Fraction(v) for v in need.input.tolist()])
         assert any(v >= outputs[found.label] for j, v in enumerate(outputs) if j != found.label)
-        assert {k for k in range(6) if mine[0].input[k] != x[k]} == set(mine[0].features)
 
 
 def test_what_nothing_can_change_needs_no_feature() -> None:
@@ -270,3 +278,76 @@ def test_expected_gradients_are_complete_and_what_sampling_tends_to(seed: int) -
     assert found == pytest.approx(np.asarray(sampled).mean(axis=0), abs=2e-3 * np.abs(found).max())
     with pytest.raises(InputError, match="output 9"):
         expected_gradients(network, x, start, end, target=9)
+
+
+def test_an_explanation_comes_with_a_certificate(tmp_path: Path) -> None:
+    verifier.write_onnx(dense(1, (6, 12, 12, 3)), tmp_path / "net.onnx")
+    network = verifier.load(tmp_path / "net.onnx")
+    x = np.random.default_rng(1).random(6)
+    path = tmp_path / "free.proof"
+    found = explain(network, x, epsilon=0.35, options=Options(timeout=60.0, proof=path))
+    assert found.irredundant
+    free = [k for k in range(6) if k not in found.kept]
+    assert 0 < len(free) < 6
+    assert found.verdict is not None
+    assert found.verdict.no_certificate in (None, "")
+    report = verifier.check_proof(path, tmp_path / "net.onnx", jobs=1)  # raises where it does not prove its statement
+    said = json.loads(report.header["statement"])
+    assert [k for k, (low, high) in enumerate(zip(said["low"], said["high"], strict=True)) if low != high] == free
+
+
+def test_the_least_change_is_irredundant_where_that_is_proved() -> None:
+    proved = 0
+    for seed in range(4):
+        network = dense(seed, (6, 12, 12, 3))
+        x = np.random.default_rng(seed).random(6)
+        contrast = explain(network, x, epsilon=0.35, contrastive="proved").contrast
+        if contrast is None:
+            continue
+        outputs = ExactNetwork(network).output([Fraction(v) for v in contrast.input.tolist()])
+        label = int(network.forward(x).argmax())
+        assert any(v >= outputs[label] for j, v in enumerate(outputs) if j != label)
+        assert {k for k in range(6) if contrast.input[k] != x[k]} == contrast.features
+        proved += contrast.irredundant
+        for left_out in contrast.features if contrast.irredundant else ():
+            free = sorted(contrast.features - {left_out})
+            points = np.repeat(x[None], 2000, axis=0)
+            points[:, free] = np.clip(x + np.random.default_rng(2).uniform(-0.35, 0.35, (2000, 6)), 0, 1)[:, free]
+            assert (network.forward(points).argmax(axis=1) == label).all()
+    assert proved >= 2
+
+
+def test_a_data_set_is_explained_and_taken_up_again_with_the_same_rows(tmp_path: Path) -> None:
+    network = dense(0, (4, 8, 8, 3))
+    inputs = np.random.default_rng(0).random((4, 4))
+    journal = tmp_path / "run.jsonl"
+    first = explain_all(network, inputs, epsilon=0.3, journal=journal)
+    assert first.decided
+    assert [row.kept for row in first.rows] == [explain(network, x, epsilon=0.3).kept for x in inputs]
+    rows = journal.read_bytes().splitlines(keepends=True)
+    assert len(rows) == 4
+    journal.write_bytes(rows[0] + rows[1] + rows[2][:40])  # killed in the middle of the third row
+    again = explain_all(network, inputs, epsilon=0.3, journal=journal)
+    assert again.rows[:2] == first.rows[:2]
+    assert [replace(row, seconds=0.0) for row in again.rows] == [replace(row, seconds=0.0) for row in first.rows]
+    assert explain_all(network, inputs, epsilon=0.3, journal=journal).rows == again.rows
+    tie = feedforward([np.array([[1.0, -1.0], [-1.0, 1.0]])], [np.zeros(2)])
+    table = explain_all(tie, [[0.5, 0.5], [0.9, 0.1]], epsilon=0.1)
+    assert [row.label for row in table.rows] == [None, 0]
+    assert "tie" in table.table()
+
+
+def test_features_are_priced_soundly() -> None:
+    """What linear bounds free together cannot change the label at any sample."""
+    freed = 0
+    for seed in range(10):
+        network = dense(seed, (8, 16, 16, 3))
+        x = np.random.default_rng(seed).random(8)
+        explained = Explained(network, x, 0.2)
+        free = Margins(explained).grow(frozenset(), range(8))
+        freed += len(free)
+        points = np.repeat(x[None], 4000, axis=0)
+        ends = np.where(np.random.default_rng(1).random((4000, 8)) < 0.5, explained.low, explained.high)
+        points[:, sorted(free)] = ends[:, sorted(free)]
+        assert (network.forward(points).argmax(axis=1) == explained.label).all()
+    assert freed >= 10

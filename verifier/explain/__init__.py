@@ -1,6 +1,7 @@
 """Formal explanations: what a network provably depends on."""
 
 from verifier.explain.abductive import AbductiveExplanation, Contrast, explain
+from verifier.explain.batch import ExplainedData, ExplainedInput, explain_all
 from verifier.explain.extremes import Extreme, ExtremeSettings
 from verifier.explain.features import Features, columns, patches
 from verifier.explain.influence import Influence, InfluenceCell, InfluenceTable, influences, monotone_radius
@@ -11,6 +12,8 @@ from verifier.explain.stability import stable_radius
 __all__ = [
     "AbductiveExplanation",
     "Contrast",
+    "ExplainedData",
+    "ExplainedInput",
     "Extreme",
     "ExtremeSettings",
     "Features",
@@ -20,6 +23,7 @@ __all__ = [
     "Radius",
     "columns",
     "explain",
+    "explain_all",
     "influences",
     "lipschitz",
     "lipschitz_on_line",

@@ -5,51 +5,53 @@ that label; it is *irredundant* if no feature can be left out (Ignatiev, Narodyt
 pictures and an ε-ball: Wu, Wu, Barrett, *VeriX*, NeurIPS 2023). Its counterpart is a *contrastive* explanation: features
 that suffice to change the label when they alone change.
 
-**The search** frees features one after the other, those first that bounds say matter least:
+**The search** frees features, the cheapest by linear bounds first, and looks for reasons to keep others:
 
-1. Linear bounds (CROWN) of many prefixes of the order at once, from the bounds of the whole region: the longest prefix
-   that they prove is freed without a question.
-2. Else a chunk is asked of the verifier: proved, it is freed and the next chunk is twice as large; refuted, half.
-3. A counterexample is reduced: features go back to x as long as the label stays wrong. What is left, D, is a
-   contrastive set, and refutes every later question that frees D without being asked.
+1. `Margins`: linear bounds price all features at once, and free as many together as the margins can pay for.
+2. `Adversary`: an attack on the pending features in the order of their prices gives the shortest prefix that it can
+   refute. The verifier is asked about the prefix without its last feature: proved, that is freed and the last one needed.
+3. With so little left to spare most others are needed: one batch of attacks, each with one pending feature besides
+   the free ones.
 
 A feature is kept only where a counterexample of the free features and this one alone was replayed, so what is kept is
 irredundant; where the verifier said neither, the feature is kept and named as undecided.
+
+The least change that was found (a *contrastive* explanation) is irredundant where bounds, or the verifier if it is asked,
+prove for each of its features that the others alone cannot change the label.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.api import verify
 from verifier.arguments import checked
-from verifier.bounds.crown import Crown
-from verifier.errors import InputError, UnsupportedOperatorError
+from verifier.errors import InputError, TimeLimitError
 from verifier.events import Listener, Progress, ignore
-from verifier.explain.features import Features, columns
-from verifier.limits import Deadline
-from verifier.network.exact import ExactNetwork
+from verifier.explain.adversary import Adversary
+from verifier.explain.explained import Explained
+from verifier.explain.features import Features
+from verifier.explain.margins import Margins
+from verifier.limits import Deadline, in_force
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.options import Options
-from verifier.properties.builders import Domain, network_domain, robustness
-from verifier.properties.query import Query
-from verifier.properties.sets import Box, Ends
+from verifier.properties.builders import Domain
 from verifier.shown import Shown
 from verifier.verdict import Status, Verdict
 
-PREFIXES = 24
-"""Prefixes of the order that linear bounds look at in one batch."""
+EACH = Options(timeout=10.0, prepass=False)
+"""For each question; attacks of our own came before it."""
 
 
-EACH = Options(timeout=10.0)
-"""For each question."""
+Contrastive = Literal["no", "found", "proved"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,14 +59,16 @@ class Contrast:
     """A counterexample and what it changes.
 
     Attributes:
-        features: indices of the features that differ from x; without any one of them this input keeps the label.
+        features: indices of the features that differ from x.
         input: ``(n,)``, replayed exactly.
         label: the label there (or one that ties).
+        irredundant: whether it is proved that no proper subset of the features can change the label.
     """
 
     features: frozenset[int]
     input: Array
     label: int
+    irredundant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -76,8 +80,10 @@ class AbductiveExplanation(Shown):
         features: the features, kept and free.
         kept: indices of the features of the explanation.
         undecided: of these, those for which the verifier did not decide; empty: the explanation is irredundant, proved.
-        contrasts: counterexamples that were found on the way, the smallest first.
-        verdict: the last proof for the free features; None if linear bounds gave it, or nothing is free.
+        needs: for every other kept feature a counterexample that changes it and free ones alone.
+        contrast: the smallest change of the label that was met; None if there is none.
+        verdict: the proof for the free features together; None if linear bounds gave it, or nothing is free. With
+            ``options.proof`` it has the certificate (or says why not).
         questions: put to the verifier.
         bounded: features that linear bounds freed.
         seconds: wall-clock time.
@@ -87,7 +93,8 @@ class AbductiveExplanation(Shown):
     features: Features
     kept: tuple[int, ...]
     undecided: tuple[int, ...]
-    contrasts: tuple[Contrast, ...]
+    needs: Mapping[int, Contrast]
+    contrast: Contrast | None
     verdict: Verdict | None
     questions: int
     bounded: int
@@ -102,11 +109,6 @@ class AbductiveExplanation(Shown):
     def names(self) -> tuple[str, ...]:
         """The names of what is kept."""
         return tuple(self.features.names[k] for k in self.kept)
-
-    @property
-    def contrast(self) -> Contrast | None:
-        """The smallest contrastive set that was met, if any."""
-        return self.contrasts[0] if self.contrasts else None
 
     def needed_top(self, saliency: npt.ArrayLike) -> int:
         """How many of the most salient features of a map are needed until they contain the explanation.
@@ -139,6 +141,7 @@ def explain(
     label: int | None = None,
     features: Features | None = None,
     order: Sequence[int] | None = None,
+    contrastive: Contrastive = "found",
     timeout: float | None = 600.0,
     options: Options = EACH,
     listener: Listener = ignore,
@@ -151,9 +154,12 @@ def explain(
         domain: inputs are cut to it, as for `verifier.robustness`.
         label: the label to explain; the network's own by default.
         features: what is kept or freed as one; by default every input for itself.
-        order: feature indices in the order in which they are freed; by default the least sensitive first.
+        order: feature indices in the order in which they are freed; by default those that bounds find cheapest first.
+        contrastive: whether to look for the least change of the label, too: "found" by attacks ("no": not at all), or
+            "proved" to be irredundant, by a question for each of its features.
         timeout: seconds for everything; what is not decided then is kept.
-        options: for each question, with its own time limit.
+        options: for each question, with its own time limit. With ``proof`` a last question asks for a certificate that the
+            free features, all together, cannot change the label.
         listener: hears of the progress.
 
     Raises:
@@ -167,201 +173,180 @@ def explain(
         >>> explain(network, [0.9, 0.5, 0.1], features=columns(network, ["a", "b", "c"])).names
         ('a',)
     """
-    run = _Run(network, x, epsilon, domain, label, features, options, Deadline.after(timeout), listener)
-    return run.search(order)
+    explained = Explained(network, x, epsilon, domain, label, features)
+    return _Run(explained, options, Deadline.after(timeout), listener).search(order, contrastive)
 
 
 @dataclass(eq=False)
 class _Run:
     """One search."""
 
-    network: Network
-    given: npt.ArrayLike
-    epsilon: float | None
-    domain: Domain
-    wanted: int | None
-    chosen: Features | None
+    explained: Explained
     options: Options
     deadline: Deadline
     listener: Listener
     questions: int = 0
-    contrasts: list[Contrast] = field(default_factory=list)
+    bounded: int = 0
+    bold: int = 1 << 30
+    """At most so many features are freed in one question: fewer after one that took too long."""
+    free: frozenset[int] = frozenset()
+    last: Verdict | None = None
+    needs: dict[int, Contrast] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
-        self.features = self.chosen or columns(self.network)
-        if self.features.size != self.network.input_size:
-            raise InputError(
-                f"features of {self.features.size} inputs for a network with {self.network.input_size}",
-                place=self.network.source,
-            )
-        ends = network_domain(self.network, self.domain)
-        if ends is None and self.epsilon is None:
-            raise InputError("neither epsilon nor a domain says how far free inputs may move", fix="give one of them")
-        # the whole region; it also checks x, label and epsilon
-        self.query: Query = robustness(self.network, self.given, self._radius(ends), label=self.wanted, domain=ends)
-        assert self.query.anchor is not None
-        self.x: Array = self.query.anchor
-        y = self.network.forward(self.x).reshape(-1)
-        self.label = int(np.argmax(y)) if self.wanted is None else self.wanted
-        self.exact = ExactNetwork(self.network)
-        outputs = self.exact.output([Fraction(v) for v in self.x.tolist()])
-        if any(v >= outputs[self.label] for j, v in enumerate(outputs) if j != self.label):
-            raise InputError(
-                f"label {self.label} is not the network's own at the input (or ties there): there is nothing to explain"
-            )
-
-    def _radius(self, ends: Ends | None) -> float:
-        if self.epsilon is not None:
-            return self.epsilon
-        assert ends is not None
-        return float(np.max(np.asarray(ends[1]) - np.asarray(ends[0])))
+        self.margins, self.adversary = Margins(self.explained), Adversary(self.explained)
 
     # -- questions ---------------------------------------------------------------------------------------
-    def box(self, free: frozenset[int]) -> Box:
-        """The region in which only some features move."""
-        ends = network_domain(self.network, self.domain)
-        mask = self.features.mask(free)
-        low, high = (np.broadcast_to(np.asarray(e, dtype=np.float64), self.x.shape) for e in ends or (-np.inf, np.inf))
-        return Box.around(self.x, self._radius(ends), (np.where(mask, low, self.x), np.where(mask, high, self.x)))
-
-    def ask(self, free: frozenset[int]) -> Verdict:
+    def ask(self, free: frozenset[int], proof: bool | str | Path = False) -> Verdict:
         """The verifier's answer where some features are free."""
         self.questions += 1
         left = self.deadline.left
         limit = min(left, np.inf if self.options.timeout is None else self.options.timeout)
-        options = replace(self.options, timeout=None if limit == np.inf else max(limit, 1e-3))
-        return verify(replace(self.query, box=self.box(free)), options=options)
+        options = replace(self.options, timeout=None if limit == np.inf else max(limit, 1e-3), proof=proof)
+        words = f"label {self.explained.label} where {len(free)} of {len(self.explained.features)} features move"
+        # the statement of the whole region is not what is asked here
+        query = replace(self.explained.query, box=self.explained.box(free), statement=None, description=words)
+        return verify(query, options=options)
 
-    def known(self, free: frozenset[int]) -> bool:
-        """Whether a counterexample that was met refutes this already."""
-        return any(contrast.features <= free for contrast in self.contrasts)
+    def need(self, feature: int, point: Array) -> bool:
+        """Keep a feature, if a point that changes it and free ones alone refutes in exact arithmetic."""
+        if not self.explained.changed(point) <= self.free | {feature} or not self.explained.refuted_by(point):
+            return False
+        self.needs[feature] = self.contrast_at(point)
+        return True
 
-    def learn(self, verdict: Verdict) -> None:
-        """Keep a counterexample, reduced to few features."""
-        assert verdict.witness is not None
-        w, outputs = np.array(verdict.witness.input), np.asarray(verdict.witness.output).reshape(-1)
-        moved = sorted(self.features.changed(self.x, w), key=self.rank.__getitem__)
-        step = max(len(moved) // 2, 1)
-        while moved:
-            tried = False
-            for start in range(0, len(moved), step):
-                back = w.copy()
-                mask = self.features.mask(moved[start : start + step])
-                back[mask] = self.x[mask]
-                y = self.network.forward(back).reshape(-1)
-                if self._wrong(y) and (back != self.x).any():
-                    w, outputs, tried = back, y, True
-                    moved = [k for k in moved if k not in set(moved[start : start + step])]
-                    break
-            if not tried:
-                if step == 1:
-                    break
-                step = max(step // 2, 1)
-            step = min(step, max(len(moved), 1))
-        if w is not verdict.witness.input and not self._replayed(w):
-            w, outputs = np.array(verdict.witness.input), np.asarray(verdict.witness.output).reshape(-1)
-        others = np.where(np.arange(len(outputs)) == self.label, -np.inf, outputs)
-        found = Contrast(features=self.features.changed(self.x, w), input=w, label=int(others.argmax()))
-        self.contrasts = [c for c in self.contrasts if not found.features <= c.features] + [found]
-
-    def _wrong(self, y: Array) -> bool:
-        """Whether another label is larger, by more than float64 errors."""
-        margin = np.delete(y, self.label).max() - y[self.label]
-        return bool(margin > 1e-9 * max(float(np.abs(y).max()), 1.0))
-
-    def _replayed(self, w: Array) -> bool:
-        """Whether a point refutes in exact arithmetic, too."""
-        y = self.exact.output([Fraction(v) for v in w.tolist()])
-        return bool(self.query.box.contains(w)) and any(v >= y[self.label] for j, v in enumerate(y) if j != self.label)
-
-    # -- bounds ------------------------------------------------------------------------------------------
-    def sensitivities(self) -> Array:
-        """How far linear bounds of the margins move with each feature, ``(features,)``."""
-        low, high = self.query.box.lower, self.query.box.upper
-        try:
-            self.crown: Crown | None = Crown(self.network, self.query.box)
-        except UnsupportedOperatorError:
-            self.crown = None
-            slopes = self.network.gradient(self.x, self._margins().sum(axis=0)).reshape(1, -1)
-        else:
-            _, slopes = self._bounds(low[None], high[None])
-        return np.asarray(self.features.sums(np.abs(slopes).max(axis=0) * (high - low)))
-
-    def _margins(self) -> Array:
-        """Rows ``y_label - y_j``, ``(m - 1, m)``."""
-        m = self.network.output_size
-        rows = -np.eye(m)
-        rows[:, self.label] += 1.0
-        return np.delete(rows, self.label, axis=0)
-
-    def _bounds(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Proved lower bounds of the margins on boxes, ``(boxes, m - 1)``, and their slopes."""
-        assert self.crown is not None
-        relaxed = self.crown.relax(low, high, parents=self.crown.root_bounds)
-        rows = self._margins()
-        box_of = np.repeat(np.arange(len(low)), len(rows))
-        tiled = np.tile(rows, (len(low), 1))
-        found = self.crown.lower(self.network.output, tiled, box_of, relaxed.relaxations, low, high)
-        return found.lower.reshape(len(low), len(rows)), found.slopes
-
-    def proved_prefix(self, free: frozenset[int], pending: list[int]) -> int:
-        """How many of the next features linear bounds prove to be free, too."""
-        if self.crown is None or not pending:
-            return 0
-        counts = np.unique(np.geomspace(1, len(pending), PREFIXES).round().astype(int))
-        boxes = [self.box(free | frozenset(pending[:count])) for count in counts.tolist()]
-        lower, _ = self._bounds(np.stack([b.lower for b in boxes]), np.stack([b.upper for b in boxes]))
-        proved = (lower > 0).all(axis=1)
-        return int(counts[proved].max(initial=0))
+    def contrast_at(self, point: Array, irredundant: bool = False) -> Contrast:
+        """A replayed point, as a contrast."""
+        y = self.explained.network.forward(point).reshape(-1)
+        others = np.where(np.arange(len(y)) == self.explained.label, -np.inf, y)
+        changed = self.explained.changed(point)
+        return Contrast(features=changed, input=point, label=int(others.argmax()), irredundant=irredundant)
 
     # -- the search --------------------------------------------------------------------------------------
-    def search(self, order: Sequence[int] | None) -> AbductiveExplanation:
+    def search(self, order: Sequence[int] | None, contrastive: Contrastive) -> AbductiveExplanation:
         """Free what can be freed."""
-        sensitivity = self.sensitivities()
-        pending = [int(k) for k in (np.argsort(sensitivity, kind="stable") if order is None else order)]
-        if sorted(pending) != list(range(len(self.features))):
+        every = list(range(len(self.explained.features)))
+        if order is not None and sorted(order) != every:
             raise InputError("the order must name every feature once")
-        self.rank = {k: place for place, k in enumerate(pending)}
-        free, kept, undecided = frozenset[int](), list[int](), list[int]()
-        last: Verdict | None = None
-        chunk, bounded, look = max(len(pending) // 8, 1), 0, True
-        while pending:
-            self._tell(len(self.features) - len(pending), len(pending))
-            if self.deadline.passed:
-                undecided += pending
-                kept += pending
-                break
-            if look and (count := self.proved_prefix(free, pending)):
-                free, pending, bounded, last = free | frozenset(pending[:count]), pending[count:], bounded + count, None
-                continue
-            look = False
-            some = pending[: min(chunk, len(pending))]
-            wanted = free | frozenset(some)
-            verdict = None if self.known(wanted) else self.ask(wanted)
-            if verdict is not None and verdict.status is Status.HOLDS:
-                free, pending, last, chunk, look = wanted, pending[len(some) :], verdict, 2 * len(some), True
-                continue
-            if verdict is not None and verdict.status is Status.VIOLATED:
-                self.learn(verdict)
-            if len(some) > 1:
-                chunk = len(some) // 2
-                continue
-            if verdict is not None and verdict.status is not Status.VIOLATED:
-                undecided += some
-            kept, pending, chunk = kept + some, pending[1:], 1
+        place = None if order is None else {int(k): rank for rank, k in enumerate(order)}
+        pending = every
+        contrast = None
+        try:
+            with in_force(self.deadline):
+                while pending and not self.deadline.passed:
+                    self._tell(pending)
+                    pending = self.round(pending, place)
+                if self.options.proof is not False and self.free:
+                    self.last = self.ask(self.free, self.options.proof)
+                if contrastive != "no" and self.needs:
+                    contrast = self.least_change(contrastive == "proved")
+        except TimeLimitError:
+            pass  # what is known by now is said
         return AbductiveExplanation(
-            label=self.label,
-            features=self.features,
-            kept=tuple(sorted(kept)),
-            undecided=tuple(sorted(undecided)),
-            contrasts=tuple(sorted(self.contrasts, key=lambda c: (len(c.features), sorted(c.features)))),
-            verdict=last,
+            label=self.explained.label,
+            features=self.explained.features,
+            kept=tuple(k for k in every if k not in self.free),
+            undecided=tuple(k for k in every if k not in self.free and k not in self.needs),
+            needs=dict(sorted(self.needs.items())),
+            contrast=contrast,
+            verdict=self.last,
             questions=self.questions,
-            bounded=bounded,
+            bounded=self.bounded,
             seconds=time.monotonic() - self.began,
         )
 
-    def _tell(self, done: int, left: int) -> None:
-        seconds = time.monotonic() - self.began
-        self.listener(Progress(seconds=seconds, stage="explain", done=done, unit="features", left=left, bound=0.0))
+    def round(self, pending: list[int], place: Mapping[int, int] | None) -> list[int]:
+        """Decide at least one of the pending features; those that are left."""
+        if place is None:
+            gained = self.margins.grow(self.free, pending)
+            if gained:
+                self.release(gained, None)
+                self.bounded += len(gained)
+                pending = [k for k in pending if k not in gained]
+        price = self.margins.prices
+        pending = sorted(pending, key=lambda k: (price[k], k) if place is None else (place[k], k))
+        if not pending:
+            return []
+        count, point = self.boldly(pending)
+        if point is not None and self.need(pending[count], point):
+            count += 1
+        elif not count:  # not decided, or so near to a tie that float64 and exact arithmetic differ
+            count = 1
+        pending = pending[count:]
+        singles = self.adversary.singles(self.free, pending)
+        kept = {k for k, single in singles.items() if self.need(k, single)}
+        return [k for k in pending if k not in kept]
+
+    def boldly(self, pending: list[int]) -> tuple[int, Array | None]:
+        """Free as many of the first pending features as can be proved; their number, and a point that refutes one more."""
+        refuted = self.adversary.prefix(self.free, pending)
+        while not self.deadline.passed:
+            most = len(pending) if refuted is None else refuted[0] - 1
+            count = min(most, self.bold)
+            if not count:
+                return 0, None if refuted is None else refuted[1]
+            verdict = self.ask(self.free.union(pending[:count]))
+            if verdict.status is Status.HOLDS:
+                self.release(frozenset(pending[:count]), verdict)
+                self.bold = max(self.bold, 2 * count)
+                return count, refuted[1] if refuted is not None and count == most else None
+            if verdict.status is Status.VIOLATED:
+                assert verdict.witness is not None
+                point = np.array(verdict.witness.input)
+                self.adversary.learn(point)
+                fewer = self.adversary.shortest(point, self.free, pending[:count])
+                refuted = self.adversary.prefix(self.free, pending[: fewer[0]]) or fewer
+            elif count == 1:
+                return 0, None
+            else:
+                self.bold = count // 2
+        return 0, None
+
+    def release(self, some: frozenset[int], verdict: Verdict | None) -> None:
+        """Free features, proved."""
+        self.free, self.last = self.free | some, verdict
+        self.adversary.settle(self.free)
+
+    def least_change(self, prove: bool) -> Contrast:
+        """Few features that suffice to change the label; with ``prove`` none of them can be left out, if there is time."""
+        start = self.adversary.attack(frozenset(range(len(self.explained.features))))
+        best = self.adversary.few(next(iter(self.needs.values())).input if start is None else start)
+        if not self.explained.refuted_by(best):
+            return min(self.needs.values(), key=lambda c: len(c.features))
+        needed: set[int] = set()  # in every subset of `best` that suffices
+        while not self.deadline.passed:
+            changed = self.explained.changed(best)
+            rest = sorted(changed - needed)
+            sure = self.margins.proved([changed - {k} for k in rest])
+            needed.update(k for k, proved in zip(rest, sure, strict=True) if proved)
+            left = [k for k in rest if k not in needed]
+            point = next((p for k in left if (p := self.adversary.attack(changed - {k})) is not None), None)
+            if point is None and prove:
+                point = self._without_one(changed, left, needed)
+            if point is None:
+                return self.contrast_at(best, irredundant=needed >= changed)
+            fewer = self.adversary.few(point)
+            if not self.explained.refuted_by(fewer):
+                break
+            best = fewer
+        return self.contrast_at(best)
+
+    def _without_one(self, changed: frozenset[int], left: Sequence[int], needed: set[int]) -> Array | None:
+        """A counterexample that leaves out a feature, by the verifier; those that it proves to be needed are noted."""
+        for k in left:
+            verdict = self.ask(changed - {k})
+            if verdict.status is Status.HOLDS:
+                needed.add(k)
+            elif verdict.status is Status.VIOLATED:
+                assert verdict.witness is not None
+                return np.array(verdict.witness.input)
+            else:
+                return None
+        return None
+
+    def _tell(self, pending: Sequence[int]) -> None:
+        seconds, done = time.monotonic() - self.began, len(self.explained.features) - len(pending)
+        self.listener(
+            Progress(seconds=seconds, stage="explain", done=done, unit="features", left=len(pending), bound=0.0)
+        )

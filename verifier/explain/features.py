@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -54,21 +55,31 @@ class Features:
     def __len__(self) -> int:
         return len(self.groups)
 
+    @cached_property
+    def _members(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """All groups' inputs one after the other, where each group begins, and the feature of each input (-1: none)."""
+        sizes = [len(group) for group in self.groups]
+        flat = np.fromiter((k for group in self.groups for k in group), dtype=np.intp, count=sum(sizes))
+        owner = np.full(self.size, -1, dtype=np.intp)
+        owner[flat] = np.repeat(np.arange(len(sizes)), sizes)
+        return flat, np.cumsum([0, *sizes[:-1]], dtype=np.intp), owner
+
     def mask(self, which: Iterable[int]) -> npt.NDArray[np.bool_]:
         """``(size,)`` booleans: the inputs of some features."""
-        found = np.zeros(self.size, dtype=bool)
-        for k in which:
-            found[list(self.groups[k])] = True
-        return found
+        chosen = np.zeros(len(self) + 1, dtype=bool)  # the last one: inputs of no feature
+        chosen[list(which)] = True
+        return np.asarray(chosen[self._members[2]])
 
     def sums(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The sums over each feature of values ``(…, size)`` of the inputs, ``(…, features)``."""
-        return np.stack([values[..., list(group)].sum(axis=-1) for group in self.groups], axis=-1)
+        flat, starts, _ = self._members
+        return np.asarray(np.add.reduceat(values[..., flat], starts, axis=-1)) if len(self) else values[..., :0]
 
     def changed(self, before: npt.ArrayLike, after: npt.ArrayLike) -> frozenset[int]:
         """The features in which two inputs differ."""
         differs = np.asarray(before).reshape(-1) != np.asarray(after).reshape(-1)
-        return frozenset(k for k, group in enumerate(self.groups) if differs[list(group)].any())
+        owners = self._members[2][differs]
+        return frozenset(owners[owners >= 0].tolist())
 
 
 def columns(network: Network, names: Sequence[str] | Mapping[str, Sequence[int]] | None = None) -> Features:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from verifier.explain import AbductiveExplanation, Extreme, InfluenceTable, Radius
+from verifier.explain import AbductiveExplanation, Contrast, Extreme, InfluenceTable, Radius
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.report import html
@@ -25,6 +25,7 @@ class Findings:
         epsilon: the radius; None: the whole domain.
         norm: of the inputs, for the Lipschitz constant.
         stable: what the stability is of, in words.
+        tops: by saliency map, how many of its largest entries contain the explanation.
     """
 
     network: Network
@@ -36,6 +37,7 @@ class Findings:
     influence: InfluenceTable | None = None
     stability: Radius | None = None
     stable: str = ""
+    tops: dict[str, int] = field(default_factory=dict)
 
     @property
     def decided(self) -> bool:
@@ -58,14 +60,10 @@ class Findings:
                 "of": len(e.features),
                 "irredundant": e.irredundant,
                 "undecided": [e.features.names[k] for k in e.undecided],
-                "contrasts": [
-                    {
-                        "features": [e.features.names[k] for k in sorted(c.features)],
-                        "label": c.label,
-                        "input": c.input.tolist(),
-                    }
-                    for c in e.contrasts[:10]
-                ],
+                "contrast": None if e.contrast is None else _contrast(e, e.contrast),
+                "certificate": None if e.verdict is None or e.verdict.proof is None else "written",
+                "no_certificate": "" if e.verdict is None else e.verdict.no_certificate or "",
+                "top_of_maps": dict(self.tops),
                 "questions": e.questions,
                 "seconds": e.seconds,
             }
@@ -87,6 +85,15 @@ class Findings:
                 "undecided": s.undecided,
             }
         return found
+
+
+def _contrast(explanation: AbductiveExplanation, contrast: Contrast) -> dict[str, Any]:
+    return {
+        "features": [explanation.features.names[k] for k in sorted(contrast.features)],
+        "label": contrast.label,
+        "irredundant": contrast.irredundant,
+        "input": contrast.input.tolist(),
+    }
 
 
 def _extreme(found: Extreme) -> dict[str, Any]:
@@ -123,7 +130,16 @@ def facts(found: Findings) -> list[tuple[str, list[tuple[str, str]]]]:
             names = [e.features.names[k] for k in sorted(e.contrast.features)]
             shown = ", ".join(names[:MOST]) + (" …" if len(names) > MOST else "")
             some = "1 feature suffices" if len(names) == 1 else f"{len(names)} features suffice"
-            rows.append(("to change it", f"{some} ({shown}): label {e.contrast.label}"))
+            least = "; proved that none of them can be left out" if e.contrast.irredundant else ""
+            rows.append(("to change it", f"{some} ({shown}): label {e.contrast.label}{least}"))
+        rows += [
+            (f"map {name!r}", f"its largest {top} of {len(e.features)} contain the {len(e.kept)} kept")
+            for name, top in found.tops.items()
+        ]
+        if e.verdict is not None and (e.verdict.proof is not None or e.verdict.no_certificate):
+            rows.append(
+                ("certificate", "written" if e.verdict.proof is not None else f"none: {e.verdict.no_certificate}")
+            )
         rows.append(("took", f"{e.questions} questions, {e.seconds:.1f} s"))
         parts.append(("Features that fix the label", rows))
     if found.lipschitz is not None:
@@ -157,16 +173,17 @@ def lines(found: Findings) -> list[str]:
     return told
 
 
-def explanation_page(found: Findings, model: str, source: str) -> str:
-    """The page."""
+def explanation_page(found: Findings, model: str, source: str, record: list[tuple[str, object]]) -> str:
+    """The page.
+
+    Args:
+        record: what was asked, with digests, for those who file it.
+    """
     sections = []
     for title, rows in facts(found):
         body = html.facts(rows)
-        if (
-            title.startswith("Features")
-            and found.explanation is not None
-            and found.explanation.features.shape is not None
-        ):
+        drawn = title.startswith("Features") and image_shape(found.network.input_shape)[1] > 1
+        if drawn and found.explanation is not None:
             body += html.picture(
                 figure(found.explanation, found.input, found.network),
                 "the input, the features that fix its label, and a counterexample that changes few",
@@ -175,8 +192,31 @@ def explanation_page(found: Findings, model: str, source: str) -> str:
             )
         sections.append(html.Section(title, body))
     sections.append(html.Section("How certain is this", html.bullets(WORDS)))
+    sections.append(html.Section("For the record", html.facts(record)))
     lead = f"Model {model}, input {source}."
-    return html.page("What the network provably depends on", lead, sections)
+    return html.page("What the network provably depends on", lead, sections, head=html.cards(_answers(found)))
+
+
+def _answers(found: Findings) -> list[str]:
+    """One card for each question."""
+    cards = []
+    if (e := found.explanation) is not None:
+        kind = "yes" if e.irredundant else "open"
+        rest = "none can go" if e.irredundant else f"{len(e.undecided)} may not be needed"
+        cards.append(html.answer("What fixes the label?", kind, f"{len(e.kept)} of {len(e.features)} features: {rest}"))
+    if (x := found.lipschitz) is not None:
+        kind, words = (
+            ("open", f"between {x.lower:.4g} and {x.upper:.4g}") if x.reason else ("yes", f"{x.upper:.4g} at most")
+        )
+        cards.append(html.answer("How fast can the output change?", kind, words))
+    if (t := found.influence) is not None:
+        cells = [c.influence for row in t.cells for c in row]
+        sure = sum(c in ("increasing", "decreasing", "constant") for c in cells)
+        kind = "open" if "unknown" in cells else "yes"
+        cards.append(html.answer("Which inputs have a sign?", kind, f"{sure} of {len(cells)} influences"))
+    if (s := found.stability) is not None:
+        cards.append(html.answer("How stable is the map?", "open" if s.undecided else "yes", f"up to {s.lower:.4g}"))
+    return cards
 
 
 WORDS = (
