@@ -14,6 +14,8 @@ from scipy.integrate import trapezoid
 
 import verifier
 from verifier.attribution import IntegratedGradients, expected_gradients
+from verifier.engines.maps.boxes import Boxes
+from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import InputError, PropertyError
 from verifier.explain import (
     Features,
@@ -29,6 +31,8 @@ from verifier.explain import (
     stable_radius,
 )
 from verifier.explain.explained import Explained
+from verifier.explain.extremes import maps_on_box
+from verifier.explain.lipschitz import NormOf
 from verifier.explain.margins import Margins
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, feedforward
@@ -66,6 +70,19 @@ def test_lipschitz_constants_are_those_of_the_regions(seed: int, norm: str) -> N
     exact = {"linf": sum(map(abs, g)), "l1": max(map(abs, g))}
     if norm in exact:
         assert Fraction(found.lower) <= exact[norm]
+
+
+def test_what_entries_have_in_common_cancels_in_the_norm() -> None:
+    """The norm is bounded as one linear function of the map: far below the sum of its entries' own bounds, never too low."""
+    network, x = dense(5, (40, 10, 10, 3)), np.random.default_rng(5).random(40)
+    query, norm = maps_on_box(network, x, 0.05, label=0), NormOf("l1")
+    boxes = Boxes.root(query.box.lower, query.box.upper, Enclosures(query).neurons)
+    found = Enclosures(query).of(boxes.low, boxes.high, boxes.phase, norm.linear)
+    points = np.where(np.random.default_rng(0).random((4000, 40)) < 0.5, query.box.lower, query.box.upper)
+    seen = np.abs(network.gradient(points, 0).reshape(4000, -1)).sum(axis=1).max()
+    apart = norm.above(found.g_lower, found.g_upper)[0]
+    assert seen <= found.above[0]
+    assert found.above[0] - seen < 0.7 * (apart - seen)
 
 
 def test_a_margin_has_the_constant_of_the_difference() -> None:

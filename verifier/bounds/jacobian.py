@@ -82,10 +82,7 @@ def jacobian(network: Network, weights: Array, possible: Phases, *, everything: 
     Source:
         Shi et al., NeurIPS 2022, Section 3 (equation in the module).
     """
-    work = _Jacobian(network, weights, possible)
-    for index in range(len(network.nodes) - 1, -1, -1):
-        work.visit(index, everything)
-    return work.gradients
+    return Jacobian(network, weights, possible, everything=everything).gradients
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +145,14 @@ _SIGNS = np.array([[[-1.0], [1.0]]])
 """For the lower and the upper side, in the shape of ``(b, 2, S)``."""
 
 
-class _Jacobian:
-    """One backward pass over the nodes; later nodes are done first."""
+class Jacobian:
+    """`jacobian`, and bounds on combinations of the gradient's entries afterwards.
 
-    def __init__(self, network: Network, weights: Array, possible: Phases) -> None:
+    Attributes:
+        gradients: what `jacobian` returns.
+    """
+
+    def __init__(self, network: Network, weights: Array, possible: Phases, *, everything: bool = True) -> None:
         self.network, self.weights, self.possible = network, weights, possible
         self.batch = batch_size(weights, possible)
         shape = (self.batch, *network.output_shape)
@@ -163,8 +164,21 @@ class _Jacobian:
         self.roundings = network.output_size + 16
         self.row_cost = 1
         self.last_use = {i: k for k, node in enumerate(network.nodes) for i in node.inputs}
+        for index in range(len(network.nodes) - 1, -1, -1):  # later nodes are done first
+            self._visit(index, everything)
 
-    def visit(self, index: int, everything: bool) -> None:
+    def combined(self, rows: Array) -> Pair:
+        """Bounds on rows ``(batch or 1, S, n)`` over the gradient by the input, ``(batch, S)`` each.
+
+        What their entries have in common cancels here, unlike in a sum of the entries' own bounds.
+        """
+        shaped = rows.reshape(len(rows), 1, rows.shape[1], *self.network.input_shape)
+        size = np.abs(rows) @ self.magnitudes[self.network.input].reshape(self.batch, -1, 1)
+        slack = (self.roundings + rows.shape[2] + 8) * SPACING * size[..., 0] + 1e-250
+        found = self._through(0, shaped)
+        return found[:, 0] - slack, found[:, 1] + slack
+
+    def _visit(self, index: int, everything: bool) -> None:
         """Finish one node's bounds and pass them on to its inputs."""
         node = self.network.nodes[index]
         if node.name not in self.gradients:
@@ -246,11 +260,20 @@ class _Jacobian:
 
     def _rows(self, index: int, neurons: npt.NDArray[np.intp]) -> Array:
         """Linear bounds of these neurons' gradients, without slack: ``(batch, 2, neurons)``."""
-        nodes = self.network.nodes
-        first = np.zeros((len(neurons), nodes[index].size))
+        node = self.network.nodes[index]
+        first = np.zeros((len(neurons), node.size))
         first[np.arange(len(neurons)), neurons] = 1.0
-        rows = {nodes[index].name: first.reshape(1, 1, len(neurons), *nodes[index].shape)}
-        total: Array = np.zeros((self.batch, 2, len(neurons)))
+        return self._through(index, first.reshape(1, 1, len(neurons), *node.shape), neurons)
+
+    def _through(self, index: int, first: Array, neurons: npt.NDArray[np.intp] | None = None) -> Array:
+        """Linear bounds of rows ``(b, 1, S, *shape)`` over a node's gradient, without slack, ``(batch, 2, S)``.
+
+        Args:
+            neurons: if the rows are unit rows, their places.
+        """
+        nodes = self.network.nodes
+        rows = {nodes[index].name: first}
+        total: Array = np.zeros((self.batch, 2, first.shape[2]))
         for k in range(index, len(nodes)):
             node = nodes[k]
             poll(f"while gradients went through node {node.name!r}")
@@ -261,7 +284,12 @@ class _Jacobian:
                 if chord is not None:
                     rows[node.name], shift = chord.apply(rows[node.inputs[0]])
                     total = total + shift
-                elif isinstance(node.operator, Dense) and node.inputs[0] == nodes[index].name and _is_plain(node):
+                elif (
+                    neurons is not None
+                    and isinstance(node.operator, Dense)
+                    and node.inputs[0] == nodes[index].name
+                    and _is_plain(node)
+                ):
                     rows[node.name] = node.operator.weight.T[neurons][None, None]
                 else:
                     rows[node.name] = self._linear(node, rows)

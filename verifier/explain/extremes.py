@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from verifier.limits import Deadline, MemoryBudget
 from verifier.lp.program import LinearProgram, LpStatus
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
-from verifier.network.operators import Array
+from verifier.network.operators import AffineOperator, Array
 from verifier.properties.builders import Domain, condition_at, network_domain, network_of
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.maps import SaliencyMap
@@ -49,6 +49,11 @@ class Objective(Protocol):
 
     def above(self, lower: Array, upper: Array) -> Array:
         """``(B,)``: at least its value at every map between ``lower`` and ``upper (B, n)``, rounding included."""
+
+    def linear(self, lower: Array, upper: Array) -> tuple[Array, Array] | None:
+        """Coefficients ``(B, n)`` and constants ``(B,)`` of linear functions that are at least its value between ``lower``
+        and ``upper``, rounding included; None where that gains nothing.
+        """
 
     def values(self, maps: Array) -> Array:
         """Its value at maps ``(B, n)``, ``(B,)``, in float64."""
@@ -181,6 +186,7 @@ def largest(
     bounder = _Bounder(query, objective, gap, target)
     bounder.look(query.box.clip(np.stack([query.start, query.box.center])))
     bounder.look(query.box.sample(settings.samples, np.random.default_rng(settings.seed)))
+    bounder.look(_corners(query, settings))
     if starts is not None and len(starts):
         bounder.look(query.box.clip(starts))
     size = max(4, settings.cells // max(1, query.network.neurons))
@@ -208,6 +214,21 @@ def largest(
     )
 
 
+def _corners(query: Query, settings: ExtremeSettings) -> Array:
+    """Corners of the box that random combinations of the first preactivations point to: activation patterns far apart, which
+    points at random hardly meet where there are many inputs.
+    """
+    assert query.condition is not None
+    network, box = query.condition.network, query.box
+    first = next((network[node.inputs[0]] for node in network.activations if network[node.inputs[0]].inputs), None)
+    if first is None or first.inputs[0] != network.input or not isinstance(first.operator, AffineOperator):
+        return box.center[None]
+    rng = np.random.default_rng(settings.seed)
+    rows = rng.normal(size=(settings.samples, *first.shape)) * (rng.random((settings.samples, *first.shape)) < 0.3)
+    slopes = first.operator.transpose(rows, network.input_shape)[0].reshape(settings.samples, -1)
+    return box.clip(np.where(slopes > 0, box.upper, np.where(slopes < 0, box.lower, box.center)))
+
+
 @dataclass(eq=False)
 class _Bounder:
     """Bounds of the objective on boxes, and the best point so far."""
@@ -227,6 +248,10 @@ class _Bounder:
         self.enclosures = Enclosures(self.query)
         self._lock = threading.Lock()
         self._exact: ExactNetwork | None = None
+        plain = self.condition.map.baseline is None and not self.condition.map.absolute and not self.condition.map.path
+        free = np.zeros((1, self.query.network.input_size))
+        self._linear: Any = self.objective.linear if plain and self.objective.linear(free, free) is not None else None
+        """For maps that are ∇F itself."""
 
     @property
     def limit(self) -> float:
@@ -265,9 +290,9 @@ class _Bounder:
 
     def bound(self, batch: Boxes, deadline: Deadline) -> Bounded[Boxes]:
         """See `verifier.bab.Bounder.bound`: 1 for a closed box, else how far its bound is above the limit, negated."""
-        found = self.enclosures.of(batch.low, batch.high, batch.phase)
+        found = self.enclosures.of(batch.low, batch.high, batch.phase, self._linear)
         lower, upper = map_bounds(self.condition.map.baseline, self.condition.map.absolute, batch, found)
-        above = np.where(found.open, self.objective.above(lower, upper), -np.inf)
+        above = np.where(found.open, np.minimum(self.objective.above(lower, upper), found.above), -np.inf)
         bounded = Boxes(batch.low, batch.high, batch.phase, found.influence, found.neurons)
         if found.open.any():
             low, high = batch.low[found.open], batch.high[found.open]

@@ -55,6 +55,9 @@ class Entry:
         """See `Objective.above`."""
         return upper[:, self.index] if self.sign > 0 else -lower[:, self.index]
 
+    def linear(self, lower: Array, upper: Array) -> None:
+        """See `Objective.linear`."""
+
     def values(self, maps: Array) -> Array:
         """See `Objective.values`."""
         return np.asarray(self.sign * maps[:, self.index])

@@ -59,6 +59,18 @@ class NormOf:
         total = size.sum(axis=1) if self.norm == "l1" else np.sqrt((size**2).sum(axis=1))
         return np.asarray(total * (1 + 2 * gamma(size.shape[1] + 4)))
 
+    def linear(self, lower: Array, upper: Array) -> tuple[Array, Array] | None:
+        """See `Objective.linear`: of the L1 norm, each entry's size below its chord."""
+        if self.norm != "l1" or self.reference is not None:
+            return None
+        width = np.where(upper > lower, upper - lower, 1.0)
+        chord = np.clip((upper + lower) / width, -1.0, 1.0)
+        slope = np.where(lower >= 0, 1.0, np.where(upper <= 0, -1.0, chord))
+        # |g| - slope g is convex: the larger end counts, whatever the slope
+        left, right = np.abs(lower) - slope * lower, np.abs(upper) - slope * upper
+        reserve = 2 * gamma(lower.shape[1] + 8) * (np.abs(lower) + np.abs(upper)).sum(axis=1)
+        return slope, np.maximum(left, right).sum(axis=1) + reserve
+
     def values(self, maps: Array) -> Array:
         """See `Objective.values`."""
         if self.reference is not None:

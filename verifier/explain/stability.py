@@ -51,6 +51,9 @@ class Overtakes:
         above = np.nextafter(found, np.inf)
         return np.where(found > 0, above, np.minimum(above, 0.0))  # a difference's sign is never rounded away
 
+    def linear(self, lower: Array, upper: Array) -> None:
+        """See `Objective.linear`."""
+
     def values(self, maps: Array) -> Array:
         """See `Objective.values`."""
         return self._largest(maps[:, list(self.after)], maps[:, list(self.before)])
@@ -76,6 +79,9 @@ class ChangesSign:
         """See `Objective.above`."""
         chosen, positive = list(self.entries), np.array(self.signs) > 0
         return np.asarray(np.where(positive, -lower[:, chosen], upper[:, chosen]).max(axis=1))
+
+    def linear(self, lower: Array, upper: Array) -> None:
+        """See `Objective.linear`."""
 
     def values(self, maps: Array) -> Array:
         """See `Objective.values`."""

@@ -7,6 +7,7 @@ bounds on the box that the segment sweeps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from verifier.bounds.crown import Crown
 from verifier.bounds.crown_rounding import Intervals
-from verifier.bounds.jacobian import jacobian
+from verifier.bounds.jacobian import Jacobian
 from verifier.bounds.phases import phases
 from verifier.bounds.relaxation import Slopes
 from verifier.errors import UnsupportedOperatorError
@@ -51,6 +52,7 @@ class Enclosure:
         influence: ``(B, n)`` how much each input can matter, for the choice of a split.
         neurons: ``(B, neurons)`` how far each unstable ReLU can move ∇F; 0 for those with a known phase.
         g_lower, g_upper: ``(B, n)`` bounds on ∇F; of boxes that are not open, without meaning.
+        above: ``(B,)`` upper bounds of the linear functions of ∇F that were asked for; infinite where there are none.
     """
 
     open: npt.NDArray[np.bool_]
@@ -59,6 +61,11 @@ class Enclosure:
     neurons: Array
     g_lower: Array
     g_upper: Array
+    above: Array
+
+
+Above = Callable[[Array, Array], tuple[Array, Array]]
+"""From bounds on ∇F ``(B, n)`` to linear functions of it: coefficients ``(B, n)`` and constants ``(B,)``."""
 
 
 class Enclosures:
@@ -86,9 +93,12 @@ class Enclosures:
             ends = np.stack([query.box.lower, query.box.upper, condition.map.baseline])
             self._path = Crown(condition.network, Box(ends.min(axis=0), ends.max(axis=0)))
 
-    def of(self, low: Array, high: Array, phase: npt.NDArray[np.int8]) -> Enclosure:
+    def of(self, low: Array, high: Array, phase: npt.NDArray[np.int8], combine: Above | None = None) -> Enclosure:
         """Bounds on a batch of boxes ``(B, n)``, cut by phases ``(B, neurons)``: 1 for ``z >= 0`` active, -1 for
         ``z <= 0`` inactive, 0 where nothing is assumed.
+
+        Args:
+            combine: a linear function of ∇F that is bounded as such, which is tighter than by its entries' bounds.
         """
         count, n = low.shape
         known = {self.network[name].inputs[0]: phase[:, part] for name, part in self.relus.items()}
@@ -96,14 +106,16 @@ class Enclosures:
         still, corners, slopes = self._labels(low, high, found.intervals, found.relaxations)
         still &= ~found.empty
         g_lower, g_upper = np.zeros((count, n)), np.zeros((count, n))
-        influence, neurons = np.abs(slopes), np.zeros((count, self.neurons))
+        influence, neurons, above = np.abs(slopes), np.zeros((count, self.neurons)), np.full(count, np.inf)
         index = np.flatnonzero(still)
         if len(index):
             if self._path is None:
                 intervals = {name: (a[index], b[index]) for name, (a, b) in found.intervals.items()}
                 fixed = {name: phase[index, part] for name, part in self.relus.items()}
                 assert self.query.gradient is not None
-                lower, upper, effect = _gradients(self.network, intervals, self.query.gradient.output, fixed)
+                lower, upper, effect, above[index] = _gradients(
+                    self.network, intervals, self.query.gradient.output, fixed, combine
+                )
                 for name, part in self.relus.items():
                     neurons[index, part] = effect[name]
             else:
@@ -111,7 +123,7 @@ class Enclosures:
             g_lower[index], g_upper[index] = lower, upper
             spread = sum((effect[k] @ w for k, w in self._first.items() if k in effect), np.zeros((len(index), n)))
             influence[index] = _share(influence[index]) + _share(spread)
-        return Enclosure(still, corners, influence, neurons, g_lower, g_upper)
+        return Enclosure(still, corners, influence, neurons, g_lower, g_upper, above)
 
     def _labels(
         self, low: Array, high: Array, intervals: Intervals, relaxations: object
@@ -150,7 +162,7 @@ class Enclosures:
         count = len(low)
         boxes = np.concatenate(lows), np.concatenate(highs)
         relaxed = crown.relax(*boxes, parents=crown.root_bounds)
-        lower, upper, effect = _gradients(condition.network, relaxed.intervals, condition.output, {})
+        lower, upper, effect, _ = _gradients(condition.network, relaxed.intervals, condition.output, {})
         lower, upper = (end.reshape(segments, count, -1) for end in (lower, upper))
         slack = (segments + 4) * SPACING
         a = lower.mean(axis=0) - slack * np.abs(lower).mean(axis=0)
@@ -159,9 +171,14 @@ class Enclosures:
 
 
 def _gradients(
-    network: Network, intervals: Intervals, output: Array, fixed: dict[str, npt.NDArray[np.int8]]
-) -> tuple[Array, Array, dict[str, Array]]:
-    """Bounds on the input's gradient, ``(B, n)``, and by activation how far the slope of each neuron can move it.
+    network: Network,
+    intervals: Intervals,
+    output: Array,
+    fixed: dict[str, npt.NDArray[np.int8]],
+    combine: Above | None = None,
+) -> tuple[Array, Array, dict[str, Array], Array]:
+    """Bounds on the input's gradient, ``(B, n)``, by activation how far the slope of each neuron can move it, and
+    `Enclosure.above`.
 
     Args:
         fixed: given phases of ReLUs by activation, ``(B, size)``.
@@ -179,7 +196,8 @@ def _gradients(
         possible[name] = Slopes(
             np.where(given != 0, slope, slopes.smallest), np.where(given != 0, slope, slopes.largest)
         )
-    found = jacobian(network, output[None], possible, everything=False)
+    work = Jacobian(network, output[None], possible, everything=False)
+    found = work.gradients
     low, high = found[network.input]
     count = len(next(iter(intervals.values()))[0]) if intervals else len(low)
     low, high = (np.broadcast_to(end, (count, *network.input_shape)).reshape(count, -1) for end in (low, high))
@@ -188,7 +206,13 @@ def _gradients(
         a, b = found[name]
         size = np.maximum(np.abs(a), np.abs(b)).reshape(len(a), -1)
         effect[name] = ~known.fixed.reshape(count, -1) * size
-    return low, high, effect
+    above = np.full(count, np.inf)
+    if combine is not None:
+        coefficients, constants = combine(low, high)
+        found_above = work.combined(coefficients[:, None])[1][:, 0] + constants
+        above = np.nextafter(found_above, np.inf)
+        above = np.where(np.isnan(above), np.inf, above)
+    return low, high, effect, above
 
 
 def _relus(network: Network) -> dict[str, slice]:
