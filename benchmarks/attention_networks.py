@@ -103,12 +103,11 @@ def module(name: str) -> Any:
     return nn.Sequential(*layers[:-1])
 
 
-def fit(net: Any, dataset: str, epochs: int, peak: float, clip: float | None = None, adversary: float = 0.0) -> float:
+def fit(net: Any, dataset: str, epochs: int, peak: float, clip: float | None = None) -> float:
     """Train a torch module on a data set's training images by AdamW, batches of 128 and a one-cycle learning rate.
 
     Args:
         peak: the largest learning rate; clip: the largest norm of a step's gradient.
-        adversary: above 0, every batch is moved by one gradient step of this size (L∞) from a random start, against it.
 
     Returns:
         the seconds it took.
@@ -126,13 +125,7 @@ def fit(net: Any, dataset: str, epochs: int, peak: float, clip: float | None = N
         order = torch.randperm(len(inputs))
         for i in range(0, len(inputs) - batch + 1, batch):
             pick = order[i : i + batch]
-            batch_x = inputs[pick]
-            if adversary:
-                moved = (batch_x + (2 * torch.rand_like(batch_x) - 1) * adversary).clamp(0, 1).requires_grad_()
-                torch.nn.functional.cross_entropy(net(moved), labels[pick]).backward()
-                moved = moved + 1.25 * adversary * moved.grad.sign()
-                batch_x = moved.detach().clamp(batch_x - adversary, batch_x + adversary).clamp(0, 1)
-            loss = torch.nn.functional.cross_entropy(net(batch_x), labels[pick])
+            loss = torch.nn.functional.cross_entropy(net(inputs[pick]), labels[pick])
             optimizer.zero_grad()
             loss.backward()
             if clip is not None:

@@ -43,6 +43,7 @@ GOOD = {
     "saliency": (SALIENCY, 0),
     "saliency --find": ("saliency net.onnx --input x.npy --epsilon 0.9 --find delta", 0),
     "certify": ("certify net.onnx data.npz --epsilon 1/64 --epsilon 0.5", 0),
+    "explain --data": ("explain net.onnx data.npz --data --epsilon 0.25", 0),
     "explain": ("explain net.onnx x.npy --epsilon 0.25 --ask features,lipschitz,influence", 0),
     "attention": (ATTENTION, 0),
     "line": ("line net.onnx x.npy y.npy", 0),

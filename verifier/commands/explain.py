@@ -47,11 +47,11 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "input", type=Path, nargs="?", metavar="INPUT", help=".png, .npy, .npz, or numbers in a text file"
+        "input", type=Path, metavar="INPUT", help=".png, .npy, .npz, or numbers in a text file; with --data many inputs"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER|FILE",
-        help="in place of INPUT: the features of many inputs, as a table (.npz, .npy, or a folder of pictures and arrays)",
+        "--data", action="store_true",
+        help="INPUT is a data set (.npz, .npy, or a folder of pictures and arrays): the features of each, as a table",
     )  # fmt: skip
     parser.add_argument(
         "--ask", type=_questions, default=("features",), metavar="WHAT[,WHAT…]",
@@ -122,9 +122,7 @@ def run(args: argparse.Namespace) -> Result:
 
     if "features" not in args.ask:
         refuse(args, "without --ask features", "patch", "proof")
-    if (args.input is None) == (args.data is None):
-        raise InputError("either INPUT or --data says what is explained", fix="give one of them")
-    if args.data is None:
+    if not args.data:
         refuse(args, "without --data", "first", "count", "journal")
     else:
         refuse(args, "with --data", "proof", "report", "label")
@@ -134,13 +132,13 @@ def run(args: argparse.Namespace) -> Result:
         raise InputError("--ask lipschitz and --ask influence need a region", fix="give --epsilon")
     network = load_model(args)
     reader = Reader(args, network)
-    inputs = reader.input(args.input)[None] if args.data is None else _inputs(args.data, reader)
+    inputs = _inputs(args.input, reader) if args.data else reader.input(args.input)[None]
     if not reader.normalisation.is_identity:  # features are of the data: the network's normalisation comes after them
         network = normalised(network, reader.normalisation.mean, reader.normalisation.std)
     domain: Any = "network" if args.domain is None else tuple(args.domain)
     names = None if args.names is None else [name.strip() for name in args.names.split(",")]
     common: dict[str, Any] = {"domain": domain, "timeout": args.timeout}
-    if args.data is not None:
+    if args.data:
         return _table(args, network, inputs, _features(network, args.patch, names), reader, common)
     x = inputs[0]
     found = Findings(network=network, input=x, epsilon=args.epsilon)
@@ -217,7 +215,7 @@ def _table(
     first = args.first or 0
     chosen = inputs[first : None if args.count is None else first + args.count]
     if not len(chosen):
-        raise InputError(f"--first {first}, but there are {len(inputs)} inputs", place=str(args.data))
+        raise InputError(f"--first {first}, but there are {len(inputs)} inputs", place=str(args.input))
     found = explain_all(
         network, chosen, epsilon=args.epsilon, features=features, journal=args.journal,
         options=replace(EACH, timeout=args.each), listener=args.listener, **common,
