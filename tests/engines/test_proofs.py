@@ -236,3 +236,19 @@ def test_another_engines_word_is_proved_again_for_the_certificate(tmp_path: Path
     assert verdict.engine == "z3"
     assert verdict.no_certificate == ""
     verifier.check_proof(tmp_path / "c", *files)
+
+
+def test_disjuncts_with_the_same_rows_in_another_order(tmp_path: Path) -> None:
+    """One stands for the other; a row's number is that of the disjunct that is spoken of."""
+    network = verifier.feedforward([[[1.0], [-1.0], [0.5]], [[1.0, 1.0, 1.0]]], [[0.0, 0.25, -0.25], [0.0]])
+    first, second = np.array([[1.0], [-1.0]]), np.array([-0.5, 2.0])  # at least 0.25 is at most -0.5, and at least -2
+    disjuncts = [Conjunction(y_rows=first[order], bound=second[order]) for order in ([0, 1], [1, 0])]
+    query = Query(network=network, box=Box(np.array([-1.0]), np.array([1.0])), disjuncts=tuple(disjuncts))
+    files = tmp_path / "n.onnx", tmp_path / "p.vnnlib"
+    write_onnx(network, files[0])
+    files[1].write_text(write(query))
+    query = verifier.read_vnnlib(files[1], verifier.load(files[0]))
+    found = ENGINES["ReLUs"].solve(query, Options(prepass=False, proof=True), Deadline.after(30))
+    assert found.proof is not None
+    finish(query, found.proof, "ReLUs").save(tmp_path / "c")
+    assert verifier.check_proof(tmp_path / "c", *files, jobs=1).leaves >= 1

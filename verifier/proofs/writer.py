@@ -163,9 +163,14 @@ class _Rows:
         return found
 
     def __call__(self, disjunct: int, row: int) -> tuple[int, Fraction] | None:
-        """A disjunct's row for a row of all disjuncts' rows, and by what a multiplier changes; None for a bound of an input."""
-        disjunct = self.asked[disjunct]
-        key, factor = self._rows[disjunct][row - self._first[disjunct]]
+        """A row of one of the claim's disjuncts for one of the query's, and by what a multiplier changes; None for an input's.
+
+        Args:
+            disjunct: of the claim; the query's that stands for it may be another, with the same rows in another order.
+            row: among the rows of all of the query's disjuncts.
+        """
+        stands = self.asked[disjunct]
+        key, factor = self._rows[stands][row - self._first[stands]]
         if key not in self._disjuncts[disjunct]:
             if _alone(key):
                 return None
