@@ -16,7 +16,7 @@ import numpy as np
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import PiecewiseLinear
-from verifier.regions import feed_forward_kernels
+from verifier.regions import feed_forward_crossings, feed_forward_kernels
 from verifier.regions.cells import Index
 from verifier.regions.plan import Level
 from verifier.regions.rounding import MARGIN, Slack, row_norms
@@ -126,7 +126,7 @@ class FeedForwardLevels(Sequence[Level]):
             trace = self._trace
             for k, name in enumerate(self._feed_forward.nodes):
                 size = int(self._feed_forward.sizes[k])
-                parents, sides = feed_forward_kernels.level_of(
+                parents, sides = feed_forward_crossings.level_of(
                     k + 1, first, size, trace.point, trace.offsets, *trace[5:8], trace.initial, trace.extras
                 )
                 levels.append(Level(name, parents, sides=sides))
