@@ -22,6 +22,91 @@ def _slot(keys: Any, key: int) -> int:
 
 
 @njit(cache=True)
+def _wider(keys: Any, items: Any) -> tuple[Any, Any]:
+    """The table with four times the room."""
+    new_keys, new_items = np.full(4 * keys.shape[0], -1, np.int64), np.empty(4 * keys.shape[0], np.int64)
+    for i in range(keys.shape[0]):
+        if keys[i] != -1:
+            s = _slot(new_keys, keys[i])
+            new_keys[s], new_items[s] = keys[i], items[i]
+    return new_keys, new_items
+
+
+@njit(cache=True)
+def _first_cut(loop: Any, positive: Any, negative: Any, side: Any) -> int:
+    """The lowest-numbered function that has both signs on a polygon, -1 for none: then ``side`` has the signs of all."""
+    for w in range(side.shape[0]):
+        p = ZERO
+        q = ZERO
+        for i in range(loop.shape[0]):
+            p |= positive[loop[i], w]
+            q |= negative[loop[i], w]
+        side[w] = p
+        if p & q != ZERO:
+            return w * 64 + trailing_zeros(p & q)
+    return -1
+
+
+@njit(cache=True)
+def _negative_part(loop: Any, cut: int, values: Any, positive: Any, negative: Any) -> tuple[int, int]:
+    """The first and the last vertex of a polygon where a function is negative, seen from where it is highest."""
+    size, word, bit = loop.shape[0], cut >> 6, np.uint64(cut & 63)
+    highest = -1
+    for i in range(size):
+        if (positive[loop[i], word] >> bit) & ONE == ZERO:
+            continue
+        if highest < 0 or values[loop[i], cut] > values[loop[highest], cut]:
+            highest = i
+    f = highest
+    while (negative[loop[f], word] >> bit) & ONE == ZERO:
+        f = (f + 1) % size
+    b = highest
+    while (negative[loop[b], word] >> bit) & ONE == ZERO:
+        b = (b + size - 1) % size
+    return f, b
+
+
+@njit(cache=True)
+def _push_parts(
+    stack: Any, starts: Any, depth: int, top: int, loop: Any, f: int, b: int, ends: Any, created: Any
+) -> tuple[int, int]:
+    """The two parts of a polygon on the stack: the negative one below, the positive one on top.
+
+    Args:
+        f, b: see `_negative_part`; ends: the vertices at which it is cut; created: whether they are new.
+
+    Returns:
+        the new depth and top of the stack.
+    """
+    size = loop.shape[0]
+    starts[depth] = top
+    stack[top] = ends[0]
+    top += 1
+    i = f
+    while True:
+        stack[top] = loop[i]
+        top += 1
+        if i == b:
+            break
+        i = (i + 1) % size
+    stack[top] = ends[1]
+    top += 1
+    starts[depth + 1] = top
+    if created[1]:
+        stack[top] = ends[1]
+        top += 1
+    i = (b + 1) % size
+    while i != f:
+        stack[top] = loop[i]
+        top += 1
+        i = (i + 1) % size
+    if created[0]:
+        stack[top] = ends[0]
+        top += 1
+    return depth + 2, top
+
+
+@njit(cache=True)
 def cut_polygons(
     offsets: Any,
     loops: Any,
@@ -92,17 +177,7 @@ def cut_polygons(
             depth -= 1
             begin = starts[depth]
             size = top - begin
-            cut = -1
-            for w in range(words):
-                p = ZERO
-                q = ZERO
-                for i in range(begin, top):
-                    p |= new_positive[stack[i], w]
-                    q |= new_negative[stack[i], w]
-                side[w] = p
-                if p & q != ZERO:
-                    cut = w * 64 + trailing_zeros(p & q)
-                    break
+            cut = _first_cut(stack[begin:top], new_positive, new_negative, side)
             if cut < 0:
                 if made + 2 > parents.shape[0]:
                     parents = grown1(parents, made)
@@ -118,21 +193,9 @@ def cut_polygons(
                 out_offsets[made] = out_used
                 top = begin
                 continue
-            # the two places where the loop changes from positive to negative, seen from its highest vertex
             loop = stack[begin:top].copy()
             word, bit = cut >> 6, np.uint64(cut & 63)
-            highest = -1
-            for i in range(size):
-                if (new_positive[loop[i], word] >> bit) & ONE == ZERO:
-                    continue
-                if highest < 0 or new_values[loop[i], cut] > new_values[loop[highest], cut]:
-                    highest = i
-            f = highest
-            while (new_negative[loop[f], word] >> bit) & ONE == ZERO:
-                f = (f + 1) % size
-            b = highest
-            while (new_negative[loop[b], word] >> bit) & ONE == ZERO:
-                b = (b + size - 1) % size
+            f, b = _negative_part(loop, cut, new_values, new_positive, new_negative)
             ends = np.empty(2, np.int64)
             created = np.zeros(2, np.bool_)
             for k in range(2):
@@ -174,46 +237,12 @@ def cut_polygons(
                 ends[k] = used
                 used += 1
                 if 3 * (used - count) > keys.shape[0]:
-                    old_keys, old_items = keys, items
-                    keys = np.full(4 * old_keys.shape[0], -1, np.int64)
-                    items = np.empty(4 * old_keys.shape[0], np.int64)
-                    for i in range(old_keys.shape[0]):
-                        if old_keys[i] != -1:
-                            s = _slot(keys, old_keys[i])
-                            keys[s] = old_keys[i]
-                            items[s] = old_items[i]
+                    keys, items = _wider(keys, items)
             while begin + 2 * size + 8 > stack.shape[0]:
                 stack = grown1(stack, begin)
             if depth + 2 > starts.shape[0]:
                 starts = grown1(starts, depth)
-            # the negative part below, the positive part on top
-            top = begin
-            starts[depth] = top
-            depth += 1
-            stack[top] = ends[0]
-            top += 1
-            i = f
-            while True:
-                stack[top] = loop[i]
-                top += 1
-                if i == b:
-                    break
-                i = (i + 1) % size
-            stack[top] = ends[1]
-            top += 1
-            starts[depth] = top
-            depth += 1
-            if created[1]:
-                stack[top] = ends[1]
-                top += 1
-            i = (b + 1) % size
-            while i != f:
-                stack[top] = loop[i]
-                top += 1
-                i = (i + 1) % size
-            if created[0]:
-                stack[top] = ends[0]
-                top += 1
+            depth, top = _push_parts(stack, starts, depth, begin, loop, f, b, ends, created)
     new = used - count
     return (
         out_offsets[: made + 1].copy(),
