@@ -28,6 +28,7 @@ from verifier.proofs.checker.kernel import Kernel
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
 from verifier.proofs.checker.statement import read_statement
 from verifier.proofs.checking import ProofError, check_proof
+from verifier.properties.builders import condition_at
 from verifier.properties.query import Query
 from verifier.properties.statements import conditions
 
@@ -92,6 +93,50 @@ def test_whoever_says_holds_the_certificate_is_accepted(engine: str, tmp_path: P
         divided += report.leaves > 1
     assert proved == 4
     assert divided >= 1
+
+
+ALL_MAPS = ("gradient", "absolute", "difference", "gradient-input", "integrated", "integrated-exact", "smooth")
+
+
+@pytest.mark.parametrize("similarity", ["linf", "l1", "l2", "top-k"])
+@pytest.mark.parametrize("name", ALL_MAPS)
+def test_every_map_and_similarity_has_certificates(name: str, similarity: str, tmp_path: Path) -> None:
+    write_onnx(small(1), tmp_path / "n.onnx")
+    network = verifier.load(tmp_path / "n.onnx")
+    x = np.round(np.random.default_rng(1).uniform(0.5, 1, network.input_size) * 64) / 64
+    top = 2 if similarity == "top-k" else 0
+    query = verifier.saliency_robustness(
+        network, x, epsilon=0.02, delta=0.01, map=name, similarity=similarity, top_k=top
+    )
+    verdict = verifier.verify(query, timeout=60, proof=tmp_path / "p")
+    assert verdict.status is Status.HOLDS
+    assert verdict.proof is not None, verdict.no_certificate
+    words = check_proof(tmp_path / "p", tmp_path / "n.onnx", jobs=1).words
+    assert f"whose {name} map differs ({similarity})" in words
+
+
+@pytest.mark.parametrize("similarity", ["linf", "l1", "l2"])
+@pytest.mark.parametrize("name", ALL_MAPS[:4])
+def test_what_is_asked_of_the_gradient_follows_from_similar_maps(name: str, similarity: str, tmp_path: Path) -> None:
+    similar = 0
+    for seed in range(4):
+        write_onnx(small(seed), tmp_path / "n.onnx")
+        network, rng = verifier.load(tmp_path / "n.onnx"), np.random.default_rng(seed)
+        x = np.round(rng.uniform(-1, 1, network.input_size) * 64) / 64
+        query = verifier.saliency_robustness(
+            network, x, epsilon=0.25, delta=0.5, map=name, similarity=similarity, domain=None
+        )
+        condition = condition_at(network, x, 0.5, map=name, similarity=similarity)
+        graph = read_network(read_bytes(tmp_path / "n.onnx"))
+        assert query.statement is not None
+        read_statement(query.statement.text, graph)
+        low, high = graph.asked[graph.outputs["g"]]
+        points = np.concatenate([query.box.sample(300, rng), x + rng.normal(size=(300, network.input_size)) / 50])
+        points = points[condition.margin(points) > 1e-9]
+        gradients = network.gradient(points, condition.output).reshape(len(points), -1)
+        similar += len(points)
+        assert ((gradients >= low - 1e-9) & (gradients <= high + 1e-9)).all()
+    assert similar > 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,6 +265,7 @@ def test_what_has_no_statement_says_so(tmp_path: Path) -> None:
     x = np.full(4, 0.25)
     query = verifier.saliency_robustness(network, x, epsilon=0.01, delta=0.1, map="absolute", domain=None)
     assert conditions(query) is None
+    query = replace(query, statement=None)
     verdict = verifier.verify(query, options=Options(timeout=30), proof=True)
     assert verdict.status is Status.HOLDS
     assert verdict.proof is None
@@ -236,7 +282,7 @@ def test_the_command_writes_a_certificate_that_carries_its_claim(
     assert main([*words, "--delta", "0.01", "--proof", str(tmp_path / "p")]) == 0
     capsys.readouterr()
     assert main(["check-proof", str(tmp_path / "p"), str(path)]) == 0
-    assert "whose gradient map differs by at most 0.01 from its own has label" in capsys.readouterr().out
+    assert "whose gradient map differs (linf) by at most 0.01 from its own has label" in capsys.readouterr().out
     assert main([*words, "--find", "delta", "--proof", str(tmp_path / "p")]) == 2
 
 

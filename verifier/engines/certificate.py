@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from verifier.errors import TimeLimitError
 from verifier.limits import Deadline
+from verifier.network.affine import dense
 from verifier.network.maxima import RecogniseMaxima
 from verifier.network.reduction import reduce
 from verifier.options import Options
@@ -31,8 +32,8 @@ def certificate(
     method = "" if engine is None else engine.name
     why = "" if engine is None else engine.withholds_proof(query)
     try:
-        if tree is None and query.gradient is not None:
-            return _of_gradient(query, deadline, method), ""
+        if tree is None and (query.gradient is not None or query.condition is not None):
+            return _of_gradient(query, options, deadline, method), ""
         if tree is None and reduce(query.network, (RecogniseMaxima(),)).network is not query.network:
             try:
                 return _of_lattice(query, deadline, method), ""
@@ -45,13 +46,32 @@ def certificate(
         return None, str(error)
 
 
-def _of_gradient(query: Query, deadline: Deadline, engine: str) -> Proof:
+def _of_gradient(query: Query, options: Options, deadline: Deadline, engine: str) -> Proof:
     """A question about the gradient, proved again on the checker's own bounds, whoever proved it first."""
-    about = subject(query)  # before the search: it says why there is none
+    own = _without_map(query)
+    about = subject(own)  # before the search: it says why there is none
+    if not about.graph.asked:  # of this map the checker knows nothing: perhaps the label holds whatever the map is
+        try:
+            tree = _again(own, options, deadline, "")
+        except NoCertificate as error:
+            raise NoCertificate(
+                f"the checker knows no conditions on such a map, and without one: {error.problem}"
+            ) from None
+        return finish(own, tree, f"native, whatever the map is, after {engine or 'bounds'}")
     from verifier.engines.saliency.prover import Prover
 
     tree = Prover(query, about.graph, about.claim).prove(deadline)
     return finish(query, tree, f"bounds of values and gradients, after {engine or 'bounds'}", about)
+
+
+def _without_map(query: Query) -> Query:
+    """The question without a map's condition and what it says of the gradient, about the network itself."""
+    condition = query.condition
+    if condition is None:
+        return query
+    outputs = condition.network.output_size
+    disjuncts = tuple(replace(part, y_rows=dense(part.y_rows)[:, :outputs], exact={}) for part in query.disjuncts)
+    return replace(query, network=condition.network, disjuncts=disjuncts, gradient=None, condition=None)
 
 
 def _of_lattice(query: Query, deadline: Deadline, engine: str) -> Proof:

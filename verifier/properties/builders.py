@@ -148,10 +148,9 @@ def saliency_robustness(
         else:
             lower, upper = condition.gradient_box(box.lower, box.upper)
             gradient = GradientBox(output=weights, lower=lower, upper=upper)
-    plain = condition.is_box and chosen.name == "gradient"
     return Query(
         network=host,
-        statement=ball.statement(label, delta) if plain else None,
+        statement=ball.statement(label, condition),
         box=box,
         disjuncts=larger_output_disjuncts(network.output_size, label, width=host.output_size),
         gradient=gradient,
@@ -241,12 +240,12 @@ class _Ball:
         self.anchor = self.box.clip(scale.apply(point))
         self.words += "" if scale.is_identity else ", given to the network as (x - mean) / std"
 
-    def statement(self, label: int, delta: float | None = None) -> Statement | None:
+    def statement(self, label: int, condition: MapCondition | None = None) -> Statement | None:
         """What is asked, for those who check its proof; None where inputs are scaled first."""
         if self._stated is None or not np.array_equal(self._stated[0], self.anchor):
             return None
         point, epsilon, ends = self._stated
-        return around_input(point, exact_radius(epsilon), ends, label, delta)
+        return around_input(point, exact_radius(epsilon), ends, label, condition)
 
 
 ROUNDED = 1e-6

@@ -12,6 +12,7 @@ import numpy as np
 from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query, Statement
+from verifier.properties.similarity import MapCondition
 
 
 def number(value: float | Fraction) -> str:
@@ -31,12 +32,18 @@ def numbers(values: Iterable[float | Fraction]) -> list[str]:
 
 
 def around_input(
-    point: Array, epsilon: float | Fraction, domain: Any, label: int, delta: float | None = None
+    point: Array, epsilon: float | Fraction, domain: Any, label: int, condition: MapCondition | None = None
 ) -> Statement:
-    """That the label holds around an input, or with ``delta`` where its gradient map is similar."""
+    """That the label holds around an input, or where its map is similar."""
     said: dict[str, Any] = {"kind": "saliency", "label": label, "epsilon": number(epsilon)}
-    if delta is not None:
-        said["delta"] = number(delta)
+    if condition is not None:
+        chosen = condition.map
+        shifted = chosen.baseline is not None and bool(np.any(chosen.baseline))
+        said["delta"] = number(condition.delta)
+        said["map"] = chosen.name + (" (from a baseline)" if shifted else "")
+        said["similarity"] = condition.similarity.name
+        if chosen.name == "difference":
+            said["other"] = int(np.asarray(condition.output).argmin())
     if domain is None:
         said["domain"] = None
     else:

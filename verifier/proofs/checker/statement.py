@@ -2,10 +2,12 @@
 
 Numbers are JSON numbers and strings ("0.1", "1/3", "0x1.8p-4"): each the rational that it says.
 
-* ``{"kind": "saliency", "input": [...], "label": k, "epsilon": e, "delta": d, "domain": [low, high] or null}``: every input
-  within L∞ distance e of this one, in the domain (numbers, or one for each entry), at which no entry of the gradient of
-  output k is further than d from what it is at this input, has larger output k than any other. Without "delta": every input
-  within that distance. The gradient of ReLU at 0 is 0.
+* ``{"kind": "saliency", "input": [...], "label": k, "epsilon": e, "delta": d, "domain": [low, high] or null, "map": "gradient",
+  "similarity": "linf"}``: every input within L∞ distance e of this one, in the domain (numbers, or one for each entry), whose map is
+  within distance d of the one at this input, has larger output k than any other. Without "delta": every input within that
+  distance. Maps: "gradient" (of output k), "absolute" (of each of its entries), "difference" (the gradient of output k less output
+  "other"), "gradient-input" (each entry times the input's). Distances: "linf", "l1", "l2". The gradient of ReLU at 0 is 0. Of
+  distances this uses that each entry is within d; of other maps and similarities nothing, which claims more.
 * ``{"kind": "conditions", "low": [...], "high": [...], "disjuncts": [[row, ...], ...], "common": [row, ...], "gradient":
   {"output": [...], "low": [...], "high": [...]} or null}``: no input between the ends meets all common rows, all rows of one
   disjunct, and has the gradient of ``output · y`` between its ends. Rows: ``{"x": {index: c}, "y": {}, "g": {}, "bound": b, "strict":
@@ -24,6 +26,8 @@ import numpy as np
 from .claim import Claim, Disjunct, Row
 from .gradient import Transposed, add_gradient
 from .graph import CheckError, Graph
+
+MAPS, DISTANCES = ("gradient", "absolute", "difference", "gradient-input"), ("linf", "l1", "l2")
 
 
 def number(value: Any) -> Fraction:
@@ -68,15 +72,49 @@ def _saliency(said: Any, graph: Graph) -> Claim:
     words = f"every input within {float(epsilon):g} of the given one"
     asked: list[Row] = []
     if "delta" in said:
-        delta, output = number(said["delta"]), np.zeros(outputs)
-        output[label] = 1.0
-        node = add_gradient(graph, output)
-        g = _values(graph, x)[node]
-        asked = _asked(graph, node, [v - delta for v in g], [v + delta for v in g])
-        words += f" whose gradient map differs by at most {float(delta):g} from its own"
+        asked = _similar(said, graph, x, low, high)
+        name, distance, delta = (
+            said.get("map", "gradient"),
+            said.get("similarity", "linf"),
+            float(number(said["delta"])),
+        )
+        words += f" whose {name} map differs ({distance}) by at most {delta:g} from its own"
+        words += "" if asked else " (and every other)"
     others = [j for j in range(outputs) if j != label]
     rows = [Row({"y": {label: Fraction(1), j: Fraction(-1)}}, Fraction(0)) for j in others]
     return Claim([Disjunct(low, high, [row, *asked]) for row in rows], f"{words} has label {label}")
+
+
+def _similar(said: Any, graph: Graph, x: list[Fraction], low: list[Fraction], high: list[Fraction]) -> list[Row]:
+    """What follows for the gradient from a map that is similar to the one at x; nothing where nothing is known."""
+    name, delta, output = (
+        said.get("map", "gradient"),
+        number(said["delta"]),
+        np.zeros(graph.nodes[graph.outputs["y"]].size),
+    )
+    if name not in MAPS or said.get("similarity", "linf") not in DISTANCES:
+        return []
+    output[int(said["label"])] = 1.0
+    if name == "difference":
+        if not 0 <= int(said["other"]) < len(output) or int(said["other"]) == int(said["label"]):
+            raise CheckError("a map of the difference to no other output")
+        output[int(said["other"])] = -1.0
+    node = add_gradient(graph, output)
+    g = _values(graph, x)[node]
+    ends: list[tuple[Fraction | None, Fraction | None]] = [(v - delta, v + delta) for v in g]
+    if name == "absolute":
+        ends = [(-abs(v) - delta, abs(v) + delta) for v in g]
+    if name == "gradient-input":
+        ends = [_quotients(v * w - delta, v * w + delta, a, b) for v, w, a, b in zip(g, x, low, high, strict=True)]
+    return _asked(graph, node, *(list(end) for end in zip(*ends, strict=True)))
+
+
+def _quotients(a: Fraction, b: Fraction, c: Fraction, d: Fraction) -> tuple[Fraction | None, Fraction | None]:
+    """Between what lies q if ``q r`` is in [a, b] for an r in [c, d]; None: anywhere."""
+    if c <= 0 <= d:
+        return None, None
+    found = [v / w for v in (a, b) for w in (c, d)]
+    return min(found), max(found)
 
 
 def _conditions(said: Any, graph: Graph) -> Claim:
@@ -107,14 +145,16 @@ def _conditions(said: Any, graph: Graph) -> Claim:
     return Claim([Disjunct(low, high, [*rows(part), *common]) for part in said["disjuncts"]], words)
 
 
-def _asked(graph: Graph, node: int, low: list[Fraction], high: list[Fraction]) -> list[Row]:
-    """Rows ``low <= g <= high``, the upper end of each entry first; the graph knows them too, rounded outwards."""
+def _asked(graph: Graph, node: int, low: Any, high: Any) -> list[Row]:
+    """Rows ``low <= g <= high``, the upper end of each entry first (without an end ``0 <= 0``); the graph knows them too, rounded
+    outwards."""
     graph.outputs["g"] = node
-    ends = [np.array([float(v) for v in end]) for end in (low, high)]
+    ends = [np.array([free if v is None else float(v) for v in end]) for end, free in ((low, -np.inf), (high, np.inf))]
     graph.asked[node] = np.nextafter(ends[0], -np.inf), np.nextafter(ends[1], np.inf)
     rows = []
     for k, (a, b) in enumerate(zip(low, high, strict=True)):
-        rows += [Row({"g": {k: Fraction(1)}}, b), Row({"g": {k: Fraction(-1)}}, -a)]
+        rows.append(Row({}, Fraction(0)) if b is None else Row({"g": {k: Fraction(1)}}, b))
+        rows.append(Row({}, Fraction(0)) if a is None else Row({"g": {k: Fraction(-1)}}, -a))
     return rows
 
 
