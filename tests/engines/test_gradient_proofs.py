@@ -258,18 +258,18 @@ def test_no_edit_makes_a_proof_of_something_false(tmp_path: Path) -> None:
     assert tried == refused > 120
 
 
-def test_what_has_no_statement_says_so(tmp_path: Path) -> None:
+def test_what_depends_on_a_map_that_the_checker_does_not_know_says_so(tmp_path: Path) -> None:
+    """The label holds where the map is similar, and not everywhere."""
     path = tmp_path / "n.onnx"
-    write_onnx(small(1), path)
+    write_onnx(feedforward([np.array([[1.0, -1], [-1, 1]]), np.eye(2)], [np.zeros(2), np.array([0.25, 0])]), path)
     network = verifier.load(path)
-    x = np.full(4, 0.25)
-    query = verifier.saliency_robustness(network, x, epsilon=0.01, delta=0.1, map="absolute", domain=None)
-    assert conditions(query) is None
-    query = replace(query, statement=None)
-    verdict = verifier.verify(query, options=Options(timeout=30), proof=True)
-    assert verdict.status is Status.HOLDS
-    assert verdict.proof is None
-    assert "map" in verdict.no_certificate
+    asked = {"epsilon": 1.0, "delta": 0.5, "domain": None}
+    for name, known in (("gradient", True), ("smooth", False)):
+        query = verifier.saliency_robustness(network, np.array([0.9, 0.1]), map=name, **asked)
+        verdict = verifier.verify(query, options=Options(timeout=30), proof=True)
+        assert verdict.status is Status.HOLDS, (name, verdict)
+        assert (verdict.proof is not None) == known, (name, verdict.no_certificate)
+        assert known or "no conditions on such a map" in verdict.no_certificate
 
 
 def test_the_command_writes_a_certificate_that_carries_its_claim(

@@ -162,7 +162,9 @@ class Prover:
         if not left:
             return []
         if not state.unknown:
-            raise NoCertificate("a linear region stayed undecided within rounding errors")
+            raise NoCertificate(
+                "a linear region stayed undecided: within rounding errors, or as the map says more than intervals of the gradient"
+            )
         if len(left) > 1 and bool((known.signs[: self.first[-2]] != 0).all()):
             return [replace(here, known=known, disjuncts=(disjunct,), bounded=True) for disjunct in left]
         basis = relaxation.basis() if point is not None else None

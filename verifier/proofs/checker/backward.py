@@ -150,7 +150,7 @@ class Backward:
                 continue
             a = np.zeros((len(self.total), node.size), dtype=self.total.dtype) if a is None else a
             if number in self.kernel.twins:
-                a = self._without_common(number, a)
+                a = self._without_common(number, a, handed)
             if node.kind == "gate":
                 out = self._gates(node, a, handed)
             elif handed is None and number not in self.together:
@@ -193,11 +193,13 @@ class Backward:
         for (source, _), matrix in zip(node.terms, kernel.maps[number], strict=True):
             self._add(source, matrix.adjoint(a))
 
-    def _without_common(self, number: int, a: Any) -> Any:
-        """Twins' coefficients without what they have in common with opposite signs, which goes on to z."""
+    def _without_common(self, number: int, a: Any, handed: Any) -> Any:
+        """Twins' coefficients without what they have in common with opposite signs, which goes on to z; rows with numbers of their own are
+        left as they are."""
         (one, other), source = self.kernel.twins[number], self.nodes[number].terms[0][0]
         first, second, on = a[:, one], a[:, other], np.zeros_like(a)
         common = np.maximum(np.minimum(first, -second), 0) + np.minimum(np.maximum(first, -second), 0)
+        common = common if handed is None else np.where((handed != handed).all(axis=1)[:, None], common, 0)
         a, on[:, one] = a.copy(), common
         a[:, one], a[:, other] = first - common, second + common
         self._count(source, on)
