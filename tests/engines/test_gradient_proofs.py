@@ -30,7 +30,6 @@ from verifier.proofs.checker.statement import read_statement
 from verifier.proofs.checking import ProofError, check_proof
 from verifier.properties.builders import condition_at
 from verifier.properties.query import Query
-from verifier.properties.statements import conditions
 
 KINDS = ("relu", "leaky", "convolutional", "pooling")
 
