@@ -11,8 +11,8 @@ import numpy as np
 
 from verifier.network.operators import Array
 from verifier.properties.conjunction import Conjunction
+from verifier.properties.map_condition import MapCondition
 from verifier.properties.query import Query, Statement
-from verifier.properties.similarity import MapCondition
 
 
 def number(value: float | Fraction) -> str:
