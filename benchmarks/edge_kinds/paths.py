@@ -22,7 +22,7 @@ from verifier.engines import registry
 from verifier.engines.base import Answer, Engine
 from verifier.engines.maps.engine import MapsEngine, MapsSettings
 from verifier.engines.native import NativeEngine
-from verifier.engines.native.settings import BoxSettings, ExactSettings, NativeSettings, ReluSettings
+from verifier.engines.native.settings import BoxSettings, ExactSettings, NativeSettings, ReluSettings, SharpenSettings
 from verifier.engines.saliency.engine import SaliencyEngine, SaliencySettings
 from verifier.engines.saliency.settings import TreeSettings
 from verifier.falsify.replay import replay
@@ -45,6 +45,8 @@ EACH = 3
 
 NEVER = ExactSettings.never()
 ALONE = NativeSettings(exact=NEVER)
+ALWAYS = SharpenSettings(share=np.inf, gain=-np.inf, rounds=3)
+"""Every bound that fails becomes a cut."""
 ASKED = Options(timeout=LIMIT, prepass=False)
 PROVING, TWO = replace(ASKED, proof=True), replace(ASKED, threads=2)
 NATIVE: dict[str, tuple[NativeSettings, Options]] = {
@@ -58,6 +60,11 @@ NATIVE: dict[str, tuple[NativeSettings, Options]] = {
     "ReLUs": (replace(ALONE, low_dimension=0), ASKED),
     "ReLUs, two threads": (replace(ALONE, low_dimension=0), TWO),
     "ReLUs, impatient": (replace(ALONE, low_dimension=0, relu=ReluSettings.impatient()), ASKED),
+    "ReLUs, always cut": (replace(ALONE, low_dimension=0, relu=ReluSettings(sharpen=ALWAYS)), ASKED),
+    "ReLUs, impatient, always cut": (
+        replace(ALONE, low_dimension=0, relu=replace(ReluSettings.impatient(), sharpen=ALWAYS)),
+        ASKED,
+    ),
     "ReLUs, with a proof": (replace(ALONE, low_dimension=0), PROVING),
     "condensed": (replace(ALONE, condensed_from=1), ASKED),
     "condensed, two threads": (replace(ALONE, condensed_from=1), TWO),
