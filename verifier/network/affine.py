@@ -199,15 +199,22 @@ def _is_exact_sum(a: Matrix, b: Matrix, total: Matrix) -> bool:
 
 
 def _product(matrix: Matrix, inner: Matrix) -> Matrix:
-    """``matrix @ inner``; without a product where the inner one is the identity, by BLAS where both are dense."""
-    size = inner.shape[0]
-    if inner.shape[1] == size == inner.nnz and (inner.data == 1.0).all():
-        order = np.arange(size + 1)
-        if (inner.indptr == order).all() and (inner.indices == order[:-1]).all():
-            return matrix
+    """``matrix @ inner``; without a product where one is the identity, by BLAS where both are dense."""
+    if _is_identity(inner):
+        return matrix
+    if _is_identity(matrix):
+        return inner
     if is_dense(matrix) and is_dense(inner):
         return sp.csr_array(dense(matrix) @ dense(inner))
     return sp.csr_array(matrix @ inner)
+
+
+def _is_identity(matrix: Matrix) -> bool:
+    size = matrix.shape[0]
+    if not (matrix.shape[1] == size == matrix.nnz and (matrix.data == 1.0).all()):
+        return False
+    order = np.arange(size + 1)
+    return bool((matrix.indptr == order).all() and (matrix.indices == order[:-1]).all())
 
 
 def _joined(x: dict[int, Matrix], y: dict[int, Matrix], rows_x: int, rows_y: int) -> dict[int, Matrix]:

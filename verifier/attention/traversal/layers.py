@@ -77,7 +77,9 @@ def layered_form(network: Network, keep: Collection[str] = ()) -> LayeredForm:
 
 
 def _layer(name: str, is_relu: bool, z: Affine) -> Layer:
-    blocks = {s - INPUT: sp.csr_array(m) for s, m in z.matrices.items()}
+    blocks = {
+        s - INPUT: sp.csr_array(m, copy=True) for s, m in z.matrices.items()
+    }  # a network's weights may be among them
     for block in blocks.values():
         block.eliminate_zeros()
     return Layer(name, is_relu, z.constant, {s: block for s, block in blocks.items() if block.nnz})
