@@ -1,6 +1,6 @@
 """Certificates set by set: how many properties that hold get one that the stand-alone checker accepts, sizes and times.
 
-Run: ``python benchmarks/proofs.py [SET …] [--timeout S] [--limit N]`` (adds to benchmarks/results/proofs_journal.jsonl and
+Run: ``python benchmarks/proofs.py [SET …] [--timeout S] [--limit N] [--fresh]`` (adds to benchmarks/results/proofs_journal.jsonl and
 writes benchmarks/results/proofs.md from it). Sets are VNN-COMP categories in the data folder; those absent are left out.
 """
 
@@ -119,8 +119,12 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=SETS)
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--limit", type=int, default=0, help="so many instances of each set, evenly spaced")
+    parser.add_argument("--fresh", action="store_true", help="forget what the journal has of these sets")
     args = parser.parse_args()
     lines = [json.loads(text) for text in JOURNAL.read_text().splitlines()] if JOURNAL.is_file() else []
+    if args.fresh:
+        lines = [line for line in lines if line["set"] not in args.sets]
+        JOURNAL.write_text("".join(json.dumps(line) + "\n" for line in lines))
     known = {(line["set"], line["network"], line["property"]) for line in lines}
     for category in args.sets:
         found = instances(category)
