@@ -223,7 +223,8 @@ class ReluSplit(LastResort):
                 )
                 self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
             if len(nodes) and search.outcome.witness is None:
-                if not keep and subproblem.refined is None:
+                affordable = refined.seconds * settings.sharpen.times <= self._deadline.left
+                if affordable and not keep and subproblem.refined is None:
                     parts = self._sharpened(search, nodes, threads)
                     if len(parts) != 1:
                         return search.outcome, [

@@ -64,11 +64,13 @@ class SharpenSettings:
         share: a cut is used if the bound misses zero by at most this share of its own range over the box.
         gain: another follows if the last one brought the bound so much nearer to zero, as a share of what was missing.
         rounds: cuts, one after the other, at most.
+        times: nothing is cut unless the time left is so many times what the bounds took: each cut takes some of that again.
     """
 
     share: float = 0.35
     gain: float = 0.08
     rounds: int = 8
+    times: float = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
