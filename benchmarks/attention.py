@@ -30,6 +30,7 @@ from common import RESULTS, data_folder
 
 from verifier.attention import AreaMap, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
 from verifier.encodings.perturbations import Brightness, Contrast, Patch, Perturbation, Translation, perturbed
+from verifier.errors import VerifierError
 from verifier.network.convolution import Conv
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense, Reshape
@@ -153,8 +154,10 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES << 30, GIBIBYTES << 30))
         try:
             record = work()
-        except (Exception, MemoryError) as error:
+        except (MemoryError, VerifierError) as error:
             record = {"answers": {}, "reason": f"{type(error).__name__}: {error}"}
+        except Exception as error:
+            record = {"answers": {}, "mistake": f"{type(error).__name__}: {error}"}
         with os.fdopen(writer, "w") as stream:
             stream.write(json.dumps(record))
         os._exit(0)
@@ -165,8 +168,16 @@ def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(text) if text else {"answers": {}, "reason": f"the child ended with status {status}"}
 
 
+STARVED = 0.8
+"""A problem that timed out with less than this share of its time on a processor says nothing: others had the machine."""
+
+
 def note(name: str, record: dict[str, Any]) -> None:
-    """Append a finished problem to the journal."""
+    """Append a finished problem to the journal, unless it hung on the machine's other work or on a mistake of ours."""
+    late = "Timeout" in record["answers"].values()
+    if record.get("mistake") or (late and record["cpu"] < STARVED * record["seconds"]):
+        print(name, "is not noted:", record.get("mistake") or "others had the machine", record, flush=True)
+        return
     RESULTS.mkdir(exist_ok=True)
     with JOURNAL.open("a") as stream:
         stream.write(json.dumps({"problem": name, **record}) + "\n")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from verifier.api import verify as verify
-    from verifier.attention.areas import AreaMap as AreaMap
-    from verifier.attention.areas import AreaSettings as AreaSettings
+    from verifier.attention.area_result import AreaMap as AreaMap
+    from verifier.attention.area_result import AreaSettings as AreaSettings
     from verifier.attention.inconsistency import Inconsistency as Inconsistency
     from verifier.attention.maps import attention_areas as attention_areas
     from verifier.attention.maps import attention_map as attention_map
@@ -207,7 +207,7 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Attention maps": {
         "verifier.attention.maps": ("attention_map", "attention_areas"),
         "verifier.attention.region_map": ("RegionMap",),
-        "verifier.attention.areas": ("AreaMap", "AreaSettings"),
+        "verifier.attention.area_result": ("AreaMap", "AreaSettings"),
         "verifier.attention.inconsistency": ("Inconsistency",),
         "verifier.encodings.perturbations": ("perturbed",),
         "verifier.encodings.perturbation_kinds": (

@@ -19,7 +19,7 @@ from edge_kinds.kind import Kind, Outcome, Trial
 
 from verifier.attention import Answer, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
 from verifier.attention.answer import ASPECTS
-from verifier.attention.areas import PROVED
+from verifier.attention.area_result import PROVED
 from verifier.attention.replay import Replay
 from verifier.encodings.perturbations import (
     Blend,

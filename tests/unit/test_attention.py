@@ -14,6 +14,7 @@ from verifier.attention.maps_lp import lp_map
 from verifier.attention.problem import problem
 from verifier.attention.run import MapRun
 from verifier.attention.traversal.cells import PolygonExplorer, exit_point
+from verifier.attention.traversal.programs import LPExplorer
 from verifier.encodings.perturbations import (
     Brightness,
     Linear,
@@ -212,15 +213,7 @@ def test_linear_programs_give_the_same_regions(case: int) -> None:
     delta = 0.01 + 1.001 * float(np.median(settings(layer, layer.box.sample(50, rng), 0)))
     walked = attention_map(network, layer.image, small, delta, settings=settings, label=0)
     run = MapRun(layer, settings, delta, 0, 10**6, 0.0, None, ignore)
-    import verifier.attention.maps_lp as module
-
-    prepared = problem(layer, settings, 0)
-    by_programs = module.LPExplorer(prepared.tnet, prepared.expected, delta, 0)
-    original, module.explorer = module.explorer, lambda run: (by_programs, prepared)
-    try:
-        programmed = lp_map(run)
-    finally:
-        module.explorer = original
+    programmed = lp_map(run, LPExplorer)
     assert programmed.complete, programmed.reason
     a, b = walked.table, programmed.table
     assert a is not None

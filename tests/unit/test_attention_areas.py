@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from verifier.attention import Answer, AreaSettings, Inconsistency, attention_areas, attention_map
-from verifier.attention.areas import OPEN, PROVED, REFUTED
+from verifier.attention import Answer, AreaMap, AreaSettings, Inconsistency, attention_areas, attention_map
+from verifier.attention.area_bounds import AreaBounder
+from verifier.attention.area_journal import Found
+from verifier.attention.area_result import OPEN, PROVED, REFUTED, Tiles
 from verifier.encodings.perturbations import Brightness, Linear, Patch, Perturbation, Translation
 from verifier.errors import InputError
+from verifier.limits import Deadline
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
@@ -76,16 +82,68 @@ def test_tiles_fill_theta_and_agree_with_the_regions() -> None:
         assert (m.tiles.kinds[settled, k] == np.where(holds, PROVED, REFUTED)).all()
 
 
-def test_threads_do_not_change_the_result() -> None:
+def same_bits(a: AreaMap, b: AreaMap) -> None:
+    for name in ("low", "high", "kinds"):
+        assert getattr(a.tiles, name).tobytes() == getattr(b.tiles, name).tobytes()
+    assert (a.shares, a.bounded, a.reason) == (b.shares, b.bounded, b.reason)
+    for aspect, answer in a.answers.items():
+        other = b.answers[aspect]
+        assert (answer.answer, answer.reason) == (other.answer, other.reason)
+        assert np.array_equal(answer.theta, other.theta) if answer.theta is not None else other.theta is None
+
+
+@pytest.mark.parametrize("answers_only", [False, True])
+@pytest.mark.parametrize("kind", ["gradient", "smooth"])
+def test_threads_do_not_change_the_result(kind: str, answers_only: bool) -> None:
     network, image = dense(1)
     pair: list[Perturbation] = [Translation(high=0.5), Brightness(high=0.4)]
-    a, b = (
-        attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-2, batch=12, threads=n)) for n in (1, 3)
-    )
-    assert a.shares == b.shares
-    assert a.bounded == b.bounded
-    np.testing.assert_array_equal(a.tiles.low, b.tiles.low)
-    np.testing.assert_array_equal(a.tiles.kinds, b.tiles.kinds)
+    settings = Inconsistency(map=kind, samples=2, classes="label")  # type: ignore[arg-type]
+
+    def asked(threads: int) -> AreaMap:
+        # a grid of one point finds nothing, so that failures are found on the way
+        how = AreaSettings(smallest=1e-2, batch=12, piece=3, grid=1, threads=threads, answers_only=answers_only)
+        return attention_areas(network, image, pair, 2.0, settings=settings, how=how)
+
+    one = asked(1)
+    assert one.bounded > 12
+    for threads in (2, 5):
+        same_bits(one, asked(threads))
+
+
+@pytest.mark.parametrize("answers_only", [False, True])
+def test_an_interrupted_search_goes_on(tmp_path: Path, answers_only: bool) -> None:
+    network, image = dense(1)
+    pair: list[Perturbation] = [Translation(high=0.5), Brightness(high=0.4)]
+    how = AreaSettings(smallest=1e-2, batch=12, piece=3, grid=1, answers_only=answers_only)
+    whole = attention_areas(network, image, pair, 2.0, how=how)
+    journal = tmp_path / "areas.jsonl"
+
+    def killed_after(lines: int) -> Callable[[AreaBounder, Tiles, list[bool], Deadline], Found]:
+        def found(self: AreaBounder, batch: Tiles, told: list[bool], deadline: Deadline) -> Found:
+            if journal.exists() and len(journal.read_text().splitlines()) >= lines:
+                raise KeyboardInterrupt
+            return bounds(self, batch, told, deadline)
+
+        return found
+
+    bounds = AreaBounder._found
+    for lines in (3, 5):
+        with pytest.MonkeyPatch.context() as changes:
+            changes.setattr(AreaBounder, "_found", killed_after(lines))
+            with pytest.raises(KeyboardInterrupt):
+                attention_areas(network, image, pair, 2.0, how=how, stream=tmp_path)
+        assert len(journal.read_text().splitlines()) == lines
+        with journal.open("a") as stream:
+            stream.write('{"tiles": "abc", "kin')  # torn by the kill
+    late = attention_areas(network, image, pair, 2.0, how=how, stream=tmp_path, timeout=1e-9)
+    assert late.bounded < whole.bounded
+    resumed = attention_areas(network, image, pair, 2.0, how=replace(how, threads=2), stream=tmp_path)
+    same_bits(whole, resumed)
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(AreaBounder, "_found", killed_after(0))  # nothing is bounded again
+        same_bits(whole, attention_areas(network, image, pair, 2.0, how=how, stream=tmp_path))
+    with pytest.raises(InputError, match=r"tiles of another map: delta, tiles differ"):
+        attention_areas(network, image, pair, 1.0, how=replace(how, smallest=0.5), stream=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["integrated", "smooth"])

@@ -23,15 +23,16 @@ Regions far from the boundary and from the way are never opened. The result's ta
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.attention.answer import Answer
-from verifier.attention.maps_lp import cell_table, count_cells, explorer, lp_map
+from verifier.attention.maps_lp import cell_table, count_cells, lp_map
 from verifier.attention.maps_plane import plane_map
+from verifier.attention.opening import Opened, Openers, TimeUp
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
 from verifier.attention.table import ROBUST, SAME, Aspect, Totals, joint_kind
@@ -39,17 +40,13 @@ from verifier.attention.traversal.cells import Cell, exit_point
 from verifier.network.operators import Array
 
 
-class TimeUp(Exception):
-    """The time limit was reached."""
-
-
 class _Search:
     """The regions opened so far and what is known of them."""
 
-    def __init__(self, run: MapRun, aspect: Aspect) -> None:
-        self.run, self.aspect = run, aspect
-        self.opens, self.prepared = explorer(run)
-        self.totals = Totals(run.delta)
+    def __init__(self, opens: Openers, aspect: Aspect) -> None:
+        self.run, self.aspect = opens.run, aspect
+        self.opens, self.prepared = opens, opens.prepared
+        self.totals = Totals(self.run.delta)
         self.cells: dict[int, Cell] = {}
         self.aliases: dict[int, int] = {}
         self.thin: set[int] = set()
@@ -58,22 +55,17 @@ class _Search:
         self.links: dict[int, set[int]] = {}
         """Neighbours on the way: the key across a face is not always foreseen, where it was not opened from it."""
 
-    def open(self, at: Array, into: Array, foreseen: int = 0) -> int | None:
-        """Open (or recognise) a region; its key, None for a sliver."""
-        if foreseen in self.cells:
-            return foreseen
-        if foreseen in self.aliases:
-            return self.aliases[foreseen]
-        if foreseen in self.thin:
-            return None
-        if self.run.late:
-            raise TimeUp
-        found = self.opens.open(at, into, self.cells)
+    def open(self, at: Array, into: Array) -> int | None:
+        """Open (or recognise) the region at a point towards a direction; its key, None for a sliver."""
+        return self._take(0, self.opens.open(at, into, self.cells))
+
+    def _take(self, foreseen: int, found: Opened) -> int | None:
+        """Note a region that was opened where ``foreseen`` was expected (0: nothing)."""
         if found is None:
             self.thin.add(foreseen)
             return None
         key = found.key if isinstance(found, Cell) else found
-        if isinstance(found, Cell):
+        if isinstance(found, Cell) and key not in self.cells:
             (found,) = count_cells(self.run, self.prepared, self.totals, [found])
             self.cells[key] = found
             for corner in corner_keys(found.vertices):
@@ -106,11 +98,18 @@ class _Search:
                 yield other
         yield from self.links.get(key, ())
 
-    def expand(self, key: int) -> None:
-        """Open all neighbours of a region."""
-        self.expanded.add(key)
-        for face in self.cells[key].faces:
-            self.open(face.at, face.into, face.key)
+    def expand(self, keys: Sequence[int]) -> None:
+        """Open all neighbours of some regions, a wave of them at a time."""
+        self.expanded.update(keys)
+        faces: dict[int, tuple[Array, Array]] = {}
+        for face in (face for key in keys for face in self.cells[key].faces):
+            if not (face.key in self.cells or face.key in self.aliases or face.key in self.thin):
+                faces.setdefault(face.key, (face.at, face.into))
+        todo, size = list(faces), self.run.how.wave
+        for wave in (todo[k : k + size] for k in range(0, len(todo), size)):
+            opened = self.opens.open_all([faces[key] for key in wave], self.cells)
+            for foreseen, found in zip(wave, opened, strict=True):
+                self._take(foreseen, found)
 
     def way(self) -> list[int]:
         """Approach: the regions on a straight way from θ = 0 to the border of Θ."""
@@ -125,26 +124,25 @@ class _Search:
                     self.links.setdefault(key, set()).add(keys[-1])
                 keys.append(key)
             from_here = point + 1e-12 * direction
-            point = exit_point(self.opens.tnet, self.opens.state, from_here, direction)
+            point = exit_point(self.prepared.tnet, self.opens.first.state, from_here, direction)
             if np.any((point <= 0) & (direction < 0)) or np.any((point >= 1) & (direction > 0)):
                 break
         return keys
 
     def follow(self, start: Iterable[int]) -> set[int]:
         """Follow a boundary from regions beside it; everything that was opened beside it."""
-        todo, seen = list(start), set(start)
-        while todo:
-            key = todo.pop()
-            if key not in self.cells or not self._beside(key):
-                continue
-            if key not in self.expanded:
-                self.expand(key)
-            for other in self.meeting(key):
-                # what was opened before may lie beside the boundary only now
-                for candidate in (other, *self.opened_neighbours(other)):
-                    if candidate not in seen and self._beside(candidate):
-                        seen.add(candidate)
-                        todo.append(candidate)
+        front, seen = list(start), set(start)
+        while front:
+            here = [key for key in front if key in self.cells and self._beside(key)]
+            self.expand([key for key in here if key not in self.expanded])
+            front = []
+            for key in here:
+                for other in self.meeting(key):
+                    # what was opened before may lie beside the boundary only now
+                    for candidate in (other, *self.opened_neighbours(other)):
+                        if candidate not in seen and self._beside(candidate):
+                            seen.add(candidate)
+                            front.append(candidate)
         return seen
 
     def _beside(self, key: int) -> bool:
@@ -186,17 +184,19 @@ def whole_map(run: MapRun) -> RegionMap:
 
 def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
     """The map of the regions along the outermost boundary of one aspect; the whole map if the search meets none."""
-    search, reason = _Search(run, aspect), ""
+    reason = ""
     inside: set[int] = set()
     outermost: set[int] = set()
     origin = 0
-    try:
-        way = search.way()
-        origin = way[0]
-        if search.robust(origin):
-            inside, outermost = _outermost(search, way)
-    except TimeUp:
-        reason = f"stopped after {run.timeout:g} s"
+    with Openers(run) as opens:
+        search = _Search(opens, aspect)
+        try:
+            way = search.way()
+            origin = way[0]
+            if search.robust(origin):
+                inside, outermost = _outermost(search, way)
+        except TimeUp:
+            reason = f"stopped after {run.timeout:g} s"
     cells = dict(search.cells)
     totals = search.totals
     order = {key: k for k, key in enumerate(cells)}
@@ -213,7 +213,7 @@ def boundary_map(run: MapRun, aspect: Aspect) -> RegionMap:
         cell_table(search.prepared, cells, search.aliases, run.perturbed.box),
         origin=order.get(origin, 0),
         boundary={aspect: (mask(inside), mask(outermost))},
-        statistics={"expanded": len(search.expanded), "linear programs": getattr(search.opens, "programs", 0)},
+        statistics={"expanded": len(search.expanded), "linear programs": opens.programs},
     )
     # no boundary around what was opened: whether there is one elsewhere, only the whole map tells
     return whole_map(run) if found.answers[aspect].answer is Answer.UNDECIDED and not reason else found

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from verifier.arguments import checked
 from verifier.attention.ahead import compile_ahead
-from verifier.attention.areas import AreaMap, AreaSettings, area_map
+from verifier.attention.area_result import AreaMap, AreaSettings
+from verifier.attention.areas import area_map
 from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
 from verifier.attention.table import Aspect
+from verifier.attention.walk_settings import WalkSettings
 from verifier.encodings.perturbations import Perturbation, Perturbed, perturbed
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
@@ -38,6 +40,7 @@ def attention_map(
     band: float = 0.0,
     keep: int = 3_000_000,
     stream: str | Path | None = None,
+    how: WalkSettings | None = None,
     timeout: float | None = None,
     listener: Listener = ignore,
 ) -> RegionMap:
@@ -60,6 +63,7 @@ def attention_map(
             (two parameters), unless ``stream`` is given. About 0.5 kB a region.
         stream: a folder. Θ is mapped in tiles of at most ``keep`` regions, and each finished tile is written
             there (`RegionMap.tiles`). Called again with the same arguments, finished tiles are not mapped again.
+        how: how the regions are walked, and by how many threads; they do not depend on the number.
         timeout: seconds after which the walk stops; the map then says what it covers.
         listener: hears `Progress` with the share of Θ done (in 1/1000).
 
@@ -90,7 +94,8 @@ def attention_map(
         )
     compile_ahead(attention_map, listener)
     began = time.monotonic()
-    run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener, band=band)
+    how = how or WalkSettings()
+    run = MapRun(layer, settings, float(delta), label, keep, began, timeout, listener, band=band, how=how)
     if method == "gbs":
         from verifier.attention.boundary import boundary_map
 
@@ -115,6 +120,7 @@ def attention_areas(
     label: int | None = None,
     clip: bool = True,
     how: AreaSettings | None = None,
+    stream: str | Path | None = None,
     timeout: float | None = None,
     listener: Listener = ignore,
 ) -> AreaMap:
@@ -124,7 +130,9 @@ def attention_areas(
     SmoothGrad (`Inconsistency.map`). "Robust" is proved here with a bound on every rounding.
 
     Args:
-        how: how Θ is cut into tiles.
+        how: how Θ is cut into tiles, and by how many threads.
+        stream: a folder where what is found is kept. Called again with the same arguments after an interruption, the
+            search goes on from there, and ends with the same result, bit for bit.
         timeout: seconds after which what is left stays open.
 
     Raises:
@@ -142,8 +150,9 @@ def attention_areas(
     """
     layer, settings, label = _question(network, image, perturbations, delta, settings, label, clip)
     compile_ahead(attention_map, listener)
+    folder = None if stream is None else Path(stream)
     deadline = Deadline.after(timeout)
-    return area_map(layer, settings, float(delta), label, how=how, deadline=deadline, listener=listener)
+    return area_map(layer, settings, float(delta), label, how=how, folder=folder, deadline=deadline, listener=listener)
 
 
 def _question(

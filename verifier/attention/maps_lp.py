@@ -8,26 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from verifier.attention.problem import Problem, problem
+from verifier.attention.opening import Explorer, Openers, TimeUp
+from verifier.attention.problem import Problem
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
 from verifier.attention.table import Graded, Table, Totals
-from verifier.attention.traversal.cells import Cell, PolygonExplorer
-from verifier.attention.traversal.programs import TOLERANCE, LPExplorer
+from verifier.attention.traversal.cells import Cell
+from verifier.attention.traversal.programs import TOLERANCE
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
-
-
-def explorer(run: MapRun) -> tuple[LPExplorer | PolygonExplorer, Problem]:
-    """What opens regions for this map: polygons for one and two parameters, linear programs for more."""
-    prepared = problem(run.perturbed, run.settings, run.label)
-    return explorer_of(prepared, run), prepared
-
-
-def explorer_of(prepared: Problem, run: MapRun) -> LPExplorer | PolygonExplorer:
-    """What opens the regions of a prepared problem."""
-    kind = PolygonExplorer if len(prepared.tnet.width) == 2 else LPExplorer
-    return kind(prepared.tnet, prepared.expected, run.delta, run.label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,46 +30,51 @@ class CellWalk:
     thin: int
 
 
-def lp_walk(run: MapRun, opens: LPExplorer | PolygonExplorer, prepared: Problem, totals: Totals) -> CellWalk:
+def lp_walk(opens: Openers, totals: Totals) -> CellWalk:
     """Open all regions of the unit cube, breadth first; stops when the time is up or more than ``run.keep`` are open."""
+    run, prepared = opens.run, opens.prepared
     cells: dict[int, Cell] = {}
     aliases: dict[int, int] = {}
     thin: set[int] = set()
-    queue = deque([(prepared.origin, prepared.into, 0)])
+    todo = deque([(prepared.origin, prepared.into, 0)])
     reason, heard = "", 0
-    while queue:
-        at, into, foreseen = queue.popleft()
-        if foreseen in cells or foreseen in aliases or foreseen in thin:
-            continue
-        found = opens.open(at, into, cells)
-        if found is None:
-            thin.add(foreseen)
-            continue
-        key = found.key if isinstance(found, Cell) else found
-        if foreseen and key != foreseen:
-            aliases[foreseen] = key
-        if not isinstance(found, Cell):
-            continue
-        (found,) = count_cells(run, prepared, totals, [found])
-        cells[key] = found
-        queue.extend((f.at, f.into, f.key) for f in found.faces if f.key not in cells)
-        if len(cells) - heard >= 100:
-            heard = len(cells)
-            run.heard(heard, totals.covered)
-        if run.late:
+    while todo and not reason:
+        wave: dict[int, tuple[Array, Array]] = {}
+        while todo and len(wave) < run.how.wave:
+            at, into, foreseen = todo.popleft()
+            if not (foreseen in cells or foreseen in aliases or foreseen in thin):
+                wave.setdefault(foreseen, (at, into))
+        try:
+            opened = opens.open_all(list(wave.values()), cells)
+        except TimeUp:
             reason = f"stopped after {run.timeout:g} s"
             break
-        if len(cells) > run.keep:
-            reason = f"more than {run.keep:,} regions"
-            break
-    return CellWalk(cells, aliases, reason, getattr(opens, "programs", 0), len(thin))
+        for foreseen, found in zip(wave, opened, strict=True):
+            if found is None:
+                thin.add(foreseen)
+                continue
+            key = found.key if isinstance(found, Cell) else found
+            if foreseen and key != foreseen:
+                aliases[foreseen] = key
+            if not isinstance(found, Cell) or key in cells:
+                continue
+            (found,) = count_cells(run, prepared, totals, [found])
+            cells[key] = found
+            todo.extend((f.at, f.into, f.key) for f in found.faces if f.key not in cells)
+            if len(cells) - heard >= 100:
+                heard = len(cells)
+                run.heard(heard, totals.covered)
+            if len(cells) > run.keep:
+                reason = f"more than {run.keep:,} regions"
+                break
+    return CellWalk(cells, aliases, reason, opens.programs, len(thin))
 
 
-def lp_map(run: MapRun) -> RegionMap:
-    """The exhaustive map, breadth first from θ = 0."""
-    opens, prepared = explorer(run)
+def lp_map(run: MapRun, kind: type[Explorer] | None = None) -> RegionMap:
+    """The exhaustive map, breadth first from θ = 0; ``kind`` opens the regions (`Openers`)."""
     totals = Totals(run.delta)
-    walk = lp_walk(run, opens, prepared, totals)
+    with Openers(run, kind=kind) as opens:
+        walk = lp_walk(opens, totals)
     reason = walk.reason
     if not reason and abs(totals.covered - 1.0) > 1e-6:
         reason = f"the regions found cover {totals.covered:.9g} of Θ"
@@ -88,7 +82,7 @@ def lp_map(run: MapRun) -> RegionMap:
         totals,
         "exhaustive",
         reason,
-        cell_table(prepared, walk.cells, walk.aliases, run.perturbed.box),
+        cell_table(opens.prepared, walk.cells, walk.aliases, run.perturbed.box),
         statistics={"linear programs": walk.programs, "thin": walk.thin},
     )
 

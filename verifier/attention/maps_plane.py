@@ -11,8 +11,9 @@ from verifier.attention.problem import Problem, problem
 from verifier.attention.raster import Raster
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun, real_sides
+from verifier.attention.slabs import Keys, PlaneRegions
 from verifier.attention.table import Graded, Table, Totals
-from verifier.attention.traversal.walk import RegionChunk, Regions, joined
+from verifier.attention.traversal.walk import RegionChunk, joined
 from verifier.network.operators import Array
 from verifier.properties.sets import Box
 
@@ -20,7 +21,7 @@ from verifier.properties.sets import Box
 def plane_map(run: MapRun) -> RegionMap:
     """The exhaustive map of one or two parameters."""
     prepared = problem(run.perturbed, run.settings, run.label)
-    regions = Regions(prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin, prepared.into)
+    regions = PlaneRegions(run, prepared)
     whole = run.perturbed.box
     totals, chunks, reason = Totals(run.delta), [], ""
     raster = None
@@ -43,9 +44,9 @@ def plane_map(run: MapRun) -> RegionMap:
         totals,
         "exhaustive",
         reason,
-        plane_table(prepared, chunks, regions.aliases, whole) if raster is None else None,
+        plane_table(prepared, chunks, regions, whole) if raster is None else None,
         raster=raster.shares() if raster is not None and not prepared.idle else None,
-        statistics={"neurons": run.perturbed.network.neurons, "aliases": len(regions.aliases)},
+        statistics={"neurons": run.perturbed.network.neurons, "aliases": regions.aliases},
     )
 
 
@@ -75,10 +76,11 @@ def settled(run: MapRun, prepared: Problem, chunk: RegionChunk, totals: Totals) 
     return replace(chunk, low=found.low, high=found.high, attention=found.attention)
 
 
-def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int, int], whole: Box) -> Table:
+def plane_table(prepared: Problem, chunks: list[RegionChunk], regions: PlaneRegions, whole: Box) -> Table:
     """The regions of a walk as a table in the parameters' own units; an idle second parameter is dropped.
 
     Args:
+        regions: the walk that handed the chunks out.
         whole: Θ, of which ``prepared.box`` may be a tile.
     """
     c = joined(chunks)
@@ -113,7 +115,7 @@ def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int,
         label=c.label,
         label_volumes=c.label_area * scale,
         winner=c.winner,
-        edges=_pairs(c.keys, owner, c.neighbours, aliases),
+        edges=_pairs(c.keys, [(c.keys[owner], regions.resolved(c.keys, c.neighbours)), *regions.pairs]),
         touches_border=touches,
         farthest=farthest,
         vertices=vertices,
@@ -122,26 +124,20 @@ def plane_table(prepared: Problem, chunks: list[RegionChunk], aliases: dict[int,
     )
 
 
-def _pairs(
-    keys: npt.NDArray[np.uint64],
-    owner: npt.NDArray[np.int64],
-    neighbours: npt.NDArray[np.uint64],
-    aliases: dict[int, int],
-) -> npt.NDArray[np.int64]:
-    """Pairs of neighbouring regions, each once (smaller index first)."""
-    real = neighbours.copy()
-    if aliases:
-        names = np.array(list(aliases), dtype=np.uint64)
-        values = np.array(list(aliases.values()), dtype=np.uint64)
-        order = np.argsort(names)
-        names, values = names[order], values[order]
-        place = np.minimum(np.searchsorted(names, real), len(names) - 1)
-        known = np.isin(real, keys)
-        real = np.where(~known & (names[place] == real), values[place], real)
+def _pairs(keys: Keys, sides: list[tuple[Keys, Keys]]) -> npt.NDArray[np.int64]:
+    """Pairs of neighbouring regions, each once (smaller index first).
+
+    Args:
+        keys: ``(P,)`` of the regions.
+        sides: keys of regions, and of what may be a region across an edge of theirs.
+    """
     order = np.argsort(keys)
-    place = np.minimum(np.searchsorted(keys[order], real), len(keys) - 1)
-    other = order[place]
-    found = (keys[other] == real) & (real != 0)
-    pairs = np.sort(np.stack([owner[found], other[found]], axis=1), axis=1)
-    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+
+    def index(of: Keys) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        place = order[np.minimum(np.searchsorted(keys[order], of), len(keys) - 1)]
+        return place, (keys[place] == of) & (of != 0)
+
+    (here, ours), (there, real) = (index(np.concatenate(side)) for side in zip(*sides, strict=True))
+    found = ours & real & (here != there)
+    pairs = np.sort(np.stack([here[found], there[found]], axis=1), axis=1)
     return np.asarray(np.unique(pairs, axis=0))

@@ -13,6 +13,7 @@ from verifier.attention.inconsistency import Inconsistency
 from verifier.attention.region_map import RegionMap
 from verifier.attention.replay import Replay
 from verifier.attention.table import MIXED, NAMES, NEVER, ROBUST, SPECK, Aspect, Graded, Table, Totals
+from verifier.attention.walk_settings import WalkSettings
 from verifier.encodings.perturbations import Perturbed
 from verifier.events import Listener, Progress
 from verifier.properties.sets import Box
@@ -36,6 +37,7 @@ class MapRun:
     timeout: float | None
     listener: Listener
     band: float = 0.0
+    how: WalkSettings = field(default_factory=WalkSettings)
     regions_before: int = 0
     share_before: float = 0.0
     share: float = 1.0

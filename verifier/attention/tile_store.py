@@ -9,24 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from verifier.attention.question import journal_lines, open_folder
 from verifier.attention.table import MIXED, Table, Totals
 from verifier.errors import InputError
-from verifier.files import make_folder, whole_file, write_text
+from verifier.files import whole_file
 from verifier.network.operators import Array
 
 Cell = tuple[tuple[float, float], ...]
 """A tile: its range along each parameter, as shares of Θ."""
-
-
-def _read(head: Path) -> dict[str, Any]:
-    """The question that a folder's tiles answer."""
-    try:
-        found = json.loads(head.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError("is not the head of a map", place=str(head), fix="choose another folder, or remove this one")
-    return found
 
 
 class TileStore:
@@ -40,28 +30,13 @@ class TileStore:
     def __init__(self, folder: Path, question: dict[str, Any]) -> None:
         self.folder = folder
         self.records: dict[Cell, dict[str, Any]] = {}
-        make_folder(folder)
-        head = folder / "map.json"
-        if not head.exists():
-            write_text(head, json.dumps(question, indent=1) + "\n")
-        elif (found := _read(head)) != question:
-            differ = sorted(k for k in {*found, *question} if found.get(k) != question.get(k))
-            raise InputError(
-                f"holds the tiles of another map: {', '.join(differ)} differ",
-                place=str(folder),
-                fix="choose another folder, or remove this one",
-            )
-        if self._journal.exists():
-            text = self._journal.read_text(encoding="utf-8", errors="replace")
-            if text and not text.endswith("\n"):
-                write_text(self._journal, text + "\n")  # so that the next record gets a line of its own
-            for line in text.splitlines():
-                try:
-                    record = json.loads(line)
-                    cell = tuple((a, b) for a, b in record["cell"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # torn by an interruption: the tile is walked again
-                self.records[cell] = record
+        open_folder(folder, question)
+        for record in journal_lines(self._journal):
+            try:
+                cell = tuple((a, b) for a, b in record["cell"])
+            except (ValueError, KeyError, TypeError):
+                continue  # torn by an interruption: the tile is walked again
+            self.records[cell] = record
 
     @property
     def _journal(self) -> Path:

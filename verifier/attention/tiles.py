@@ -11,7 +11,6 @@ pieces together. Cuts keep off round numbers, where perturbations bend and regio
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from dataclasses import replace
@@ -20,16 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from verifier.attention.maps_lp import cell_table, explorer_of, lp_walk
+from verifier.attention.maps_lp import cell_table, lp_walk
 from verifier.attention.maps_plane import plane_table, settled
+from verifier.attention.opening import Openers
 from verifier.attention.problem import Problem, problem
+from verifier.attention.question import question_of
 from verifier.attention.raster import Raster
 from verifier.attention.region_map import RegionMap
 from verifier.attention.run import MapRun
+from verifier.attention.slabs import PlaneRegions
 from verifier.attention.table import Table, Totals
 from verifier.attention.tile_store import Cell, TileStore
-from verifier.attention.traversal.walk import Regions
-from verifier.network.graph import Network
 from verifier.properties.sets import Box
 
 OFF = 0.0437
@@ -43,7 +43,7 @@ ALL = 1 << 40
 
 def tiled_map(run: MapRun, folder: Path) -> RegionMap:
     """The exhaustive map in tiles, its regions in a folder."""
-    store = TileStore(folder, _question(run))
+    store = TileStore(folder, question_of(run.perturbed, run.settings, run.delta, run.label, keep=run.keep))
     totals, reason = Totals(run.delta), ""
     raster = Raster(run.perturbed.box) if run.perturbed.dimension == 2 else None
     todo: list[Cell] = [((0.0, 1.0),) * run.perturbed.dimension]
@@ -102,22 +102,20 @@ def _tile(run: MapRun, store: TileStore, cell: Cell, before: Totals) -> dict[str
 
 def _polygons(run: MapRun, prepared: Problem, part: Totals) -> tuple[Table | None, float]:
     """The regions of a tile of one or two parameters (None: too many, or the time is up); tolerance of their area."""
-    chunk = min(20_000, run.keep + 1)
-    regions = Regions(
-        prepared.tnet, prepared.expected, run.delta, run.label, prepared.origin, prepared.into, chunk=chunk
-    )
+    regions = PlaneRegions(run, prepared, most=run.keep + 1)
     chunks = []
     for found in regions:
         chunks.append(settled(run, prepared, found, part))
         run.heard(part.regions, part.covered)
         if run.late or part.regions > run.keep:
             return None, 0.0
-    return plane_table(prepared, chunks, regions.aliases, run.perturbed.box), 1e-9
+    return plane_table(prepared, chunks, regions, run.perturbed.box), 1e-9
 
 
 def _cells(run: MapRun, prepared: Problem, part: Totals) -> tuple[Table | None, float]:
     """The same for more parameters."""
-    walk = lp_walk(run, explorer_of(prepared, run), prepared, part)
+    with Openers(run, prepared) as opens:
+        walk = lp_walk(opens, part)
     if walk.reason:
         return None, 0.0
     return cell_table(prepared, walk.cells, walk.aliases, run.perturbed.box), 1e-6
@@ -130,37 +128,3 @@ def parts(cell: Cell, count: int) -> list[Cell]:
         inner = [low + (high - low) * (k + OFF) / count for k in range(1, count)]
         ranges.append(list(itertools.pairwise([low, *inner, high])))
     return [(*pick, *cell[2:]) for pick in itertools.product(*ranges)]
-
-
-def _fingerprint(network: Network) -> str:
-    """A hash of operators, wiring and weights."""
-    digest = hashlib.sha256()
-    for node in network.nodes:
-        digest.update(repr((type(node.operator).__name__, node.inputs, node.shape)).encode())
-        for name, value in sorted(vars(node.operator).items()):
-            digest.update(name.encode())
-            digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-    return digest.hexdigest()[:16]
-
-
-def _question(run: MapRun) -> dict[str, Any]:
-    """What a map depends on, so that a folder is never continued with another question."""
-    layer = run.perturbed
-
-    def digest(*values: Any) -> str:
-        return hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in values)).hexdigest()[:16]
-
-    paths = [
-        (p.low, p.high, path.breaks, path.slopes) for p, path in zip(layer.perturbations, layer.paths, strict=True)
-    ]
-    return {
-        "network": _fingerprint(layer.original),
-        "image": digest(layer.image),
-        "parameters": {n: [p.low, p.high] for n, p in zip(layer.labels, layer.perturbations, strict=True)},
-        "perturbations": digest(*(v for path in paths for v in path)),
-        "clip": layer.clip,
-        "label": run.label,
-        "delta": run.delta,
-        "inconsistency": vars(run.settings),
-        "keep": run.keep,
-    }

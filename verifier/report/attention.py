@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.attention.areas import AreaMap
+from verifier.attention.area_result import AreaMap
 from verifier.attention.region_map import RegionMap
 from verifier.attention.table import NAMES, Aspect, Table
 from verifier.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from verifier.attention import AreaMap
-from verifier.attention.areas import PROVED, REFUTED
+from verifier.attention.area_result import PROVED, REFUTED
 from verifier.files import whole_text
 from verifier.report.style import FAILS, HOLDS, OPEN, figure_of
 

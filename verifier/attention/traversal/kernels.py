@@ -197,7 +197,7 @@ def inconsistency(net, expected, state, t, slope):  # type: ignore[no-untyped-de
     return total
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def start_region(net, expected, state, at, into, keep_bits):  # type: ignore[no-untyped-def]
     """The state of the region at ``at`` towards ``into``, from scratch; with ``keep_bits`` of the present bits."""
     neurons, classes = len(net.layer), len(net.seeds)

@@ -46,6 +46,7 @@ from verifier.attention.traversal.polygon import (
     clip,
     is_seen,
     mark_seen,
+    meets,
     region_polygon,
 )
 
@@ -204,9 +205,12 @@ def wakes_zero(net, bits, zero, flips, begin, end):  # type: ignore[no-untyped-d
     return False
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: ignore[no-untyped-def]
-    """Record the present region and open a frame for its edges on the stack; returns the polygon's size."""
+    """Record the present region and open a frame for its edges on the stack; returns the polygon's size.
+
+    Edges that do not meet ``walk.slab`` are not crossed.
+    """
     counters, polygon = walk.counters, walk.polygon
     n, near = region_polygon(net, state, walk, old_n)
     top = counters[DEPTH]
@@ -251,7 +255,7 @@ def visit(net, expected, state, walk, old_n, delta, label, cells):  # type: igno
         if counters[ZEROS] and wakes_zero(net, state.bits, walk.zero, walk.flips, counters[FLIPS], flips):
             key = (state.key[0] + np.uint64(i + 1)) * np.uint64(0xD6E8FEB86659FD93)
         cells.neighbours[first + i] = key
-        if is_seen(walk.seen, key) or flips == counters[FLIPS]:
+        if is_seen(walk.seen, key) or flips == counters[FLIPS] or not meets(walk.slab, polygon, i, j):
             continue
         if cost > net.fresh_work:
             q = counters[JUMPS]
@@ -299,7 +303,7 @@ def _forget(walk):  # type: ignore[no-untyped-def]
     walk.counters[PENDING] = 0
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, nogil=True)
 def walk_plane(net, expected, state, walk, cells, delta, label):  # type: ignore[no-untyped-def]
     """Go on with the walk until it is DONE, the output is FULL, or a buffer must GROW (or be REHASHed)."""
     counters = walk.counters

@@ -33,7 +33,10 @@ REFRESH = 20_000
 
 
 class Walk(NamedTuple):
-    """What the walk remembers between calls: its stack, the crossings put aside, the regions seen."""
+    """What the walk remembers between calls: its stack, the crossings put aside, the regions seen.
+
+    ``slab (3,)``: an axis and the ends of a range along it; only edges that meet it are crossed.
+    """
 
     counters: Array
     frames: Array
@@ -58,6 +61,7 @@ class Walk(NamedTuple):
     zeros: Array
     box: Array
     candidates: Array
+    slab: Array
 
 
 class Cells(NamedTuple):
@@ -77,6 +81,14 @@ class Cells(NamedTuple):
     winner: Array
     tied: Array
     doubtful: Array
+
+
+@nb.njit(cache=True)
+def meets(slab, polygon, i, j):  # type: ignore[no-untyped-def]
+    """Whether the edge from vertex i to vertex j meets a slab (`Walk`)."""
+    axis = int(slab[0])
+    low, high = min(polygon[i, axis], polygon[j, axis]), max(polygon[i, axis], polygon[j, axis])
+    return low <= slab[2] and high >= slab[1]
 
 
 @nb.njit(cache=True)

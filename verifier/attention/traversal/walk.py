@@ -59,6 +59,19 @@ class RegionChunk:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, which: npt.NDArray[np.bool_]) -> RegionChunk:
+        """Some of the regions, by a mask ``(P,)``."""
+        sizes = np.diff(self.offsets)
+        corners = np.repeat(which, sizes)
+        arrays = {n: getattr(self, n) for n in RegionChunk.__dataclass_fields__ if n != "offsets"}
+        taken = {n: v[corners if n in ("vertices", "neighbours") else which] for n, v in arrays.items()}
+        return RegionChunk(offsets=np.concatenate([[0], np.cumsum(sizes[which])]), **taken)
+
+    def extent(self, axis: int) -> tuple[Array, Array]:
+        """The range of every region along one axis, ``(P,)`` each."""
+        values, first = self.vertices[:, axis], self.offsets[:-1]
+        return np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
+
 
 def joined(chunks: list[RegionChunk]) -> RegionChunk:
     """All regions of several chunks as one."""
@@ -69,8 +82,12 @@ def joined(chunks: list[RegionChunk]) -> RegionChunk:
     return RegionChunk(offsets=np.concatenate([*parts, ends[-1:]]), **arrays)
 
 
+EVERYWHERE = (0, -1.0, 2.0)
+"""A slab that holds the whole square."""
+
+
 class Regions:
-    """A walk over all regions of the unit square.
+    """A walk over all regions of the unit square that meet a slab of it, each whole.
 
     Args:
         tnet: the network.
@@ -80,6 +97,7 @@ class Regions:
         start: where the walk begins, in [0, 1]²; the region there is the first.
         into: direction from there into that region.
         chunk: regions handed out at a time.
+        slab: an axis, and the ends of a range along it that ``start`` is in.
     """
 
     def __init__(
@@ -92,6 +110,7 @@ class Regions:
         into: Array,
         *,
         chunk: int = 20_000,
+        slab: tuple[int, float, float] = EVERYWHERE,
     ) -> None:
         self.tnet, self.expected, self.delta, self.label, self.chunk = tnet, expected, delta, label, chunk
         self.state = new_state(tnet.net, expected)
@@ -122,6 +141,7 @@ class Regions:
             zeros=np.zeros(neurons, dtype=np.int64),
             box=np.zeros(6),
             candidates=np.zeros(polygon.BLOCK, dtype=np.int64),
+            slab=np.array(slab, dtype=np.float64),
         )
         self.walk.jumps[0] = [*start, *into]
         self.walk.jump_keys[0] = np.uint64(1)
