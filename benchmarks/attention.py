@@ -40,8 +40,6 @@ COMBINATIONS = ("BP", "TP", "TB")
 DELTA, BAND, WIDTH = 3.0, 0.2, 1.0
 """The paper's δ and w^δ; and the upper end of every parameter, for which it gives no number (see the report)."""
 GIBIBYTES = 8
-TILES = 10.0
-"""Seconds after which a verdict that tiles do not give is sought region by region."""
 ALGORITHMS = ("verdict", "bfs", "gbs-CR", "gbs-AR", "gbs-CRAR")
 FOLLOWS = {"gbs-CR": "label", "gbs-AR": "attention", "gbs-CRAR": "both"}
 
@@ -58,15 +56,17 @@ def perturbation(letter: str, width: float = WIDTH) -> Perturbation:
     return kinds[letter]()
 
 
-def measure(algorithm: str, network: Network, image: np.ndarray, letters: str, limit: float) -> dict[str, Any]:
-    """One problem by one algorithm, as a record for the journal."""
+def measure(
+    algorithm: str, network: Network, image: np.ndarray, letters: str, limit: float, tiles: float = 10.0
+) -> dict[str, Any]:
+    """One problem by one algorithm, as a record for the journal; ``tiles``: seconds for them in a verdict."""
     began, cpu = time.perf_counter(), time.process_time()
     kinds = [perturbation(c) for c in letters]
     m: AreaMap | RegionMap
     record: dict[str, Any] = {}
     if algorithm == "verdict":
         how = AreaSettings(answers_only=True, smallest=1e-8)
-        m = attention_areas(network, image, kinds, DELTA, how=how, timeout=min(TILES, limit))
+        m = attention_areas(network, image, kinds, DELTA, how=how, timeout=min(tiles, limit))
         record = {"tiles": m.bounded, "reason": m.reason, "by": "tiles"}
     if algorithm != "verdict" or "Timeout" in {a.answer.value for a in m.answers.values()}:
         options: dict[str, Any] = (
@@ -192,7 +192,7 @@ def problems(size: str) -> Iterator[tuple[str, str, int, str]]:
                 yield f"{size}/{dataset}/{k}/{letters}", dataset, k, letters
 
 
-def run(algorithm: str, sizes: list[str], limit: float, until: float | None) -> None:
+def run(algorithm: str, sizes: list[str], limit: float, until: float | None, tiles: float) -> None:
     """Run what the journal lacks; no further problem is begun after ``until`` seconds."""
     began, done = time.monotonic(), journal()
     pictures = {d: images(d, "test")[0][-10:] for d in DATASETS}
@@ -209,7 +209,7 @@ def run(algorithm: str, sizes: list[str], limit: float, until: float | None) -> 
             if algorithm == "variants":
                 record = variants(net, image, letters)
             else:
-                record = in_child(lambda n=net, x=image, c=letters: measure(algorithm, n, x, c, limit))  # type: ignore[misc]
+                record = in_child(lambda n=net, x=image, c=letters: measure(algorithm, n, x, c, limit, tiles))  # type: ignore[misc]
             note(f"{algorithm}/{name}", {**record, "limit": limit})
 
 
@@ -297,6 +297,8 @@ def main() -> None:
     parser.add_argument("algorithm", nargs="?", choices=(*ALGORITHMS, "variants", "beyond"))
     parser.add_argument("sizes", nargs="*", help=f"some of {', '.join(PAPER)} (all)")
     parser.add_argument("--limit", type=float, default=7200.0, help="seconds a problem (the paper's 7200)")
+    parser.add_argument("--tiles", type=float, default=10.0, metavar="S",
+                        help="seconds after which a verdict that tiles do not give is sought region by region (10)")  # fmt: skip
     parser.add_argument("--until", type=float, help="seconds after which no further problem is begun")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
@@ -306,7 +308,7 @@ def main() -> None:
     if args.algorithm == "beyond":
         beyond(min(args.limit, 600.0))
     elif args.algorithm is not None:
-        run(args.algorithm, args.sizes or list(PAPER), args.limit, args.until)
+        run(args.algorithm, args.sizes or list(PAPER), args.limit, args.until, args.tiles)
     if args.report or args.algorithm is None:
         write_report()
 

@@ -156,7 +156,7 @@ not the patch's place; at [0, 1] its CR counts are met. The weights are ours, wi
 ## Table 2
 
 The column "our verdict" is that of `attention_areas` (Robust is proved with a bound on every rounding), or of the map
-of all regions where tiles did not tell within 10 s; NotRobust has a parameter that was replayed exactly. "Same algorithm" is a run of bfs or gbs region by region, within the limit given (the
+of all regions where tiles did not tell in time; NotRobust has a parameter that was replayed exactly. "Same algorithm" is a run of bfs or gbs region by region, within the limit given (the
 paper's was 7200 s); where it was not run on all 60 problems the number says so. The paper's "Robust" means that its search
 met no region that is not; since gbs leaves out what is far from the boundary, that is no proof. Ours visits everything
 before it says Robust. Paper: 4 threads, 30 GiB. Problems that timed out while others used the machine are not in the

@@ -46,6 +46,11 @@ GOOD = {
     "explain --data": ("explain net.onnx data.npz --data --epsilon 0.25", 0),
     "explain": ("explain net.onnx x.npy --epsilon 0.25 --ask features,lipschitz,influence", 0),
     "attention": (ATTENTION, 0),
+    "attention of a constant": (
+        f"{ATTENTION.replace('image.onnx', 'constant.onnx')} --no-clip --perturb contrast:0:9",
+        0,
+    ),
+    "attention in areas": (f"{ATTENTION} --method areas --map smooth --samples 2 --threads 2", 0),
     "line": ("line net.onnx x.npy y.npy", 0),
     "plane": ("plane net.onnx x.npy y.npy z.npy", 0),
     "attribute": ("attribute net.onnx x.npy", 0),
@@ -116,6 +121,11 @@ BAD: list[tuple[str, int]] = [
     ("saliency net.onnx --input words.npy --epsilon 0.1 --delta 1", 2),
     ("saliency net.onnx --input long.npy --epsilon 0.1 --delta 1", 2),
     ("attention image.onnx --image words.npy --perturb brightness:0:0.1", 2),
+    ("attention image.onnx --image bytes.npy --perturb brightness:0:0.1", 2),
+    ("attention image.onnx --image long.npy --perturb brightness:0:0.1", 2),
+    ("attention image.onnx --image wide.npy --perturb brightness:0:0.1", 2),
+    ("attention image.onnx --image nan.npy --perturb brightness:0:0.1", 2),
+    ("attention net.onnx --image z.npy --perturb patch:0:1,top=0,left=0", 2),
     ("line net.onnx x.npy nan.npy", 2),
     ("plane net.onnx x.npy x.npy x.npy", 2),
     ("repair net.onnx noise.bin", 2),
@@ -136,6 +146,15 @@ BAD: list[tuple[str, int]] = [
     (f"{SALIENCY} --domain 3", 2),
     (f"{SALIENCY} --map smooth --samples 0", 2),
     (f"{ATTENTION} --keep 0", 2),
+    (f"{ATTENTION} --threads 0", 2),
+    (f"{ATTENTION} --label 2", 2),
+    (f"{ATTENTION} --perturb brightness:0.2:0.1", 2),
+    (f"{ATTENTION} --perturb brightness:0:0", 2),
+    (f"{ATTENTION} --perturb brightness:0:nan", 2),
+    (f"{ATTENTION} --perturb brightness:0", 2),
+    (f"{ATTENTION} --perturb fog:0:1", 2),
+    (f"{ATTENTION} --perturb patch:0:1,top=5,left=0", 2),
+    (f"{ATTENTION} --method areas --map smooth --sigma -1", 2),
     (f"{ATTENTION} --perturb rotation:0:1e400", 2),
     (f"{ATTENTION} --perturb patch:0:1,top=a,left=0", 2),
     ("plane net.onnx x.npy y.npy z.npy --memory 0", 2),
@@ -156,6 +175,12 @@ BAD: list[tuple[str, int]] = [
     (f"{SALIENCY} --steps 4", 2),
     (f"{SALIENCY} --top-k 3", 2),
     (f"{ATTENTION} --aspect label", 2),
+    (f"{ATTENTION} --map integrated", 2),
+    (f"{ATTENTION} --samples 3", 2),
+    (f"{ATTENTION} --method areas --map integrated --seed 1", 2),
+    (f"{ATTENTION} --smallest 0.1", 2),
+    (f"{ATTENTION} --stream other-map", 2),
+    (f"{ATTENTION} --method areas --stream other-map", 2),
     ("attribute net.onnx x.npy --method simpson", 2),
     ("attribute net.onnx x.npy --steps 7", 2),
     ("attribute net.onnx x.npy --layer nothing", 2),
@@ -214,6 +239,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "long.npy", np.ones(3))
     np.save(folder / "words.npy", np.array(["a", "b"]))
     np.save(folder / "image.npy", np.full((2, 2), 0.5))
+    np.save(folder / "bytes.npy", np.full((2, 2), 128.0))
+    np.save(folder / "wide.npy", np.ones((4, 1, 1, 1)))
+    constant = feedforward([np.zeros((3, 4)), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
+    write_onnx(constant, folder / "constant.onnx")
     (folder / "noise.bin").write_bytes(bytes(range(128, 256)) * 8)
     (folder / "noise.onnx").write_bytes(bytes(range(256)))
     (folder / "deep.json").write_text("[" * 100_000)
@@ -228,6 +257,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("category", "../net.onnx,../holds.vnnlib,5\n"), ("damaged", "a,b\n")):
         (folder / name).mkdir()
         (folder / name / "instances.csv").write_text(rows)
+    (folder / "other-map").mkdir()
+    (folder / "other-map" / "map.json").write_text('{"delta": 7}')
     (folder / "no-column").mkdir()
     (folder / "no-column" / "instances.csv").write_text("../net.onnx,../holds.vnnlib,5\n")
     (folder / "no-column" / "tools.csv").write_text("tool@year,unsat,sat,total_time_solved_s\na@2023,1,1,3.0\n")

@@ -34,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
         count,
         natural,
         nonnegative,
+        number,
         positive,
     )  # fmt: skip
 
@@ -62,6 +63,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
     parser.add_argument("--map", default="gradient", choices=("gradient", "integrated", "smooth"),
                         help="what a saliency map is; all but gradient need --method areas (gradient)")  # fmt: skip
+    parser.add_argument(
+        "--samples", type=count, metavar="N", help="for --map integrated, smooth: steps, noisy copies (8)"
+    )
+    parser.add_argument("--sigma", type=nonnegative, help="for --map smooth: standard deviation of the noise (0.1)")
+    parser.add_argument("--seed", type=natural, help="for --map smooth: of the noise (0)")
+    parser.add_argument(
+        "--baseline", type=number, metavar="V", help="for --map integrated: the baseline's intensity (0)"
+    )
     parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs", "areas"),
                         help="all linear regions; the boundary around the image alone; or shares that are proved, "
                         "refuted and open, for networks of any size (exhaustive)")  # fmt: skip
@@ -69,11 +78,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--band", type=nonnegative, metavar="W", help="for --method gbs: the paper's w^δ (0)")
     parser.add_argument("--smallest", type=positive, metavar="SHARE",
                         help="for --method areas: a tile with less than this share of Θ is not split (1e-5)")  # fmt: skip
-    parser.add_argument("--threads", type=count, metavar="N", help="for --method areas (1)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N",
+                        help="threads; the result does not depend on them (1)")  # fmt: skip
     parser.add_argument("--keep", type=count, default=3_000_000, metavar="N",
                         help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip
     parser.add_argument("--stream", type=a_folder, metavar="DIR", help="map in tiles of at most --keep regions, each "
-                        "written here; after an interruption the same command goes on with the next tile")  # fmt: skip
+                        "written here (--method areas: what bounds tell of each tile); after an interruption the same "
+                        "command goes on from there, to the same result")  # fmt: skip
     parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
     parser.add_argument("--out", type=a_map, action="append", default=[], metavar="FILE",
                         help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
@@ -81,6 +92,15 @@ def add_parser(subparsers: Any) -> None:
     add_json(parser)
     add_quiet(parser)
     parser.set_defaults(run=run)
+
+
+_FOR_MAPS = (
+    (("integrated", "smooth"), "samples"),
+    (("smooth",), "sigma"),
+    (("smooth",), "seed"),
+    (("integrated",), "baseline"),
+)
+"""Which maps an option is for."""
 
 
 def perturbation_of(text: str) -> Perturbation:
@@ -153,6 +173,7 @@ def run(args: argparse.Namespace) -> Result:
         AreaSettings,
         Inconsistency,
         RegionMap,
+        WalkSettings,
         attention_areas,
         attention_map,
     )
@@ -165,11 +186,12 @@ def run(args: argparse.Namespace) -> Result:
     if args.method != "gbs":
         refuse(args, f"on --method {args.method}", "aspect", "band")
     if args.method != "areas":
-        refuse(args, f"on --method {args.method}", "smallest", "threads")
-    else:
-        refuse(args, "on --method areas", "stream")
+        refuse(args, f"on --method {args.method}", "smallest")
+    refuse(args, f"on --map {args.map}", *(name for maps, name in _FOR_MAPS if args.map not in maps))
     perturbations = [perturbation_of(text) for text in args.perturb]
-    settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map)
+    given = {"samples": args.samples, "noise": args.sigma, "seed": args.seed, "baseline": args.baseline}
+    numbers = {name: value for name, value in given.items() if value is not None}
+    settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map, **numbers)
     network = load_model(args)
     reader = Reader(args, network)
     image = reader.image(args.image)
@@ -181,12 +203,13 @@ def run(args: argparse.Namespace) -> Result:
         "settings": settings,
         "label": args.label,
         "clip": not args.no_clip,
+        "stream": args.stream,
         "timeout": args.timeout,
         "listener": args.listener,
     }
     m: AreaMap | RegionMap
     if args.method == "areas":
-        how = AreaSettings(smallest=args.smallest or AreaSettings.smallest, threads=args.threads or 1)
+        how = AreaSettings(smallest=args.smallest or AreaSettings.smallest, threads=args.threads)
         m = attention_areas(network, image, perturbations, args.delta, how=how, **shared)
     else:
         m = attention_map(
@@ -198,7 +221,7 @@ def run(args: argparse.Namespace) -> Result:
             aspect=args.aspect or "attention",
             band=args.band or 0.0,
             keep=args.keep,
-            stream=args.stream,
+            how=WalkSettings(threads=args.threads),
             **shared,
         )
     write(m, args.out)
