@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ def question_of(
 
 
 def _fingerprint(network: Network) -> str:
-    """A hash of operators, wiring and weights."""
+    """A hash of operators, wiring and weights: of the operators' fields, and not of what they keep for later use."""
     digest = hashlib.sha256()
     for node in network.nodes:
         digest.update(repr((type(node.operator).__name__, node.inputs, node.shape)).encode())
-        for name, value in sorted(vars(node.operator).items()):
+        known = fields(node.operator) if is_dataclass(node.operator) else ()
+        for name in sorted(field.name for field in known):
+            value = getattr(node.operator, name)
             digest.update(name.encode())
             digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
     return digest.hexdigest()[:16]
