@@ -1,4 +1,4 @@
-"""Repair: the patching paper's experiment on ACAS Xu, and corrupted MNIST images.
+"""Repair: the patching paper's experiment on ACAS Xu, corrupted MNIST images, and explanations.
 
 Sotoudeh, Thakur: *Correcting Deep Neural Networks with Small, Generalizing Patches*, 2019, Table 1, Figure 4, Appendix C.
 
@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import patching_acas as acas
+import patching_explanation as explanations
 import patching_mnist as mnist
 from common import RESULTS, machine, table
 
@@ -56,6 +57,7 @@ def pieces() -> list[str]:
     return [
         *("/".join(map(str, part)) for part in ways if part[1:3] == ("vertices", "greedy")),
         "difference",
+        *(f"explanation/{number}" for number in range(5)),
         *(f"fog/{name}/{which}" for name in ("mnist_relu_3_100", "mnist_relu_6_100") for which in (-1, -2, "all")),
         *("/".join(map(str, part)) for part in ways if part[1:3] == ("vertices", "lp")),
         *(f"polygon/{number}/{k}" for number in range(3) for k in (-1, -2, -3)),
@@ -96,6 +98,8 @@ def run(part: list[str], steps: int, timeout: float) -> dict[str, Any]:
             return mnist.differences()
         case ["polygon", number, which]:
             return mnist.polygon(int(number), int(which), timeout)
+        case ["explanation", number]:
+            return explanations.explanation(int(number), timeout)
         case ["fog", name, which]:
             return mnist.fogged(name, which, timeout)
     name, way, method, which = part
@@ -126,6 +130,9 @@ def report(journal: dict[str, Any]) -> str:
     fog = [found["row"] for part, found in done if part[0] == "fog"]
     if fog:
         parts += [mnist.IMAGES, table(mnist.IMAGE_COLUMNS, [mnist.PUBLISHED, *fog])]
+    explained = [found["row"] for part, found in done if part[0] == "explanation"]
+    if explained:
+        parts += [explanations.EXPLANATIONS, table(explanations.COLUMNS, explained)]
     polygons = [found["row"] for part, found in done if part[0] == "polygon"]
     if polygons:
         parts += [mnist.POLYGONS, table(mnist.POLYGON_COLUMNS, polygons)]

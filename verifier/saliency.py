@@ -241,7 +241,7 @@ class _Run:
         proved, last = None, 0
         while not self.deadline.passed and (np.isinf(found.ceiling) or found.width > 2 * JUST_BELOW * found.ceiling):
             question = query(found.value)
-            discrete = question.condition is None or question.condition.map.baseline is None
+            discrete = question.condition is None or question.condition.map.discrete
             if found.width <= width:
                 if not discrete or found.ceiling != found.upper or name != "δ" or last >= MOST_LAST:
                     break

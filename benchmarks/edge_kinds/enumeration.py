@@ -122,12 +122,12 @@ def regions(
         inputs = tuple(
             (tuple(factor if i == j else F(0) for i in range(n)), shift[j] if shift else F(0)) for j in range(n)
         )
-        found = [r for region in found for r in _through(region, layers, inputs, n)]
+        found = [r for region in found for r in through(region, layers, inputs, n)]
     return iter(found)
 
 
-def _through(region: Region, layers: Layers, inputs: tuple[Affine, ...], n: int) -> Iterator[Region]:
-    """A region divided by the phases of one network."""
+def through(region: Region, layers: Layers, inputs: tuple[Affine, ...], n: int) -> Iterator[Region]:
+    """A region divided by the phases of one network, whose ``inputs`` are functions of the n entries of x."""
     eye = tuple(tuple(F(int(i == j)) for j in range(n)) for i in range(n))
     stack = [(region.polytope, region.strict, 0, 0, inputs, eye, (), ())]
     while stack:

@@ -13,18 +13,30 @@ from verifier.engines.base import Answer
 from verifier.engines.maps import MapsEngine
 from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import EngineError, PropertyError
+from verifier.explain.extremes import maps_on_box
 from verifier.falsify.replay import replay
 from verifier.limits import Deadline
-from verifier.network.graph import Network, feedforward
+from verifier.network.graph import Network, NetworkBuilder, feedforward
+from verifier.network.operators import Dense, Reshape
+from verifier.network.piecewise import relu
 from verifier.options import Options
+from verifier.properties.grad_cam import grad_cam
 from verifier.properties.maps import NAMES, integrated_gradients, named_map, smooth_gradient
 from verifier.properties.similarity import NAMES as SIMILARITIES
 
 
 def network(seed: int, n: int = 3) -> Network:
+    """Its first ReLUs make two feature maps of 1 × 3."""
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=(5, n)), rng.normal(size=(4, 5)), rng.normal(size=(3, 4))]
-    return feedforward(weights, [rng.normal(size=len(w)) * 0.3 for w in weights])
+    weights = [rng.normal(size=(6, n)), rng.normal(size=(4, 6)), rng.normal(size=(3, 4))]
+    first, second, third = (Dense(w, rng.normal(size=len(w)) * 0.3) for w in weights)
+    builder = NetworkBuilder((n,))
+    builder.add(first)
+    builder.add(Reshape((2, 1, 3)))
+    builder.add(relu(), name="features")
+    for operator in (Reshape((6,)), second, relu(), third):
+        builder.add(operator)
+    return builder.build()
 
 
 def query_for(seed: int, name: str, similarity: str, share: float = 0.4) -> verifier.Query:
@@ -83,7 +95,8 @@ def test_bounds_lose_no_similar_point(seed: int, name: str, similarity: str) -> 
     if not found.open[0]:
         assert not any(disjunct.holds(points, query.network.forward(points)).any() for disjunct in query.disjuncts)
     assume(found.open[0])
-    g = condition.map.gradient(condition.network, condition.output, points)
+    measured = condition.map.values if name == "grad-cam" else condition.map.gradient
+    g = measured(condition.network, condition.output, points)
     room = 1e-9
     assert ((g >= found.g_lower[0] - room) & (g <= found.g_upper[0] + room)).all()
     similar = points[condition.margin(points) > room]
@@ -91,12 +104,50 @@ def test_bounds_lose_no_similar_point(seed: int, name: str, similarity: str) -> 
     assert not condition.excludes(ends[:1], ends[1:], found.g_lower, found.g_upper)[0]
     low, high = condition.contract(ends[:1], ends[1:], found.g_lower, found.g_upper)
     assert ((similar >= low - room) & (similar <= high + room)).all()
-    inside = condition.map.gradient(condition.network, condition.output, similar)
+    inside = measured(condition.network, condition.output, similar)
     box = condition.gradient_box(ends[0], ends[1])
     assert ((inside >= box[0] - room) & (inside <= box[1] + room)).all()
     for other in g[:10]:
         rows, bounds = condition.cuts(other)
         assert (rows @ inside.T <= bounds[:, None] + room).all()
+
+
+def test_grad_cam_is_what_its_definition_says() -> None:
+    net, x = network(2), np.random.default_rng(3).normal(size=(5, 3))
+    y, step = net.output_weights(1), 1e-6
+    found = grad_cam().values(net, y, x)
+    for point, values in zip(x, found, strict=True):
+        features = net.values(point)["features"][0]
+        rest = net.values(point)
+        slopes = np.zeros(6)
+        for k in range(6):  # by differences: what follows the layer, at feature maps that are moved a little
+            moved = []
+            for sign in (-1, 1):
+                a = features.reshape(-1).copy()
+                a[k] += sign * step
+                second, third = (
+                    n.operator for n in net.nodes if isinstance(n.operator, Dense) and n.name != net.nodes[1].name
+                )
+                hidden = np.maximum(second.weight @ a + second.bias, 0.0)
+                moved.append((third.weight @ hidden + third.bias)[1])
+            slopes[k] = (moved[1] - moved[0]) / (2 * step)
+        alpha = slopes.reshape(2, 3).mean(axis=1)
+        expected = np.maximum((alpha[:, None, None] * features).sum(axis=0), 0.0).reshape(-1)
+        assert np.allclose(values, expected, atol=1e-6)
+        assert rest["features"].shape == (1, 2, 1, 3)
+    assert grad_cam().shape(net) == (1, 1, 3)
+    for wrong, message in ((grad_cam("nothing"), "no layer 'nothing'"), (grad_cam(net.output), "no feature maps")):
+        with pytest.raises(PropertyError, match=message):
+            verifier.saliency_robustness(net, x[0], epsilon=0.1, delta=0.1, domain=None, map=wrong)
+    flat = feedforward([np.eye(3)], [np.zeros(3)])
+    with pytest.raises(PropertyError, match="no activation of the network makes any"):
+        verifier.saliency_robustness(flat, x[0], epsilon=0.1, delta=0.1, domain=None, map="grad-cam")
+    query = verifier.saliency_robustness(net, x[0], epsilon=0.1, delta=0.1, domain=None, map="grad-cam")
+    assert verifier.verify(query, timeout=20).status in (verifier.Status.HOLDS, verifier.Status.VIOLATED)
+    with pytest.raises(EngineError, match="grad-cam"):
+        verifier.verify(query, engine="saliency")
+    with pytest.raises(PropertyError, match="extremes"):
+        maps_on_box(net, x[0], 0.1, domain=None, map="grad-cam")
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

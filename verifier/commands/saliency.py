@@ -77,6 +77,7 @@ def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=count, help="for --map integrated: points of the midpoint rule (8)")
     group.add_argument("--samples", type=count, help="for --map smooth: noise vectors (8), from --seed")
     group.add_argument("--sigma", type=positive, help="for --map smooth: standard deviation (0.1)")
+    group.add_argument("--layer", help="for --map grad-cam: whose feature maps (the last activation that makes any)")
 
 
 _FOR_MAPS = (
@@ -85,6 +86,7 @@ _FOR_MAPS = (
     (("integrated",), "steps"),
     (("smooth",), "samples"),
     (("smooth",), "sigma"),
+    (("grad-cam",), "layer"),
 )
 """Which maps an option is for."""
 
@@ -106,6 +108,7 @@ def _map_of(args: argparse.Namespace, reader: Reader) -> dict[str, Any]:
         samples=args.samples or 8,
         sigma=args.sigma or 0.1,
         seed=args.seed,
+        layer=args.layer,
     )
     return {"map": chosen, "similarity": args.similarity, "top_k": args.top_k or 0}
 

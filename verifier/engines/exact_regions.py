@@ -268,7 +268,7 @@ class RegionSearch:
         condition = self.query.condition
         if condition is None or g is None:
             return []
-        if condition.map.path:
+        if not condition.map.by_gradient:
             return []
         baseline = condition.map.baseline
         if baseline is None:

@@ -26,6 +26,7 @@ from verifier.bab import BranchAndBound, LastResort, LeafAnswer, PriorityStore, 
 from verifier.bab.interfaces import Bounded, Children
 from verifier.engines.maps.boxes import Boxes
 from verifier.engines.maps.enclosure import Enclosure, Enclosures
+from verifier.errors import PropertyError
 from verifier.events import Listener, ignore
 from verifier.limits import Deadline, MemoryBudget
 from verifier.lp.program import LinearProgram, LpStatus
@@ -142,8 +143,10 @@ def maps_on_box(
     ends = network_domain(network, domain)
     condition = condition_at(network, x, 0.0, label, domain=ends, map=map)
     host, weights = network_of(condition)
+    if not (condition.map.by_gradient or condition.map.path):
+        raise PropertyError(f"extremes of the map {condition.map.name!r} are not known", fix="choose another map")
     gradient = None
-    if not condition.map.path:
+    if condition.map.by_gradient:
         free = np.full(network.input_size, np.inf)
         gradient = GradientBox(output=weights, lower=-free, upper=free)
     point = np.asarray(x, dtype=np.float64).reshape(-1)

@@ -116,11 +116,13 @@ class ExactNetwork:
         x: Sequence[Number] | Array,
         output: int | Sequence[float] | Array,
         values: dict[str, Rationals] | None = None,
+        at: str | None = None,
     ) -> list[Fraction]:
-        """Exact gradient of an output combination with respect to the input, by the gradient convention.
+        """Exact gradient of an output combination with respect to a node's value, by the gradient convention.
 
         Args:
             values: what `values(x)` returned, if it is at hand.
+            at: the node; the input by default.
         """
         known = values if values is not None else self.values(x)
 
@@ -131,7 +133,7 @@ class ExactNetwork:
             except NetworkError as error:
                 raise NetworkError(error.problem, place=f"node {node.name!r}") from None
 
-        return self._backward(output, back).fractions()
+        return self._backward(output, back, at).fractions()
 
     def gradient_of_pattern(
         self, pattern: Mapping[str, npt.NDArray[np.int64]], output: int | Sequence[float] | Array

@@ -142,7 +142,7 @@ def saliency_robustness(
     description = f"label {label} wherever the {what} differs by at most {delta:g}{how}, {ball.words}"
     host, weights = network_of(condition)
     gradient = None
-    if not chosen.path:
+    if chosen.by_gradient:
         if condition.is_box:
             gradient = GradientBox.exactly(weights, *condition.ends)
         else:
@@ -163,11 +163,11 @@ def saliency_robustness(
 def network_of(condition: MapCondition) -> tuple[Network, Array]:
     """The network and the coefficients of its outputs, ``(m,)``, whose gradient is the one behind a condition's map.
 
-    The condition's own, or for a map made of several points the network that holds them all; of a path map, which has no
-    such network, the condition's own.
+    The condition's own, or for a map made of several points the network that holds them all; of a map that has no such
+    network (`SaliencyMap.by_gradient`) the condition's own.
     """
     chosen, network = condition.map, condition.network
-    if chosen.plain or chosen.path:
+    if chosen.plain or not chosen.by_gradient:
         return network, condition.output
     host = sampled_network(network, chosen, condition.output)
     return host, host.output_weights(host.output_size - 1)

@@ -113,7 +113,8 @@ class MapCondition:
     @property
     def is_box(self) -> bool:
         """Whether it is no more than a box for the gradient of F (`gradient_box`)."""
-        return self.similarity.is_box and self.map.baseline is None and not self.map.absolute
+        simple = self.map.by_gradient and self.map.baseline is None and not self.map.absolute
+        return self.similarity.is_box and simple
 
     # -- at points ---------------------------------------------------------------------------------------
     def distance(self, values: Array) -> Array:
@@ -146,7 +147,10 @@ class MapCondition:
 
     # -- on boxes ----------------------------------------------------------------------------------------
     def enclosure(self, low: Array, high: Array, g_low: Array, g_high: Array) -> tuple[Array, Array]:
-        """An interval of the map for ``low <= x <= high`` and ``g_low <= ∇F <= g_high``, rounded outwards."""
+        """An interval of the map for ``low <= x <= high`` and ``g_low <= ∇F <= g_high``, rounded outwards.
+
+        Of Grad-CAM, which is no function of a ∇F, what is given in its place are bounds on the map.
+        """
         a, b = g_low, g_high
         if self.map.baseline is not None:
             s, t = _outward(low - self.map.baseline, high - self.map.baseline)

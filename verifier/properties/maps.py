@@ -9,7 +9,7 @@ so the vanilla gradient, SmoothGrad (the mean gradient over fixed noise; Smilkov
 the Riemann sum of Integrated Gradients (Sundararajan et al., ICML 2017) are all of one kind. F is a piecewise-linear
 network itself, with as many copies of the network as there are points: a condition on ∇F is a condition on the
 vanilla gradient of one output of it (`sampled_network`), and whatever decides that decides these. The integral
-of Integrated Gradients itself (``path``) has no such network.
+of Integrated Gradients itself (``path``) has no such network, and neither has Grad-CAM (`verifier.properties.grad_cam`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,20 @@ class SaliencyMap:
     def plain(self) -> bool:
         """Whether ∇F is the network's own gradient."""
         return not self.path and self.points is None
+
+    @property
+    def by_gradient(self) -> bool:
+        """Whether ∇F and x say what the map is, with F a network (`sampled_network`)."""
+        return not self.path
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the map takes finitely many values."""
+        return self.baseline is None
+
+    def shape(self, network: Network) -> tuple[int, ...]:
+        """The map's shape: for pictures."""
+        return network.input_shape
 
     def output(self, exact: ExactNetwork, x: Sequence[Fraction], label: int) -> Array:
         """The coefficients of ``o`` over the flattened outputs, ``(m,)``."""
@@ -223,6 +237,7 @@ def named_map(
     samples: int = 8,
     sigma: float = 0.1,
     seed: int = 0,
+    layer: str | None = None,
 ) -> SaliencyMap:
     """The map of this name for inputs of ``size`` entries.
 
@@ -231,6 +246,7 @@ def named_map(
         baseline: for "integrated" and "integrated-exact"; zeros by default.
         steps: for "integrated".
         samples, sigma, seed: for "smooth": so many vectors of normal noise with standard deviation ``sigma``.
+        layer: for "grad-cam": a node of the network; the last activation that makes feature maps by default.
 
     Raises:
         PropertyError: there is no such map, or a number is out of range.
@@ -241,7 +257,7 @@ def named_map(
     make = _MAKERS.get(name)
     if make is None:
         raise PropertyError(f"there is no map {name!r}", fix=f"maps: {', '.join(NAMES)}")
-    return make(_Choices(size, other, start, steps, samples, sigma, seed))
+    return make(_Choices(size, other, start, steps, samples, sigma, seed, layer))
 
 
 class _Choices(NamedTuple):
@@ -254,6 +270,13 @@ class _Choices(NamedTuple):
     samples: int
     sigma: float
     seed: int
+    layer: str | None
+
+
+def _grad_cam(chosen: _Choices) -> SaliencyMap:
+    from verifier.properties.grad_cam import grad_cam
+
+    return grad_cam(chosen.layer)
 
 
 def _smooth(chosen: _Choices) -> SaliencyMap:
@@ -271,6 +294,7 @@ _MAKERS: dict[str, Callable[[_Choices], SaliencyMap]] = {
     "integrated": lambda c: integrated_gradients(c.baseline, c.steps),
     "integrated-exact": lambda c: integrated_gradients(c.baseline, None),
     "smooth": _smooth,
+    "grad-cam": _grad_cam,
 }
 NAMES = tuple(_MAKERS)
 """The maps by name."""

@@ -23,8 +23,8 @@ def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     network = condition.network
     before, after = (condition.map.values(network, condition.output, p[None])[0] for p in (x, witness))
     distance = float(condition.distance(after[None])[0])
-    shape = network.input_shape
-    channels, height, width = image_shape(shape)
+    shape, drawn = network.input_shape, condition.map.shape(network)
+    channels, height, width = image_shape(drawn)
     pair = np.abs(np.stack([before, after]).reshape(2, channels, height, width).sum(axis=1))
     size = float(pair.max()) or 1.0
     label, changed = (_labels(network, p) for p in (x, witness))
@@ -32,11 +32,11 @@ def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     figure = figure_of(14, 3)
     axes = figure.subplots(1, 5)
     picture_of(axes[0], x, shape, title=f"input, label {label}", ends=ends)
-    signed_map(axes[1], before, shape, size=size, title="its map")
+    signed_map(axes[1], before, drawn, size=size, title="its map")
     picture_of(axes[2], witness, shape, title=f"witness, label {changed}", ends=ends)
-    signed_map(axes[3], after, shape, size=size, title="its map")
+    signed_map(axes[3], after, drawn, size=size, title="its map")
     words = f"difference, {condition.similarity.words} {distance:.3g}"
-    signed_map(axes[4], after - before, shape, size=size, title=words)
+    signed_map(axes[4], after - before, drawn, size=size, title=words)
     return figure
 
 

@@ -2,7 +2,8 @@
 
 The gradient of F is that of one output of the query's network (`verifier.properties.maps`), bounded by CROWN on the
 Jacobian. The integral of a path map is bounded by the mean over segments of the path: on each, by the Jacobian's
-bounds on the box that the segment sweeps.
+bounds on the box that the segment sweeps. Grad-CAM is bounded by the product of bounds on a layer's feature maps and on
+the gradient with respect to them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import PiecewiseLinear
 from verifier.network.relu_form import INPUT, relu_form
+from verifier.properties.grad_cam import GradCam
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
 from verifier.rounding import SPACING
@@ -51,7 +53,8 @@ class Enclosure:
         corners: ``(B, n)`` where the row that is nearest to a change of label is smallest, as far as bounds tell.
         influence: ``(B, n)`` how much each input can matter, for the choice of a split.
         neurons: ``(B, neurons)`` how far each unstable ReLU can move ∇F; 0 for those with a known phase.
-        g_lower, g_upper: ``(B, n)`` bounds on ∇F; of boxes that are not open, without meaning.
+        g_lower, g_upper: ``(B, n)`` bounds on ∇F (of Grad-CAM on the map itself, ``(B, h w)``); of boxes that are not
+            open, without meaning.
         above: ``(B,)`` upper bounds of the linear functions of ∇F that were asked for; infinite where there are none.
     """
 
@@ -87,6 +90,8 @@ class Enclosures:
         self.neurons = sum(query.network[name].size for name in self.relus)
         """Number of ReLUs whose phase can be given; none for path maps."""
         self._first = _first_layers(condition.network if condition.map.path else query.network)
+        self._cam = condition.map if isinstance(condition.map, GradCam) else None
+        self._layer = query.network.input if self._cam is None else self._cam.node(query.network)
         self._path: Crown | None = None
         if condition.map.path:
             assert condition.map.baseline is not None
@@ -102,20 +107,25 @@ class Enclosures:
         """
         count, n = low.shape
         known = {self.network[name].inputs[0]: phase[:, part] for name, part in self.relus.items()}
-        found = self.crown.relax(low, high, parents=self.crown.root_bounds, phases=known)
+        layers = () if self._cam is None else (self._layer,)
+        found = self.crown.relax(low, high, parents=self.crown.root_bounds, phases=known, nodes=layers)
         still, corners, slopes = self._labels(low, high, found.intervals, found.relaxations)
         still &= ~found.empty
-        g_lower, g_upper = np.zeros((count, n)), np.zeros((count, n))
+        size = len(self.condition.reference)
+        g_lower, g_upper = np.zeros((count, size)), np.zeros((count, size))
         influence, neurons, above = np.abs(slopes), np.zeros((count, self.neurons)), np.full(count, np.inf)
         index = np.flatnonzero(still)
         if len(index):
             if self._path is None:
                 intervals = {name: (a[index], b[index]) for name, (a, b) in found.intervals.items()}
                 fixed = {name: phase[index, part] for name, part in self.relus.items()}
-                assert self.query.gradient is not None
+                output = self.condition.output if self.query.gradient is None else self.query.gradient.output
                 lower, upper, effect, above[index] = _gradients(
-                    self.network, intervals, self.query.gradient.output, fixed, combine
+                    self.network, intervals, output, fixed, self._layer, combine
                 )
+                if self._cam is not None:
+                    features = intervals[self._layer]
+                    lower, upper = self._cam.bounds(self.network[self._layer].shape, features, (lower, upper))
                 for name, part in self.relus.items():
                     neurons[index, part] = effect[name]
             else:
@@ -162,7 +172,9 @@ class Enclosures:
         count = len(low)
         boxes = np.concatenate(lows), np.concatenate(highs)
         relaxed = crown.relax(*boxes, parents=crown.root_bounds)
-        lower, upper, effect, _ = _gradients(condition.network, relaxed.intervals, condition.output, {})
+        lower, upper, effect, _ = _gradients(
+            condition.network, relaxed.intervals, condition.output, {}, condition.network.input
+        )
         lower, upper = (end.reshape(segments, count, -1) for end in (lower, upper))
         slack = (segments + 4) * SPACING
         a = lower.mean(axis=0) - slack * np.abs(lower).mean(axis=0)
@@ -175,13 +187,15 @@ def _gradients(
     intervals: Intervals,
     output: Array,
     fixed: dict[str, npt.NDArray[np.int8]],
+    at: str,
     combine: Above | None = None,
 ) -> tuple[Array, Array, dict[str, Array], Array]:
-    """Bounds on the input's gradient, ``(B, n)``, by activation how far the slope of each neuron can move it, and
+    """Bounds on a node's gradient, ``(B, n)``, by activation how far the slope of each neuron can move the input's, and
     `Enclosure.above`.
 
     Args:
         fixed: given phases of ReLUs by activation, ``(B, size)``.
+        at: the node.
     """
     shaped = {
         name: (a.reshape(-1, *network[name].shape), b.reshape(-1, *network[name].shape))
@@ -198,9 +212,9 @@ def _gradients(
         )
     work = Jacobian(network, output[None], possible, everything=False)
     found = work.gradients
-    low, high = found[network.input]
+    low, high = found[at]
     count = len(next(iter(intervals.values()))[0]) if intervals else len(low)
-    low, high = (np.broadcast_to(end, (count, *network.input_shape)).reshape(count, -1) for end in (low, high))
+    low, high = (np.broadcast_to(end, (count, *network[at].shape)).reshape(count, -1) for end in (low, high))
     effect = {}
     for name, known in possible.items():
         a, b = found[name]

@@ -72,7 +72,16 @@ class MapsEngine(Engine):
     capabilities: ClassVar[Capabilities] = Capabilities(
         operators=PIECEWISE_LINEAR,
         features=gradient_features(
-            maps=("gradient", "absolute", "difference", "gradient-input", "integrated", "integrated-exact", "smooth"),
+            maps=(
+                "gradient",
+                "absolute",
+                "difference",
+                "gradient-input",
+                "integrated",
+                "integrated-exact",
+                "smooth",
+                "grad-cam",
+            ),
             similarities=("linf", "l1", "l2", "top-k"),
         ),
         needs=frozenset({"a saliency map"}),
