@@ -26,15 +26,12 @@ from typing import Any
 import numpy as np
 from attention_networks import DATASETS, PAPER, images, load
 from attention_tables import JOURNAL, journal, write_report
-from common import RESULTS, data_folder
+from common import RESULTS
 
-from verifier.attention import AreaMap, AreaSettings, Inconsistency, RegionMap, attention_areas, attention_map
+from verifier.attention import AreaMap, AreaSettings, RegionMap, attention_areas, attention_map
 from verifier.encodings.perturbations import Brightness, Contrast, Patch, Perturbation, Translation, perturbed
 from verifier.errors import VerifierError
-from verifier.network.convolution import Conv
-from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Dense, Reshape
-from verifier.network.piecewise import MaxPool, relu
+from verifier.network.graph import Network
 
 COMBINATIONS = ("BP", "TP", "TB")
 DELTA, BAND, WIDTH = 3.0, 0.2, 1.0
@@ -213,84 +210,6 @@ def run(algorithm: str, sizes: list[str], limit: float, until: float | None, til
             note(f"{algorithm}/{name}", {**record, "limit": limit})
 
 
-def vgg(seed: int = 0) -> Network:
-    """A network of VGG-16's shape for 32 × 32 images, with random weights: 276,544 ReLUs, 15 million weights."""
-    rng = np.random.default_rng(seed)
-    builder = NetworkBuilder((3, 32, 32))
-    channels = 3
-    for layer in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
-        if not layer:
-            builder.add(MaxPool((2, 2), (2, 2)))
-            continue
-        weight = rng.normal(size=(layer, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
-        builder.add(Conv(weight, np.zeros(layer), padding=(1, 1, 1, 1)))
-        builder.add(relu())
-        channels = layer
-    builder.add(Reshape((512,)))
-    builder.add(Dense(rng.normal(size=(512, 512)) / 16, np.zeros(512)))
-    builder.add(relu())
-    builder.add(Dense(rng.normal(size=(10, 512)) / 16, np.zeros(10)))
-    return builder.build()
-
-
-def beyond(limit: float) -> None:
-    """Shares proved, refuted and open: more parameters, other maps, CIFAR-10 networks, by tiles."""
-    import verifier
-
-    done = journal()
-    mnist = images("mnist", "test")[0][-10:]
-    with np.load(data_folder() / "cifar10" / "cifar10.npz") as data:
-        cifar = data["x_test"][0].astype(np.float64) / 255.0
-    small = verifier.load(data_folder() / "eran_nets" / "cifar10_convSmallRELU__Point.onnx")
-    questions: list[tuple[str, Network, np.ndarray, str, float, float, Inconsistency]] = [
-        ("fnn-100, 3 parameters", load("fnn-100", "mnist"), mnist[0], "BPT", 0.2, 30.0, Inconsistency()),
-        ("fnn-100, 5 parameters", load("fnn-100", "mnist"), mnist[0], "BPTDC", 0.1, 30.0, Inconsistency()),
-        ("fnn-100, Integrated Gradients", load("fnn-100", "mnist"), mnist[0], "BP", 0.2, 10.0,
-         Inconsistency(map="integrated")),
-        ("fnn-100, SmoothGrad", load("fnn-100", "mnist"), mnist[0], "BP", 0.2, 30.0, Inconsistency(map="smooth")),
-        ("cnn-m", load("cnn-m", "mnist"), mnist[0], "BP", 1.0, 60.0, Inconsistency()),
-        ("cnn-pool (MaxPool)", load("cnn-pool", "mnist"), mnist[0], "TP", 1.0, 60.0, Inconsistency()),
-        ("CIFAR-10 convSmall", small, cifar, "BP", 0.05, 30.0, Inconsistency(classes="label")),
-    ]  # fmt: skip
-    for title, network, image, letters, width, delta, settings in questions:
-        if f"beyond/{title}" in done:
-            continue
-        kinds = [perturbation(c, width) for c in letters]
-        note(f"beyond/{title}", in_child(lambda a=(network, image, kinds, delta), s=settings: shares(*a, s, limit)))  # type: ignore[misc]
-    if "beyond/VGG-16's shape (label)" not in done:
-        kinds = [perturbation("B", 0.002), perturbation("P", 0.002)]
-        how = AreaSettings(aspects=("label",), batch=1, grid=3)
-        note(
-            "beyond/VGG-16's shape (label)",
-            in_child(lambda: shares(vgg(), cifar, kinds, 3.0, Inconsistency(), limit, how)),
-        )
-
-
-def shares(
-    network: Network,
-    image: np.ndarray,
-    kinds: list[Perturbation],
-    delta: float,
-    settings: Inconsistency,
-    limit: float,
-    how: AreaSettings | None = None,
-) -> dict[str, Any]:
-    """One question by tiles, with the share of each answer."""
-    began = time.perf_counter()
-    m = attention_areas(network, image, kinds, delta, settings=settings, how=how, timeout=limit)
-    return {
-        "answers": {a: found.answer.value for a, found in m.answers.items()},
-        "shares": {a: list(s) for a, s in m.shares.items()},
-        "parameters": {n: [p.low, p.high] for n, p in zip(m.perturbed.labels, kinds, strict=True)},
-        "delta": delta,
-        "units": m.perturbed.network.neurons,
-        "tiles": m.bounded,
-        "reason": m.reason,
-        "seconds": round(time.perf_counter() - began, 1),
-        "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -300,13 +219,16 @@ def main() -> None:
     parser.add_argument("--tiles", type=float, default=10.0, metavar="S",
                         help="seconds after which a verdict that tiles do not give is sought region by region (10)")  # fmt: skip
     parser.add_argument("--until", type=float, help="seconds after which no further problem is begun")
+    parser.add_argument("--threads", type=int, default=1, help="for beyond (1)")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     unknown = set(args.sizes) - set(PAPER)
     if unknown:
         sys.exit(f"unknown network {', '.join(unknown)}: one of {', '.join(PAPER)}")
     if args.algorithm == "beyond":
-        beyond(min(args.limit, 600.0))
+        from attention_beyond import beyond
+
+        beyond(min(args.limit, 600.0), args.until, args.threads)
     elif args.algorithm is not None:
         run(args.algorithm, args.sizes or list(PAPER), args.limit, args.until, args.tiles)
     if args.report or args.algorithm is None:

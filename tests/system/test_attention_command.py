@@ -123,7 +123,12 @@ def test_areas_and_their_page(model: list[str], tmp_path: Path, capsys: pytest.C
     assert sum(said["shares"]["label"].values()) == pytest.approx(1.0)
     with files[1].open() as stream:
         assert len(list(csv.DictReader(stream))) == said["tiles"] == len(said["table"])
-    assert main([*model, *BOTH, "--method", "areas", "--stream", str(tmp_path / "tiles")]) == 2
-    assert "--stream" in capsys.readouterr().err
+    tables = []
+    for threads, name in (("1", "first.json"), ("2", "again.json")):  # the second finds all in the folder
+        more = ["--stream", str(tmp_path / "tiles"), "--threads", threads, "--out", str(tmp_path / name)]
+        assert main([*model, *BOTH, *areas, *more]) in (0, 1, 3)
+        tables.append(json.loads((tmp_path / name).read_text())["table"])
+    assert tables[0] == tables[1] == said["table"]
+    capsys.readouterr()
     assert main([*model, *BOTH, "--map", "integrated"]) == 2
     assert "attention_areas" in capsys.readouterr().err

@@ -57,11 +57,15 @@ def test_shares_enclose_the_truth() -> None:
     assert m.answers["attention"].answer is Answer.ROBUST
 
 
-def test_tiles_fill_theta_and_agree_with_the_regions() -> None:
+@pytest.mark.parametrize("backward", [5_000, 0])
+def test_tiles_fill_theta_and_agree_with_the_regions(backward: int) -> None:
+    """With ``backward=0`` as for a large network, over the ReLUs that are unstable on a tile."""
+    if not backward:
+        pytest.importorskip("torch", reason="torch is not installed")
     network, image = dense(0)
     pair: list[Perturbation] = [Brightness(low=-0.2, high=0.3), Patch(top=1, left=2, high=0.5)]
     whole = attention_map(network, image, pair, 2.0)
-    m = attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-3))
+    m = attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-3, backward=backward))
     sides = ((m.tiles.high - m.tiles.low) / m.perturbed.box.width).prod(axis=1)
     assert sides.sum() == pytest.approx(1.0, abs=1e-12)
     proved, refuted, _ = m.shares["label"]
@@ -166,6 +170,24 @@ def test_maps_that_are_no_gradients(kind: str) -> None:
         assert (settings(m.perturbed, center, m.label)[0] <= m.delta) == (m.tiles.kinds[k, 1] == PROVED)
     with pytest.raises(InputError, match="attention_areas"):
         attention_map(network, image, pair, settings=settings)
+
+
+def test_deep_networks_are_bounded_over_their_unstable_relus() -> None:
+    """Sixteen layers, on which forward bounds tell nothing."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    rng = np.random.default_rng(7)
+    widths = (36, *[12] * 16, 3)
+    weights = [rng.normal(size=(b, a)) * np.sqrt(2 / a) for a, b in itertools.pairwise(widths)]
+    network = feedforward(weights, [rng.normal(size=b) * 0.1 for b in widths[1:]])
+    image = np.round(rng.random((6, 6)) * 4) / 4
+    pair: list[Perturbation] = [Brightness(high=0.05), Patch(top=1, left=2, high=0.05)]
+    shares = {
+        backward: attention_areas(
+            network, image, pair, how=AreaSettings(smallest=0.2, aspects=("label",), backward=backward, loose=np.inf)
+        ).shares["label"]
+        for backward in (10**6, 0)
+    }
+    assert shares[0][2] < shares[10**6][2]
 
 
 def test_five_parameters_and_a_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,13 @@ import numpy.typing as npt
 from verifier.attention.answer import ASPECTS, failing
 from verifier.attention.area_journal import AreaJournal, Found
 from verifier.attention.area_result import OPEN, PROVED, REFUTED, AreaSettings, Tiles
+from verifier.attention.condensed_tiles import available, condensed_on, known_signs, output_bounds
 from verifier.attention.map_bounds import MapBounder
 from verifier.attention.replay import Replay
 from verifier.attention.table import Aspect
 from verifier.bab.interfaces import Bounded
 from verifier.bab.search import SearchResult
+from verifier.bounds.condensed import Signs
 from verifier.bounds.crown import Crown
 from verifier.bounds.forward import Forward
 from verifier.limits import Deadline
@@ -46,8 +49,11 @@ class AreaBounder:
         self.journal = journal
         self._network = margin_network(perturbed.network, question.label)
         self._margins = Forward(self._network, np.arange(perturbed.dimension))
+        self._condense = self._network.neurons > how.backward and available()
         self._back: Crown | None = None
-        self._maps = MapBounder(perturbed, question.settings, question.label) if "attention" in how.aspects else None
+        self._maps: MapBounder | None = None
+        if "attention" in how.aspects:
+            self._maps = MapBounder(perturbed, question.settings, question.label, how.rows)
         self._lock, self.finished = threading.Lock(), list[Tiles]()
         self.lowest: tuple[float, list[float]] | None = None
         """The smallest margin met where the label was not proved, and its parameter."""
@@ -86,6 +92,8 @@ class AreaBounder:
         for k, known in enumerate(told):
             if known:
                 kinds[kinds[:, k] == OPEN, k] = REFUTED
+        if self._condense:
+            return self._one_by_one(batch, kinds, deadline)
         todo = np.flatnonzero(kinds[:, 0] == OPEN)
         if len(todo):
             symbolic, boxes = self._margins.bounds(batch.low[todo], batch.high[todo])
@@ -102,9 +110,28 @@ class AreaBounder:
             for k in np.flatnonzero(kinds[:, 1] == OPEN).tolist():
                 if deadline.passed:  # what is left stays open; the search ends before its next batch
                     break
-                least, greatest = self._maps.inconsistency(batch.low[k], batch.high[k])
-                kinds[k, 1] = PROVED if greatest <= self.delta else (REFUTED if least > self.delta else OPEN)
+                kinds[k, 1] = self._map_kind(batch.low[k], batch.high[k])
         return Found(kinds, lowest)
+
+    def _one_by_one(self, batch: Tiles, kinds: npt.NDArray[np.int8], deadline: Deadline) -> Found:
+        """The kinds of tiles of a large network, each by the network over the ReLUs that are unstable on it."""
+        for k in np.flatnonzero((kinds == OPEN).any(axis=1)).tolist():
+            if deadline.passed:
+                break
+            low, high = batch.low[k], batch.high[k]
+            condensed = condensed_on(self._network, low, high, deadline)
+            if condensed is not None and kinds[k, 0] == OPEN:
+                kinds[k, 0] = _label_kinds(*output_bounds(condensed, self._network.output_size, len(low)))[0]
+            if self._maps is not None and kinds[k, 1] == OPEN:
+                kinds[k, 1] = self._map_kind(low, high, None if condensed is None else known_signs(condensed))
+        left = np.flatnonzero(kinds[:, 0] == OPEN)
+        return Found(kinds, self._look((batch.low[left] + batch.high[left]) / 2))
+
+    def _map_kind(self, low: Array, high: Array, signs: Mapping[str, Signs] | None = None) -> int:
+        """The kind of one tile in attention."""
+        assert self._maps is not None
+        least, greatest = self._maps.inconsistency(low, high, signs)
+        return PROVED if greatest <= self.delta else (REFUTED if least > self.delta else OPEN)
 
     def _backwards(self) -> Crown:
         """Backward bounds, prepared when they are first needed."""

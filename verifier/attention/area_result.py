@@ -33,7 +33,9 @@ class AreaSettings:
         aspects: what is asked.
         loose: forward bounds on the label that miss by this many times the margin at a tile's center are followed by
             backward ones, which are much tighter in deep networks and cost some twenty times as much.
-        backward: backward bounds are for networks of at most this many ReLUs, those of clipped pixels included.
+        backward: backward bounds are for networks of at most this many ReLUs, those of clipped pixels included; larger
+            ones are written over the ReLUs that are unstable on a tile, for each tile anew (which takes torch).
+        rows: bounds on gradients go by rows over all pixels where pixels times ReLUs are at most this, else by intervals.
     """
 
     smallest: float = 1e-5
@@ -45,6 +47,7 @@ class AreaSettings:
     aspects: tuple[Aspect, ...] = ASPECTS
     loose: float = 3.0
     backward: int = 5_000
+    rows: int = 50_000_000
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,24 @@ are bounded, then the gradient over the phases that they leave.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from verifier.attention.condensed_tiles import slopes_of
 from verifier.attention.inconsistency import Inconsistency
+from verifier.bounds.condensed import Signs
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_gradients, multiply
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.phases import Pair, phases
+from verifier.bounds.phases import Pair, Phases, phases
 from verifier.bounds.relaxation import Slopes, Winners
 from verifier.encodings.perturbations import Perturbed, box_mean
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Scale
 
+PREFIX = "net/"
+"""In front of the names of the original network's nodes in the perturbed one."""
 SLACK = 1e-11
 """What sums over a map's entries are widened by, relative to the sum of all entries' sizes: far above their rounding,
 which is at most 2⁻⁵³ times the number of entries."""
@@ -32,11 +38,14 @@ class MapBounder:
         perturbed: network, image and perturbations.
         settings: how inconsistency is measured.
         label: the label, for ``classes="label"``.
+        rows: where pixels times neurons are more than this, bounds on gradients are intervals: rows over all pixels,
+            which are tighter, would take minutes for each tile.
     """
 
-    def __init__(self, perturbed: Perturbed, settings: Inconsistency, label: int) -> None:
+    def __init__(self, perturbed: Perturbed, settings: Inconsistency, label: int, rows: float = np.inf) -> None:
         self.perturbed, self.settings = perturbed, settings
         self._network = perturbed.original
+        self._by_rows = perturbed.original.input_size * perturbed.original.neurons <= rows
         self._weights = np.eye(self._network.output_size)[list(settings.outputs(perturbed, label))]
         self._start = settings.reference(perturbed, label)
         free = np.arange(perturbed.dimension)
@@ -45,9 +54,13 @@ class MapBounder:
         self._needed = tuple(dict.fromkeys(n.inputs[0] for n in self._network.activations))
         self._shape = perturbed.image.shape
 
-    def inconsistency(self, low: Array, high: Array) -> tuple[float, float]:
-        """The least and the greatest inconsistency over the tile ``low <= θ <= high``, outwards."""
-        least, greatest = self._map(low, high)
+    def inconsistency(self, low: Array, high: Array, signs: Mapping[str, Signs] | None = None) -> tuple[float, float]:
+        """The least and the greatest inconsistency over the tile ``low <= θ <= high``, outwards.
+
+        Args:
+            signs: what is known of the perturbed network's ReLUs on the tile, if anything (`known_signs`).
+        """
+        least, greatest = self._map(low, high, signs)
         below, above = self._filtered((least, greatest))
         expected_low, expected_high = self._expected(low, high)
         farthest = np.maximum(np.abs(above - expected_low), np.abs(expected_high - below))
@@ -60,22 +73,16 @@ class MapBounder:
         flat = entries.reshape(len(entries), -1)
         return float(flat.sum() if self.settings.norm == 1 else np.sqrt((flat**2).sum(axis=1)).sum())
 
-    def _map(self, low: Array, high: Array) -> Pair:
+    def _map(self, low: Array, high: Array, signs: Mapping[str, Signs] | None) -> Pair:
         """Bounds on the unfiltered map: ``(classes, channels, H, W)`` each."""
         classes = len(self._weights)
         total: Pair | None = None
         for forward, entry in self._copies:
-            name = {n: f"net/{n}" if n != self._network.input else entry for n in self._needed}
-            symbolic, boxes = forward.values(low[None], high[None], tuple(name.values()))
-            pairs = {
-                n: tuple(
-                    end.reshape(1, *self._network[n].shape) for end in forward.ranges(symbolic[name[n]], boxes)
-                )
-                for n in self._needed
-            }  # fmt: skip
-            possible = phases(self._network, pairs)  # type: ignore[arg-type]
+            plain = signs is not None and self.settings.map == "gradient"
+            known = slopes_of(self._network, signs, PREFIX) if plain else None  # type: ignore[arg-type]
+            possible = self._possible(forward, entry, low, high) if known is None else known
             unstable = not all(bool(p.fixed.all()) for p in possible.values())
-            bounding = jacobian if unstable else interval_gradients
+            bounding = jacobian if unstable and self._by_rows else interval_gradients
             each = {name: _repeated(phase, classes) for name, phase in possible.items()}
             found = bounding(self._network, self._weights, each)[self._network.input]
             here = tuple(end.reshape(classes, *self._shape) for end in found)
@@ -92,6 +99,17 @@ class MapBounder:
         )
         x_low, x_high = ends
         return multiply(mean, (x_low, x_high))
+
+    def _possible(self, forward: Forward, entry: str, low: Array, high: Array) -> Phases:
+        """The phases that forward bounds leave possible in one copy."""
+        name = {n: PREFIX + n if n != self._network.input else entry for n in self._needed}
+        symbolic, boxes = forward.values(low[None], high[None], tuple(name.values()))
+        pairs = {}
+        for n in self._needed:
+            least, greatest = forward.ranges(symbolic[name[n]], boxes)
+            shape = (1, *self._network[n].shape)
+            pairs[n] = (least.reshape(shape), greatest.reshape(shape))
+        return phases(self._network, pairs)
 
     def _filtered(self, pair: Pair) -> Pair:
         low, high = pair
