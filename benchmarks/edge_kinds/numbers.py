@@ -29,6 +29,7 @@ from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties import maps, vnnlib1
 from verifier.properties.conjunction import Conjunction
+from verifier.properties.named_maps import named_map
 from verifier.properties.sets import Box
 from verifier.verdict import Witness
 
@@ -231,7 +232,7 @@ def any_map_case(seed: int) -> tuple[Network, np.ndarray, float, SaliencyQuestio
     """A network, x̂, ε, and a question with one of all maps and similarities, at δ = 0 or at the distance of a vertex's map."""
     rng = np.random.default_rng([4, seed])
     name, similarity = MAPS[seed % len(MAPS)]
-    chosen = maps.named_map(name, 2, other=1, steps=2, samples=2, sigma=0.3, seed=seed, baseline=rng.normal(size=2))
+    chosen = named_map(name, 2, other=1, steps=2, samples=2, sigma=0.3, seed=seed, baseline=rng.normal(size=2))
     network, x, epsilon, question = saliency_case(rng, (2, 3, 2, 2), chosen, similarity)
     if name == "difference":
         weights = [F(int(j == question.label) - int(j != question.label)) for j in range(2)]

@@ -20,10 +20,11 @@ from verifier.network.graph import feedforward
 from verifier.network.operators import Array
 from verifier.options import Options
 from verifier.properties.builders import saliency_robustness
-from verifier.properties.maps import NAMES, SaliencyMap, named_map
+from verifier.properties.maps import SaliencyMap
+from verifier.properties.named_maps import NAMES, named_map
 from verifier.properties.query import Query
 
-MAPS = [name for name in NAMES if name != "integrated-exact"]
+MAPS = [name for name in NAMES if name not in ("integrated-exact", "grad-cam")]  # dense networks have no feature maps
 KINDS = [
     (name, similarity)
     for name in MAPS

@@ -65,7 +65,7 @@ def test_tiles_fill_theta_and_agree_with_the_regions(backward: int) -> None:
     network, image = dense(0)
     pair: list[Perturbation] = [Brightness(low=-0.2, high=0.3), Patch(top=1, left=2, high=0.5)]
     whole = attention_map(network, image, pair, 2.0)
-    m = attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-3, backward=backward))
+    m = attention_areas(network, image, pair, 2.0, how=AreaSettings(smallest=1e-3, backward=backward, rows=backward))
     sides = ((m.tiles.high - m.tiles.low) / m.perturbed.box.width).prod(axis=1)
     assert sides.sum() == pytest.approx(1.0, abs=1e-12)
     proved, refuted, _ = m.shares["label"]

@@ -16,7 +16,7 @@ from verifier.network.piecewise import PiecewiseLinear
 from verifier.properties.balanced import balanced
 from verifier.properties.builders import condition_at
 from verifier.properties.conjunction import Conjunction
-from verifier.properties.maps import named_map
+from verifier.properties.named_maps import named_map
 from verifier.properties.sets import Box
 
 CLIP = PiecewiseLinear((0.0, 6.0), (0.0, 1.0, 0.0), (0.0, 0.0, 6.0), (0.0, 0.0), "Clip")

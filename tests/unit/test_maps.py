@@ -21,7 +21,8 @@ from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties.grad_cam import grad_cam
-from verifier.properties.maps import NAMES, integrated_gradients, named_map, smooth_gradient
+from verifier.properties.maps import integrated_gradients, smooth_gradient
+from verifier.properties.named_maps import NAMES, named_map
 from verifier.properties.similarity import NAMES as SIMILARITIES
 
 

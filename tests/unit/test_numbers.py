@@ -29,7 +29,7 @@ from verifier.network.piecewise import relu
 from verifier.options import Options
 from verifier.properties import vnnlib1
 from verifier.properties.conjunction import Conjunction, enclosed
-from verifier.properties.maps import named_map
+from verifier.properties.named_maps import named_map
 from verifier.properties.numbers import ExactRow, Numbers
 from verifier.properties.sets import Box
 

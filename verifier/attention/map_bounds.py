@@ -18,6 +18,7 @@ from verifier.bounds.condensed import Signs
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_gradients, multiply
 from verifier.bounds.jacobian import jacobian
+from verifier.bounds.jacobian_symbols import symbolic_gradients
 from verifier.bounds.phases import Pair, Phases, phases
 from verifier.bounds.relaxation import Slopes, Winners
 from verifier.encodings.perturbations import Perturbed, box_mean
@@ -38,8 +39,8 @@ class MapBounder:
         perturbed: network, image and perturbations.
         settings: how inconsistency is measured.
         label: the label, for ``classes="label"``.
-        rows: where pixels times neurons are more than this, bounds on gradients are intervals: rows over all pixels,
-            which are tighter, would take minutes for each tile.
+        rows: where pixels times neurons are more than this, bounds on gradients go by symbols for unstable ReLUs, or
+            by intervals: rows over all pixels would take minutes for each tile.
     """
 
     def __init__(self, perturbed: Perturbed, settings: Inconsistency, label: int, rows: float = np.inf) -> None:
@@ -81,6 +82,10 @@ class MapBounder:
             plain = signs is not None and self.settings.map == "gradient"
             known = slopes_of(self._network, signs, PREFIX) if plain else None  # type: ignore[arg-type]
             possible = self._possible(forward, entry, low, high) if known is None else known
+            if known is not None and not self._by_rows:
+                ends = symbolic_gradients(self._network, self._weights, known)
+                if ends is not None:
+                    return ends[0].reshape(classes, *self._shape), ends[1].reshape(classes, *self._shape)
             unstable = not all(bool(p.fixed.all()) for p in possible.values())
             bounding = jacobian if unstable and self._by_rows else interval_gradients
             each = {name: _repeated(phase, classes) for name, phase in possible.items()}
@@ -94,10 +99,9 @@ class MapBounder:
             return mean
         forward, pixels = self._copies[0][0], self.perturbed.pixels
         symbolic, boxes = forward.values(low[None], high[None], (pixels,))
-        ends = (
+        x_low, x_high = (
             end.reshape(1, *self._shape) - self.settings.baseline for end in forward.ranges(symbolic[pixels], boxes)
         )
-        x_low, x_high = ends
         return multiply(mean, (x_low, x_high))
 
     def _possible(self, forward: Forward, entry: str, low: Array, high: Array) -> Phases:

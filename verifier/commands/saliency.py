@@ -61,10 +61,12 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_map_arguments(parser: argparse.ArgumentParser) -> None:
     from verifier.commands.arguments import count, natural, positive
-    from verifier.properties import maps, similarity
+    from verifier.properties import named_maps, similarity
 
     group = parser.add_argument_group("map and similarity")
-    group.add_argument("--map", choices=maps.NAMES, default="gradient", help="the saliency map (default gradient)")
+    group.add_argument(
+        "--map", choices=named_maps.NAMES, default="gradient", help="the saliency map (default gradient)"
+    )
     group.add_argument(
         "--similarity",
         choices=similarity.NAMES,
@@ -94,7 +96,7 @@ _FOR_MAPS = (
 def _map_of(args: argparse.Namespace, reader: Reader) -> dict[str, Any]:
     """The arguments of `verifier.saliency_robustness` that choose map and similarity."""
     from verifier.commands.arguments import refuse
-    from verifier.properties.maps import named_map
+    from verifier.properties.named_maps import named_map
 
     refuse(args, f"on --map {args.map}", *(name for maps, name in _FOR_MAPS if args.map not in maps))
     if args.similarity != "top-k":

@@ -13,7 +13,8 @@ from verifier.errors import InputError, PropertyError
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.map_condition import MapCondition
-from verifier.properties.maps import SaliencyMap, named_map, sampled_network
+from verifier.properties.maps import SaliencyMap, sampled_network
+from verifier.properties.named_maps import named_map
 from verifier.properties.normalisation import Normalisation, Radius, exact_radius
 from verifier.properties.query import GradientBox, Query, Statement, larger_output_disjuncts
 from verifier.properties.sets import Box, Ends
@@ -113,7 +114,7 @@ def saliency_robustness(
         label: the label; the network's own label at ``x`` by default.
         domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for
             images; None for no cut.
-        map: a name of `verifier.properties.maps.NAMES`, or a map made by that module's functions.
+        map: a name of `verifier.properties.named_maps.NAMES`, or a map made by the functions of `verifier.properties.maps`.
         similarity: "linf", "l1", "l2" or "top-k".
         top_k: for "top-k", how many pixels.
         mean, std: the network's own normalisation, as for `robustness`; maps are those of what the network is given.

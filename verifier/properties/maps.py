@@ -14,11 +14,10 @@ of Integrated Gradients itself (``path``) has no such network, and neither has G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,7 @@ class SaliencyMap:
     """One kind of saliency map, ready to be evaluated. Made by the functions of this module.
 
     Attributes:
-        name: one of `NAMES`: what engines declare that they can take.
+        name: one of `verifier.properties.named_maps.NAMES`: what engines declare that they can take.
         weights, factors: ``(k,)``: v and t of the module's formula.
         points: ``(k, n)``: c; None for zeros.
         baseline: ``(n,)``: the map is multiplied by ``x - baseline``; None: by nothing.
@@ -225,79 +224,6 @@ def smooth_gradient(noise: npt.ArrayLike) -> SaliencyMap:
         raise PropertyError("SmoothGrad needs at least one noise vector of finite numbers")
     count = len(points)
     return SaliencyMap(name="smooth", weights=np.full(count, 1.0 / count), factors=np.ones(count), points=points)
-
-
-def named_map(
-    name: str,
-    size: int,
-    *,
-    other: int | None = None,
-    baseline: npt.ArrayLike | None = None,
-    steps: int = 8,
-    samples: int = 8,
-    sigma: float = 0.1,
-    seed: int = 0,
-    layer: str | None = None,
-) -> SaliencyMap:
-    """The map of this name for inputs of ``size`` entries.
-
-    Args:
-        other: for "difference".
-        baseline: for "integrated" and "integrated-exact"; zeros by default.
-        steps: for "integrated".
-        samples, sigma, seed: for "smooth": so many vectors of normal noise with standard deviation ``sigma``.
-        layer: for "grad-cam": a node of the network; the last activation that makes feature maps by default.
-
-    Raises:
-        PropertyError: there is no such map, or a number is out of range.
-    """
-    start = np.zeros(size) if baseline is None else np.array(baseline, dtype=np.float64).reshape(-1)
-    if start.size != size or not np.isfinite(start).all():
-        raise PropertyError(f"the baseline must have {size} finite entries, got {start.size}")
-    make = _MAKERS.get(name)
-    if make is None:
-        raise PropertyError(f"there is no map {name!r}", fix=f"maps: {', '.join(NAMES)}")
-    return make(_Choices(size, other, start, steps, samples, sigma, seed, layer))
-
-
-class _Choices(NamedTuple):
-    """What the arguments of `named_map` say; a map uses those that it knows."""
-
-    size: int
-    other: int | None
-    baseline: Array
-    steps: int
-    samples: int
-    sigma: float
-    seed: int
-    layer: str | None
-
-
-def _grad_cam(chosen: _Choices) -> SaliencyMap:
-    from verifier.properties.grad_cam import grad_cam
-
-    return grad_cam(chosen.layer)
-
-
-def _smooth(chosen: _Choices) -> SaliencyMap:
-    if chosen.samples < 1 or not (np.isfinite(chosen.sigma) and chosen.sigma >= 0):
-        raise PropertyError(f"SmoothGrad needs samples >= 1 and sigma >= 0, got {chosen.samples} and {chosen.sigma}")
-    noise = np.random.default_rng(chosen.seed).normal(scale=chosen.sigma, size=(chosen.samples, chosen.size))
-    return smooth_gradient(noise)
-
-
-_MAKERS: dict[str, Callable[[_Choices], SaliencyMap]] = {
-    "gradient": lambda c: gradient_map(),
-    "absolute": lambda c: absolute_gradient(),
-    "difference": lambda c: logit_difference(c.other),
-    "gradient-input": lambda c: gradient_times_input(c.size),
-    "integrated": lambda c: integrated_gradients(c.baseline, c.steps),
-    "integrated-exact": lambda c: integrated_gradients(c.baseline, None),
-    "smooth": _smooth,
-    "grad-cam": _grad_cam,
-}
-NAMES = tuple(_MAKERS)
-"""The maps by name."""
 
 
 def sampled_network(network: Network, saliency_map: SaliencyMap, output: Array) -> Network:
