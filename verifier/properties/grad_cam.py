@@ -19,9 +19,10 @@ from fractions import Fraction
 import numpy as np
 
 from verifier.errors import PropertyError
+from verifier.network.activation import Activation
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
-from verifier.network.operators import Activation, Array
+from verifier.network.operators import Array
 from verifier.properties.maps import SaliencyMap
 from verifier.rounding import SPACING
 
