@@ -220,6 +220,7 @@ def main() -> None:
                         help="seconds after which a verdict that tiles do not give is sought region by region (10)")  # fmt: skip
     parser.add_argument("--until", type=float, help="seconds after which no further problem is begun")
     parser.add_argument("--threads", type=int, default=1, help="for beyond (1)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="for beyond: questions whose title has this text")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     unknown = set(args.sizes) - set(PAPER)
@@ -228,7 +229,7 @@ def main() -> None:
     if args.algorithm == "beyond":
         from attention_beyond import beyond
 
-        beyond(min(args.limit, 600.0), args.until, args.threads)
+        beyond(min(args.limit, 600.0), args.until, args.threads, args.only)
     elif args.algorithm is not None:
         run(args.algorithm, args.sizes or list(PAPER), args.limit, args.until, args.tiles)
     if args.report or args.algorithm is None:

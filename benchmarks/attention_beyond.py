@@ -90,10 +90,10 @@ QUESTIONS = {
     "cnn-pool (MaxPool)": Question(network="cnn-pool", letters="TP", width=1.0, delta=60.0),
     "CIFAR-10 convSmall": Question(network="convSmall", letters="BP", width=0.05, delta=30.0, settings=LABEL),
     "CIFAR-10, 8 convolutions, 3 parameters": Question(
-        network="eight", letters="BPT", width=0.02, delta=20.0, settings=LABEL, how=FEW
+        network="eight", letters="BPT", width=0.02, delta=60.0, settings=LABEL, how=FEW
     ),
     "CIFAR-10, 8 convolutions, 5 parameters": Question(
-        network="eight", letters="BPTDC", width=0.01, delta=20.0, settings=LABEL, how=FEW
+        network="eight", letters="BPTDC", width=0.005, delta=40.0, settings=LABEL, how=FEW
     ),
     "VGG-16's shape, 3 parameters": Question(
         network="vgg", letters="BPT", width=1e-5, delta=0.05, settings=LABEL,
@@ -136,12 +136,15 @@ def shares(question: Question, limit: float, threads: int) -> dict[str, Any]:
     }
 
 
-def beyond(limit: float, until: float | None, threads: int) -> None:
-    """Ask what the journal has not, or has with less time; no further question is begun after ``until`` seconds."""
+def beyond(limit: float, until: float | None, threads: int, only: str) -> None:
+    """Of the questions whose title has the text ``only``, ask what the journal has not, or has open with less time.
+
+    No further question is begun after ``until`` seconds.
+    """
     began, done = time.monotonic(), journal()
     for title, question in QUESTIONS.items():
         known = done.get(f"beyond/{title}")
-        if known is not None and (known.get("limit", 0.0) >= limit or not known["reason"]):
+        if only not in title or (known is not None and (known.get("limit", 0.0) >= limit or not known["reason"])):
             continue
         if until is not None and time.monotonic() - began > until:
             return
