@@ -45,7 +45,7 @@ EACH = 3
 
 NEVER = ExactSettings.never()
 ALONE = NativeSettings(exact=NEVER)
-ALWAYS = SharpenSettings(share=np.inf, gain=-np.inf, rounds=3)
+ALWAYS = SharpenSettings(share=np.inf, gain=-np.inf, rounds=3, times=0.0)
 """Every bound that fails becomes a cut."""
 ASKED = Options(timeout=LIMIT, prepass=False)
 PROVING, TWO = replace(ASKED, proof=True), replace(ASKED, threads=2)
