@@ -194,28 +194,98 @@ def _nearest_to_zero(low, high):  # type: ignore[no-untyped-def] # pragma: no co
 
 
 @nb.njit(cache=True)  # type: ignore[untyped-decorator]
-def _sweep(column, factor, slack, row_start, weight, order, unmet, total):  # type: ignore[no-untyped-def] # pragma: no cover
-    """The most intervals that one δ lies in, by weight, and the δ of smallest absolute value that reaches it.
-
-    A change can win at most the key points that are unmet now, so it pays only while it loses fewer: the
-    intervals of met key points matter only where they end near zero. That leaves few to sort.
-    """
-    gain, n = 0, 0
+def _gains(column, factor, slack, row_start, weight, order, unmet):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The intervals of δ that win key points that are unmet now, and these points' weights."""
+    n = 0
     lows, highs, sizes = np.empty(unmet), np.empty(unmet), np.empty(unmet, dtype=np.int64)
     for position in range(unmet):
         k = order[position]
         low, high = _interval(column, factor[k], slack, row_start[k], row_start[k + 1])
         if low <= high:
             lows[n], highs[n], sizes[n] = low, high, weight[k]
-            gain += weight[k]
             n += 1
+    return lows[:n], highs[:n], sizes[:n]
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def _losses(column, factor, slack, row_start, weight, order, unmet, sign, reach, gain):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Where met key points are lost for δ of a sign, with their weights, and how far δ pays: up to ``reach`` or nearer."""
+    losses, lost = np.empty(256), np.empty(256, dtype=np.int64)
+    c = 0
+    for position in range(unmet, len(order)):
+        k = order[position]
+        f = factor[k] * sign
+        high = np.inf
+        for r in range(row_start[k], row_start[k + 1]):
+            coefficient = column[r] * f
+            if coefficient > 0.0 and slack[r] <= reach * coefficient:
+                high = min(high, slack[r] / coefficient)
+        if high > reach:
+            continue
+        if c == len(losses):
+            if c >= 4096:
+                # keep the nearest: beyond them more is lost than can be gained
+                limit = _limit(losses[:c], lost[:c], gain)
+                if limit < reach:
+                    reach = limit
+                    kept = 0
+                    for q in range(c):
+                        if losses[q] <= reach:
+                            losses[kept], lost[kept] = losses[q], lost[q]
+                            kept += 1
+                    c = kept
+            if 2 * c > len(losses):
+                grown, counts = np.empty(4 * len(losses)), np.empty(4 * len(losses), dtype=np.int64)
+                grown[:c], counts[:c] = losses[:c], lost[:c]
+                losses, lost = grown, counts
+        losses[c], lost[c] = high, weight[k]
+        c += 1
+    return losses[:c], lost[:c], reach
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def _best_of_side(starts, ends, own, losses, lost, reach, sign, met, best, delta):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The best δ of one sign, from small to large: intervals begin, end, and met key points are lost."""
+    m, c = len(starts), len(losses)
+    by_start, by_end, by_loss = np.argsort(starts), np.argsort(ends), np.argsort(losses)
+    i, j, q, now = 0, 0, 0, met
+    while i < m:
+        s = starts[by_start[i]]
+        if s > reach:
+            break
+        while i < m and starts[by_start[i]] == s:
+            now += own[by_start[i]]
+            i += 1
+        while j < m and ends[by_end[j]] < s:
+            now -= own[by_end[j]]
+            j += 1
+        while q < c and losses[by_loss[q]] < s:
+            now -= lost[by_loss[q]]
+            q += 1
+        if now >= best:
+            end = ends[by_end[j]] if j < m else np.inf
+            if q < c:
+                end = min(end, losses[by_loss[q]])
+            candidate = sign * _nearest_to_zero(s, end)
+            if now > best or abs(candidate) < abs(delta):
+                best, delta = now, candidate
+    return best, delta
+
+
+@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+def _sweep(column, factor, slack, row_start, weight, order, unmet, total):  # type: ignore[no-untyped-def] # pragma: no cover
+    """The most intervals that one δ lies in, by weight, and the δ of smallest absolute value that reaches it.
+
+    A change can win at most the key points that are unmet now, so it pays only while it loses fewer: the
+    intervals of met key points matter only where they end near zero. That leaves few to sort.
+    """
+    lows, highs, sizes = _gains(column, factor, slack, row_start, weight, order, unmet)
     met = total
     for position in range(unmet):
         met -= weight[order[position]]
-    if n == 0:
-        return met, 0.0
+    gain, n = sizes.sum(), len(lows)
     best, delta = met, 0.0
-    for side in range(2):
+    for side in range(2 if n else 0):
         # δ > 0 first, then δ < 0 by mirroring
         sign = 1.0 if side == 0 else -1.0
         starts, ends, own = np.empty(n), np.empty(n), np.empty(n, dtype=np.int64)
@@ -230,57 +300,8 @@ def _sweep(column, factor, slack, row_start, weight, order, unmet, total):  # ty
             continue
         reach += 2e-9 * max(1.0, reach)  # as far inside an interval as a δ may be put
         # where met key points are lost: only those before the last start of a gain matter
-        losses, lost = np.empty(256), np.empty(256, dtype=np.int64)
-        c = 0
-        for position in range(unmet, len(order)):
-            k = order[position]
-            f = factor[k] * sign
-            high = np.inf
-            for r in range(row_start[k], row_start[k + 1]):
-                coefficient = column[r] * f
-                if coefficient > 0.0 and slack[r] <= reach * coefficient:
-                    high = min(high, slack[r] / coefficient)
-            if high <= reach:
-                if c == len(losses):
-                    if c >= 4096:
-                        # keep the nearest: beyond them more is lost than can be gained
-                        limit = _limit(losses[:c], lost[:c], gain)
-                        if limit < reach:
-                            reach = limit
-                            kept = 0
-                            for q in range(c):
-                                if losses[q] <= reach:
-                                    losses[kept], lost[kept] = losses[q], lost[q]
-                                    kept += 1
-                            c = kept
-                    if 2 * c > len(losses):
-                        grown, counts = np.empty(4 * len(losses)), np.empty(4 * len(losses), dtype=np.int64)
-                        grown[:c], counts[:c] = losses[:c], lost[:c]
-                        losses, lost = grown, counts
-                losses[c], lost[c] = high, weight[k]
-                c += 1
-        by_start, by_end, by_loss = np.argsort(starts[:m]), np.argsort(ends[:m]), np.argsort(losses[:c])
-        i, j, q, now = 0, 0, 0, met
-        while i < m:
-            s = starts[by_start[i]]
-            if s > reach:
-                break
-            while i < m and starts[by_start[i]] == s:
-                now += own[by_start[i]]
-                i += 1
-            while j < m and ends[by_end[j]] < s:
-                now -= own[by_end[j]]
-                j += 1
-            while q < c and losses[by_loss[q]] < s:
-                now -= lost[by_loss[q]]
-                q += 1
-            if now >= best:
-                end = ends[by_end[j]] if j < m else np.inf
-                if q < c:
-                    end = min(end, losses[by_loss[q]])
-                candidate = sign * _nearest_to_zero(s, end)
-                if now > best or abs(candidate) < abs(delta):
-                    best, delta = now, candidate
+        losses, lost, reach = _losses(column, factor, slack, row_start, weight, order, unmet, sign, reach, gain)
+        best, delta = _best_of_side(starts[:m], ends[:m], own[:m], losses, lost, reach, sign, met, best, delta)
     return best, delta
 
 
