@@ -106,7 +106,13 @@ def _parts(query: Query, gradient: GradientBox, options: Options, exact: bool) -
 
 
 def decide(
-    query: Query, options: Options, deadline: Deadline, ask: Ask, settings: EncodedSettings, *, exact: bool
+    query: Query,
+    options: Options,
+    deadline: Deadline,
+    ask: Ask,
+    settings: EncodedSettings = EncodedSettings(),
+    *,
+    exact: bool,
 ) -> EngineResult:
     """Decide a query by its encoding, or, with propagation, by those of the parts that it falls into.
 
