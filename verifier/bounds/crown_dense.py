@@ -219,110 +219,6 @@ def _least(row: Array, constant: float, work: Work, spaces: Array, count: int) -
 
 
 @jit
-def _enter(work: Work, low: Array, high: Array) -> None:
-    """Middle and radius of a box, which reaches both ends."""
-    for j in range(low.size):
-        work.middle[j] = low[j] + (high[j] - low[j]) / 2
-        work.radius[j] = max(high[j] - work.middle[j], work.middle[j] - low[j]) * (1 + 4 * UNIT_ROUNDOFF)
-
-
-@jit
-def _by_intervals(network: FeedForward, work: Work, k: int, z_low: Array, z_high: Array) -> int:
-    """Interval bounds of a layer's preactivations; the neurons that stay unstable go to ``work.picked``. Returns how many."""
-    first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
-    weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
-    inputs, centers, spreads = work.middle.size, work.centers, work.spreads
-    interval = k == 0 or network.is_relu[k - 1]
-    if k == 0:
-        centers[:inputs], spreads[:inputs] = work.middle, work.radius
-    elif interval:
-        before = network.starts[k - 1]
-        for j in range(weight.shape[1]):
-            value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
-            centers[j] = 0.5 * (value_low + value_high)
-            spreads[j] = (0.5 + 2 * UNIT_ROUNDOFF) * (value_high - value_low)
-    unstable = 0
-    for i in range(size):
-        if z_high[first + i] < 0.0:
-            continue  # a bound of exactly zero may come from a phase: that has to be checked
-        if interval:
-            center, spread = network.biases[first + i], network.interval_errors[first + i]
-            row = weight[i]
-            for j in range(row.size):
-                center += row[j] * centers[j]
-                spread += abs(row[j]) * spreads[j]
-            z_low[first + i] = max(z_low[first + i], center - spread)
-            z_high[first + i] = min(z_high[first + i], center + spread)
-        if z_low[first + i] < 0.0 and z_high[first + i] > 0.0:
-            work.picked[unstable] = i
-            unstable += 1
-    return unstable
-
-
-@jit
-def _by_crown(
-    network: FeedForward,
-    work: Work,
-    k: int,
-    unstable: int,
-    z_low: Array,
-    z_high: Array,
-    spaces: Array,
-    count: int,
-    none: Array,
-) -> None:
-    """CROWN bounds of the picked neurons of a layer, where ``spaces`` hold."""
-    first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
-    weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
-    constant, ping, picked = work.constant, work.ping, work.picked
-    for p in range(unstable):
-        i = picked[p]
-        constant[2 * p], constant[2 * p + 1] = network.biases[first + i], -network.biases[first + i]
-        for j in range(weight.shape[1]):
-            ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
-    found = backward(network, work, work.lower_slope, 2 * unstable, k - 1, none)
-    for p in range(unstable):
-        i = first + picked[p]
-        for j in range(work.radius.size):
-            work.reach[i, j] = abs(found[2 * p + 1, j]) * work.radius[j]
-        if k > 0 or count > 0:
-            error = network.errors[i]
-            z_low[i] = max(z_low[i], _least(found[2 * p], constant[2 * p] - error, work, spaces, count))
-            z_high[i] = min(z_high[i], -_least(found[2 * p + 1], constant[2 * p + 1] - error, work, spaces, count))
-
-
-@jit
-def _relax(network: FeedForward, work: Work, k: int, z_low: Array, z_high: Array) -> bool:
-    """The lines around a layer's ReLUs, and which are not inactive; False if bounds contradict each other."""
-    first, live = network.starts[k], 0
-    for i in range(first, network.starts[k + 1]):
-        if z_low[i] > z_high[i]:
-            return False
-        line = _line(z_low[i], z_high[i])
-        work.lower_slope[i], work.upper_slope[i], work.upper_intercept[i] = line
-        if line[1] > 0.0:
-            work.live[first + live] = i - first
-            live += 1
-    work.counts[k] = live
-    return True
-
-
-@jit
-def _half_space(network: FeedForward, work: Work, k: int, neuron: int, sign: float, space: Array, none: Array) -> None:
-    """A function of the input that is <= 0 where ``sign`` times a neuron of layer k's preactivation is."""
-    first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
-    weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
-    work.constant[0] = sign * network.biases[neuron]
-    for j in range(weight.shape[1]):
-        work.ping[0, j] = sign * weight[neuron - first, j]
-    found = backward(network, work, work.lower_slope, 1, k - 1, none)
-    inputs = work.middle.size
-    for j in range(inputs):
-        space[j] = found[0, j]
-    space[inputs] = work.constant[0] - network.errors[neuron]
-
-
-@jit
 def tighten(
     network: FeedForward,
     work: Work,
@@ -337,33 +233,89 @@ def tighten(
 ) -> bool:
     """Bounds of the hidden preactivations on one box and the relaxations that follow; False if no point is left in it.
 
-    Layer by layer: intervals, then CROWN (Zhang et al., NeurIPS 2018) for the neurons that these leave unstable.
-
     Args:
-        low, high: ``(n,)`` the box.
-        z_low, z_high: ``(neurons,)`` known bounds (of a parent); tightened in place where the sign is still open.
+        low, high: the box.
+        z_low, z_high: known bounds (of a parent); tightened in place where the sign is still open.
         neurons, phases, count: the ReLUs that were split and their signs (already in ``z_low, z_high``).
         spaces: ``(>= count, n + 1)`` functions of the input (constant last) that are <= 0 where these signs hold:
             known ones, or zeros; made tighter in place.
     """
-    none = np.zeros(0)
-    _enter(work, low, high)
-    for k in range(network.is_relu.size):
-        first, end = network.starts[k], network.starts[k + 1]
+    layers, inputs = network.is_relu.size, low.size
+    middle, radius, constant = work.middle, work.radius, work.constant
+    ping, picked, none = work.ping, work.picked, np.zeros(0)
+    centers, spreads = work.centers, work.spreads
+    for j in range(inputs):
+        middle[j] = low[j] + (high[j] - low[j]) / 2
+        radius[j] = max(high[j] - middle[j], middle[j] - low[j]) * (1 + 4 * UNIT_ROUNDOFF)
+    for k in range(layers):
+        first, size = network.starts[k], network.starts[k + 1] - network.starts[k]
         work.counts[k] = 0
         if not network.is_relu[k]:
-            for i in range(end - first):
+            for i in range(size):
                 work.live[first + i] = i
-            work.counts[k] = end - first
+            work.counts[k] = size
             continue
-        unstable = _by_intervals(network, work, k, z_low, z_high)
-        _by_crown(network, work, k, unstable, z_low, z_high, spaces, count, none)
-        if not _relax(network, work, k, z_low, z_high):
-            return False
+        weight = network.flat[network.offsets[k] : network.offsets[k + 1]].reshape(size, -1)
+        interval = k == 0 or network.is_relu[k - 1]
+        if k == 0:
+            centers[:inputs], spreads[:inputs] = middle, radius
+        elif interval:
+            before = network.starts[k - 1]
+            for j in range(weight.shape[1]):
+                value_low, value_high = max(z_low[before + j], 0.0), max(z_high[before + j], 0.0)
+                centers[j] = 0.5 * (value_low + value_high)
+                spreads[j] = (0.5 + 2 * UNIT_ROUNDOFF) * (value_high - value_low)
+        unstable_neurons = 0
+        for i in range(size):
+            if z_high[first + i] < 0.0:
+                continue  # a bound of exactly zero may come from a phase: that has to be checked
+            if interval:
+                center, spread = network.biases[first + i], network.interval_errors[first + i]
+                row = weight[i]
+                for j in range(row.size):
+                    center += row[j] * centers[j]
+                    spread += abs(row[j]) * spreads[j]
+                z_low[first + i] = max(z_low[first + i], center - spread)
+                z_high[first + i] = min(z_high[first + i], center + spread)
+            if z_low[first + i] < 0.0 and z_high[first + i] > 0.0:
+                picked[unstable_neurons] = i
+                unstable_neurons += 1
+        for p in range(unstable_neurons):
+            i = picked[p]
+            constant[2 * p], constant[2 * p + 1] = network.biases[first + i], -network.biases[first + i]
+            for j in range(weight.shape[1]):
+                ping[2 * p, j], ping[2 * p + 1, j] = weight[i, j], -weight[i, j]
+        found = backward(network, work, work.lower_slope, 2 * unstable_neurons, k - 1, none)
+        for p in range(unstable_neurons):
+            i = first + picked[p]
+            for j in range(inputs):
+                work.reach[i, j] = abs(found[2 * p + 1, j]) * radius[j]
+            if k > 0 or count > 0:
+                error = network.errors[i]
+                z_low[i] = max(z_low[i], _least(found[2 * p], constant[2 * p] - error, work, spaces, count))
+                z_high[i] = min(z_high[i], -_least(found[2 * p + 1], constant[2 * p + 1] - error, work, spaces, count))
+        live = 0
+        for i in range(first, first + size):
+            if z_low[i] > z_high[i]:
+                return False
+            line = _line(z_low[i], z_high[i])
+            work.lower_slope[i], work.upper_slope[i], work.upper_intercept[i] = line
+            if line[1] > 0.0:
+                work.live[first + live] = i - first
+                live += 1
+        work.counts[k] = live
         for h in range(count):
-            if first <= neurons[h] < end:
-                sign = -1.0 if phases[h] > 0 else 1.0
-                _half_space(network, work, k, neurons[h], sign, spaces[h], none)
+            i = neurons[h] - first
+            if i < 0 or i >= size:
+                continue
+            sign = -1.0 if phases[h] > 0 else 1.0
+            constant[0] = sign * network.biases[first + i]
+            for j in range(weight.shape[1]):
+                ping[0, j] = sign * weight[i, j]
+            found = backward(network, work, work.lower_slope, 1, k - 1, none)
+            for j in range(inputs):
+                spaces[h, j] = found[0, j]
+            spaces[h, inputs] = constant[0] - network.errors[first + i]
     return True
 
 

@@ -89,13 +89,26 @@ def _least(f: Functions, count: int, weights: Array) -> float:
 
 
 @jit
-def _first_tableau(f: Functions, count: int, start: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """The simplex tableau ``(n + 2, count + 2 n + 1)`` in which function ``start`` has the whole weight, and its basis.
+def best_weights(f: Functions, count: int) -> float:
+    """The greatest least value that a convex combination of the first functions has on the box.
 
-    Columns: the functions' weights, the parts of each slope above and below zero, the right-hand side. Rows: a slope each,
-    the sum of the weights, the objective (its negative stands in the corner).
+    Writes ``f.weights``, and ``f.target``: where the greatest of the functions is least (in [-1, 1]^n).
     """
-    values, slopes, n = f.values, f.scaled, f.scaled.shape[1]
+    values, slopes, weights, point = f.values, f.scaled, f.weights, f.target
+    n = slopes.shape[1]
+    best, start = -np.inf, 0
+    for i in range(count):
+        least = values[i]
+        for j in range(n):
+            least -= abs(slopes[i, j])
+        if least > best:
+            best, start = least, i
+    weights[:count] = 0.0
+    weights[start] = 1.0
+    for j in range(n):
+        point[j] = -1.0 if slopes[start, j] > 0.0 else 1.0
+    if best > 0.0 or count == 1:
+        return best
     columns = count + 2 * n
     table = np.zeros((n + 2, columns + 1))
     basis = np.empty(n + 1, dtype=np.int64)
@@ -116,64 +129,31 @@ def _first_tableau(f: Functions, count: int, start: int) -> tuple[Array, npt.NDA
             table[n + 1, i] += table[j, i]
         table[j, columns] = abs(slopes[start, j])
         table[n + 1, columns] += table[j, columns]
-    return table, basis
-
-
-@jit
-def _pivot(table: Array, basis: npt.NDArray[np.int64], scale: float) -> bool:
-    """One step of the simplex method; False where the tableau is optimal as far as ``scale`` tells."""
-    last, columns = table.shape[0] - 1, table.shape[1] - 1
-    enter, gain = -1, scale
-    for i in range(columns):
-        if table[last, i] > gain:
-            enter, gain = i, table[last, i]
-    if enter < 0:
-        return False
-    leave, ratio = -1, np.inf
-    for j in range(last):
-        if table[j, enter] > 1e-12 and table[j, columns] / table[j, enter] < ratio:
-            leave, ratio = j, table[j, columns] / table[j, enter]
-    if leave < 0:
-        return False
-    pivot = table[leave, enter]
-    for i in range(columns + 1):
-        table[leave, i] /= pivot
-    for j in range(last + 1):
-        factor = table[j, enter]
-        if j != leave and factor != 0.0:
-            for i in range(columns + 1):
-                table[j, i] -= factor * table[leave, i]
-    basis[leave] = enter
-    return True
-
-
-@jit
-def best_weights(f: Functions, count: int) -> float:
-    """The greatest least value that a convex combination of the first functions has on the box.
-
-    Writes ``f.weights``, and ``f.target``: where the greatest of the functions is least (in [-1, 1]^n). By weak duality any
-    weights prove; those of the primal simplex method (Dantzig, 1951) with the largest-coefficient rule are used.
-    """
-    values, slopes, weights, point = f.values, f.scaled, f.weights, f.target
-    n = slopes.shape[1]
-    best, start = -np.inf, 0
-    for i in range(count):
-        least = values[i]
-        for j in range(n):
-            least -= abs(slopes[i, j])
-        if least > best:
-            best, start = least, i
-    weights[:count] = 0.0
-    weights[start] = 1.0
-    for j in range(n):
-        point[j] = -1.0 if slopes[start, j] > 0.0 else 1.0
-    if best > 0.0 or count == 1:
-        return best
-    table, basis = _first_tableau(f, count, start)
-    columns, scale = count + 2 * n, 1e-11 * (1.0 + abs(best))
+    scale = 1e-11 * (1.0 + abs(best))
     for _ in range(10 * (n + count)):
-        if table[n + 1, columns] < -scale or not _pivot(table, basis, scale):
+        if table[n + 1, columns] < -scale:
             break  # the objective (its negative stands here) is positive: enough
+        enter, gain = -1, scale
+        for i in range(columns):
+            if table[n + 1, i] > gain:
+                enter, gain = i, table[n + 1, i]
+        if enter < 0:
+            break
+        leave, ratio = -1, np.inf
+        for j in range(n + 1):
+            if table[j, enter] > 1e-12 and table[j, columns] / table[j, enter] < ratio:
+                leave, ratio = j, table[j, columns] / table[j, enter]
+        if leave < 0:
+            break
+        pivot = table[leave, enter]
+        for i in range(columns + 1):
+            table[leave, i] /= pivot
+        for j in range(n + 2):
+            factor = table[j, enter]
+            if j != leave and factor != 0.0:
+                for i in range(columns + 1):
+                    table[j, i] -= factor * table[leave, i]
+        basis[leave] = enter
     weights[:count] = 0.0
     for j in range(n + 1):
         if basis[j] < count:

@@ -51,69 +51,6 @@ class Splits(NamedTuple):
     spaces: Array
 
 
-class Task(NamedTuple):
-    """What is the same for all boxes of a search.
-
-    Attributes:
-        network, rows: what is bounded.
-        free, widths: the inputs that vary, and their widths in the root box.
-        cuts: what may be spent on a box.
-    """
-
-    network: FeedForward
-    rows: DisjunctRows
-    free: Integers
-    widths: Array
-    cuts: CutSettings
-
-
-class Scratch(NamedTuple):
-    """Working memory for the disjuncts of one box, beside `crown_dense.Work`.
-
-    Attributes:
-        functions: below the rows of a disjunct.
-        row_slopes, row_constants: ``(S, n)``, ``(S,)`` the functions that CROWN finds below all rows.
-        z, lower_slope: ``(neurons,)`` preactivations at a point, and the lower slopes that are right for it.
-        cost, all_costs: ``(neurons,)`` what the ReLUs' upper lines cost a disjunct, and all that stay open.
-        x, slope: ``(n,)``.
-        middle, loss, hull_low, hull_high: over the inputs that vary: of the box, of the costs, around what is left.
-    """
-
-    functions: Functions
-    row_slopes: Array
-    row_constants: Array
-    z: Array
-    lower_slope: Array
-    cost: Array
-    all_costs: Array
-    x: Array
-    slope: Array
-    middle: Array
-    loss: Array
-    hull_low: Array
-    hull_high: Array
-
-
-@jit
-def _scratch(task: Task, inputs: int, spaces: int) -> Scratch:
-    rows, neurons, varying = task.rows.disjunct_of.size, task.network.biases.size, task.free.size
-    return Scratch(
-        workspace_of(rows + spaces + task.cuts.functions, varying, rows),
-        np.empty((rows, inputs)),
-        np.empty(rows),
-        np.empty(neurons),
-        np.empty(neurons),
-        np.empty(neurons),
-        np.empty(neurons),
-        np.empty(inputs),
-        np.empty(inputs),
-        np.empty(varying),
-        np.empty(varying),
-        np.empty(varying),
-        np.empty(varying),
-    )
-
-
 @jit
 def _any(flags: Flags) -> bool:
     found = False
@@ -160,49 +97,60 @@ def _bound_rows(
 
 
 @jit
-def _new_function(task: Task, work: Work, s: Scratch, count: int, first: int, last: int, parts: int) -> bool:
+def _new_function(
+    network: FeedForward,
+    work: Work,
+    rows: DisjunctRows,
+    f: Functions,
+    count: int,
+    first: int,
+    last: int,
+    lower_slope: Array,
+    cost: Array,
+    slope: Array,
+    free: Integers,
+    parts: int,
+) -> bool:
     """Bound the best combination of the rows of a disjunct as one row: function ``count``. False if no row is in it.
 
-    What the unstable ReLUs cost it is written to ``s.cost``.
+    What the unstable ReLUs cost it is written to ``cost``.
 
     Args:
-        first, last: the disjunct's rows.
         parts: shares of rows are rounded to so many parts of 1; 0: they are not.
     """
-    network, rows, f, slope = task.network, task.rows, s.functions, s.slope
     width, n = rows.outputs.shape[1], work.middle.size
     mix = np.zeros(last - first)
     whole = 0.0
-    for k in range(first, last):
+    for s in range(first, last):
         for i in range(count):
-            mix[k - first] += f.weights[i] * f.shares[i, k]
-        whole += mix[k - first]
+            mix[s - first] += f.weights[i] * f.shares[i, s]
+        whole += mix[s - first]
     if whole < 1e-9:
         return False
     constant, error = 0.0, 0.0
     work.ping[0, :width] = 0.0
     slope[:] = 0.0
-    for k in range(first, last):
-        share = mix[k - first] / whole
+    for s in range(first, last):
+        share = mix[s - first] / whole
         if parts > 0:
             share = np.floor(share * parts + 0.5) / parts
-        mix[k - first] = share
+        mix[s - first] = share
         if share > 0.0:
-            constant += share * rows.constants[k]
-            error += share * rows.errors[k]
+            constant += share * rows.constants[s]
+            error += share * rows.errors[s]
             for i in range(width):
-                work.ping[0, i] += share * rows.outputs[k, i]
+                work.ping[0, i] += share * rows.outputs[s, i]
             for j in range(n):
-                slope[j] += share * rows.x_rows[k, j]
+                slope[j] += share * rows.x_rows[s, j]
     work.constant[0] = constant
-    s.cost[:] = 0.0
-    found = backward(network, work, s.lower_slope, 1, network.is_relu.size - 1, s.cost)
+    cost[:] = 0.0
+    found = backward(network, work, lower_slope, 1, network.is_relu.size - 1, cost)
     for j in range(n):
         slope[j] += found[0, j]
     # the errors of the rows cover the rounding of a combination of few of them: see `row_errors`
-    put(f, count, slope, work.constant[0] - error * (1 + 1e-9), work.middle, work.radius, task.free)
-    for k in range(first, last):
-        f.shares[count, k] = mix[k - first]
+    put(f, count, slope, work.constant[0] - error * (1 + 1e-9), work.middle, work.radius, free)
+    for s in range(first, last):
+        f.shares[count, s] = mix[s - first]
     return True
 
 
@@ -244,105 +192,6 @@ def _axis(
 
 
 @jit
-def _given(task: Task, work: Work, s: Scratch, first: int, last: int, spaces: Array, split_count: int) -> int:
-    """The functions below the rows of a disjunct, and the half-spaces that ReLU splits leave; returns how many."""
-    count, n = 0, work.middle.size
-    for k in range(first, last):
-        put(s.functions, count, s.row_slopes[k], s.row_constants[k], work.middle, work.radius, task.free)
-        s.functions.shares[count, k] = 1.0
-        count += 1
-    for h in range(split_count):
-        put(s.functions, count, spaces[h, :n], spaces[h, n], work.middle, work.radius, task.free)
-        count += 1
-    return count
-
-
-@jit
-def _visit(
-    task: Task, work: Work, s: Scratch, first: int, last: int, z_low: Array, z_high: Array, results: Results, box: int
-) -> None:
-    """Evaluate the network where the greatest function is least, note the point, and take the slopes right for it."""
-    f, free, n = s.functions, task.free, work.middle.size
-    for j in range(n):
-        s.x[j] = work.middle[j]
-    for p in range(free.size):
-        s.x[free[p]] += f.target[p] * work.radius[free[p]]
-    evaluate(task.network, work, s.x, s.z)
-    margin = _margin(task.network, task.rows, first, last, s.x, s.z)
-    if margin < results.margin[box]:
-        results.margin[box] = margin
-        results.point[box] = s.x
-    for i in range(s.z.size):
-        s.lower_slope[i] = work.lower_slope[i]
-        if z_low[i] < 0.0 and z_high[i] > 0.0:
-            s.lower_slope[i] = 1.0 if s.z[i] > 0.0 else 0.0
-
-
-@jit
-def _examine_disjunct(
-    task: Task,
-    work: Work,
-    s: Scratch,
-    first: int,
-    last: int,
-    z_low: Array,
-    z_high: Array,
-    spaces: Array,
-    split_count: int,
-    results: Results,
-    kept: Certificates,
-    box: int,
-    disjunct: int,
-) -> tuple[int, float]:
-    """Functions below the rows ``first`` to ``last`` of a disjunct, and new ones; how many, and the bound they give."""
-    f, keep = s.functions, kept.empty.size > 0
-    count = given = _given(task, work, s, first, last, spaces, split_count)
-    s.cost[:] = 0.0
-    value = best_weights(f, count) if count > 0 else -np.inf
-    for _ in range(task.cuts.functions):
-        if value > 0.0:
-            break
-        _visit(task, work, s, first, last, z_low, z_high, results, box)
-        if not _new_function(task, work, s, count, first, last, task.cuts.parts if keep else 0):
-            break
-        here = f.values[count]
-        for p in range(task.free.size):
-            here += f.scaled[count, p] * f.target[p]
-        if not here > value + task.cuts.worth * abs(value):  # NaN is worth nothing
-            break
-        if keep:
-            kept.mixes[box, disjunct, count - given] = f.shares[count]
-            for i in range(s.z.size):
-                kept.slopes[box, disjunct, count - given, i] = s.lower_slope[i] > 0.5
-        count += 1
-        value = best_weights(f, count)
-    if value > 0.0 and keep:
-        shorten(f, count)
-        for i in range(count):
-            kept.weights[box, disjunct, i] = f.weights[i]
-    return count, value
-
-
-@jit
-def _left_of_box(task: Task, s: Scratch, low: Array, high: Array, count: int, value: float, keep: bool) -> bool:
-    """Cut the box with a disjunct's functions and join the hull of what they leave; False if the disjunct is refuted."""
-    f, free = s.functions, task.free
-    for p in range(free.size):
-        f.low[p], f.high[p] = low[free[p]], high[free[p]]
-    possible = value <= 0.0 and cut(f, count, s.middle, task.cuts.turns)
-    if value > 0.0 or not (possible or keep):
-        return False
-    if not possible:  # without a combination that says so
-        for p in range(free.size):
-            f.low[p], f.high[p] = low[free[p]], high[free[p]]
-    for i in range(s.cost.size):
-        s.all_costs[i] += s.cost[i]
-    for p in range(free.size):
-        s.hull_low[p], s.hull_high[p] = min(s.hull_low[p], f.low[p]), max(s.hull_high[p], f.high[p])
-    return True
-
-
-@jit
 def examine_dense(
     low: Array,
     high: Array,
@@ -350,9 +199,13 @@ def examine_dense(
     pre_high: Array,
     open_disjuncts: Flags,
     splits: Splits,
-    task: Task,
+    network: FeedForward,
+    rows: DisjunctRows,
+    free: Integers,
+    widths: Array,
     results: Results,
     kept: Certificates,
+    cuts: CutSettings,
 ) -> None:
     """Bound, refute and cut boxes for a feed-forward network, and choose how to split what stays open.
 
@@ -361,40 +214,112 @@ def examine_dense(
         pre_low, pre_high: ``(B, neurons)`` known bounds of the preactivations, tightened in place.
         open_disjuncts: ``(B, C)``; False is written where a disjunct is refuted.
         splits: ReLU splits; the half-spaces are made tighter in place.
+        free: the inputs that vary.
+        widths: their widths in the root box.
         kept: where it is written why a disjunct is refuted; then only combinations of functions refute.
+        cuts: what is spent on a box.
     """
-    keep, disjunct_of, free = kept.empty.size > 0, task.rows.disjunct_of, task.free
-    work = workspace(task.network, low.shape[1], disjunct_of.size)
-    s = _scratch(task, low.shape[1], splits.spaces.shape[1])
-    for box in range(len(low)):
+    boxes, n = low.shape
+    keep = kept.empty.size > 0
+    parts = cuts.parts if keep else 0
+    row_count, neurons, varying = rows.disjunct_of.size, network.biases.size, free.size
+    work = workspace(network, n, row_count)
+    f = workspace_of(row_count + splits.spaces.shape[1] + cuts.functions, varying, row_count)
+    z, lower_slope, cost, all_costs = np.empty(neurons), np.empty(neurons), np.empty(neurons), np.empty(neurons)
+    x, slope, middle, loss = np.empty(n), np.empty(n), np.empty(varying), np.empty(varying)
+    hull_low, hull_high = np.empty(varying), np.empty(varying)
+    row_slopes, row_constants = np.empty((row_count, n)), np.empty(row_count)
+    for box in range(boxes):
         z_low, z_high, split_count, spaces = pre_low[box], pre_high[box], splits.counts[box], splits.spaces[box]
-        neurons, phases, alive = splits.neurons[box], splits.phases[box], open_disjuncts[box]
         results.bound[box], results.neuron[box], results.margin[box] = np.inf, -1, np.inf
-        if not tighten(task.network, work, low[box], high[box], z_low, z_high, neurons, phases, split_count, spaces):
-            alive[:] = False
+        if not tighten(
+            network,
+            work,
+            low[box],
+            high[box],
+            z_low,
+            z_high,
+            splits.neurons[box],
+            splits.phases[box],
+            split_count,
+            spaces,
+        ):
+            open_disjuncts[box, :] = False
             if keep:
                 kept.empty[box] = True
             continue
-        _bound_rows(task.network, work, task.rows, alive, s.row_slopes, s.row_constants)
-        s.hull_low[:], s.hull_high[:], s.all_costs[:] = np.inf, -np.inf, 0.0
-        for p in range(free.size):
-            s.middle[p] = work.middle[free[p]]
+        _bound_rows(network, work, rows, open_disjuncts[box], row_slopes, row_constants)
+        hull_low[:], hull_high[:], all_costs[:] = np.inf, -np.inf, 0.0
+        for p in range(varying):
+            middle[p] = work.middle[free[p]]
         last = 0
-        for disjunct in range(alive.size):
+        for disjunct in range(open_disjuncts.shape[1]):
             first = last
-            while last < disjunct_of.size and disjunct_of[last] == disjunct:
+            while last < row_count and rows.disjunct_of[last] == disjunct:
                 last += 1
-            if not alive[disjunct]:
+            if not open_disjuncts[box, disjunct]:
                 continue
-            count, value = _examine_disjunct(
-                task, work, s, first, last, z_low, z_high, spaces, split_count, results, kept, box, disjunct
-            )
-            alive[disjunct] = _left_of_box(task, s, low[box], high[box], count, value, keep)
-            if alive[disjunct]:
-                results.bound[box] = min(results.bound[box], value)
-        if not _any(alive):
+            count = 0
+            for s in range(first, last):
+                put(f, count, row_slopes[s], row_constants[s], work.middle, work.radius, free)
+                f.shares[count, s] = 1.0
+                count += 1
+            for h in range(split_count):
+                put(f, count, spaces[h, :n], spaces[h, n], work.middle, work.radius, free)
+                count += 1
+            cost[:] = 0.0
+            given = count
+            value = best_weights(f, count) if count > 0 else -np.inf
+            for _ in range(cuts.functions):
+                if value > 0.0:
+                    break
+                for j in range(n):
+                    x[j] = work.middle[j]
+                for p in range(varying):
+                    x[free[p]] += f.target[p] * work.radius[free[p]]
+                evaluate(network, work, x, z)
+                margin = _margin(network, rows, first, last, x, z)
+                if margin < results.margin[box]:
+                    results.margin[box] = margin
+                    results.point[box] = x
+                for i in range(neurons):
+                    lower_slope[i] = work.lower_slope[i]
+                    if z_low[i] < 0.0 and z_high[i] > 0.0:
+                        lower_slope[i] = 1.0 if z[i] > 0.0 else 0.0
+                if not _new_function(network, work, rows, f, count, first, last, lower_slope, cost, slope, free, parts):
+                    break
+                here = f.values[count]
+                for p in range(varying):
+                    here += f.scaled[count, p] * f.target[p]
+                if not here > value + cuts.worth * abs(value):  # NaN is worth nothing
+                    break
+                if keep:
+                    kept.mixes[box, disjunct, count - given] = f.shares[count]
+                    for i in range(neurons):
+                        kept.slopes[box, disjunct, count - given, i] = lower_slope[i] > 0.5
+                count += 1
+                value = best_weights(f, count)
+            for p in range(varying):
+                f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
+            if value > 0.0 and keep:
+                shorten(f, count)
+                for i in range(count):
+                    kept.weights[box, disjunct, i] = f.weights[i]
+            possible = value <= 0.0 and cut(f, count, middle, cuts.turns)
+            if value > 0.0 or not (possible or keep):
+                open_disjuncts[box, disjunct] = False
+                continue
+            if not possible:  # without a combination that says so
+                for p in range(varying):
+                    f.low[p], f.high[p] = low[box, free[p]], high[box, free[p]]
+            results.bound[box] = min(results.bound[box], value)
+            for i in range(neurons):
+                all_costs[i] += cost[i]
+            for p in range(varying):
+                hull_low[p], hull_high[p] = min(hull_low[p], f.low[p]), max(hull_high[p], f.high[p])
+        if not _any(open_disjuncts[box]):
             continue
-        results.neuron[box] = _losses(work, z_low, z_high, s.all_costs, free, s.loss)
-        results.axis[box] = _axis(s.loss, task.cuts.even, work.radius, s.hull_low, s.hull_high, task.widths, free)
-        for p in range(free.size):
-            low[box, free[p]], high[box, free[p]] = s.hull_low[p], s.hull_high[p]
+        results.neuron[box] = _losses(work, z_low, z_high, all_costs, free, loss)
+        results.axis[box] = _axis(loss, cuts.even, work.radius, hull_low, hull_high, widths, free)
+        for p in range(varying):
+            low[box, free[p]], high[box, free[p]] = hull_low[p], hull_high[p]

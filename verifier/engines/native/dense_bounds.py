@@ -121,13 +121,12 @@ class DenseBounds:
         return self._examine(block, free, widths, True)
 
     def _examine(self, block: Block, free: Integers, widths: Array, keep: bool) -> tuple[Results, Certificates]:
-        from verifier.engines.native.decide import Splits, Task, examine_dense
+        from verifier.engines.native.decide import Splits, examine_dense
 
         boxes = len(block["low"])
         results = new_results(*block["low"].shape)
         total, neurons = len(self._rows.disjunct_of), self.network.biases.size
         kept = Certificates.workspace_of(boxes if keep else 0, self._disjuncts, total, self._cuts.functions, neurons)
-        task = Task(self.network, self._rows, free, widths, self._cuts)
 
         def part(which: slice) -> None:
             some = {name: value[which] for name, value in block.items()}
@@ -138,9 +137,13 @@ class DenseBounds:
                 some["pre_high"],
                 some["open"],
                 Splits(some["units"], some["phases"], some["space_count"], some["spaces"]),
-                task,
+                self.network,
+                self._rows,
+                free,
+                widths,
                 results_of(results, which),
                 type(kept)(*(column[which] for column in kept)),
+                self._cuts,
             )
 
         step = boxes if self._threads == 1 or boxes < 16 else max(8, -(-boxes // (4 * self._threads)))
