@@ -14,7 +14,7 @@ SEARCHES = ("engines", "falsify", "bab", "lp", "repair", "bounds")
 """Packages that search, or ascend."""
 
 NUMERICAL = {
-    "bounds.decide.SLACK", "bounds.interval.FLOOR", "bounds.lirpa.SLACK", "bounds.crown_slopes.LARGEST_HALF",
+    "bounds.decide.SLACK", "bounds.interval.FLOOR", "bounds.lirpa.SLACK", "bounds.crown_slopes.LARGEST_HALF", "bounds.crown_backward.SUBNORMAL",
     "bounds.curved_relaxations.CARE", "bounds.curved_relaxations.HALVINGS", "bounds.step_relaxations.STEEPEST",
     "bounds.structured.backward.CONSTANTS", "bounds.structured.backward.SPARE", "bounds.structured.backward.RANGE",
     "bounds.structured.condense.RESERVE", "engines.encoded.SMALL", "engines.encoded.LARGE",
@@ -38,15 +38,15 @@ MEMORY = {
     "bounds.condensed_values.DENSE_FROM", "bounds.crown_backward.CHUNK", "bounds.crown_slopes.CHUNK", "bounds.forward.SPARSE_BELOW",
     "bounds.jacobian.CHUNK", "bounds.lirpa_modules.MATRIX_LIMIT", "bounds.structured.condense.CHUNK",
     "bounds.structured.condense.ROWS", "repair.filtered.CHUNK",
-    "repair.filtered.EXTENDED", "repair.filtered.EXACTLY", "repair.frozen.CHUNK",
+    "engines.native.carried_bounds.CHUNK", "repair.filtered.EXTENDED", "repair.filtered.EXACTLY", "repair.frozen.CHUNK",
 }  # fmt: skip
 """How large a working array is and how a matrix is stored: no result depends on it."""
 LIMITS = {
     "engines.base.LOW_DIMENSION", "engines.process.GRACE", "engines.process.POLL", "engines.smtlib_engine.GRACE",
     "engines.reproducer.MOST_NEURONS", "repair.reading.DEEPEST", "repair.smt.PARAMETERS", "repair.exact.FAILURES",
-    "falsify.replay.START", "falsify.replay.ENTRIES_A_SECOND", "lp.exact.EAGER", "lp.exact.GRIDS",
+    "bounds.condensed_kernels.CUT_ROUNDS", "falsify.replay.START", "falsify.replay.ENTRIES_A_SECOND", "lp.exact.EAGER", "lp.exact.GRIDS",
 }  # fmt: skip
-"""What is refused, reported or waited for, and facts about other programs."""
+"""What is refused, reported or waited for, facts about other programs, and turns within one compiled kernel."""
 
 
 def is_numeric(node: ast.expr) -> bool:
