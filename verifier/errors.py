@@ -39,6 +39,10 @@ class PropertyError(VerifierError):
     """A property that cannot be used: syntax, wrong sizes, an empty or inverted box."""
 
 
+class TailError(PropertyError):
+    """A property that does not carry over to the scores before a last function that was left out: it speaks of the whole model."""
+
+
 class InputError(VerifierError):
     """A wrong argument: shape mismatch, NaN, a negative radius, an unknown name."""
 

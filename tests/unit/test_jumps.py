@@ -31,7 +31,7 @@ from verifier.verdict import Status
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from onnx_graphs import GRAPHS
+from onnx_graphs import GRAPHS, Builder, Graph
 
 
 def binarised(inputs: int, hidden: int, seed: int = 0) -> Network:
@@ -120,6 +120,21 @@ def test_everything_else_refuses_by_name() -> None:
     assert (verdict.status, verdict.proof) == (Status.HOLDS, None)
     with pytest.raises(UnsupportedOperatorError):
         verifier.line(network, [0, 0], [1, 1])
+
+
+def test_inspect_says_all_that_an_engine_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    from verifier.cli import main
+
+    def write(b: Builder) -> str:
+        z = b.op("Tanh", b.op("Sign", b.op("MatMul", b.x(1, 3), b.numbers(3, 2))))
+        return str(b.op("Mul", z, b.op("ReduceMax", z, axes=[1])))
+
+    onnx.save_model(Graph(write).model(13), tmp_path / "net.onnx")
+    assert main(["inspect", str(tmp_path / "net.onnx")]) == 0
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if text.strip().startswith("z3")]
+    assert all(word in line for word in ("Sign (node", "Tanh (node", "Product (node"))
 
 
 def test_a_function_that_may_leave_its_domain_is_unknown() -> None:

@@ -44,8 +44,8 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def _networks(args: argparse.Namespace) -> Network | dict[str, Network]:
-    """The model, or the named networks.
+def _networks(args: argparse.Namespace, ordered: bool) -> Network | dict[str, Network]:
+    """The model, or the named networks; ``ordered`` as in `verifier.load`.
 
     Raises:
         InputError: both, neither, or a name twice.
@@ -57,13 +57,13 @@ def _networks(args: argparse.Namespace) -> Network | dict[str, Network]:
     if not args.network:
         if args.model is None:
             raise InputError("no network is named", fix="verifier verify MODEL PROPERTY, or --network NAME=FILE")
-        return load_model(args, ordered=True)
+        return load_model(args, ordered=ordered)
     if args.model is not None or args.input_shape is not None:
         raise InputError("a MODEL or --input-shape beside --network", fix="name all networks by --network NAME=FILE")
     names = [name for name, _ in args.network]
     if len(set(names)) < len(names):
         raise InputError(f"--network names {max(names, key=names.count)!r} twice")
-    alone = len(args.network) == 1
+    alone = ordered and len(args.network) == 1
     return {name: load(file, check=args.check_model, ordered=alone) for name, file in args.network}
 
 
@@ -71,15 +71,15 @@ def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     from dataclasses import replace
 
-    import verifier
     from verifier.commands.arguments import options_of
     from verifier.commands.console import say
     from verifier.commands.deciding import decide, result_of
+    from verifier.properties.vnnlib import asked_of
 
     options = replace(options_of(args), proof=args.proof or False)
 
     def question() -> Query:
-        return verifier.read_vnnlib(args.property, _networks(args))
+        return asked_of(args.property, lambda ordered: _networks(args, ordered))
 
     verdict, query = decide(args, question, options)
     if verdict.proof is not None and not args.quiet:

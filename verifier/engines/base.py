@@ -126,7 +126,7 @@ class Engine(ABC):
         return ()
 
     def rejects(self, network: Network, query: Query | None = None) -> str:
-        """Why this engine cannot take the network (and query); "" if it can."""
+        """Why this engine cannot take the network (and query): every kind of operator that it lacks; "" if it can."""
         can = self.capabilities
         if query is not None:
             beyond = sorted(query.features - can.features)
@@ -135,7 +135,8 @@ class Engine(ABC):
             missing = sorted(can.needs - query.features)
             if missing:
                 return f"it is made for: {', '.join(missing)}"
+        lacking: dict[str, str] = {}
         for node in network.nodes:
             if node.operator.kind not in can.operators:
-                return f"{getattr(node.operator, 'label', type(node.operator).__name__)} (node {node.name!r})"
-        return ""
+                lacking.setdefault(getattr(node.operator, "label", type(node.operator).__name__), node.name)
+        return ", ".join(f"{label} (node {name!r})" for label, name in lacking.items())

@@ -10,6 +10,7 @@ from verifier.arguments import checked
 from verifier.errors import InputError, NetworkError
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
+from verifier.network.sklearn_reader import is_sklearn, read_sklearn
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,8 @@ def load(
 
     Args:
         source: a path to ``.onnx``, ``.onnx.gz`` or ``.nnet``; a ``torch.nn.Module``; an
-            ``onnx.ModelProto``; or a `Network`, which is returned as it is.
+            ``onnx.ModelProto``; scikit-learn's ``MLPClassifier`` or ``MLPRegressor``, alone or after scalers in a
+            ``Pipeline``; or a `Network`, which is returned as it is.
         input_shape: for a torch module the shape of one input without the batch, e.g. ``(1, 28, 28)``; for
             an ONNX model whose input shape is open, the full shape with the batch, e.g. ``(1, 1, 28, 28)``.
         check: whether an ONNX file's network is evaluated beside onnxruntime at random inputs (a torch module's is
@@ -75,13 +77,15 @@ def load(
                 "a torch module does not say the shape of its input", fix="pass input_shape=(...) without the batch"
             )
         return read_torch(source, input_shape)
+    if is_sklearn(source):
+        return read_sklearn(source, ordered)
     if type(source).__name__ == "ModelProto":
         from verifier.network.onnx_reader import network_of_model
 
         return network_of_model(source, "", input_shape, ordered=ordered, outputs=outputs)
     raise InputError(
         f"cannot load a network from {type(source).__name__}",
-        fix="pass a path to .onnx, .onnx.gz or .nnet, a torch.nn.Module, or a Network",
+        fix="pass a path to .onnx, .onnx.gz or .nnet, a torch.nn.Module, scikit-learn's MLPClassifier, or a Network",
     )
 
 

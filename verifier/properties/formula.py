@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import product
 
-from verifier.errors import PropertyError
+from verifier.errors import PropertyError, TailError
 from verifier.network.tails import Tail
 from verifier.rounding import Number
 
@@ -97,22 +97,28 @@ def negation(formula: Formula) -> Formula:
     return Or(parts) if isinstance(formula, And) else And(parts)
 
 
-def before_tail(formula: Formula, tail: Tail, place: str) -> Formula:
+def before_tail(formula: Formula, tail: Tail, place: str, outputs: int) -> Formula:
     """The formula about the scores before an increasing function that means the same as one about its values.
 
+    A bound on one of two shares of a Softmax is one on the difference of the scores: ``softmax(z)_i = sigmoid(z_i - z_j)``.
+
+    Args:
+        outputs: how many outputs there are.
+
     Raises:
-        PropertyError: an atom that is neither a comparison of two outputs nor a bound on one that carries over.
+        TailError: an atom that is neither a comparison of two outputs nor a bound on one that carries over.
     """
     if not isinstance(formula, Atom):
-        parts = [before_tail(part, tail, place) for part in formula.parts]
+        parts = [before_tail(part, tail, place, outputs) for part in formula.parts]
         return And(parts) if isinstance(formula, And) else Or(parts)
     if not formula.y:
         return formula
     coefficients = list(formula.y.values())
     if len(coefficients) == 2 and not formula.x and not formula.bound and not sum(Fraction(a) for a in coefficients):
         return formula
-    if len(coefficients) != 1 or formula.x or tail.joint:
-        raise PropertyError(
+    two = tail.kind == "Softmax" and outputs == 2
+    if len(coefficients) != 1 or formula.x or (tail.joint and not two):
+        raise TailError(
             f"the model ends in {tail.kind}, and the condition on outputs {sorted(formula.y)} "
             + ("is no comparison of two of them" if tail.joint else "neither compares two of them nor bounds one"),
             place=place,
@@ -120,13 +126,14 @@ def before_tail(formula: Formula, tail: Tail, place: str) -> Formula:
         )
     ((j, a),) = formula.y.items()
     a = Fraction(a)
-    where = tail.threshold(Fraction(formula.bound) / a)
+    where = (Tail("Sigmoid") if two else tail).threshold(Fraction(formula.bound) / a)
     if isinstance(where, bool):
         return And(()) if where == (a > 0) else Or(())
     below, above = where
-    if a > 0:
-        return Atom({}, {j: Fraction(1)}, above, formula.strict, None if below == above else below)
-    return Atom({}, {j: Fraction(-1)}, -below, formula.strict, None if below == above else -above)
+    sign = Fraction(1 if a > 0 else -1)
+    scores = {j: sign, 1 - j: -sign} if two else {j: sign}
+    ends = (above, below) if a > 0 else (-below, -above)
+    return Atom({}, scores, ends[0], formula.strict, None if below == above else ends[1])
 
 
 def normal_form(formula: Formula) -> list[list[Atom]]:

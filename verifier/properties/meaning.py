@@ -120,7 +120,7 @@ def to_query(network: Network, assertions: Iterable[Formula], *, place: str = ""
         `verifier.engines.disjunctions`.
     """
     if network.tail is not None:
-        assertions = [before_tail(formula, network.tail, place) for formula in assertions]
+        assertions = [before_tail(formula, network.tail, place, network.output_size) for formula in assertions]
     common, disjunctions = _sorted(assertions)
     try:
         shared, groups = _alive(network, common, disjunctions)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
 from verifier.arguments import checked
-from verifier.errors import PropertyError
+from verifier.errors import PropertyError, TailError
 from verifier.network.graph import Network
 from verifier.properties import vnnlib1
 from verifier.properties.query import Query, Statement
@@ -42,6 +42,21 @@ def read_text(path: str | PathLike[str]) -> str:
 def version(text: str) -> int:
     """1 or 2: the major version of VNN-LIB that a text is written in."""
     return 2 if _VERSION_2.match(text) else 1
+
+
+def asked_of(path: str | PathLike[str], networks: Callable[[bool], Network | Mapping[str, Network]]) -> Query:
+    """The query of a property file about the scores before a last Softmax, Sigmoid …, or, where the property does not carry over, about the whole model.
+
+    Args:
+        networks: loads the model (or several by name), with (True) or without leaving out what may be left out at its end.
+
+    Raises:
+        NetworkError, PropertyError: as `verifier.load` and `read_vnnlib`.
+    """
+    try:
+        return read_vnnlib(path, networks(True))
+    except TailError:
+        return read_vnnlib(path, networks(False))
 
 
 @checked

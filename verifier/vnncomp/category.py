@@ -187,9 +187,9 @@ def read_question(onnx: str, vnnlib: Path, folder: Path = Path()) -> Query:
         NetworkError, PropertyError: a file that is damaged, or does not fit.
     """
     from verifier.network.loading import load
-    from verifier.properties.vnnlib import read_vnnlib
+    from verifier.properties.vnnlib import asked_of, read_vnnlib
 
     files = {name: resolve(folder / file) for name, file in named_files(onnx).items()}
     if list(files) == [""]:
-        return read_vnnlib(resolve(folder / vnnlib), load(files[""], ordered=True))
+        return asked_of(resolve(folder / vnnlib), lambda ordered: load(files[""], ordered=ordered))
     return read_vnnlib(resolve(folder / vnnlib), {name: load(file) for name, file in files.items()})
