@@ -172,7 +172,8 @@ def query(network: Network, *conditions: Condition, description: str = "") -> Qu
 def _variables(port: Port, letter: str) -> npt.NDArray[Any]:
     made = np.empty(port.shape, dtype=object)
     for index in np.ndindex(*port.shape):
-        made[index] = Term(**{letter: {int(port.places[index]): Fraction(1)}})
+        one = {int(port.places[index]): Fraction(1)}
+        made[index] = Term(x=one) if letter == "x" else Term(y=one)
     return made
 
 
