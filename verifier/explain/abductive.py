@@ -31,6 +31,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from verifier import compiled
 from verifier.api import verify
 from verifier.arguments import checked
 from verifier.errors import InputError, TimeLimitError
@@ -174,6 +175,8 @@ def explain(
         ('a',)
     """
     explained = Explained(network, x, epsilon, domain, label, features)
+    if network.is_piecewise_linear:
+        compiled.ensure("the native engine", listener)  # before the clock starts
     return _Run(explained, options, Deadline.after(timeout), listener).search(order, contrastive)
 
 
