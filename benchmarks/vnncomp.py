@@ -22,6 +22,7 @@ from common import RESULTS, data_folder, machine, table
 
 from verifier.commands.vnncomp import Live, choose
 from verifier.errors import VerifierError
+from verifier.listening import progress
 from verifier.vnncomp.category import Category, Instance, read_category
 from verifier.vnncomp.journal import Journal, Record
 from verifier.vnncomp.runner import LocalExecutor, Settings, run_category
@@ -100,7 +101,9 @@ def run(category: Category, settings: Settings, args: argparse.Namespace) -> Non
             journal.forget_unsolved()
         left = len(journal.open_instances(instances))
         print(f"== {category.name}: {left} of {len(instances)} instances to run", flush=True)
-        run_category(category, instances, journal, LocalExecutor(category, settings, args.workers), Live())
+        executor = LocalExecutor(category, settings, args.workers)
+        with progress(log=True) as listener:
+            run_category(category, instances, journal, executor, Live(listener))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def sampled() -> Any:
     titles = ("exact", f"5 samples (error {rough.error:.1%})", "difference")
     size = max(float(np.abs(m).max()) for m in maps[:2])
     for axes, values, title in zip(figure.subplots(1, 3), maps, titles, strict=True):
-        signed_map(axes, values, (7, 7), size=size, title=title)
+        signed_map(axes, values, (7, 7), size=None if title == "difference" else size, title=title)
     return figure
 
 

@@ -21,6 +21,7 @@ from verifier.events import Listener, Progress, ignore
 from verifier.journal import Journal
 from verifier.network.graph import Network
 from verifier.options import Options
+from verifier.properties.builders import Domain, network_domain
 from verifier.properties.normalisation import Normalisation, exact_radius
 from verifier.properties.query import Query, larger_output_disjuncts
 from verifier.shown import Shown
@@ -93,20 +94,23 @@ class Certification(Shown):
         """Share of the inputs for which no counterexample is known at this radius: an upper bound of the truth."""
         return sum(line.status not in ("violated", MISCLASSIFIED) for line in self.at(epsilon)) / self.count
 
-    def table(self) -> str:
-        """The figures as a table in Markdown."""
-        head = "| radius | certified | violated | undecided | misclassified | certified accuracy | seconds |\n"
-        rows = [head, "|---|---|---|---|---|---|---|\n"]
+    def figures(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The figures of each radius: the columns' names, and a row of words for each."""
+        head = ("radius", "certified", "violated", "undecided", "misclassified", "certified accuracy", "seconds")
+        rows = []
         for epsilon in self.radii:
             lines = self.at(epsilon)
             found = Counter(line.status for line in lines)
             undecided = len(lines) - found["holds"] - found["violated"] - found[MISCLASSIFIED]
             seconds = sum(line.seconds for line in lines)
-            rows.append(
-                f"| {epsilon} | {found['holds']} | {found['violated']} | {undecided} | {found[MISCLASSIFIED]} "
-                f"| {self.certified(epsilon):.1%} | {seconds:.1f} |\n"
-            )
-        return "".join(rows)
+            counts = (found["holds"], found["violated"], undecided, found[MISCLASSIFIED])
+            rows.append((epsilon, *map(str, counts), f"{self.certified(epsilon):.1%}", f"{seconds:.1f}"))
+        return head, rows
+
+    def table(self) -> str:
+        """The figures as a table in Markdown."""
+        head, rows = self.figures()
+        return "".join(f"| {' | '.join(row)} |\n" for row in (head, ("---",) * len(head), *rows))
 
     def _facts(self) -> tuple[str, dict[str, str]]:
         facts = {
@@ -123,7 +127,7 @@ def certify(
     labels: Sequence[int] | npt.ArrayLike | None = None,
     *,
     epsilon: float | str | Sequence[float | str],
-    domain: tuple[float, float] | None = (0.0, 1.0),
+    domain: Domain = "network",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     workers: int = 1,
@@ -142,7 +146,8 @@ def certify(
         images: ``(N, *input_shape)`` or ``(N, n)`` inputs, in ``domain``.
         labels: ``(N,)`` true labels; None: the network's own.
         epsilon: a radius in the images' units, or several; numbers, or text such as "2/255", which is taken exactly.
-        domain: inputs are cut to this interval; None: not cut.
+        domain: inputs are cut to it; by default the network's own (a .nnet file says one), else ``(0, 1)``, as for images;
+            None for no cut.
         mean, std: the network's own normalisation, one number each or one per channel: it is given ``(x - mean) / std``.
         workers: questions that are asked side by side.
         journal: a file to which every answer is added at once; what it holds already for the same network, input, radius
@@ -192,11 +197,11 @@ class _Job:
         images: npt.ArrayLike,
         labels: Any,
         epsilon: Any,
-        domain: tuple[float, float] | None,
+        domain: Domain,
         scale: tuple[Sequence[float] | None, Sequence[float] | None],
         options: Options,
     ) -> None:
-        self.network, self.domain, self.options = network, domain, options
+        self.network, self.domain, self.options = network, network_domain(network, domain), options
         x = np.asarray(images, dtype=np.float64)
         if x.ndim < 2 or not len(x) or x[0].size != network.input_size:
             raise InputError(
@@ -206,9 +211,10 @@ class _Job:
         if not np.isfinite(x).all():
             raise InputError("the images contain NaN or infinity")
         self.images = x.reshape(len(x), -1)
-        if domain is not None and ((self.images < domain[0]) | (self.images > domain[1])).any():
-            k = int(np.flatnonzero(((self.images < domain[0]) | (self.images > domain[1])).any(axis=1))[0])
-            raise InputError(f"image {k} leaves the domain {domain}", fix="scale the images, or name their domain")
+        ends = self.domain
+        if ends is not None and (left := ((self.images < ends[0]) | (self.images > ends[1])).any(axis=1)).any():
+            k, words = int(left.argmax()), "the network's own" if isinstance(ends[0], np.ndarray) else f"{ends}"
+            raise InputError(f"image {k} leaves the domain {words}", fix="scale the images, or name their domain")
         self.scale = Normalisation.of(network, *scale)
         self.outputs = network.forward(self.scale.apply(self.images)).reshape(len(x), -1)
         given = self.outputs.argmax(axis=1) if labels is None else np.asarray(labels).reshape(-1)
@@ -282,7 +288,8 @@ class _Job:
         )
 
     def _key(self, k: int, label: int, radius: Fraction) -> str:
-        words: tuple[Any, ...] = (self._digest, self.images[k].tobytes().hex(), label, str(radius), str(self.domain))
+        ends = None if self.domain is None else tuple(np.asarray(end).tolist() for end in self.domain)
+        words: tuple[Any, ...] = (self._digest, self.images[k].tobytes().hex(), label, str(radius), ends)
         words += (
             self.scale.mean.tobytes().hex(),
             self.scale.std.tobytes().hex(),

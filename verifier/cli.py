@@ -48,6 +48,10 @@ USAGE, UNKNOWN, TIMEOUT, ERROR, INTERRUPTED = 2, 3, 4, 5, 130
 """Exit statuses of what ends here."""
 
 
+FORMER = {"saliency": "--input", "attention": "--image"}
+"""Options that named the input, which now stands after the model as in every other command."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are those of this package: one line that says where help is."""
 
@@ -142,7 +146,7 @@ def _run(words: list[str]) -> int:
         return _failed(str(error), status)
 
     try:
-        args = parser(command).parse_args(words)
+        args = parser(command).parse_args(renamed(words, command))
         args.words, args.began, args.started = words, clock, started
         return _done(args)
     except OutputError as error:
@@ -166,6 +170,21 @@ def _run(words: list[str]) -> int:
         if "--traceback" in words:
             say(traceback.format_exc())
         return failed(f"unexpected {_where(error)} (an error of this program: please report it)", ERROR)
+
+
+def renamed(words: list[str], command: str) -> list[str]:
+    """A command line in today's words; who used others is told (the deprecation policy is in CHANGELOG.md)."""
+    former = FORMER.get(command, "")
+    place = next((k for k, word in enumerate(words) if former and word.partition("=")[0] == former), None)
+    if place is None:
+        return words
+    say(f"verifier: {former} is an old name: write verifier {command} MODEL INPUT")
+    _, sign, value = words[place].partition("=")
+    given = [value] if sign else words[place + 1 : place + 2]
+    rest = words[:place] + words[place + 2 - len(sign) :]
+    model = rest.index(command) + 1
+    end = model + 1 if len(rest) > model and not rest[model].startswith("-") else len(rest)
+    return [*rest[:end], *given, *rest[end:]]
 
 
 def _done(args: argparse.Namespace) -> int:

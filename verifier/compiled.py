@@ -136,9 +136,12 @@ def _write_bytecode() -> None:
 
 def _folders() -> list[Path]:
     """Where the record may be: beside numba's cache."""
-    folders = [Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "pwl-verifier"]
+    from platformdirs import user_cache_path
+
     named = os.environ.get("NUMBA_CACHE_DIR")
-    return [Path(named)] if named else folders
+    if named:
+        return [Path(named)]
+    return [Path(__file__).parent / "__pycache__", user_cache_path("pwl-verifier", appauthor=False)]
 
 
 def _fingerprint() -> str:

@@ -16,10 +16,10 @@ REFRESH = 0.1
 """Least seconds between two looks of a bar."""
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str) -> None:
     """Write to standard error. Remarks are not results: where they cannot be written, the work goes on."""
     with contextlib.suppress(OSError):
-        print(text, end=end, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
 @checked
@@ -83,11 +83,7 @@ class ProgressLine:
 
     def _draw(self, event: Progress, text: str) -> None:
         if self._bar is None:
-            try:
-                self._bar = _bar()
-            except ModuleNotFoundError:  # rich is not installed
-                say(f"\r\033[K{text}", end="")
-                return
+            self._bar = _bar()
             atexit.register(self._bar.stop)  # whoever does not use a block leaves no trace on the terminal either
             self._bar.start()
         total = None if event.left is None else event.done + event.left

@@ -24,8 +24,9 @@ from verifier.errors import InputError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
-from verifier.properties.builders import Domain, condition_at, robustness, saliency_robustness
+from verifier.properties.builders import Domain, centre, condition_at, robustness, saliency_robustness
 from verifier.properties.maps import SaliencyMap
+from verifier.properties.normalisation import Normalisation, Radius
 from verifier.properties.query import Query
 from verifier.rounding import float_above
 from verifier.shown import Shown
@@ -74,13 +75,15 @@ class Threshold(Shown):
 def largest_delta(
     network: Network,
     x: npt.ArrayLike,
-    epsilon: float,
+    epsilon: Radius,
     *,
     label: int | None = None,
     domain: Domain = "network",
     map: str | SaliencyMap = "gradient",
     similarity: str = "linf",
     top_k: int = 0,
+    mean: npt.ArrayLike | None = None,
+    std: npt.ArrayLike | None = None,
     tolerance: float = 1e-3,
     timeout: float = 60.0,
     options: Options | None = None,
@@ -89,7 +92,7 @@ def largest_delta(
     """How different the map must become before the label can change within ``epsilon`` of ``x``.
 
     Args:
-        map, similarity, top_k: as for `verifier.saliency_robustness`.
+        epsilon, label, domain, map, similarity, top_k, mean, std: as for `verifier.saliency_robustness`.
         tolerance: stop when the interval is narrower than this share of the map's largest entry.
         timeout: wall-clock seconds for the whole search.
         options: for each question; the engine "saliency" without the general search by default.
@@ -113,16 +116,18 @@ def largest_delta(
         (0, 1.0, 1.0)
     """
     run = _Run(tolerance, timeout, options, listener)
-
-    about: dict[str, Any] = {"label": label, "domain": domain, "map": map, "similarity": similarity, "top_k": top_k}
+    ball: dict[str, Any] = {"label": label, "domain": domain, "mean": mean, "std": std}
+    about: dict[str, Any] = {"map": map, "similarity": similarity, "top_k": top_k}
 
     def query(delta: float) -> Query:
-        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about)
+        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about, **ball)
 
-    condition = condition_at(network, x, **about)
-    size = float(np.abs(condition.reference).max()) or 1.0
     # any input with another label: a first upper end, or the proof that there is none
-    free = run.ask(robustness(network, x, epsilon, label=label, domain=domain), Options(), "δ = ∞")
+    any_map = robustness(network, x, epsilon, **ball)
+    assert any_map.anchor is not None
+    condition = condition_at(network, any_map.anchor, label=label, **about)
+    size = float(np.abs(condition.reference).max()) or 1.0
+    free = run.ask(any_map, Options(), "δ = ∞")
     if free.status is Status.HOLDS:
         return Threshold(lower=np.inf, upper=np.inf, proved=free, questions=run.questions)
 
@@ -151,6 +156,8 @@ def largest_epsilon(
     map: str | SaliencyMap = "gradient",
     similarity: str = "linf",
     top_k: int = 0,
+    mean: npt.ArrayLike | None = None,
+    std: npt.ArrayLike | None = None,
     most: float = 1.0,
     tolerance: float = 1e-3,
     timeout: float = 60.0,
@@ -160,7 +167,7 @@ def largest_epsilon(
     """The largest L∞ radius within which inputs with a map within ``delta`` keep the label.
 
     Args:
-        map, similarity, top_k: as for `verifier.saliency_robustness`.
+        delta, label, domain, map, similarity, top_k, mean, std: as for `verifier.saliency_robustness`.
         most: no radius above this is asked.
         tolerance: stop when the interval is narrower than this (input units).
         timeout: wall-clock seconds for the whole search.
@@ -183,17 +190,18 @@ def largest_epsilon(
     if not most > 0:
         raise InputError(f"the largest radius must be positive, got {most}")
     run = _Run(tolerance, timeout, options, listener)
-
-    about: dict[str, Any] = {"label": label, "domain": domain, "map": map, "similarity": similarity, "top_k": top_k}
+    ball: dict[str, Any] = {"label": label, "domain": domain, "mean": mean, "std": std}
+    about: dict[str, Any] = {"map": map, "similarity": similarity, "top_k": top_k}
 
     def query(epsilon: float) -> Query:
-        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about)
+        return saliency_robustness(network, x, epsilon=epsilon, delta=delta, **about, **ball)
 
     def distance(witness: Witness) -> float:
-        anchor = query(first).anchor
-        assert anchor is not None
-        return float_above(max(abs(v - Fraction(c)) for v, c in zip(witness.point, anchor.tolist(), strict=True)))
+        """The smallest float64 radius that holds the witness, in the data's units."""
+        entries = zip(witness.point, scale.mean.tolist(), scale.std.tolist(), middle.tolist(), strict=True)
+        return float_above(max(abs(v * Fraction(s) + Fraction(m) - Fraction(c)) for v, m, s, c in entries))
 
+    scale, middle = Normalisation.of(network, mean, std), centre(network, x, domain)
     first = max(most / 64, 2 * tolerance)
     return run.bisect(query, distance, np.inf, None, first, tolerance, "ε", most)
 

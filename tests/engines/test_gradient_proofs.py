@@ -277,7 +277,7 @@ def test_the_command_writes_a_certificate_that_carries_its_claim(
     query, path = asked(small(12), tmp_path, 12, 0.05)
     assert query.condition is None
     np.save(tmp_path / "x.npy", query.start)
-    words = ["saliency", str(path), "--input", str(tmp_path / "x.npy"), "--epsilon", "0.75", "--domain", "none"]
+    words = ["saliency", str(path), str(tmp_path / "x.npy"), "--epsilon", "0.75", "--domain", "none"]
     assert main([*words, "--delta", "0.01", "--proof", str(tmp_path / "p")]) == 0
     capsys.readouterr()
     assert main(["check-proof", str(tmp_path / "p"), str(path)]) == 0

@@ -52,8 +52,8 @@ def main(kind: str) -> None:
         assert "linear pieces" in run("line", model, x, other, "--quiet")
         assert "linear regions" in run("plane", model, x, other, third, "--quiet")
         assert "integrated gradients" in run("attribute", model, x, "--quiet")
-        run("saliency", model, "--input", x, "--epsilon", "0.01", "--delta", "0.001", "--quiet")
-        run("attention", model, "--image", x, "--perturb", "brightness:0:0.0001", "--delta", "1e6", "--quiet")
+        run("saliency", model, x, "--epsilon", "0.01", "--delta", "0.001", "--quiet")
+        run("attention", model, x, "--perturb", "brightness:0:0.0001", "--delta", "1e6", "--quiet")
         assert "REPAIRED" in run("repair", model, str(Path(folder, "spec.json")), "--quiet")
         engines = json.loads(run("inspect", model, "--json"))["result"]["engines"]
         states = {row["engine"]: row["installed"] for row in engines}

@@ -100,9 +100,9 @@ def test_all_commands_with_inputs_read_pictures_with_mean_and_std(
     assert found["change"] == pytest.approx(float((whole(x) - whole(black))[1]))
     found = json_of(capsys, "line", net, folder / "black.npy", picture, *shared, code=0)["result"]
     assert found["length"] == pytest.approx(np.linalg.norm(x - black))
-    found = json_of(capsys, "saliency", net, "--input", picture, "--epsilon", "1/255", "--delta", "1", *shared, code=0)
+    found = json_of(capsys, "saliency", net, picture, "--epsilon", "1/255", "--delta", "1", *shared, code=0)
     assert "within L∞ distance 1/255" in found["question"]["text"]
-    found = json_of(capsys, "attention", net, "--image", picture, "--perturb", "brightness:0:0.001", *shared, code=0)
+    found = json_of(capsys, "attention", net, picture, "--perturb", "brightness:0:0.001", *shared, code=0)
     assert found["verdict"] == "holds"
     assert found["result"]["verdicts"]["label"]["answer"] == "Robust"
 
@@ -160,6 +160,41 @@ def test_a_time_out_says_how_far_it_came_and_what_to_try() -> None:
     assert as_record(verdict)["progress"] == verdict.progress
 
 
+def test_former_words_are_taken_and_the_present_ones_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the deprecation policy says: what was renamed still works, with a line that says how it is written now."""
+    net, picture, page = str(folder / "net.onnx"), str(folder / "grey.png"), str(tmp_path / "map.html")
+    ball, tiny = ["--epsilon", "1/255", "--delta", "1", "--quiet"], ["--perturb", "brightness:0:0.001", "--quiet"]
+    for words, former in (
+        (["saliency", net, "--input", picture, *ball], "--input is an old name"),
+        (["saliency", *ball, net, f"--input={picture}"], "--input is an old name"),
+        (["attention", "--image", picture, net, *tiny, "--report", page], "--image is an old name"),
+        (["attention", net, picture, *tiny, "--out", page], "write --report FILE.html"),
+    ):
+        assert main(words) == 0, words
+        assert former in capsys.readouterr().err
+    assert main(["saliency", net, picture, *ball]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["saliency", net, "--input"]) == 2
+    assert "INPUT" in capsys.readouterr().err
+
+
+def test_one_form_of_a_domain_in_every_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, picture = str(folder / "net.onnx"), str(folder / "grey.png")
+    np.save(tmp_path / "data.npy", GREY)
+    for words in (
+        ["certify", net, str(tmp_path / "data.npy"), "--epsilon", "1/255"],
+        ["explain", net, picture, "--ask", "influence", "--epsilon", "1/255"],
+        ["robustness", net, picture, "--epsilon", "1/255"],
+    ):
+        assert main([*words, "--domain=-1,2", "--quiet"]) == 0, words
+        assert main([*words, "--domain=0", "--quiet"]) == 2, words
+        assert "write --domain=0,1" in capsys.readouterr().err
+
+
 def test_a_folder_given_as_a_model_gets_a_helpful_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robustness", str(folder), str(folder / "grey.png"), "--epsilon", "0.1"]) == 2
     said = capsys.readouterr().err
@@ -198,11 +233,11 @@ def pages(folder: Path, where: Path) -> dict[str, Path]:
     (where / "spec.json").write_text(json.dumps(spec))
     made = {
         "robustness": (["robustness", net, picture, "--epsilon", "0.3", "--report", "{}"], 1),
-        "saliency": (["saliency", net, "--input", picture, "--epsilon", "0.3", "--delta", "1", "--report", "{}"], 1),
+        "saliency": (["saliency", net, picture, "--epsilon", "0.3", "--delta", "1", "--report", "{}"], 1),
         "holds": (["verify", net, str(folder / "never.vnnlib"), "--report", "{}"], 0),
-        "attention": (["attention", net, "--image", picture, "--perturb", "brightness:0:0.2", "--perturb", "translation:0:1", "--delta", "0.0001", "--out", "{}"], 1),
-        "areas": (["attention", net, "--image", picture, "--perturb", "brightness:0:0.2", "--method", "areas", "--out", "{}"], 0),
-        "certify": (["certify", net, str(where / "data.npz"), "--epsilon", "1/255", "--epsilon", "0.3", "--out", "{}"], 0),
+        "attention": (["attention", net, picture, "--perturb", "brightness:0:0.2", "--perturb", "translation:0:1", "--delta", "0.0001", "--report", "{}"], 1),
+        "areas": (["attention", net, picture, "--perturb", "brightness:0:0.2", "--method", "areas", "--report", "{}"], 0),
+        "certify": (["certify", net, str(where / "data.npz"), "--epsilon", "1/255", "--epsilon", "0.3", "--report", "{}"], 0),
         "repair": (["repair", net, str(where / "spec.json"), "--data", str(where / "data.npz"), "--out", str(where / "repaired")], 0),
     }  # fmt: skip
     found = {}

@@ -22,7 +22,7 @@ def model(tmp_path: Path) -> list[str]:
     weights = [rng.normal(size=(b, a)) * np.sqrt(2 / a) for a, b in itertools.pairwise(widths)]
     write_onnx(feedforward(weights, [rng.normal(size=b) * 0.2 for b in widths[1:]]), tmp_path / "net.onnx")
     np.save(tmp_path / "image.npy", rng.random((6, 6)))
-    return ["attention", str(tmp_path / "net.onnx"), "--image", str(tmp_path / "image.npy"), "--quiet"]
+    return ["attention", str(tmp_path / "net.onnx"), str(tmp_path / "image.npy"), "--quiet"]
 
 
 BOTH = ["--perturb", "brightness:-0.2:0.4", "--perturb", "patch:0:0.5,top=1,left=1,height=2,width=2"]
@@ -43,6 +43,8 @@ def test_the_files_hold_the_map(model: list[str], tmp_path: Path, capsys: pytest
         share = sum(float(r["volume"]) for r in rows if r["attention"] == kind) / 0.3
         assert share == pytest.approx(said["shares"][kind], abs=1e-9)
     page = (tmp_path / "map.html").read_text()
+    for words in ("0: the unchanged image", "CR, MR, CB: regions", "delta: the largest", "exhaustive: all", "SHA-256"):
+        assert words in page
     assert page.count("data:image/png;base64,") == 2
     assert "NotRobust" in page or "Robust: holds" in page
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

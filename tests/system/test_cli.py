@@ -106,14 +106,14 @@ def test_json(files: Path) -> None:
 
 def test_saliency(files: Path) -> None:
     common = ("saliency", files / "net.onnx", "--delta", 0.5, "--domain=none")
-    run(*common, "--input", files / "x.npy", "--epsilon", 0.25, code=0)
-    done = run(*common, "--input", files / "x.txt", "--epsilon", 0.75, "--json", code=1)
+    run(*common, files / "x.npy", "--epsilon", 0.25, code=0)
+    done = run(*common, files / "x.txt", "--epsilon", 0.75, "--json", code=1)
     assert json.loads(done.stdout)["result"]["witness"]["gradient"] == [1.0, 1.0]
-    run("saliency", files / "net.onnx", "--input", files / "x.npy", "--epsilon", 5, "--delta", 0.1, code=1)
+    run("saliency", files / "net.onnx", files / "x.npy", "--epsilon", 5, "--delta", 0.1, code=1)
 
 
 def test_saliency_with_another_map(files: Path) -> None:
-    common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none", "--epsilon", 0.75)
+    common = ("saliency", files / "net.onnx", files / "x.npy", "--domain=none", "--epsilon", 0.75)
     done = run(*common, "--delta", 0.5, "--map", "gradient-input", "--similarity", "l1", "--json", code=0)
     assert "gradient-input" in json.loads(done.stdout)["question"]["text"]
     done = run(*common, "--map", "absolute", "--similarity", "top-k", "--top-k", 1, "--json", code=1)
@@ -121,7 +121,7 @@ def test_saliency_with_another_map(files: Path) -> None:
 
 
 def test_saliency_finds_the_threshold(files: Path) -> None:
-    common = ("saliency", files / "net.onnx", "--input", files / "x.npy", "--domain=none")
+    common = ("saliency", files / "net.onnx", files / "x.npy", "--domain=none")
     picture = files / "map.png"
     done = run(*common, "--epsilon", 0.75, "--find", "delta", "--json", "--picture", picture, code=0)
     found = json.loads(done.stdout)["result"]
@@ -144,17 +144,17 @@ def test_saliency_finds_the_threshold(files: Path) -> None:
         (("verify", "net.onnx", "holds.vnnlib", "--engine", "cplex"), "no engine 'cplex'"),
         (("verify", "net.onnx", "holds.vnnlib", "--timeout", "-3"), "positive"),
         (("verify", "net.onnx"), "PROPERTY"),
-        (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "-1", "--delta", "1"), "epsilon"),
-        (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "-1"), "delta"),
-        (("saliency", "net.onnx", "--input", "nan.npy", "--epsilon", "1", "--delta", "1"), "NaN"),
+        (("saliency", "net.onnx", "x.npy", "--epsilon", "-1", "--delta", "1"), "epsilon"),
+        (("saliency", "net.onnx", "x.npy", "--epsilon", "1", "--delta", "-1"), "delta"),
+        (("saliency", "net.onnx", "nan.npy", "--epsilon", "1", "--delta", "1"), "NaN"),
         (
-            ("saliency", "net.onnx", "--input", "long.npy", "--epsilon", "1", "--delta", "1"),
+            ("saliency", "net.onnx", "long.npy", "--epsilon", "1", "--delta", "1"),
             "long.npy: holds 3 numbers",
         ),
-        (("saliency", "net.onnx", "--input", "net.onnx", "--epsilon", "1", "--delta", "1"), "not an array"),
-        (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "1", "--label", "7"), "label 7"),
-        (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "1", "--domain=3"), "LOW,HIGH"),
-        (("saliency", "net.onnx", "--input", "x.npy", "--epsilon", "1", "--delta", "1", "--domain=2,3"), "outside"),
+        (("saliency", "net.onnx", "net.onnx", "--epsilon", "1", "--delta", "1"), "not an array"),
+        (("saliency", "net.onnx", "x.npy", "--epsilon", "1", "--delta", "1", "--label", "7"), "label 7"),
+        (("saliency", "net.onnx", "x.npy", "--epsilon", "1", "--delta", "1", "--domain=3"), "LOW,HIGH"),
+        (("saliency", "net.onnx", "x.npy", "--epsilon", "1", "--delta", "1", "--domain=2,3"), "outside"),
         (("nonsense",), "nonsense"),
         ((), "COMMAND"),
     ],

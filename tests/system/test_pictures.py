@@ -73,7 +73,7 @@ def test_numbers_that_look_like_pixels_are_refused_until_it_is_said(
         "attribute": ["attribute", model, pixels],
         "line": ["line", model, pixels, other],
         "plane": ["plane", model, pixels, other, third],
-        "saliency": ["saliency", model, "--input", pixels, "--epsilon", "0.01", "--delta", "1"],
+        "saliency": ["saliency", model, pixels, "--epsilon", "0.01", "--delta", "1"],
     }[command]
     assert main([*words, "--quiet"]) == 2
     assert "look like pixels of 0 to 255 (--scale 255" in capsys.readouterr().err

@@ -113,3 +113,19 @@ def test_wrong_arguments_are_named(changes: dict[str, object], message: str) -> 
     arguments: dict[str, object] = {"images": IMAGES, "labels": LABELS, "epsilon": 0.1, **changes}
     with pytest.raises(InputError, match=message):
         certify(identity(), arguments.pop("images"), arguments.pop("labels"), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_journal_knows_every_entry_of_a_domain(tmp_path: Path) -> None:
+    """Of long arrays, which Python prints shortened, too."""
+    network = verifier.feedforward([np.eye(2, 1200)], [np.zeros(2)])
+    images = np.full((1, 1200), 0.5)
+    images[0, 0] = 0.9
+    lines = []
+    for end in (1.0, 2.0):
+        upper = np.ones(1200)
+        upper[600] = end
+        verifier.certify(
+            network, images, epsilon="1/100", domain=(np.zeros(1200), upper), journal=tmp_path / "journal.jsonl"
+        )
+        lines.append(len((tmp_path / "journal.jsonl").read_text().splitlines()))
+    assert lines[1] == lines[0] + 1

@@ -80,7 +80,7 @@ def test_the_map_of_the_input_counts_too(tmp_path: Path, capsys: pytest.CaptureF
     weights = [rng.normal(size=(b, a)) for a, b in pairwise(sizes)]
     write_onnx(feedforward(weights, [np.zeros(b) for b in sizes[1:]]), tmp_path / "net.onnx")
     np.save(tmp_path / "x.npy", rng.random(100))
-    line = ["saliency", str(tmp_path / "net.onnx"), "--input", str(tmp_path / "x.npy"), "--epsilon", "0.1"]
+    line = ["saliency", str(tmp_path / "net.onnx"), str(tmp_path / "x.npy"), "--epsilon", "0.1"]
     line += ["--delta", "0.1", "--map", "integrated", "--steps", "500", "--timeout", "0.2", "--json", "--quiet"]
     began = time.monotonic()
     assert main(line) == TIMEOUT

@@ -98,3 +98,18 @@ def test_a_bracket_closes_in_on_a_threshold_and_asks_nothing_twice() -> None:
         assert bracket.lower <= min(threshold, most) <= min(bracket.ceiling, most) + 1e-6
         assert bracket.upper == np.inf or bracket.upper == threshold
         assert len(set(asked)) == len(asked) < 60
+
+
+def test_thresholds_of_a_network_with_its_own_normalisation() -> None:
+    """Radii are in the data's units: of (x₀, x₁) given as (x - mean) / std the label goes where x₀ meets x₁."""
+    network = verifier.feedforward([np.eye(2)], [np.zeros(2)])
+    how = {"mean": 0.5, "std": [0.25]}
+    found = largest_epsilon(network, [0.9, 0.6], 1.0, **how)
+    assert found.lower <= 0.15 <= found.upper
+    assert found.upper - found.lower < 2e-3
+    assert found.witness is not None
+    inside = verifier.largest_delta(network, [0.9, 0.6], "14/100", **how)
+    assert inside.lower == np.inf
+    outside = verifier.largest_delta(network, [0.9, 0.6], "16/100", **how)
+    assert outside.upper == 0.0  # the gradient is the same everywhere
+    assert outside.witness is not None

@@ -172,6 +172,15 @@ def refuse(args: argparse.Namespace, why: str, *names: str) -> None:
             raise InputError(f"--{name} has no effect {why}", fix="leave it out")
 
 
+def pages_too(args: argparse.Namespace) -> list[Path]:
+    """The files of ``--out`` and the page of ``--report``; pages by ``--out`` are taken, and their new place is named."""
+    from verifier.commands.console import say
+
+    if any(path.suffix.lower() == ".html" for path in args.out):
+        say("verifier: --out FILE.html is an old way: write --report FILE.html")
+    return [*args.out, *([] if args.report is None else [args.report])]
+
+
 # -- arguments -----------------------------------------------------------------------------------------
 def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """The network."""
@@ -183,6 +192,12 @@ def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None
     parser.add_argument(
         "--check-model", action="store_true", help="first evaluate the network beside onnxruntime at random inputs"
     )
+
+
+def add_input(parser: argparse.ArgumentParser, words: str = "") -> None:
+    """The input that a question is about."""
+    kinds = ".png, .npy, .npz, .csv, or numbers in a text file"
+    parser.add_argument("input", type=Path, metavar="INPUT", help=f"{words}: {kinds}" if words else kinds)
 
 
 def add_domain(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +240,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     words = "of the network's normalisation, which is given (x - mean) / std: one number, or one per channel"
     group.add_argument("--mean", type=number, nargs="+", metavar="M", help=words)
     group.add_argument("--std", type=number, nargs="+", metavar="S", help=words)
+
+
+def add_report(parser: argparse._ActionsContainer, words: str = "write a page for readers outside the field") -> None:
+    """A page with the answer."""
+    parser.add_argument("--report", type=a_page, metavar="FILE.html", help=words)
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
@@ -277,7 +297,7 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
         "--witness", type=a_witness, metavar="FILE",
         help="write the counterexample here: .npy in the input's shape, or .txt in the competition's format",
     )  # fmt: skip
-    output.add_argument("--report", type=a_page, metavar="FILE.html", help="write a page for readers outside the field")
+    add_report(output)
     add_json(output)
     add_quiet(output)
 

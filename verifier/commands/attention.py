@@ -27,10 +27,12 @@ def add_parser(subparsers: Any) -> None:
     from verifier.commands.arguments import (
         a_folder,
         a_map,
+        add_input,
         add_json,
         add_model,
         add_quiet,
         add_reading,
+        add_report,
         count,
         natural,
         nonnegative,
@@ -46,13 +48,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model(parser)
-    parser.add_argument(
-        "--image",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help=".png, .npy, .npz, .csv or text; in [0, 1] after --scale",
-    )
+    add_input(parser, "the image, in [0, 1] after --scale")
     parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
     parser.add_argument("--delta", type=nonnegative, default=3.0, help="largest consistent inconsistency (3)")
     parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
@@ -87,7 +83,8 @@ def add_parser(subparsers: Any) -> None:
                         "command goes on from there, to the same result")  # fmt: skip
     parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
     parser.add_argument("--out", type=a_map, action="append", default=[], metavar="FILE",
-                        help=".html report, .csv or .json regions, or a picture; may be repeated")  # fmt: skip
+                        help="write .csv or .json regions, or a picture; may be repeated")  # fmt: skip
+    add_report(parser)
     add_reading(parser)
     add_json(parser)
     add_quiet(parser)
@@ -177,11 +174,12 @@ def run(args: argparse.Namespace) -> Result:
         attention_areas,
         attention_map,
     )
-    from verifier.commands.arguments import refuse
+    from verifier.commands.arguments import pages_too, refuse
     from verifier.commands.inputs import Reader, load_model
-    from verifier.commands.result import VERDICTS, Result
+    from verifier.commands.result import VERDICTS, Result, for_the_record
     from verifier.network.normalised import normalised
     from verifier.report.attention import plain, rows_of, write
+    from verifier.report.tables import text_table
 
     if args.method != "gbs":
         refuse(args, f"on --method {args.method}", "aspect", "band")
@@ -194,7 +192,7 @@ def run(args: argparse.Namespace) -> Result:
     settings = Inconsistency(filter=args.filter, norm=args.norm, classes=args.classes, map=args.map, **numbers)
     network = load_model(args)
     reader = Reader(args, network)
-    image = reader.image(args.image)
+    image = reader.image(args.input)
     if (
         not reader.normalisation.is_identity
     ):  # perturbations are of the data: the network's normalisation comes after them
@@ -224,9 +222,7 @@ def run(args: argparse.Namespace) -> Result:
             how=WalkSettings(threads=args.threads),
             **shared,
         )
-    write(m, args.out)
-    rows = rows_of(m)
-    width = max(len(name) for name, _ in rows)
+    write(m, pages_too(args), for_the_record(args, reader.files))
     found = {a.answer for a in m.answers.values()}
     if Answer.NOT_ROBUST in found:
         status = 1
@@ -239,7 +235,7 @@ def run(args: argparse.Namespace) -> Result:
         for name in ("perturb", "delta", "filter", "norm", "classes", "label", "map", "method")
     }
     return Result(
-        text="\n".join(f"{name:<{width}}  {text}" for name, text in rows), found=plain(m), status=status,
+        text=text_table((), rows_of(m)), found=plain(m), status=status,
         verdict=VERDICTS[status], network=network, files=reader.files, options=asked,
         question=f"label {m.label} and its attention for {', '.join(args.perturb)}",
     )  # fmt: skip

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading, count, natural
+    from verifier.commands.arguments import (
+        add_input,
+        add_json,
+        add_model,
+        add_out,
+        add_quiet,
+        add_reading,
+        count,
+        natural,
+    )
 
     parser = subparsers.add_parser(
         "attribute",
@@ -22,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         "between baseline and input, or by a quadrature rule, whose exact error is then reported.",
     )
     add_model(parser)
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".png, .npy, .npz, .csv, or numbers in a text file")
+    add_input(parser)
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", help="the baseline (zeros as the network takes them, by default)"
     )

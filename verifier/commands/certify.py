@@ -20,14 +20,15 @@ def add_parser(subparsers: Any) -> None:
         LABELS,
         a_file,
         a_report,
+        add_domain,
         add_json,
         add_model,
         add_quiet,
         add_reading,
+        add_report,
         count,
         engine_names,
         natural,
-        number,
         positive,
         radius,
     )
@@ -50,12 +51,13 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--first", type=natural, default=0, metavar="K", help="the first input taken (0)")
     parser.add_argument("--count", type=count, metavar="N", help="how many are taken (all)")
-    parser.add_argument("--domain", type=number, nargs=2, metavar=("LOW", "HIGH"), default=(0.0, 1.0), help="(0 1)")
+    add_domain(parser)
     parser.add_argument(
         "--journal", type=a_file, metavar="FILE", help="keep all answers here, and do not ask them again"
     )
     parser.add_argument("--out", type=a_report, action="append", default=[], metavar="FILE",
-                        help="write the table (.md), the page (.html) or the curve (.png .svg .pdf); may be repeated")  # fmt: skip
+                        help="write the table (.md) or the curve (.png .svg .pdf); may be repeated")  # fmt: skip
+    add_report(parser)
     add_reading(parser)
     parser.add_argument("--engine", type=engine_names, default="auto", metavar="NAME[,NAME…]", help="(auto)")
     parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="seconds for each question (60)")
@@ -72,9 +74,11 @@ def run(args: argparse.Namespace) -> Result:
     from dataclasses import asdict
 
     import verifier
+    from verifier.commands.arguments import domain_of, pages_too
     from verifier.commands.inputs import Reader, load_model, read_data
     from verifier.commands.result import Result
     from verifier.options import Options
+    from verifier.report.tables import text_table
 
     network = load_model(args, ordered=True)
     reader = Reader(args, network)
@@ -86,7 +90,7 @@ def run(args: argparse.Namespace) -> Result:
         images,
         labels,
         epsilon=args.epsilon,
-        domain=tuple(args.domain),
+        domain=domain_of(args.domain),
         mean=args.mean,
         std=args.std,
         workers=args.workers,
@@ -95,10 +99,10 @@ def run(args: argparse.Namespace) -> Result:
         listener=args.listener,
     )
     whose = "its own labels" if labels is None else "the given labels"
-    text = f"{found.count} inputs, accuracy {found.accuracy:.1%} ({whose})\n\n{found.table()}"
+    text = f"{found.count} inputs, accuracy {found.accuracy:.1%} ({whose})\n\n{text_table(*found.figures(), numbers=range(7))}"
     asked = {name: getattr(args, name) for name in ("epsilon", "first", "count", "domain", "engine", "timeout")}
-    for path in args.out:
-        _write(path, found, images, network, args, text)
+    for path in pages_too(args):
+        _write(path, found, images, network, args, reader.files)
     statuses = {line.status for line in found.lines}
     record = {
         "accuracy": found.accuracy,
@@ -108,28 +112,25 @@ def run(args: argparse.Namespace) -> Result:
         "answers": [asdict(line) for line in found.lines],
     }
     return Result(
-        text=text.rstrip("\n"), found=record, network=network, files=reader.files, options=asked,
+        text=text, found=record, network=network, files=reader.files, options=asked,
         question=f"certified accuracy of {found.count} inputs",
         status=5 if "error" in statuses else 3 if statuses & {"unknown", "timeout"} else 0,
     )  # fmt: skip
 
 
 def _write(
-    path: Path, found: Certification, images: Array, network: Network, args: argparse.Namespace, text: str
+    path: Path, found: Certification, images: Array, network: Network, args: argparse.Namespace, files: dict[Path, str]
 ) -> None:
-    from verifier.commands.result import digest
+    from verifier.commands.result import for_the_record
     from verifier.files import write_figure, write_text
     from verifier.report.certification import certification_page, certified_curve
 
     match path.suffix.lower():
         case ".md":
-            write_text(path, f"# Certified accuracy of {args.model}\n\n{text}")
+            head = f"# Certified accuracy of {args.model}\n\n{found.count} inputs, accuracy {found.accuracy:.1%}\n\n"
+            write_text(path, head + found.table())
         case ".html":
-            record: list[tuple[str, object]] = [
-                ("network", f"{args.model}, SHA-256 {digest(args.model)}"),
-                ("data", f"{args.data}, SHA-256 {digest(args.data)}"),
-                ("command line", " ".join(["verifier", *args.words])),
-            ]
+            record = for_the_record(args, files)
             names = {"model": args.model.name, "data": args.data.name}
             write_text(path, certification_page(found, images, network.input_shape, record=record, **names))
         case _:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from verifier.commands.result import Result, digest
+from verifier.commands.result import Result, for_the_record
 from verifier.commands.verdicts import EXIT, as_record, in_words, write_witness
 from verifier.errors import TimeLimitError
 from verifier.files import write_text
@@ -69,15 +69,11 @@ def result_of(
     if args.witness is not None and verdict.witness is not None:
         write_witness(args.witness, verdict.witness, reader)
     if args.report is not None and query is not None:
-        from verifier.commands.verdicts import in_data
         from verifier.report.verdict import verdict_page
 
-        model = [] if args.model is None else [("network", f"{args.model}, SHA-256 {digest(args.model)}")]
-        rows: list[tuple[str, object]] = [*model]
-        rows += [("file", f"{path}, SHA-256 {digest(path)} {how}".rstrip()) for path, how in files.items()]
-        rows.append(("command line", " ".join(["verifier", *args.words])))
-        data = None if verdict.witness is None else in_data(verdict.witness, reader)
-        write_text(args.report, verdict_page(verdict, query, record=rows, comparison=comparison, data=data))
+        units = None if reader is None or reader.normalisation.is_identity else reader.normalisation
+        record = for_the_record(args, files)
+        write_text(args.report, verdict_page(verdict, query, record=record, comparison=comparison, units=units))
     description = "" if query is None else query.description
     return Result(
         text=in_words(verdict, description, reader),

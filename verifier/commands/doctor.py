@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> Result:
     from verifier.commands.console import describe, say
     from verifier.commands.result import Result
     from verifier.engines import registry
+    from verifier.report.tables import text_table
 
     compile_all(lambda event: say(f"doctor: {describe(event)}"))
     findings = [examine(name, args.timeout) for name in registry.names()]
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "not installed"
     lines = [f"pwl-verifier {__version__}, Python {platform.python_version()}, {platform.platform()}"]
-    lines += [f"  {found['engine']:9} {found['state']:14} {found['detail']}" for found in findings]
+    lines.append(text_table((), [(found["engine"], found["state"], found["detail"]) for found in findings], indent=2))
     lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()))
     broken = any(found["state"] == "BROKEN" for found in findings)
     record = {"engines": findings, "packages": packages, "python": platform.python_version()}

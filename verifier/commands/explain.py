@@ -25,15 +25,15 @@ def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
     from verifier.commands.arguments import (
         a_file,
-        a_page,
+        add_domain,
         add_json,
         add_model,
         add_quiet,
         add_reading,
+        add_report,
         count,
         natural,
         nonnegative,
-        number,
         positive,
     )
 
@@ -60,9 +60,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--epsilon", type=nonnegative, metavar="E", help='radius (L∞), "2/255" too; the whole domain if not given'
     )
-    parser.add_argument(
-        "--domain", type=number, nargs=2, metavar=("LOW", "HIGH"), help="of the inputs (the network's, or 0 1)"
-    )
+    add_domain(parser)
     parser.add_argument(
         "--label", type=natural, metavar="K", help="the label, and the output explained (the network's own)"
     )
@@ -92,7 +90,7 @@ def add_parser(subparsers: Any) -> None:
         "--timeout", type=positive, default=600.0, metavar="S",
         help="seconds for each kind of question, with --data for each input (600)",
     )  # fmt: skip
-    parser.add_argument("--report", type=a_page, metavar="FILE.html", help="write a page with pictures here")
+    add_report(parser)
     add_reading(parser)
     add_json(parser)
     add_quiet(parser)
@@ -110,7 +108,7 @@ def _questions(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> Result:
     """Run the command; 0 if everything was decided, 3 if not."""
-    from verifier.commands.arguments import refuse
+    from verifier.commands.arguments import domain_of, refuse
     from verifier.commands.inputs import Reader, load_model
     from verifier.commands.result import Result, digest
     from verifier.errors import InputError
@@ -135,9 +133,8 @@ def run(args: argparse.Namespace) -> Result:
     inputs = _inputs(args.input, reader) if args.data else reader.input(args.input)[None]
     if not reader.normalisation.is_identity:  # features are of the data: the network's normalisation comes after them
         network = normalised(network, reader.normalisation.mean, reader.normalisation.std)
-    domain: Any = "network" if args.domain is None else tuple(args.domain)
     names = None if args.names is None else [name.strip() for name in args.names.split(",")]
-    common: dict[str, Any] = {"domain": domain, "timeout": args.timeout}
+    common: dict[str, Any] = {"domain": domain_of(args.domain), "timeout": args.timeout}
     if args.data:
         return _table(args, network, inputs, _features(network, args.patch, names), reader, common)
     x = inputs[0]

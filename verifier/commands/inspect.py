@@ -153,6 +153,8 @@ def in_words(
     network: Network, layers: list[dict[str, Any]], engines: list[dict[str, Any]], notes: list[str], model: str
 ) -> str:
     """The findings for people."""
+    from verifier.report.tables import text_table
+
     total = sum(row["weights"] for row in layers)
     lines = [
         f"{model}",
@@ -160,18 +162,18 @@ def in_words(
         f"{network.neurons:,} piecewise-linear neurons, {total:,} weights",
         "",
     ]
-    cells = [("layer", "operator", "shape", "neurons", "from", "")]
+    cells = []
     for k, row in enumerate(layers):
         source = "" if k and row["inputs"] == [layers[k - 1]["name"]] else ", ".join(row["inputs"])
         neurons = f"{row['neurons']:,}" if row["neurons"] else ""
         shape = "×".join(map(str, row["shape"])) or "scalar"
         cells.append((row["name"], row["operator"], shape, neurons, source, row["detail"]))
-    widths = [min(48, max(len(c[k]) for c in cells)) for k in range(6)]
-    lines += ["  ".join(c[k].ljust(widths[k]) for k in range(6)).rstrip() for c in cells]
+    lines.append(text_table(("layer", "operator", "shape", "neurons", "from", ""), cells, numbers=(3,)))
     lines += ["", *notes] if notes else []
-    lines += ["", "engines"]
+    rows = []
     for row in engines:
         word = "takes it" if row["takes"] and row["installed"] else "cannot" if row["installed"] else "not installed"
         speaks = "values and gradients" if row["gradient"] else "values only"
-        lines.append(f"  {row['engine']:9} {word:14} {speaks:21} {row['detail']}")
+        rows.append((row["engine"], word, speaks, row["detail"]))
+    lines += ["", text_table(("engine", "", "speaks of", ""), rows)]
     return "\n".join(lines)

@@ -128,6 +128,14 @@ def _model(path: Path | None, network: Network | None) -> dict[str, Any] | None:
     return {"path": str(path), "sha256": digest(path), **shapes}
 
 
+def for_the_record(args: argparse.Namespace, files: Mapping[Path, str]) -> list[tuple[str, object]]:
+    """What a page says for those who file it: the files with their digests and what was done to them, the command line."""
+    model = getattr(args, "model", None)
+    rows: list[tuple[str, object]] = [] if model is None else [("network", f"{model}, SHA-256 {digest(model)}")]
+    rows += [("file", f"{path}, SHA-256 {digest(path)}{how and f'; {how}'}") for path, how in files.items()]
+    return [*rows, ("command line", " ".join(["verifier", *args.words]))]
+
+
 def digest(path: Path) -> str | None:
     """SHA-256 of a file's bytes; None for what is no plain file (a pipe can be read once)."""
     if not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ def add_parser(subparsers: Any) -> None:
     from verifier.commands.arguments import (
         a_file,
         add_domain,
+        add_input,
         add_model,
         add_reading,
         add_solving_arguments,
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
     add_model(parser)
-    parser.add_argument("input", type=Path, metavar="INPUT", help=".png, .npy, .npz, .csv, or numbers in a text file")
+    add_input(parser)
     parser.add_argument(
         "--epsilon", type=radius, required=True, metavar="RADIUS",
         help="radius in the data's units (after --scale), a number or a fraction: 2/255 is taken exactly",

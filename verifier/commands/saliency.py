@@ -19,6 +19,7 @@ def add_parser(subparsers: Any) -> None:
         a_file,
         a_picture,
         add_domain,
+        add_input,
         add_model,
         add_reading,
         add_solving_arguments,
@@ -35,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
     )
     add_model(parser)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE", help="x̂: .png, .npy, .npz, .csv or text")
+    add_input(parser, "x̂")
     parser.add_argument(
         "--epsilon", type=radius, metavar="RADIUS", help="radius in the data's units, or a fraction: 2/255"
     )
@@ -156,8 +157,6 @@ def run(args: argparse.Namespace) -> Result:
 
 def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any], asked: dict[str, Any]) -> Result:
     """Search the threshold; exit status 0 if nothing stayed undecided, 3 if something did."""
-    from fractions import Fraction
-
     from verifier.commands.arguments import options_of, refuse
     from verifier.commands.deciding import clock
     from verifier.commands.result import Result
@@ -166,19 +165,20 @@ def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any],
     from verifier.saliency import largest_delta, largest_epsilon
 
     given = "epsilon" if args.find == "delta" else "delta"
-    refuse(args, f"with --find {args.find}, which searches it", args.find, "mean", "std", "report")
+    refuse(args, f"with --find {args.find}, which searches it", args.find, "report")
     if getattr(args, given) is None:
         raise InputError(f"--find {args.find} needs --{given}")
     options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
-    value = float(Fraction(getattr(args, given)))
+    value = getattr(args, given)
+    how = {**how, "mean": args.mean, "std": args.std}
     with clock(args):
         found = search(reader.network, x, value, timeout=args.timeout, options=options, listener=args.listener, **how)
     if found.witness is not None:
         if args.picture is not None:
             _picture(args, reader, x, found.witness.input, how)
         if args.witness is not None:
-            write_witness(args.witness, found.witness)
+            write_witness(args.witness, found.witness, reader)
     if found.lower == float("inf"):
         text = f"holds for every {args.find}: no input in range has another label"
     else:
@@ -192,11 +192,11 @@ def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any],
         "holds_up_to": found.lower,
         "refuted_from": found.upper,
         "no_other_label_in_range": found.lower == float("inf"),
-        "witness": witness_record(found.witness),
+        "witness": witness_record(found.witness, reader),
         "questions": found.questions,
         "undecided": found.undecided,
     }
-    words = f"the largest {args.find} that holds for {given} {value:g}"
+    words = f"the largest {args.find} that holds for {given} {value}"
     return Result(
         text=text, found=record, status=3 if found.undecided else 0, network=reader.network, question=words,
         files=reader.files, options=asked,

@@ -61,7 +61,8 @@ def in_words(verdict: Verdict, question: str, reader: Reader | None = None) -> s
         lines += ["  " + line for line in _witness_lines(verdict.unconfirmed, reader)]
     if verdict.reproducer is not None:
         lines.append(f"  the query was kept in {verdict.reproducer}")
-    lines += [f"  {line}" for line in _table(verdict.answers)]
+    if verdict.answers:
+        lines.append(answers_table(verdict.answers))
     lines += [f"  note: {note}" for note in verdict.notes]
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in verdict.times.items() if name != "total")
     if stages:
@@ -92,17 +93,15 @@ def _numbers(values: Array, most: int = 12) -> str:
     return shown if len(values) <= most else f"{shown} … ({len(values)} numbers; --witness writes all)"
 
 
-def _table(answers: Sequence[EngineAnswer]) -> list[str]:
+def answers_table(answers: Sequence[EngineAnswer]) -> str:
     """The engines' answers, one a line, in columns."""
-    if not answers:
-        return []
-    rows = [("engine", "answer", "seconds", "how certain, or why not")]
-    rows += [
+    from verifier.report.tables import text_table
+
+    rows = [
         (a.engine, a.answer, f"{a.seconds:.2f}", a.certainty.value if a.certainty else " ".join(a.reason.split()))
         for a in answers
     ]
-    widths = [max(len(row[k]) for row in rows) for k in range(3)]
-    return [f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}".rstrip() for r in rows]
+    return text_table(("engine", "answer", "seconds", "how certain, or why not"), rows, numbers=(2,), indent=2)
 
 
 # -- plain data ------------------------------------------------------------------------------------------

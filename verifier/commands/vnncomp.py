@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.commands.console import say
+from verifier.events import Event, Listener, Note, Progress
 
 if TYPE_CHECKING:
     from verifier.commands.result import Result
-    from verifier.events import Event
     from verifier.vnncomp.category import Category, Instance
     from verifier.vnncomp.journal import Journal
     from verifier.vnncomp.runner import Executor, Settings
+
+
+OUT = "journal and reports (by default NAME in this user's folder for data, which is said)"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 done, 1 a wrong answer or an invalid counterexample, 2 bad usage or input",
     )
     parser.add_argument("category", type=Path, metavar="CATEGORY_DIR")
-    parser.add_argument("--out", type=a_folder, metavar="DIR", help="journal and reports (default ./out/vnncomp/NAME)")
+    parser.add_argument("--out", type=a_folder, metavar="DIR", help=OUT)
     parser.add_argument("--fresh", action="store_true", help="forget the journal's results and begin again")
     parser.add_argument("--workers", type=count, default=1, metavar="N", help="instances at once (1)")
     parser.add_argument("--cluster", action="store_true", help="run on a Ray cluster (pwl-verifier[cluster])")
@@ -52,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
     report = actions.add_parser("report", help="write the reports from a journal again")
     report.add_argument("category", type=Path, metavar="CATEGORY_DIR")
-    report.add_argument("--out", type=a_folder, metavar="DIR")
+    report.add_argument("--out", type=a_folder, metavar="DIR", help=OUT)
     add_json(report)
     report.set_defaults(run=run_report)
 
@@ -61,7 +63,6 @@ def run(args: argparse.Namespace) -> Result:
     """Run the command."""
     from verifier.engines.registry import get
     from verifier.errors import EngineError
-    from verifier.events import ignore
     from verifier.files import check_folder
     from verifier.vnncomp.category import read_category
     from verifier.vnncomp.journal import Journal
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> Result:
             raise EngineError(f"engine {name!r} is not installed", fix=availability.detail)
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
     settings = Settings(engine=args.engine, threads=threads, memory=args.memory, seed=args.seed, cap=args.cap)
-    out = args.out or check_folder(Path("out", "vnncomp", category.name))
+    out = args.out or check_folder(usual_folder(category))
     file = out / "journal.sqlite"
     if args.fresh:
         for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"):
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> Result:
             what = f"{len(instances)} instances" + (f", {done} of them done before" if done else "")
             say(f"{category.name}: {what}; journal {file}")
         executor = _executor(args, category, settings)
-        run_category(category, instances, journal, executor, ignore if args.quiet else Live())
+        run_category(category, instances, journal, executor, Live(args.listener))
         return _report(category, journal, out, instances)
 
 
@@ -96,11 +97,18 @@ def run_report(args: argparse.Namespace) -> Result:
     from verifier.vnncomp.journal import Journal
 
     category = read_category(args.category)
-    out = args.out or Path("out", "vnncomp", category.name)
+    out = args.out or usual_folder(category)
     if not (out / "journal.sqlite").exists():
         raise InputError("there is no journal", place=str(out), fix="run the category first")
     with Journal(out / "journal.sqlite", category) as journal:
         return _report(category, journal, out, list(category.instances))
+
+
+def usual_folder(category: Category) -> Path:
+    """Where the journal and the reports of a category are, if nothing else is said."""
+    from platformdirs import user_data_path
+
+    return user_data_path("pwl-verifier", appauthor=False) / "vnncomp" / category.name
 
 
 def choose(category: Category, only: str | None, sample: int | None) -> list[Instance]:
@@ -162,37 +170,43 @@ def _report(category: Category, journal: Journal, out: Path, instances: list[Ins
         "new": found.new,
         "missed": found.missed,
     }
+    text += f"\n  journal and reports: {out}"
     return Result(text=text, found=record, status=0 if found.is_clean else 1)
 
 
 class Live:
-    """Shows instances on standard error as they start and end."""
+    """Tells a listener of instances as they start and end, in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
         self.counts: dict[str, int] = {}
+        self.left: int | None = None
 
     def __call__(self, event: Event) -> None:
         from verifier.vnncomp.runner import InstanceFinished, InstanceLost, InstanceStarted
 
-        terminal = sys.stderr.isatty()
-        lead = "\r\033[K" if terminal else ""
         match event:
             case InstanceStarted(instance=instance):
-                if terminal:
-                    say(f"{lead}        … {_name(instance)}", end="")
+                done = sum(self.counts.values())
+                self._tell(Progress, event, stage=_name(instance), done=done, unit="instances", left=self.left)
             case InstanceLost(instance=instance, reason=reason):
-                say(f"{lead}        lost: {_name(instance)} ({reason})")
+                self._tell(Note, event, text=f"lost: {_name(instance)} ({reason})")
             case InstanceFinished(instance=instance, record=record, expected=expected, done=done, total=total):
                 self.counts[record.result] = self.counts.get(record.result, 0) + 1
+                self.left = total - done
                 wrong = record.solved and expected in ("sat", "unsat") and record.result != expected
                 bad = f"  !!! WRONG: agreed is {expected}" if wrong else ""
                 if record.witness.startswith("INVALID"):
                     bad += f"  !!! {record.witness}"
                 so_far = ", ".join(f"{n} {word}" for word, n in sorted(self.counts.items()))
-                say(
-                    f"{lead}{done:5}/{total} {record.result:8}{record.seconds:8.2f} s  {record.engine:10} "
+                text = (
+                    f"{done:5}/{total} {record.result:8}{record.seconds:8.2f} s  {record.engine:10} "
                     f"{_name(instance)}{bad}  [{so_far}]"
                 )
+                self._tell(Note, event, text=text)
+
+    def _tell(self, kind: type[Event], event: Event, **words: Any) -> None:
+        self.listener(kind(seconds=event.seconds, **words))
 
 
 def _name(instance: Instance) -> str:

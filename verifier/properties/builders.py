@@ -207,6 +207,16 @@ def condition_at(
     return MapCondition.at(network, chosen, point, label, similarity, delta, top_k)
 
 
+def centre(network: Network, x: npt.ArrayLike, domain: Domain = "network") -> Array:
+    """The point around which questions about ``x`` are asked, ``(n,)`` in the data's units: x, moved into the domain if
+    float32 rounding has put it outside.
+
+    Raises:
+        PropertyError: ``x`` of the wrong size, or NaN.
+    """
+    return _point(network, x, network_domain(network, domain))[0]
+
+
 class _Ball:
     """The inputs of a question about robustness, as the network takes them.
 

@@ -74,9 +74,14 @@ class PropertyRepair(Shown):
 
     def _facts(self) -> tuple[str, dict[str, str]]:
         found = f"{len(self.counterexamples)} counterexamples found on the way"
-        facts = {"changed": f"{len(self.changes)} weights of the last layer", "after": found}
+        weights = "1 weight" if len(self.changes) == 1 else f"{len(self.changes)} weights"
+        facts = {"changed": f"{weights} of the last layer", "after": found}
         title = f"PropertyRepair {str(self.status).upper()}"
-        return title, {**facts, "verdict": repr(self.verdict), **({"because": self.reason} if self.reason else {})}
+        return title, {
+            **facts,
+            "verdict": self.verdict._facts()[0].removeprefix("Verdict "),
+            **({"because": self.reason} if self.reason else {}),
+        }
 
 
 @checked

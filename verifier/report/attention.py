@@ -18,11 +18,12 @@ from verifier.errors import InputError
 from verifier.extras import require
 from verifier.files import check_target, whole_text, write_figure, write_text
 from verifier.network.operators import Array
-from verifier.report.attention_areas import area_json, area_rows, tiles_figure, write_tiles
+from verifier.report.attention_areas import area_json, area_rows, mark, named_axes, tiles_figure, write_tiles
 from verifier.report.attention_notes import notes
-from verifier.report.attention_page import page
+from verifier.report.attention_page import marked, page
 from verifier.report.style import FAILS, HOLDS, INK, PARTLY, figure_of
 
+ASPECTS: tuple[Aspect, Aspect] = ("label", "attention")
 COLORS = (HOLDS, FAILS, PARTLY)
 """Of regions that hold everywhere, nowhere, in a part."""
 
@@ -53,38 +54,31 @@ def map_figure(m: RegionMap, chosen: Array | None = None) -> Any:
     """The Θ maps of label and attention side by side, the outermost boundary drawn dark.
 
     Two parameters: the plane; one: bands, with the inconsistency as steps; more: the regions' centers over the
-    first two parameters. Chosen parameters are marked with their numbers.
+    first two parameters.
+
+    Args:
+        chosen: parameters ``(k, d)`` that are marked with their numbers; `chosen_parameters` by default.
     """
-    figure = figure_of(11, 5)
+    figure = figure_of(11, 5.2)
     chosen = chosen_parameters(m) if chosen is None else np.atleast_2d(chosen)
-    for k, aspect in enumerate(("label", "attention")):
+    for k, aspect in enumerate(ASPECTS):
         axes = figure.add_subplot(1, 2, k + 1)
-        axes.set_title(f"label {m.label}" if aspect == "label" else f"attention (δ = {m.delta:g})")
-        _draw(axes, m, aspect)  # type: ignore[arg-type]
+        named_axes(axes, m, aspect)
+        _draw(axes, m, aspect)
         box = m.perturbed.box
         axes.set_xlim(box.lower[0], box.upper[0])
-        axes.set_xlabel(m.perturbed.labels[0])
         if box.size > 1:
             axes.set_ylim(box.lower[1], box.upper[1])
-            axes.set_ylabel(m.perturbed.labels[1])
-            for number, point in enumerate(chosen):
-                _mark(axes, point[:2], (point[:2] - box.lower[:2]) / box.width[:2], str(number))
-        else:
-            for number, point in enumerate(chosen):
-                place = np.array([point[0], axes.get_ylim()[0]])
-                _mark(axes, place, np.array([(point[0] - box.lower[0]) / box.width[0], 0.0]), str(number))
-        _legend(axes, m, aspect)  # type: ignore[arg-type]
+        mark(axes, m, chosen)
+        _legend(axes, m, aspect)
+    figure.supxlabel(_listed(chosen), fontsize=8, color=INK)
     return figure
 
 
-def _mark(axes: Any, point: Array, share: Array, text: str) -> None:
-    """A numbered dot; the number stands inside the picture."""
-    inside = [(-9 if s > 0.5 else 9) for s in share]
-    axes.plot(*point, "o", color="black", markersize=4, clip_on=False, zorder=5)
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-    axes.annotate(
-        text, point, xytext=inside, textcoords="offset points", ha="center", va="center", fontsize=9, bbox=box, zorder=6
-    )
+def _listed(chosen: Array) -> str:
+    """The marked parameters, four in a line."""
+    words = [f"{k}: ({', '.join(f'{v:.3g}' for v in point)})" for k, point in enumerate(chosen.tolist())]
+    return "\n".join("    ".join(words[k : k + 4]) for k in range(0, len(words), 4))
 
 
 def _legend(axes: Any, m: RegionMap, aspect: Aspect) -> None:
@@ -97,7 +91,7 @@ def _legend(axes: Any, m: RegionMap, aspect: Aspect) -> None:
     else:
         words = ("holds", "never holds", "holds in a part")
         shown = zip(COLORS, NAMES[aspect], words, strict=True)
-        handles = [Patch(color=c, label=f"{name}: {text}") for c, name, text in shown]
+        handles = [Patch(color=c, label=f"{text} ({name})") for c, name, text in shown]
         if m.perturbed.dimension == 2:
             handles.append(Patch(facecolor="none", edgecolor=INK, label="outermost boundary"))
     if m.table is not None and m.perturbed.dimension == 1:
@@ -300,8 +294,11 @@ def check_ending(path: Path) -> Path:
     return check_target(path)
 
 
-def write(m: RegionMap | AreaMap, paths: Sequence[Path]) -> None:
+def write(m: RegionMap | AreaMap, paths: Sequence[Path], record: Sequence[tuple[str, object]] = ()) -> None:
     """Write a map to files by their endings: .html, .csv, .json, or a picture (.png, .pdf, .svg).
+
+    Args:
+        record: what else the page says for those who file it (digests, the command line).
 
     Raises:
         InputError: for any other ending.
@@ -311,7 +308,7 @@ def write(m: RegionMap | AreaMap, paths: Sequence[Path]) -> None:
     for path in paths:
         kind = path.suffix.lower()
         if kind == ".html":
-            write_text(path, page(m, rows_of(m), map_picture(m)))
+            write_text(path, page(m, [*rows_of(m), *record], map_picture(m, marked(m))))
         elif kind == ".csv":
             (write_tiles if isinstance(m, AreaMap) else write_csv)(m, path)  # type: ignore[arg-type]
         elif kind == ".json":
@@ -320,9 +317,9 @@ def write(m: RegionMap | AreaMap, paths: Sequence[Path]) -> None:
             write_figure(path, map_picture(m))
 
 
-def map_picture(m: RegionMap | AreaMap) -> Any:
-    """The picture of a map."""
-    return tiles_figure(m) if isinstance(m, AreaMap) else map_figure(m)
+def map_picture(m: RegionMap | AreaMap, chosen: Array | None = None) -> Any:
+    """The picture of a map, with the chosen parameters marked."""
+    return tiles_figure(m, chosen) if isinstance(m, AreaMap) else map_figure(m, chosen)
 
 
 def rows_of(m: RegionMap | AreaMap) -> list[tuple[str, str]]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from verifier.attention import AreaMap
+from verifier.attention import AreaMap, RegionMap
 from verifier.attention.area_result import PROVED, REFUTED
+from verifier.attention.table import Aspect
 from verifier.files import whole_text
-from verifier.report.style import FAILS, HOLDS, OPEN, figure_of
+from verifier.network.operators import Array
+from verifier.report.style import FAILS, HOLDS, INK, OPEN, figure_of
 
 COLORS = {0: OPEN, PROVED: HOLDS, REFUTED: FAILS}
 WORDS = {0: "open", PROVED: "holds", REFUTED: "fails"}
@@ -19,16 +21,47 @@ SIDE = 128
 """Pixels a side of the picture of a map of more than two parameters."""
 
 
-def tiles_figure(m: AreaMap) -> Any:
-    """The tiles over the first two parameters, for label and attention."""
+def named_axes(axes: Any, m: RegionMap | AreaMap, aspect: Aspect) -> None:
+    """Title and axes of a picture of Θ."""
+    title = f"label {m.label}" if aspect == "label" else f"attention (inconsistency at most {m.delta:g})"
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.set_xlabel(m.perturbed.labels[0], color=INK)
+    if m.perturbed.dimension > 1:
+        axes.set_ylabel(m.perturbed.labels[1], color=INK)
+    axes.tick_params(colors=INK, labelsize=8)
+
+
+def mark(axes: Any, m: RegionMap | AreaMap, points: Array) -> None:
+    """Numbered dots at parameters ``(k, d)``; the numbers stand inside the picture."""
+    box = m.perturbed.box
+    label = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+    for number, point in enumerate(points):
+        share = (point[:2] - box.lower[:2]) / box.width[:2]
+        place = point[:2] if len(point) > 1 else (point[0], axes.get_ylim()[0])
+        inside = [-9 if s > 0.5 else 9 for s in (share if len(share) > 1 else (*share, 0.0))]
+        axes.plot(*place, "o", color="black", markersize=4, clip_on=False, zorder=5)
+        axes.annotate(
+            str(number), place, xytext=inside, textcoords="offset points", ha="center", va="center", fontsize=9,
+            bbox=label, zorder=6,
+        )  # fmt: skip
+
+
+def tiles_figure(m: AreaMap, chosen: Array | None = None) -> Any:
+    """The tiles over the first two parameters, for label and attention.
+
+    Args:
+        chosen: parameters ``(k, d)`` that are marked with their numbers; the unchanged image alone by default.
+    """
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import Patch
 
     figure = figure_of(11, 4.8)
     box, low, high = m.perturbed.box, m.tiles.low, m.tiles.high
+    chosen = np.clip(np.zeros((1, box.size)), box.lower, box.upper) if chosen is None else chosen
     panels = figure.subplots(1, 2)
-    for k, (axes, title) in enumerate(zip(panels, ("the class", "the attention"), strict=True)):
-        axes.set_title(title)
+    aspects: tuple[Aspect, Aspect] = ("label", "attention")
+    for k, (axes, aspect) in enumerate(zip(panels, aspects, strict=True)):
+        named_axes(axes, m, aspect)
         kinds = m.tiles.kinds[:, k]
         ends = (box.lower[0], box.upper[0], *((box.lower[1], box.upper[1]) if box.size > 1 else (0.0, 1.0)))
         if box.size <= 2:
@@ -41,9 +74,9 @@ def tiles_figure(m: AreaMap) -> Any:
             axes.imshow(_averaged(m, kinds), origin="lower", extent=ends, aspect="auto")
         axes.set_xlim(ends[0], ends[1])
         axes.set_ylim(ends[2], ends[3])
-        axes.set_xlabel(m.perturbed.labels[0])
-        axes.set_ylabel(m.perturbed.labels[1] if box.size > 1 else "")
-        axes.plot(*np.clip(np.zeros(2), ends[::2], ends[1::2]), "o", color="black", markersize=5, clip_on=False)
+        if box.size == 1:
+            axes.set_yticks([])
+        mark(axes, m, chosen)
     handles = [Patch(color=COLORS[kind], label=WORDS[kind]) for kind in (PROVED, REFUTED, 0)]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ def page(m: RegionMap | AreaMap, rows: list[tuple[str, str]], figure: Any) -> st
         Section("What remains open", html.paragraph(_open(m))),
         Section("How certain this is", html.paragraph(_certain(m))),
         Section("Words", _words(m)),
-        Section("Figures for the record", html.facts(rows)),
+        Section("Figures for the record", html.facts(rows) + _record_words(rows)),
     ]
     return html.page("Does the network keep its answer, and its reasons?", _lead(m), parts, head=head)
 
@@ -78,12 +79,12 @@ def page(m: RegionMap | AreaMap, rows: list[tuple[str, str]], figure: Any) -> st
 def _percent(value: float) -> str:
     """A share in words that never round to "all" or "nothing" what is not."""
     if value <= 0:
-        return "0 %"
+        return "0\N{NO-BREAK SPACE}%"
     if value >= 1 - 1e-12:
-        return "100 %"
+        return "100\N{NO-BREAK SPACE}%"
     if value < 0.0005:
-        return "less than 0.05 %"
-    return "more than 99.9 %" if value > 0.999 else f"{100 * value:.1f} %"
+        return "less than 0.05\N{NO-BREAK SPACE}%"
+    return "more than 99.9\N{NO-BREAK SPACE}%" if value > 0.999 else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _lead(m: RegionMap | AreaMap) -> str:
@@ -139,9 +140,10 @@ def _picture(m: RegionMap | AreaMap, figure: Any) -> str:
         else "green: holds, red: fails everywhere in the region, orange: in a part of it; dark outline: the edge of "
         "what holds around the unchanged image"
     )  # fmt: skip
+    cases = " 1" + " and 2" * (len(marked(m)) > 2) + ": the worst cases below." if len(marked(m)) > 1 else ""
     caption = (
-        "Every point is one combination of changes; the unchanged image is where all of them are 0. The plane is cut "
-        f"into {what}: {legend}.{more}"
+        f"Every point is one combination of changes. 0: the unchanged image.{cases} The plane is cut into {what}: "
+        f"{legend}.{more}"
     )
     return html.picture(figure, "map of the changes: where label and attention hold", caption)
 
@@ -160,6 +162,12 @@ def _points(m: RegionMap | AreaMap) -> list[tuple[str, Array]]:
     return found
 
 
+def marked(m: RegionMap | AreaMap) -> Array:
+    """The parameters that the page marks in the map, ``(k, d)``: the unchanged image (or its nearest), the worst cases."""
+    box = m.perturbed.box
+    return np.stack([np.clip(np.zeros(box.size), box.lower, box.upper), *(point for _, point in _points(m))])
+
+
 def _worst(m: RegionMap | AreaMap) -> str:
     points = _points(m)
     if not points:
@@ -168,10 +176,10 @@ def _worst(m: RegionMap | AreaMap) -> str:
     outputs = m.perturbed.network.forward(theta).reshape(len(theta), -1)
     values = m.settings(m.perturbed, theta, m.label)
     parts = []
-    for (words, point), output, value in zip(points, outputs, values, strict=True):
+    for number, ((words, point), output, value) in enumerate(zip(points, outputs, values, strict=True), start=1):
         where = ", ".join(f"{n} {v:.4g}" for n, v in zip(m.perturbed.labels, point, strict=True))
         says = f"the network says class {int(output.argmax())}; inconsistency {value:.4g}."
-        parts.append(f"{words[:1].upper()}{words[1:]} ({where}): {says}")
+        parts.append(f"{number}: {words} ({where}): {says}")
     caption = "Maps: red raises the score of the class, blue lowers it; all have the same scale."
     shown = html.picture(
         worst_figure(m, theta), "the image, the changed image, the map expected and the map found", caption
@@ -237,3 +245,30 @@ def _words(m: RegionMap | AreaMap) -> str:
     }
     body = "".join(f"<dt>{html.text(a)}</dt><dd>{html.text(b)}</dd>" for a, b in entries.items())
     return f"<dl>{body}</dl>"
+
+
+RECORD_WORDS = {
+    r"\bθ": "θ, Θ: one combination of changes, and all that were asked about; θ = 0 is the unchanged image.",
+    r"\bCR\b": "CR, MR, CB: regions in which the class is kept everywhere, nowhere, in a part.",
+    r"\bAR\b": "AR, IR, AB: the same of 'looks at the same things'.",
+    r"\bboth\b": "both: class and attention together.",
+    "NotRobust": "NotRobust: at some combination of changes it fails. Robust: at none. Otherwise the reason is given.",
+    r"\bdelta\b": "delta: the largest inconsistency that counts as looking at the same things.",
+    r"\bL2\b": "L2: differences of pixels are squared, added up, and the root is taken.",
+    r"\bL1\b": "L1: the sizes of the differences of pixels are added up.",
+    r"identity filter": "identity filter: maps are compared as they are.",
+    r"absolute filter": "absolute filter: the sign of a pixel's effect is left out before maps are compared.",
+    r"mean3 filter": "mean3 filter: every pixel is averaged with its neighbours before maps are compared.",
+    r"\bexhaustive\b": "exhaustive: all regions were computed, not samples.",
+    r"\bgbs\b": "gbs: only the edge of what holds around the unchanged image was followed.",
+    r"\bareas\b": "areas: rectangles of changes were proved or refuted as wholes, and cut in two where neither was possible.",
+    "outermost boundary": "outermost boundary: the regions at the edge of what holds around the unchanged image.",
+    "enclaves": "enclaves: places surrounded by what holds, in which it does not.",
+    "close calls": "close calls: regions so near to delta that rounding might decide.",
+}
+"""What the words of the record mean, by a pattern that finds them."""
+
+
+def _record_words(rows: list[tuple[str, str]]) -> str:
+    said = "\n".join(f"{name} {text}" for name, text in rows)
+    return html.bullets(words for pattern, words in RECORD_WORDS.items() if re.search(pattern, said))

@@ -39,7 +39,7 @@ def certified_curve(found: Certification) -> Any:
     axes.set_xlabel("radius (L∞, in the data's units)", color=INK)
     axes.set_ylabel(f"share of {found.count} inputs", color=INK)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     plain_axes(axes)
     return figure
 
@@ -84,10 +84,11 @@ def certification_page(
     for epsilon in found.radii:
         proved, upper = found.certified(epsilon), found.not_refuted(epsilon)
         body = html.shares(proved, 1 - upper, upper - proved)
-        body += html.paragraph(f"between {proved:.1%} and {upper:.1%} of the inputs keep their label", small=True)
+        share = f"{proved:.1%}" if proved == upper else f"between {proved:.1%} and {upper:.1%}"
+        body += html.paragraph(f"{share} of the inputs have the right label, and keep it", small=True)
         kind = "yes" if proved == found.accuracy else "no" if upper < found.accuracy else "open"
         cards.append(html.answer(f"within {epsilon}", kind, f"{proved:.1%} certified", body))
-    rows = [line.strip("| \n").split(" | ") for line in found.table().splitlines()]
+    columns, rows = found.figures()
     drawn = counterexamples_figure(found, images, shape)
     shown = (
         html.paragraph("No counterexample was found.")
@@ -98,7 +99,7 @@ def certification_page(
         Section(
             "How it falls with the radius", html.picture(certified_curve(found), "certified accuracy over the radius")
         ),
-        Section("Figures", html.table(rows[0], rows[2:], numbers=range(len(rows[0])))),
+        Section("Figures", html.table(columns, rows, numbers=range(len(columns)))),
         Section("Counterexamples", shown),
         Section("How certain this is", html.paragraph(_certain(found))),
         Section("For the record", html.facts(record)),

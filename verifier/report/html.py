@@ -34,6 +34,7 @@ table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #eee}
 .facts th{width:30%;font-weight:600}
 .wide th,.wide td{overflow-wrap:normal}
+@media screen and (max-width:40rem){figure .wide img{max-width:none;width:42rem}}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 img{max-width:100%;height:auto}
 figure{margin:0 0 1rem}
@@ -47,6 +48,10 @@ footer{margin-top:2.5rem;border-top:1px solid #ddd;color:#4a5560;font-size:.85re
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}figure,.card,tr{break-inside:avoid}.wide{overflow:visible}
 .bar{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
+
+
+WIDE = 1.6
+"""A picture that is wider than this share of its height scrolls by itself on a phone, and keeps a size that can be read."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,11 @@ def picture(figure: Any, words: str, caption: str = "") -> str:
         caption: plain text below it.
     """
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{text(words)}" src="data:image/png;base64,{_png(figure)}">{below}</figure>'
+    image = f'<img alt="{text(words)}" src="data:image/png;base64,{_png(figure)}">'
+    width, height = figure.get_size_inches()
+    if width > WIDE * height:
+        image = f'<div class="wide" tabindex="0">{image}</div>'
+    return f"<figure>{image}{below}</figure>"
 
 
 def card(shown: Any) -> str:

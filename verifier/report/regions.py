@@ -118,7 +118,7 @@ def plane_plot(
     _boundary(axes, classes.boundaries)
     axes.set_aspect("equal")
     axes.autoscale_view()
-    axes.margins(0)
+    axes.margins(0.0 if plane is None else 0.05)
     axes.set_xlabel(labels[0], color=INK)
     axes.set_ylabel(labels[1], color=INK)
     axes.set_title(f"{len(np.unique(classes.regions)):,} linear regions", loc="left", color=INK, fontsize=11)

@@ -116,11 +116,14 @@ def changes_plot(result: RepairResult | PropertyRepair, most: int = 20) -> Any:
     colours = ["#b2182b" if delta > 0 else "#2166ac" for _, delta in order]
     ax.barh(range(len(order)), [delta for _, delta in order], color=colours)
     ax.set_yticks(range(len(order)), [name for name, _ in order], fontsize=7)
-    ax.invert_yaxis()
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_xlabel("change of the weight", color=INK)
     rest = f", the largest {most} of" if len(result.changes) > most else ""
-    ax.set_title(f"{result.status}:{rest} {len(result.changes)} changed weights", loc="left", color=INK, fontsize=11)
+    ax.set_ylim(max(len(order), 5) - 0.5, -0.5)  # few bars stay bars
+    many = "" if len(result.changes) == 1 else "s"
+    ax.set_title(
+        f"{result.status}:{rest} {len(result.changes)} changed weight{many}", loc="left", color=INK, fontsize=11
+    )
     plain_axes(ax)
     ax.grid(axis="y", visible=False)
     return figure

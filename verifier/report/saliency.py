@@ -9,11 +9,13 @@ import numpy as np
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.properties.map_condition import MapCondition
-from verifier.report.style import figure_of, image_shape, picture_of, signed_map
+from verifier.properties.similarity import TopK
+from verifier.report.style import INK, figure_of, image_shape, picture_of, signed_map
 
 
 def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
-    """Five panels side by side: the input and its map, the witness and its map, and the difference of the maps.
+    """Five panels side by side: the input and its map, the witness and its map, and the difference of the maps,
+    which has a scale of its own.
 
     Args:
         condition: whose map is drawn, and whose distance is named.
@@ -35,9 +37,23 @@ def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     signed_map(axes[1], before, drawn, size=size, title="its map")
     picture_of(axes[2], witness, shape, title=f"witness, label {changed}", ends=ends)
     signed_map(axes[3], after, drawn, size=size, title="its map")
-    words = f"difference, {condition.similarity.words} {distance:.3g}"
-    signed_map(axes[4], after - before, drawn, size=size, title=words)
+    if isinstance(condition.similarity, TopK):
+        words = f"difference; framed: the top {condition.similarity.top.sum()}"
+        rows = image_shape(drawn)
+        for panel in (axes[1], axes[3]):
+            _frame(panel, condition.similarity.top.reshape(rows).any(axis=0))
+    else:
+        words = f"difference, {condition.similarity.words} {distance:.3g}"
+    signed_map(axes[4], after - before, drawn, title=words)
     return figure
+
+
+def _frame(axes: Any, chosen: Any) -> None:
+    """Frame the chosen pixels."""
+    from matplotlib.patches import Rectangle
+
+    for row, column in np.argwhere(chosen).tolist():
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
 
 
 def _labels(network: Network, x: Array) -> str:

@@ -1,10 +1,13 @@
-"""Restrictions and attributions written to csv, npz, json or a picture, by the file's suffix."""
+"""Tables: as text for a terminal or a pipe, and restrictions and attributions as csv, npz, json or a picture."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +59,35 @@ def write(path: Path, arrays: Mapping[str, Array], rows: Callable[[], tuple[list
                 writer.writerows([int(row[0]), *row[1:]] if counted else row for row in body.tolist())
         case _:
             write_figure(path, figure(), dpi=160)
+
+
+UNBOUNDED = 100_000
+"""Characters of a line where no terminal ends it."""
+
+
+def text_table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = (), indent: int = 0
+) -> str:
+    """A table as text, drawn by rich: on a terminal cells are folded at its width, elsewhere a row is a line.
+
+    Args:
+        head: the columns' names; none: no heading.
+        numbers: the columns that are set to the right.
+        indent: spaces before each line.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = [[str(cell) for cell in row] for row in rows]
+    if not found and not head:
+        return ""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(head))
+    for k in range(len(head or found[0])):
+        table.add_column(head[k] if head else "", justify="right" if k in numbers else "left", overflow="fold")
+    for row in found:
+        table.add_row(*map(Text, row))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED
+    stream = io.StringIO()
+    Console(file=stream, width=width - indent, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(f"{' ' * indent}{line}".rstrip() for line in stream.getvalue().splitlines())

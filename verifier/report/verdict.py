@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from verifier.report import html
 from verifier.report.html import Section
-from verifier.report.style import figure_of, picture_of
 from verifier.report.witness import witness_plot
 
 if TYPE_CHECKING:
-    from verifier.network.operators import Array
+    from verifier.properties.normalisation import Normalisation
     from verifier.properties.query import Query
-    from verifier.verdict import Verdict
+    from verifier.verdict import Verdict, Witness
 
 SAID = {
     "holds": ("yes", "Yes: proved for every input"),
@@ -34,14 +33,14 @@ def verdict_page(
     *,
     record: list[tuple[str, object]],
     comparison: Any = None,
-    data: Array | None = None,
+    units: Normalisation | None = None,
 ) -> str:
     """The page.
 
     Args:
         record: what was asked, with digests, for those who file it.
         comparison: a figure of input and counterexample side by side, in place of the counterexample alone.
-        data: the counterexample in the data's units, where these are not the network's.
+        units: the network's own normalisation, where the data's units are others: pictures are in the data's.
     """
     kind, words = SAID[verdict.status.value]
     card = html.answer(
@@ -52,17 +51,10 @@ def verdict_page(
     if witness is not None:
         rows = [("largest", witness.lead)] if len(witness.output) > 1 else []
         rows += [("remark", remark) for remark in witness.remarks]
-        figure = witness_plot(witness) if comparison is None else comparison
+        rows += [] if units is None else [("pictures", "in the data's units, before the network's normalisation")]
+        figure = _compared(witness, query, units) if comparison is None else comparison
         shown = html.picture(figure, "the counterexample, and what the network says of it") + html.facts(rows)
         parts.append(Section("The counterexample", shown))
-        if data is not None:
-            only = figure_of(3.4, 3.2)
-            picture_of(only.add_subplot(), data, witness.shape or (data.size,), title="in the data's units")
-            parts.append(
-                Section(
-                    "The counterexample before the network's normalisation", html.picture(only, "the counterexample")
-                )
-            )
     if verdict.progress:
         parts.append(Section("How far it came", html.paragraph(verdict.progress)))
     if verdict.answers:
@@ -84,6 +76,14 @@ def verdict_page(
     return html.page(
         "A question about a network", query.description or "A property of a network.", parts, head=html.cards([card])
     )
+
+
+def _compared(witness: Witness, query: Query, units: Normalisation | None) -> Any:
+    """The counterexample beside the input that was asked about, if there is one."""
+    if units is None:
+        return witness_plot(witness, query.anchor)
+    given = None if query.anchor is None else units.invert(query.anchor)
+    return witness_plot(witness, given, units.invert(witness.input))
 
 
 def _asked(query: Query) -> str:

@@ -13,16 +13,30 @@ if TYPE_CHECKING:
     from verifier.verdict import Witness
 
 
-def witness_plot(witness: Witness) -> Any:
-    """The input, its map or gradient (red raises the output, blue lowers it), and the outputs."""
+def witness_plot(witness: Witness, given: Array | None = None, data: Array | None = None) -> Any:
+    """The counterexample, its map or gradient (red raises the output, blue lowers it), and the outputs.
+
+    Args:
+        given: the input that the question is about, ``(n,)``; it and the change are drawn, too.
+        data: the counterexample in the data's units, ``(n,)``, where these are not the network's; ``given`` is in them, too.
+    """
     shape = witness.shape or (witness.input.size,)
     found = witness.map if witness.map is not None else witness.gradient
-    figure = figure_of(8.5 if found is None else 12, 3.2)
-    axes = figure.subplots(1, 2 if found is None else 3)
-    picture_of(axes[0], witness.input, shape, title="input")
+    shown = witness.input if data is None else data
+    panels = 2 + (found is not None) + 2 * (given is not None)
+    figure = figure_of(2.9 * panels + 1.2, 3.2)
+    axes = list(figure.subplots(1, panels, width_ratios=[*[1.0] * (panels - 1), 1.5]))
+    if given is not None:
+        both = np.stack([given, shown])
+        ends = (min(0.0, float(both.min())), max(1.0, float(both.max())))
+        picture_of(axes.pop(0), given, shape, title="the input", ends=ends)
+        picture_of(axes.pop(0), shown, shape, title="the counterexample", ends=ends)
+        signed_map(axes.pop(0), shown - given, shape, title=f"change, at most {np.abs(shown - given).max():.3g}")
+    else:
+        picture_of(axes.pop(0), shown, shape, title="the counterexample")
     if found is not None:
-        signed_map(axes[1], found, shape, title="saliency map" if witness.map is not None else "gradient")
-    outputs_bars(axes[-1], witness.output, witness.lead if len(witness.output) > 1 else "")
+        signed_map(axes.pop(0), found, shape, title="saliency map" if witness.map is not None else "gradient")
+    outputs_bars(axes.pop(), witness.output, witness.lead if len(witness.output) > 1 else "")
     return figure
 
 

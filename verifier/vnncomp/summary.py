@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verifier.files import make_folder, write_bytes, write_figure, write_text
+from verifier.report.tables import text_table
 from verifier.vnncomp.category import Category, Instance
 from verifier.vnncomp.journal import Record
 
@@ -107,12 +108,12 @@ def in_words(summary: Summary) -> str:
     if summary.category.tools:
         lines.append("  published (all instances, on the competition's machines, start-up included):")
         solving = [tool for tool in summary.category.tools if tool.solved]
-        for tool in sorted(solving, key=lambda t: (-t.solved, t.seconds)):
-            wrong = f", {tool.wrong} WRONG" if tool.wrong else ""
-            lines.append(
-                f"    {tool.name:28} {tool.solved:4} solved ({tool.unsat} unsat, {tool.sat} sat)"
-                f" {tool.seconds:8.1f} s{wrong}"
-            )
+        rows = [
+            (tool.name, tool.solved, tool.unsat, tool.sat, f"{tool.seconds:.1f}", tool.wrong or "")
+            for tool in sorted(solving, key=lambda t: (-t.solved, t.seconds))
+        ]
+        head = ("tool", "solved", "unsat", "sat", "seconds", "wrong")
+        lines.append(text_table(head, rows, numbers=range(1, 6), indent=4))
     return "\n".join(lines)
 
 
