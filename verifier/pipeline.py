@@ -60,6 +60,7 @@ class Question:
         times: seconds by stage.
         notes: remarks for the verdict.
         answers: of several engines.
+        figures: of engines, in words, for a verdict that decides nothing.
         last: the stage that began last.
     """
 
@@ -73,13 +74,14 @@ class Question:
         self.times: dict[str, float] = {}
         self.notes: list[str] = []
         self.answers: tuple[EngineAnswer, ...] = ()
+        self.figures: tuple[str, ...] = ()
         self.last = ""
         self._settings = settings
         self._exact: Any = None
 
     def listener(self, event: Event) -> None:
-        """Tell an event, and remember how far each stage has come."""
-        if isinstance(event, Progress):
+        """Tell an event, and remember how far each stage has come; that time passes is no progress."""
+        if isinstance(event, Progress) and event.unit != "seconds":
             self._progress[event.stage] = event
         self._told(event)
 
@@ -113,7 +115,7 @@ class Question:
         """A verdict with the times and notes so far."""
         times = {**self.times, "total": time.monotonic() - self.began}
         if not status.decided:
-            fields["progress"] = "; ".join(describe(event) for event in self._progress.values())
+            fields["progress"] = "; ".join([*map(describe, self._progress.values()), *self.figures])
         return Verdict(status=status, times=times, notes=tuple(self.notes), answers=self.answers, **fields)
 
     def holds(self, prover: Engine | None, tree: ProofTree | None, **fields: Any) -> Verdict:
@@ -244,6 +246,15 @@ class RefuteByBounds:
         )
 
 
+def _figures(outcome: Outcome) -> str:
+    """What an engine says of its work, in words."""
+    figures = [
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
+        for name, value in outcome.result.statistics.items()
+    ]
+    return f"{outcome.engine}: {', '.join([f'{outcome.seconds:.1f} s', *figures])}"
+
+
 @dataclass(frozen=True)
 class AskEngines:
     """The engines, side by side if there are several; always decides, if only that nobody knows."""
@@ -271,6 +282,7 @@ class AskEngines:
         if clash:
             return self._clash(question, outcomes, clash)
         decided = self._decided(question, outcomes)
+        question.figures = tuple(map(_figures, outcomes))
         return self._undecided(question, outcomes) if decided is None else decided
 
     @staticmethod

@@ -160,6 +160,44 @@ def test_a_time_out_says_how_far_it_came_and_what_to_try() -> None:
     assert as_record(verdict)["progress"] == verdict.progress
 
 
+def hard() -> verifier.Network:
+    """Outputs (0.01, f - f) with f computed twice by different weights: that the second is never larger is hard to prove."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(40, 10)), rng.normal(size=(40, 40)) / 6
+    last = np.zeros((2, 80))
+    last[1, :40], last[1, 40:] = 1.0, -0.5
+    weights = [first, np.concatenate([second, 2 * second]), last]
+    return verifier.feedforward(weights, [np.full(40, -0.1), np.zeros(80), np.array([0.01, 0.0])])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "engine", ["native", "saliency", "maps", "z3", "cvc5", "yices", "marabou", "highs", "z3,native"]
+)
+def test_every_engine_says_how_far_it_came(engine: str) -> None:
+    from verifier.commands.verdicts import in_words
+    from verifier.engines import registry
+    from verifier.verdict import Status
+
+    if not all(registry.get(name).availability().installed for name in engine.split(",")):
+        pytest.skip(f"{engine} is not installed")
+    x = np.full(10, 0.5)
+    if engine in ("saliency", "maps"):
+        how = {"map": "absolute" if engine == "maps" else "gradient"}
+        query = verifier.saliency_robustness(hard(), x, epsilon=0.5, delta=100.0, **how)
+    else:
+        query = verifier.robustness(hard(), x, 0.5)
+    verdict = verifier.verify(query, engine=engine, timeout=1.5, prepass=False)
+    assert verdict.status is Status.TIMEOUT
+    assert "seconds, " not in verdict.progress, "that time passes is no progress"
+    for name in engine.split(","):
+        assert f"{name}: " in verdict.progress
+    text = in_words(verdict, "")
+    assert f"how far it came: {verdict.progress}" in text
+    own = "--engine auto" in text
+    assert own == (not set(engine.split(",")) & {"native", "saliency", "maps"})
+
+
 def test_former_words_are_taken_and_the_present_ones_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +248,23 @@ def test_completion_knows_every_command(capsys: pytest.CaptureFixture[str]) -> N
     script = capsys.readouterr().out
     assert [name for name in COMMANDS if name not in script] == []
     assert "--epsilon" in script
+
+
+def test_what_a_command_leaves_open_is_said_with_what_to_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net, data = str(tmp_path / "hard.onnx"), str(tmp_path / "x.npy")
+    verifier.write_onnx(hard(), net)
+    np.save(data, np.full((1, 10), 0.5))
+    for words, advice in (
+        (["certify", net, data, "--epsilon", "0.5", "--timeout", "0.3"], "a longer --timeout for each question"),
+        (["saliency", net, data, "--find", "delta", "--epsilon", "0.5", "--timeout", "0.5"], "a longer --timeout"),
+        (["explain", net, data, "--each", "0.2", "--timeout", "0.5"], "a longer --each"),
+    ):
+        assert main([*words, "--quiet"]) == 3, words
+        assert f"to try next: {advice}" in capsys.readouterr().out
+        assert main([*words, "--quiet", "--json"]) == 3, words
+        assert json.loads(capsys.readouterr().out)["result"]["next"].startswith(advice)
 
 
 needs_browser = pytest.mark.skipif(browser.chromium() is None, reason="no Chromium is installed")

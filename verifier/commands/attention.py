@@ -142,6 +142,16 @@ def perturbation_of(text: str) -> Perturbation:
         raise InputError(f"{name} lacks an option", fix=f"a {name} needs {needed.get(name.lower(), 'more')}") from None
 
 
+def _next(args: argparse.Namespace, status: int) -> str:
+    """What to try where the answer is open."""
+    if status not in (3, 4):
+        return ""
+    if args.method == "areas":
+        return "a longer --timeout, a smaller --smallest, or narrower ranges"
+    longer = "a longer --timeout, " if args.timeout is not None else ""
+    return f"{longer}--method areas (proved shares, networks of any size), or narrower ranges"
+
+
 def _option(key: str, value: str) -> Any:
     """The value of a perturbation's option: a number, a word, or an array from a file."""
     from verifier.commands.inputs import read_array
@@ -237,5 +247,5 @@ def run(args: argparse.Namespace) -> Result:
     return Result(
         text=text_table((), rows_of(m)), found=plain(m), status=status,
         verdict=VERDICTS[status], network=network, files=reader.files, options=asked,
-        question=f"label {m.label} and its attention for {', '.join(args.perturb)}",
+        next=_next(args, status), question=f"label {m.label} and its attention for {', '.join(args.perturb)}",
     )  # fmt: skip

@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> Result:
     for path in pages_too(args):
         _write(path, found, images, network, args, reader.files)
     statuses = {line.status for line in found.lines}
+    undecided = bool(statuses & {"unknown", "timeout", "error"})
     record = {
         "accuracy": found.accuracy,
         "labels": whose,
@@ -114,7 +115,8 @@ def run(args: argparse.Namespace) -> Result:
     return Result(
         text=text, found=record, network=network, files=reader.files, options=asked,
         question=f"certified accuracy of {found.count} inputs",
-        status=5 if "error" in statuses else 3 if statuses & {"unknown", "timeout"} else 0,
+        status=5 if "error" in statuses else 3 if undecided else 0,
+        next="a longer --timeout for each question, another --engine, or smaller radii" if undecided else "",
     )  # fmt: skip
 
 

@@ -174,7 +174,9 @@ def run(args: argparse.Namespace) -> Result:
     }
     return Result(
         text="\n".join(lines(found)), found=found.record(), status=0 if found.decided else 3, network=network,
-        question=f"{', '.join(args.ask)} at an input", files=reader.files, options=asked,
+        question=f"{', '.join(args.ask)} at an input",
+        next="" if found.decided else "a longer --each or --timeout, larger patches (--patch), or a smaller --epsilon",
+        files=reader.files, options=asked,
     )  # fmt: skip
 
 

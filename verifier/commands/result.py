@@ -36,6 +36,7 @@ class Result:
         files: input files that the question is made of, with what was done to their numbers ("" for nothing).
         options: further options that belong to the question, as they were given.
         times: wall-clock seconds by stage.
+        next: what to try where not all was decided; "" if nothing is left.
     """
 
     text: str
@@ -47,11 +48,13 @@ class Result:
     files: Mapping[Path, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, float] = field(default_factory=dict)
+    next: str = ""
 
 
 def show(result: Result, args: argparse.Namespace) -> int:
     """Print a result as the arguments want it; its exit status."""
-    text = json.dumps(as_json(result, args), indent=1, allow_nan=False) if args.json else result.text
+    words = f"{result.text}\n  to try next: {result.next}" if result.next else result.text
+    text = json.dumps(as_json(result, args), indent=1, allow_nan=False) if args.json else words
     print(text, flush=True)
     return result.status
 
@@ -78,7 +81,7 @@ def as_json(result: Result, args: argparse.Namespace) -> dict[str, Any]:
         "total": record["times"]["total"],
     }
     record["verdict"] = result.verdict
-    record["result"] = plain(result.found)
+    record["result"] = plain({**result.found, **({"next": result.next} if result.next else {})})
     return record
 
 

@@ -199,6 +199,7 @@ def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any],
     words = f"the largest {args.find} that holds for {given} {value}"
     return Result(
         text=text, found=record, status=3 if found.undecided else 0, network=reader.network, question=words,
+        next="a longer --timeout, of which every question gets a third at most" if found.undecided else "",
         files=reader.files, options=asked,
     )  # fmt: skip
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EXIT = {Status.HOLDS: 0, Status.VIOLATED: 1, Status.UNKNOWN: 3, Status.TIMEOUT: 4, Status.ERROR: 5}
 """Exit status by verdict; 2 is bad usage or input."""
 
+OWN = ("native", "saliency", "maps")
+"""This package's own engines."""
 NEXT = {
     Status.UNKNOWN: "other engines side by side (--engine native,highs,z3), or a smaller set of inputs",
     Status.TIMEOUT: "a longer --timeout, more --threads, engines side by side (--engine native,highs), or a smaller set",
@@ -30,6 +32,17 @@ _CERTAINTY = {
     Certainty.RIGOROUS: "proved in floating point with all rounding errors bounded",
     Certainty.NUMERICAL: "proved by a solver with tolerances (about 1e-6)",
 }
+
+
+def next_steps(verdict: Verdict) -> str:
+    """What may help where nothing was decided; "" where something was."""
+    if verdict.status not in NEXT:
+        return ""
+    if "memory" in verdict.reason or "GiB" in verdict.reason:
+        return "a larger --memory, or a smaller set of inputs"
+    asked = {answer.engine for answer in verdict.answers} or set(filter(None, verdict.engine.split(", ")))
+    foreign = asked and not asked & set(OWN)
+    return ("this package's own engines (--engine auto), " if foreign else "") + NEXT[verdict.status]
 
 
 # -- words -----------------------------------------------------------------------------------------------
@@ -52,8 +65,8 @@ def in_words(verdict: Verdict, question: str, reader: Reader | None = None) -> s
             lines.append(f"{verdict.status.name} after {total:.2f} s ({who}): {verdict.reason}")
     if verdict.progress:
         lines.append(f"  how far it came: {verdict.progress}")
-    if verdict.status in NEXT:
-        lines.append(f"  to try next: {NEXT[verdict.status]}")
+    if steps := next_steps(verdict):
+        lines.append(f"  to try next: {steps}")
     if question:
         lines.append(f"  property: {question}")
     if verdict.unconfirmed is not None:
@@ -130,7 +143,7 @@ def as_record(verdict: Verdict, reader: Reader | None = None) -> dict[str, Any]:
         "no_certificate": verdict.no_certificate,
         "reproducer": str(verdict.reproducer) if verdict.reproducer else None,
         "notes": list(verdict.notes),
-        "next": NEXT.get(verdict.status, ""),
+        "next": next_steps(verdict),
     }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verifier.engines.base import Answer, Engine, EngineResult
 from verifier.engines.disjunctions import solve
 from verifier.engines.process import ChildProcess, run
 from verifier.errors import MemoryLimitError, TimeLimitError
-from verifier.events import Listener, Progress, StageStarted, ignore
+from verifier.events import Event, Listener, Progress, StageStarted, ignore
 from verifier.limits import Deadline, in_force
 from verifier.options import Options
 from verifier.properties.numbers import Point
@@ -99,7 +99,8 @@ def solve_by(
         children = []
         for engine in engines:
             listener(StageStarted(seconds=time.monotonic() - began, stage="solve", engine=engine.name))
-            children.append(stack.enter_context(ChildProcess(engine, query, options, deadline, listener)))
+            told_by = listener if len(engines) == 1 else _named(listener, engine.name)
+            children.append(stack.enter_context(ChildProcess(engine, query, options, deadline, told_by)))
 
         def enough(results: Mapping[int, EngineResult]) -> bool:
             for k in results.keys() - outcomes.keys():
@@ -118,6 +119,15 @@ def solve_by(
 
         run(children, until=enough, tick=tick)
     return tuple(outcomes.values())
+
+
+def _named(listener: Listener, engine: str) -> Listener:
+    """A listener to which one of several engines tells its progress under its name."""
+
+    def tell(event: Event) -> None:
+        listener(replace(event, stage=f"{event.stage} {engine}") if isinstance(event, Progress) else event)
+
+    return tell
 
 
 def _in_process(engine: Engine, query: Query, options: Options, deadline: Deadline, listener: Listener) -> EngineResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def shares(m: RegionMap | AreaMap, aspect: Aspect) -> Shares:
     return Shares(s.volumes["AR"], s.volumes["IR"], unseen + s.volumes["AB"])
 
 
-def page(m: RegionMap | AreaMap, rows: list[tuple[str, str]], figure: Any) -> str:
+def page(m: RegionMap | AreaMap, rows: Sequence[tuple[str, object]], figure: Any) -> str:
     """The page, complete in itself.
 
     Args:
@@ -269,6 +270,6 @@ RECORD_WORDS = {
 """What the words of the record mean, by a pattern that finds them."""
 
 
-def _record_words(rows: list[tuple[str, str]]) -> str:
+def _record_words(rows: Sequence[tuple[str, object]]) -> str:
     said = "\n".join(f"{name} {text}" for name, text in rows)
     return html.bullets(words for pattern, words in RECORD_WORDS.items() if re.search(pattern, said))
