@@ -74,10 +74,11 @@ gallery: $(STAMP)
 	@$(BIN)/python docs/gallery.py
 
 # sdist and wheel, built, and the wheel tried in an empty environment: without extras, then with all of them.
+KINDS ?= core all
 release: $(STAMP)
 	@$(PIP) "build>=1.2"
 	@rm -rf out/dist && $(BIN)/python -m build --outdir out/dist . >/dev/null
-	@for kind in core all; do \
+	@for kind in $(KINDS); do \
 	    rm -rf out/try && $(PYTHON) -m venv out/try && wheel=$$(ls $(CURDIR)/out/dist/*.whl) && extra=$$(test $$kind = all && echo "[all]"); \
 	    out/try/bin/python -m pip install --quiet -c constraints.txt "$$wheel$$extra" && \
 	    (cd out && try/bin/python ../tests/release/try_wheel.py $$kind) || exit 1; \

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from verifier.arguments import checked
 from verifier.bracket import Bracket
-from verifier.errors import InputError
+from verifier.errors import InputError, TimeLimitError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
 from verifier.options import Options
@@ -132,8 +132,12 @@ def largest_delta(
         return Threshold(lower=np.inf, upper=np.inf, proved=free, questions=run.questions)
 
     def distance(witness: Witness) -> float:
-        """The smallest float64 δ that the witness refutes."""
-        found = condition.exact_distance(condition.exact_map(witness.point))
+        """The smallest float64 δ that the witness refutes; infinite if the time is over before it is known."""
+        try:
+            found = condition.exact_distance(condition.exact_map(witness.point))
+        except TimeLimitError:
+            run.undecided += 1
+            return math.inf
         if similarity != "l2":
             return max(float_above(found), 0.0)
         delta = math.sqrt(float_above(found))
@@ -142,7 +146,7 @@ def largest_delta(
         return delta
 
     start = distance(free.witness) if free.witness is not None else np.inf
-    return run.bisect(query, distance, start, free.witness, size, size * tolerance, "δ")
+    return run.bisect(query, distance, start, free.witness if start < math.inf else None, size, size * tolerance, "δ")
 
 
 @checked

@@ -179,6 +179,8 @@ class Verdict(Shown):
     proof: Proof | None = None
     no_certificate: str = ""
 
+    _drawn_by = "verifier.report.witness:verdict_plot"
+
     def __post_init__(self) -> None:
         if self.status is Status.VIOLATED and (self.witness is None or not self.witness.confirmed):
             raise ValueError("VIOLATED needs a witness that the replay confirmed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import verifier
 from verifier.commands.verdicts import in_words
@@ -32,3 +33,21 @@ def test_words_say_the_new_class_and_what_to_try() -> None:
         assert f"largest: {words}" in in_words(Verdict(status=Status.VIOLATED, witness=witness), "")
     for status in (Status.UNKNOWN, Status.TIMEOUT, Status.ERROR):
         assert "to try next: " in in_words(Verdict(status=status, reason="none"), "")
+
+
+def test_a_notebook_shows_networks_questions_and_counterexamples() -> None:
+    """A table and a picture each; a verdict without a counterexample has no picture."""
+    flat = verifier.feedforward([[[1, -1], [-1, 1]], np.eye(2)], [np.zeros(2), np.zeros(2)])
+    square = verifier.feedforward([np.eye(2, 9)], [np.zeros(2)])
+    for network, x in ((flat, [0.9, 0.1]), (square, np.linspace(1, 0, 9))):
+        query = verifier.robustness(network, x, 0.9)
+        refuted = verifier.verify(query)
+        assert refuted.status is Status.VIOLATED
+        for shown in (network, query, refuted, refuted.witness):
+            page = shown._repr_html_()
+            assert "<table>" in page
+            assert page.count("data:image/png;base64,") == 1, type(shown)
+    proved = verifier.verify(verifier.robustness(flat, [0.9, 0.1], 0.1))
+    assert "<img" not in proved._repr_html_()
+    with pytest.raises(verifier.InputError, match="no counterexample to draw"):
+        proved.plot()

@@ -80,6 +80,8 @@ class Network(Shown):
     products: tuple[tuple[int, ...], ...] = ()
     _index: Mapping[str, int] = field(init=False, repr=False)
 
+    _drawn_by = "verifier.report.network:network_plot"
+
     def _facts(self) -> tuple[str, dict[str, str]]:
         sizes = " → ".join("×".join(map(str, shape)) for shape in (self.input_shape, self.output_shape))
         facts = {"shape": sizes, "nodes": f"{len(self.nodes)}", "neurons": f"{self.neurons:,}"}

@@ -156,6 +156,8 @@ class Query(Shown):
     description: str = ""
     statement: Statement | None = None
 
+    _drawn_by = "verifier.report.network:query_plot"
+
     def _facts(self) -> tuple[str, dict[str, str]]:
         spoken = (
             ["outputs"] + ["gradient"] * (self.gradient is not None) + ["saliency map"] * (self.condition is not None)

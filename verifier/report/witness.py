@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from verifier.errors import InputError
 from verifier.report.style import FAINT, INK, colour_of, figure_of, picture_of, plain_axes, signed_map
 
 if TYPE_CHECKING:
     from verifier.network.operators import Array
-    from verifier.verdict import Witness
+    from verifier.verdict import Verdict, Witness
 
 
 def witness_plot(witness: Witness, given: Array | None = None, data: Array | None = None) -> Any:
@@ -38,6 +39,17 @@ def witness_plot(witness: Witness, given: Array | None = None, data: Array | Non
         signed_map(axes.pop(0), found, shape, title="saliency map" if witness.map is not None else "gradient")
     outputs_bars(axes.pop(), witness.output, witness.lead if len(witness.output) > 1 else "")
     return figure
+
+
+def verdict_plot(verdict: Verdict) -> Any:
+    """The counterexample of a verdict.
+
+    Raises:
+        InputError: it has none.
+    """
+    if verdict.witness is None:
+        raise InputError(f"a verdict {verdict.status.name} has no counterexample to draw")
+    return witness_plot(verdict.witness)
 
 
 def outputs_bars(axes: Any, output: Array, title: str = "") -> None:
