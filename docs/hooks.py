@@ -57,13 +57,27 @@ def reference_of(path: str) -> str:
         members = [m for m, value in vars(thing).items() if not m.startswith("_") and inspect.getdoc(value) and (
             inspect.isroutine(value) or isinstance(value, property) or hasattr(value, "func"))]  # fmt: skip
     else:
-        parts += ["```python", f"{name}{inspect.signature(thing)}", "```", ""]
+        parts += ["```python", signature(name, thing), "```", ""]
         members = []
     parts.append(prose(inspect.getdoc(thing) or ""))
     for member in members:
         first = (inspect.getdoc(vars(thing)[member]) or "").split("\n\n")[0]
         parts.append(f"- `{member}`: {' '.join(first.split())}")
     return "\n".join(parts)
+
+
+def signature(name: str, function: Any) -> str:
+    """A call as one would write it: one argument a line where there are many."""
+    found = inspect.signature(function)
+    words, starred = [], False
+    for parameter in found.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            words, starred = [*words, "*"], True
+        words.append(str(parameter))
+    text = ", ".join(words) if len(words) < 4 else "\n    " + ",\n    ".join(words) + ",\n"
+    returned = "" if found.return_annotation is found.empty else f" -> {found.return_annotation}"
+    text = re.sub(r"(: )'([^'\n]*)'", r"\1\2", f"{name}({text}){returned}")
+    return re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
 
 
 def prose(text: str) -> str:

@@ -124,6 +124,8 @@ def test_the_reference_names_the_whole_api() -> None:
     assert "### repair" in reference_of("verifier.repair")
     assert "method: str" in reference_of("verifier.repair") or "method: 'str'" in reference_of("verifier.repair")
     assert "- `breakpoints`: " in reference_of("verifier.LineRestriction")
+    assert "    listener: Listener = ignore,\n) -> RepairResult" in reference_of("verifier.repair")
+    assert "0x" not in reference()
 
 
 def test_the_gallery_has_a_picture_of_each_kind() -> None:
