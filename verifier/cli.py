@@ -60,6 +60,17 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message, fix=f"see {self.prog} --help")
 
 
+class Commands:
+    """The subparsers, each with what `COMMANDS` says of it in one line."""
+
+    def __init__(self, subparsers: Any) -> None:
+        self.subparsers = subparsers
+
+    def add_parser(self, name: str, **words: Any) -> Any:
+        """As argparse's."""
+        return self.subparsers.add_parser(name, help=COMMANDS[name], **words)
+
+
 class Schema(argparse.Action):
     """Prints the published schema."""
 
@@ -87,13 +98,14 @@ class Completion(argparse.Action):
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The argument parser; only the named command's own module is imported (all of them, if None)."""
+    from verifier import __version__
+    from verifier.commands.arguments import VERDICT_STATUS
+
     top = Parser(
         prog="verifier",
         description="Proves or refutes properties of piecewise-linear neural networks.",
-        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error, 130 interrupted",
+        epilog=VERDICT_STATUS,
     )
-    from verifier import __version__
-
     top.add_argument("--schema", action=Schema, help="print the JSON schema of what --json writes, and stop")
     top.add_argument(
         "--completion", choices=("bash", "zsh", "tcsh"), action=Completion,
@@ -101,12 +113,12 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )  # fmt: skip
     top.add_argument("--version", action="version", version=f"pwl-verifier {__version__}")
     top.add_argument("--traceback", action="store_true", help="show where an unexpected error comes from")
-    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
+    subparsers = Commands(top.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    for name in COMMANDS:
         if command in (None, name):
             importlib.import_module(f"verifier.commands.{name.replace('-', '_')}").add_parser(subparsers)
         else:
-            subparsers.add_parser(name, help=text)
+            subparsers.add_parser(name)
     return top
 
 

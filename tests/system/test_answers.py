@@ -102,6 +102,20 @@ def test_all_commands_with_inputs_read_pictures_with_mean_and_std(
     assert found["length"] == pytest.approx(np.linalg.norm(x - black))
     found = json_of(capsys, "saliency", net, picture, "--epsilon", "1/255", "--delta", "1", *shared, code=0)
     assert "within L∞ distance 1/255" in found["question"]["text"]
+    found = json_of(
+        capsys, "saliency", net, picture, "--find", "epsilon", "--delta", "1", "--domain=none", *shared, code=0
+    )["result"]
+    assert found["holds_up_to"] < 64 / 255 <= found["refuted_from"]  # in the data's units
+    assert found["refuted_from"] - found["holds_up_to"] < 2e-3
+    np.savez(folder / "data.npz", images=GREY[None], labels=[1])
+    found = json_of(
+        capsys, "certify", net, folder / "data.npz", "--epsilon", "63/255", "--epsilon", "65/255", "--domain=none", *shared,
+        code=0,
+    )["result"]  # fmt: skip
+    assert found["certified"] == {"63/255": 1.0, "65/255": 0.0}
+    words = ("explain", net, picture, "--ask", "lipschitz", "--epsilon", "1/255", *shared)
+    found = json_of(capsys, *words, code=0)["result"]
+    assert found["lipschitz"]["upper"] == pytest.approx(1 / STD, rel=0.02)
     found = json_of(capsys, "attention", net, picture, "--perturb", "brightness:0:0.001", *shared, code=0)
     assert found["verdict"] == "holds"
     assert found["result"]["verdicts"]["label"]["answer"] == "Robust"

@@ -17,6 +17,10 @@ T = TypeVar("T")
 
 IMAGES, LABELS = ("images", "x", "x_test", "data"), ("labels", "y", "y_test", "target")
 """Names of arrays in an .npz file that are taken for the inputs and for their labels."""
+VERDICT_STATUS = (
+    "exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error, 130 interrupted"
+)
+"""What the exit status of a command that decides one question says."""
 
 
 # -- types ---------------------------------------------------------------------------------------------

@@ -24,70 +24,55 @@ exit status: 0 label and attention hold on all parameters; 1 not; 2 bad usage or
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import (
-        a_folder,
-        a_map,
-        add_input,
-        add_json,
-        add_model,
-        add_quiet,
-        add_reading,
-        add_report,
-        count,
-        natural,
-        nonnegative,
-        number,
-        positive,
-    )  # fmt: skip
+    from verifier.commands import arguments
 
     parser = subparsers.add_parser(
         "attention",
-        help="for which perturbations does the label hold and the map move as expected?",
         description="Maps every linear region of the perturbation parameters (Munakata et al., NFM 2023).",
         epilog=SYNTAX,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model(parser)
-    add_input(parser, "the image, in [0, 1] after --scale")
+    arguments.add_model(parser)
+    arguments.add_input(parser, "the image, in [0, 1] after --scale")
     parser.add_argument("--perturb", action="append", required=True, metavar="SPEC", help="once per parameter")
-    parser.add_argument("--delta", type=nonnegative, default=3.0, help="largest consistent inconsistency (3)")
+    parser.add_argument("--delta", type=arguments.nonnegative, default=3.0, help="largest consistent inconsistency (3)")
     parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
                         help="what maps go through before they are compared (identity)")  # fmt: skip
     parser.add_argument("--norm", type=int, default=2, choices=(1, 2), help="norm of the maps' difference (2)")
-    parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
-    parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own)")
+    parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps arguments.count (all)")
+    parser.add_argument("--label", type=arguments.natural, help="the label to keep (default: the network's own)")
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
     parser.add_argument("--map", default="gradient", choices=("gradient", "integrated", "smooth"),
                         help="what a saliency map is; all but gradient need --method areas (gradient)")  # fmt: skip
     parser.add_argument(
-        "--samples", type=count, metavar="N", help="for --map integrated, smooth: steps, noisy copies (8)"
+        "--samples", type=arguments.count, metavar="N", help="for --map integrated, smooth: steps, noisy copies (8)"
     )
-    parser.add_argument("--sigma", type=nonnegative, help="for --map smooth: standard deviation of the noise (0.1)")
-    parser.add_argument("--seed", type=natural, help="for --map smooth: of the noise (0)")
+    parser.add_argument("--sigma", type=arguments.nonnegative, help="for --map smooth: standard deviation of the noise (0.1)")
+    parser.add_argument("--seed", type=arguments.natural, help="for --map smooth: of the noise (0)")
     parser.add_argument(
-        "--baseline", type=number, metavar="V", help="for --map integrated: the baseline's intensity (0)"
+        "--baseline", type=arguments.number, metavar="V", help="for --map integrated: the baseline's intensity (0)"
     )
     parser.add_argument("--method", default="exhaustive", choices=("exhaustive", "gbs", "areas"),
                         help="all linear regions; the boundary around the image alone; or shares that are proved, "
                         "refuted and open, for networks of any size (exhaustive)")  # fmt: skip
     parser.add_argument("--aspect", choices=("attention", "label", "both"), help="for --method gbs (attention)")
-    parser.add_argument("--band", type=nonnegative, metavar="W", help="for --method gbs: the paper's w^δ (0)")
-    parser.add_argument("--smallest", type=positive, metavar="SHARE",
+    parser.add_argument("--band", type=arguments.nonnegative, metavar="W", help="for --method gbs: the paper's w^δ (0)")
+    parser.add_argument("--smallest", type=arguments.positive, metavar="SHARE",
                         help="for --method areas: a tile with less than this share of Θ is not split (1e-5)")  # fmt: skip
-    parser.add_argument("--threads", type=count, default=1, metavar="N",
+    parser.add_argument("--threads", type=arguments.count, default=1, metavar="N",
                         help="threads; the result does not depend on them (1)")  # fmt: skip
-    parser.add_argument("--keep", type=count, default=3_000_000, metavar="N",
+    parser.add_argument("--keep", type=arguments.count, default=3_000_000, metavar="N",
                         help="most regions in memory; with more, totals and a picture are kept (3000000)")  # fmt: skip
-    parser.add_argument("--stream", type=a_folder, metavar="DIR", help="map in tiles of at most --keep regions, each "
+    parser.add_argument("--stream", type=arguments.a_folder, metavar="DIR", help="map in tiles of at most --keep regions, each "
                         "written here (--method areas: what bounds tell of each tile); after an interruption the same "
                         "command goes on from there, to the same result")  # fmt: skip
-    parser.add_argument("--timeout", type=positive, metavar="S", help="wall-clock seconds (no limit)")
-    parser.add_argument("--out", type=a_map, action="append", default=[], metavar="FILE",
+    parser.add_argument("--timeout", type=arguments.positive, metavar="S", help="wall-clock seconds (no limit)")
+    parser.add_argument("--out", type=arguments.a_map, action="append", default=[], metavar="FILE",
                         help="write .csv or .json regions, or a picture; may be repeated")  # fmt: skip
-    add_report(parser)
-    add_reading(parser)
-    add_json(parser)
-    add_quiet(parser)
+    arguments.add_report(parser)
+    arguments.add_reading(parser)
+    arguments.add_json(parser)
+    arguments.add_quiet(parser)
     parser.set_defaults(run=run)
 
 

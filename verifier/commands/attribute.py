@@ -25,7 +25,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "attribute",
-        help="attributions: gradient, exact integrated gradients …",
         epilog="exit status: 0; 2 bad usage or input; 130 interrupted",
         description="Attribute an output to the inputs by integrated gradients, computed exactly on the linear pieces "
         "between baseline and input, or by a quadrature rule, whose exact error is then reported.",

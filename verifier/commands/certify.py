@@ -15,57 +15,44 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import (
-        IMAGES,
-        LABELS,
-        a_file,
-        a_report,
-        add_domain,
-        add_json,
-        add_model,
-        add_quiet,
-        add_reading,
-        add_report,
-        count,
-        engine_names,
-        natural,
-        positive,
-        radius,
-    )
+    from verifier.commands import arguments
 
     parser = subparsers.add_parser(
         "certify",
-        help="certified accuracy of a data set: for which inputs is the label proved?",
         description="For each input of a data set and each radius: is every input within that L∞ distance given the same "
         "label? Answers are added to the journal one by one, and a run that was cut off goes on where it was.",
         epilog="exit status: 0 every question was decided, 3 some were not, 2 bad usage or input, 5 error",
     )
-    add_model(parser)
+    arguments.add_model(parser)
     parser.add_argument(
         "data", type=Path, metavar="DATA",
-        help=f".npz with arrays named {' or '.join(IMAGES)}, and {' or '.join(LABELS)}; or .npy of inputs alone",
+        help=f".npz with arrays named {' or '.join(arguments.IMAGES)}, and {' or '.join(arguments.LABELS)}; or .npy of inputs alone",
     )  # fmt: skip
     parser.add_argument(
-        "--epsilon", type=radius, action="append", required=True, metavar="RADIUS",
+        "--epsilon", type=arguments.radius, action="append", required=True, metavar="RADIUS",
         help='radius in the data\'s units after --scale, as a number or a fraction ("2/255"); may be repeated',
     )  # fmt: skip
-    parser.add_argument("--first", type=natural, default=0, metavar="K", help="the first input taken (0)")
-    parser.add_argument("--count", type=count, metavar="N", help="how many are taken (all)")
-    add_domain(parser)
+    parser.add_argument("--first", type=arguments.natural, default=0, metavar="K", help="the first input taken (0)")
+    parser.add_argument("--count", type=arguments.count, metavar="N", help="how many are taken (all)")
+    arguments.add_domain(parser)
     parser.add_argument(
-        "--journal", type=a_file, metavar="FILE", help="keep all answers here, and do not ask them again"
+        "--journal", type=arguments.a_file, metavar="FILE", help="keep all answers here, and do not ask them again"
     )
-    parser.add_argument("--out", type=a_report, action="append", default=[], metavar="FILE",
+    parser.add_argument("--out", type=arguments.a_report, action="append", default=[], metavar="FILE",
                         help="write the table (.md) or the curve (.png .svg .pdf); may be repeated")  # fmt: skip
-    add_report(parser)
-    add_reading(parser)
-    parser.add_argument("--engine", type=engine_names, default="auto", metavar="NAME[,NAME…]", help="(auto)")
-    parser.add_argument("--timeout", type=positive, default=60.0, metavar="S", help="seconds for each question (60)")
-    parser.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each question")
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="questions asked side by side (1)")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random (0)")
-    add_json(parser)
-    add_quiet(parser)
+    arguments.add_report(parser)
+    arguments.add_reading(parser)
+    parser.add_argument("--engine", type=arguments.engine_names, default="auto", metavar="NAME[,NAME…]", help="(auto)")
+    parser.add_argument(
+        "--timeout", type=arguments.positive, default=60.0, metavar="S", help="seconds for each question (60)"
+    )
+    parser.add_argument("--memory", type=arguments.positive, metavar="GIB", help="memory limit of each question")
+    parser.add_argument(
+        "--workers", type=arguments.count, default=1, metavar="N", help="questions asked side by side (1)"
+    )
+    parser.add_argument("--seed", type=arguments.natural, default=0, help="seed of everything random (0)")
+    arguments.add_json(parser)
+    arguments.add_quiet(parser)
     parser.set_defaults(run=run)
 
 

@@ -16,7 +16,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "check-proof",
-        help="check a certificate that `verify --proof` wrote",
         description="Check that a certificate shows a property of a network to hold, on the ONNX file and the property's "
         "text themselves: that its parts cover the input set, and that every case is refuted on every part, by bounds "
         "computed anew with their rounding counted. Nothing of the search is used.",

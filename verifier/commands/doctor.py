@@ -21,7 +21,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "doctor",
-        help="which engines are installed and work",
         description="Ask every installed engine two tiny questions, one with a counterexample and one without, "
         "in a child process, and say which answered rightly. The first run after an installation also compiles what "
         "the other commands would compile on their first use.",

@@ -39,7 +39,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "explain",
-        help="formal explanations: what the network provably depends on at an input",
         description="What the network provably depends on. features: a set of features that fixes the label whatever the others are, none of which can be left "
         "out. lipschitz: how fast an output can change. influence: which inputs can only raise or lower an output. "
         "stability: up to which radius a saliency map's top entries, signs or ranking cannot change.",

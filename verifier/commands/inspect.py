@@ -16,7 +16,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "inspect",
-        help="show a network's layers and which engines can take it",
         description="Show the layers, shapes and neurons of a network as it is analysed (its operators rewritten "
         "into the small set of piecewise-linear ones), and which engines can take it.",
         epilog="exit status: 0; 2 if the model cannot be read",

@@ -16,7 +16,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "line",
-        help="the network on a line between two inputs, exactly",
         epilog="exit status: 0; 2 bad usage or input; 130 interrupted",
         description="Cut the segment between two inputs where the network's gradient changes, and report the linear "
         "pieces, the outputs at their ends, and where the class changes.",

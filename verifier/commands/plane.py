@@ -18,7 +18,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "plane",
-        help="the network on a polygon in a plane, exactly",
         epilog="exit status: 0; 2 bad usage or input; 130 interrupted",
         description="Cut a convex polygon between three or more inputs into the network's linear regions, and report "
         "them and the exact map of classes. The plane's coordinates are those of the first corner (0, 0), the second "

@@ -31,7 +31,6 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "repair",
-        help="the smallest weight change that makes a network right on lines and polygons",
         description="Change a few weights of one layer so that the network meets a specification on whole polygons, "
         "lines and points, and prove it on all linear regions. The specification is a JSON file: see --example. It may "
         'also be a class map with areas relabelled: {"map": {"origin", "u", "v", "polygon"}, "relabel": [{"area": '

@@ -12,37 +12,30 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import (
-        a_file,
-        add_domain,
-        add_input,
-        add_model,
-        add_reading,
-        add_solving_arguments,
-        natural,
-        radius,
-    )
+    from verifier.commands import arguments
 
     parser = subparsers.add_parser(
         "robustness",
-        help="does every input near this one keep its label?",
         description="Local robustness: does every input within the L∞ distance EPSILON of the given one, inside the domain, "
         "keep its label? Ties count as another label.",
-        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
+        epilog=arguments.VERDICT_STATUS,
     )
-    add_model(parser)
-    add_input(parser)
+    arguments.add_model(parser)
+    arguments.add_input(parser)
     parser.add_argument(
-        "--epsilon", type=radius, required=True, metavar="RADIUS",
+        "--epsilon", type=arguments.radius, required=True, metavar="RADIUS",
         help="radius in the data's units (after --scale), a number or a fraction: 2/255 is taken exactly",
     )  # fmt: skip
-    parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own)")
-    add_domain(parser)
+    parser.add_argument("--label", type=arguments.natural, help="the label to keep (default: the network's own)")
+    arguments.add_domain(parser)
     parser.add_argument(
-        "--proof", type=a_file, metavar="FILE", help="if it holds, write a proof for `verifier.check_proof`; slower"
+        "--proof",
+        type=arguments.a_file,
+        metavar="FILE",
+        help="if it holds, write a proof for `verifier.check_proof`; slower",
     )
-    add_reading(parser)
-    add_solving_arguments(parser)
+    arguments.add_reading(parser)
+    arguments.add_solving_arguments(parser)
     parser.set_defaults(run=run)
 
 

@@ -15,48 +15,39 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import (
-        a_file,
-        a_picture,
-        add_domain,
-        add_input,
-        add_model,
-        add_reading,
-        add_solving_arguments,
-        natural,
-        nonnegative,
-        radius,
-    )
+    from verifier.commands import arguments
 
     parser = subparsers.add_parser(
         "saliency",
-        help="do inputs with a similar gradient map keep the label?",
         description="Saliency robustness: does every input within EPSILON (L∞) of the given one, whose saliency map "
         "is similar (by default: its vanilla gradient differs by at most DELTA in every entry), keep the label?",
-        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
+        epilog=arguments.VERDICT_STATUS,
     )
-    add_model(parser)
-    add_input(parser, "x̂")
+    arguments.add_model(parser)
+    arguments.add_input(parser, "x̂")
     parser.add_argument(
-        "--epsilon", type=radius, metavar="RADIUS", help="radius in the data's units, or a fraction: 2/255"
+        "--epsilon", type=arguments.radius, metavar="RADIUS", help="radius in the data's units, or a fraction: 2/255"
     )
-    parser.add_argument("--delta", type=nonnegative, help="largest difference of a gradient entry")
+    parser.add_argument("--delta", type=arguments.nonnegative, help="largest difference of a gradient entry")
     parser.add_argument(
         "--find",
         choices=("delta", "epsilon"),
         help="instead of one question: the largest δ for the ε, or the largest ε for the δ, that holds",
     )
     parser.add_argument(
-        "--picture", type=a_picture, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)"
+        "--picture", type=arguments.a_picture, metavar="FILE", help="draw x̂, the witness, their maps (.png, .svg)"
     )
     parser.add_argument(
-        "--proof", type=a_file, metavar="FILE", help="if it holds, write a certificate for `verifier check-proof`"
+        "--proof",
+        type=arguments.a_file,
+        metavar="FILE",
+        help="if it holds, write a certificate for `verifier check-proof`",
     )
-    parser.add_argument("--label", type=natural, help="the label to keep (default: the network's own at x̂)")
-    add_domain(parser)
-    add_reading(parser)
+    parser.add_argument("--label", type=arguments.natural, help="the label to keep (default: the network's own at x̂)")
+    arguments.add_domain(parser)
+    arguments.add_reading(parser)
     _add_map_arguments(parser)
-    add_solving_arguments(parser)
+    arguments.add_solving_arguments(parser)
     parser.set_defaults(run=run)
 
 

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import a_file, add_model, add_solving_arguments
+    from verifier.commands.arguments import VERDICT_STATUS, a_file, add_model, add_solving_arguments
 
     parser = subparsers.add_parser(
         "verify",
-        help="decide a property file about a network",
         description="Decide a VNN-LIB property (1.0 or 2.0, gz too) of a network. The file describes "
         "counterexamples: HOLDS means that none exists, VIOLATED shows one.",
-        epilog="exit status: 0 holds, 1 violated, 2 bad usage or input, 3 unknown, 4 time-out, 5 error",
+        epilog=VERDICT_STATUS,
     )
     add_model(parser, nargs="?")
     parser.add_argument(

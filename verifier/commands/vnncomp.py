@@ -24,9 +24,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
     from verifier.commands.arguments import a_folder, add_json, add_quiet, count, engine_names, natural, positive
 
-    top = subparsers.add_parser(
-        "vnncomp", help="run a benchmark category of VNN-COMP", description="Benchmark categories of VNN-COMP."
-    )
+    top = subparsers.add_parser("vnncomp", description="Benchmark categories of VNN-COMP.")
     actions = top.add_subparsers(dest="action", required=True, metavar="ACTION")
     parser = actions.add_parser(
         "run",

@@ -136,7 +136,9 @@ def repair_property(
     current, result = network, None
     while True:
         verdict = decide(replace(query, network=current))
-        listener(Note(seconds=time.perf_counter() - start, text=f"{len(found)} counterexamples: {verdict.status.name}"))
+        known = "1 counterexample" if len(found) == 1 else f"{len(found)} counterexamples"
+        words = f"with {known} put right the property is {verdict.status.name}"
+        listener(Note(seconds=time.perf_counter() - start, text=words))
         status, reason = _said(verdict, len(found), deadline.passed or len(found) >= rounds)
         if status is not None or verdict.witness is None:
             break
