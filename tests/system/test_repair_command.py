@@ -44,6 +44,10 @@ def test_repair_writes_a_network_that_meets_the_specification(
     assert "in rational arithmetic" in printed
     assert (out / "classes.png").stat().st_size > 10_000
     record = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+    assert page.count("SHA-256") >= 2
+    assert '<th scope="row">report</th>' not in page, "figures are a section of their own, not rows of the record"
+    assert "key points met:" in page
     assert record["met after"] >= record["met before"]
     if status == 0:
         assert record["check"]["arithmetic"] == "rational"

@@ -23,6 +23,14 @@ STATUS = {
     "unfinished": 4,
 }
 """Exit status by what the repair did; 2 is bad usage or input."""
+NEXT = {
+    "infeasible": "another --layer, --method layers, or --soft PRICE to come as near as possible",
+    "repaired up to rounding": "--exact, or a larger margin in the specification",
+    "improved": "--method lp or layers, or another --layer",
+    "unchanged": "--method lp or layers, or another --layer",
+    "unfinished": "a longer --timeout, or fewer requirements",
+}
+"""What to try after what the repair did."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -142,19 +150,25 @@ def run_specification(args: argparse.Namespace, network: Network) -> Result:
     record = {**as_record(result, specification), "effect": effect_record(effect)}
     text = "\n".join([in_words(record), f"  {effect_words(effect)}"])
     if args.out is not None:
-        write(result, specification, record, args, data.images, effect)
-    return _result(args, network, record, text, STATUS[result.status], data)
+        write(result, specification, record, args, data, effect)
+    return _result(args, network, record, text, STATUS[result.status], data, NEXT.get(str(result.status), ""))
 
 
 PROPERTY_STATUS = {"holds": 0, "repaired": 0, "infeasible": 1, "unfinished": 4}
 """Exit status of a repair from a property."""
+PROPERTY_NEXT = {
+    "infeasible": "a larger --reach, or a specification (.json), for which other layers may change",
+    "unfinished": "a longer --timeout",
+}
+"""What to try after a repair from a property."""
 
 
 def run_property(args: argparse.Namespace, network: Network) -> Result:
     """Change the last layer until a property is proved of the changed network."""
     import verifier
     from verifier.commands.arguments import refuse
-    from verifier.commands.repair_report import effect_record, effect_words, for_the_record
+    from verifier.commands.repair_report import effect_record, effect_words
+    from verifier.commands.result import for_the_record
     from verifier.files import make_folder, write_text
     from verifier.limits import Deadline
     from verifier.report.repair_page import repair_page
@@ -189,24 +203,27 @@ def run_property(args: argparse.Namespace, network: Network) -> Result:
     largest = sorted(result.changes.items(), key=lambda item: -abs(item[1]))[:10]
     lines += [f"    {name}: {delta:+.6g}" for name, delta in largest]
     lines += [f"  {effect_words(effect)}", f"  {result.seconds:.2f} s"]
+    steps = PROPERTY_NEXT.get(str(result.status), "")
     if args.out is not None:
         make_folder(args.out)
         write_text(args.out / "report.json", json.dumps(record, indent=2))
         verifier.write_onnx(result.network, args.out / "repaired.onnx", precision="float64")
-        page = repair_page(result, network, record=for_the_record(args, lines), images=data.images, effect=effect)
+        page = repair_page(
+            result, network, words=lines[1:], record=for_the_record(args, data.files), images=data.images, effect=effect
+        )
         write_text(args.out / "report.html", page)
-    return _result(args, network, record, "\n".join(lines), PROPERTY_STATUS[result.status], data)
+    return _result(args, network, record, "\n".join(lines), PROPERTY_STATUS[result.status], data, steps)
 
 
 def _result(
-    args: argparse.Namespace, network: Network, record: dict[str, Any], text: str, status: int, data: Data
+    args: argparse.Namespace, network: Network, record: dict[str, Any], text: str, status: int, data: Data, steps: str
 ) -> Result:
     from verifier.commands.result import Result
 
     asked = {name: getattr(args, name) for name in ("method", "layer", "steps", "norm", "soft", "reach", "timeout")}
     return Result(
         text=text, found=record, status=status, network=network, question=f"repair by {args.specification.name}",
-        files={args.specification: "", **data.reader.files}, options=asked,
+        files=data.files, options=asked, next=steps,
     )  # fmt: skip
 
 
@@ -221,11 +238,16 @@ class Data:
     def __init__(self, args: argparse.Namespace, network: Network) -> None:
         from verifier.commands.inputs import Reader, read_data
 
-        self.network, self.reader = network, Reader(args, network)
+        self.network, self.specification, self.reader = network, args.specification, Reader(args, network)
         self.images: Array | None = None
         self.labels: Array | None = None
         if args.data is not None:
             self.images, self.labels = read_data(args.data, self.reader)
+
+    @property
+    def files(self) -> dict[Path, str]:
+        """The files that the question is made of, with what was done to their numbers."""
+        return {self.specification: "", **self.reader.files}
 
     def effect(self, after: Callable[[Array], Array]) -> Drawdown | None:
         """How labels change from the network's to another function's; None without data."""

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.network.operators import Array
+    from verifier.commands.repair import Data
     from verifier.repair import Drawdown, PolygonRegion, RepairResult, Requirement, Specification
 
 
@@ -33,14 +33,6 @@ def effect_words(effect: Drawdown | None) -> str:
         return "effect on data: not looked at (--data FILE)"
     _, facts = effect._facts()
     return "effect on data: " + ", ".join(f"{name} {fact}" for name, fact in facts.items())
-
-
-def for_the_record(args: argparse.Namespace, lines: list[str]) -> list[tuple[str, object]]:
-    from verifier.commands.result import digest
-
-    files = [("network", args.model), ("specification", args.specification), ("data", args.data)]
-    rows: list[tuple[str, object]] = [(n, f"{p}, SHA-256 {digest(p)}") for n, p in files if p is not None]
-    return [*rows, ("command line", " ".join(["verifier", *args.words])), *(("report", line.strip()) for line in lines)]
 
 
 def as_record(result: RepairResult, specification: Specification) -> dict[str, Any]:
@@ -108,11 +100,12 @@ def write(
     specification: Specification,
     record: dict[str, Any],
     args: argparse.Namespace,
-    images: Array | None,
+    data: Data,
     effect: Drawdown | None,
 ) -> None:
     """The repaired network as ONNX, the report, the page, and pictures of every polygon and of the greedy steps."""
     import verifier
+    from verifier.commands.result import for_the_record
     from verifier.errors import NetworkError
     from verifier.files import make_folder, write_figure, write_text
     from verifier.regions import plane
@@ -141,10 +134,9 @@ def write(
         figure = before_and_after(rows, best=[best for _, _, best in views])
         write_figure(folder / "classes.png", figure, dpi=120)
         pictures["classes before and after the repair"] = figure
-    rows_of = for_the_record(args, in_words(record).splitlines())
     page = repair_page(
-        result, result.frozen.network, record=rows_of, images=images, effect=effect, pictures=pictures,
-        conflicts=result.conflicts,
+        result, result.frozen.network, words=in_words(record).splitlines()[1:], record=for_the_record(args, data.files),
+        images=data.images, effect=effect, pictures=pictures, conflicts=result.conflicts,
     )  # fmt: skip
     write_text(folder / "report.html", page)
 

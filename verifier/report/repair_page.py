@@ -34,7 +34,8 @@ def repair_page(
     result: RepairResult | PropertyRepair,
     network: Network,
     *,
-    record: list[tuple[str, object]],
+    words: Sequence[str],
+    record: Sequence[tuple[str, object]],
     images: Array | None = None,
     effect: Drawdown | None = None,
     pictures: Mapping[str, Any] | None = None,
@@ -44,6 +45,7 @@ def repair_page(
 
     Args:
         network: as it was.
+        words: what was found, as the command line says it.
         record: what was asked, with digests, for those who file it.
         images: the data on which the effect is told, ``(N, n)`` in the data's units.
         effect: on them.
@@ -68,6 +70,7 @@ def repair_page(
     for layer, names in (conflicts or {}).items():
         parts.append(Section(f"What cannot hold together (layer {layer})", html.bullets(names)))
     parts.append(Section("Effect on the data", _effect(effect, images, network.input_shape)))
+    parts.append(Section("The figures", html.bullets(line.strip() for line in words)))
     parts.append(Section("For the record", html.facts(record)))
     lead = f"{network.source or 'A network'} was to be changed as little as possible so that it meets a specification."
     return html.page("Repair of a network", lead, parts, head=head)
