@@ -47,7 +47,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--samples", type=arguments.count, metavar="N", help="for --map integrated, smooth: steps, noisy copies (8)"
     )
-    parser.add_argument("--sigma", type=arguments.nonnegative, help="for --map smooth: standard deviation of the noise (0.1)")
+    parser.add_argument(
+        "--sigma", type=arguments.nonnegative, help="for --map smooth: standard deviation of the noise (0.1)"
+    )
     parser.add_argument("--seed", type=arguments.natural, help="for --map smooth: of the noise (0)")
     parser.add_argument(
         "--baseline", type=arguments.number, metavar="V", help="for --map integrated: the baseline's intensity (0)"
