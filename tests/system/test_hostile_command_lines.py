@@ -43,7 +43,7 @@ GOOD = {
     "saliency": (SALIENCY, 0),
     "saliency --find": ("saliency net.onnx x.npy --epsilon 0.9 --find delta", 0),
     "certify": ("certify net.onnx data.npz --epsilon 1/64 --epsilon 0.5", 0),
-    "explain --data": ("explain net.onnx data.npz --data --epsilon 0.25", 0),
+    "explain --data": ("explain net.onnx data.npz --data --first 1 --epsilon 0.25", 0),
     "explain": ("explain net.onnx x.npy --epsilon 0.25 --ask features,lipschitz,influence", 0),
     "attention": (ATTENTION, 0),
     "attention of a constant": (
@@ -123,7 +123,6 @@ BAD: list[tuple[str, int]] = [
     ("attention image.onnx words.npy --perturb brightness:0:0.1", 2),
     ("attention image.onnx bytes.npy --perturb brightness:0:0.1", 2),
     ("attention image.onnx long.npy --perturb brightness:0:0.1", 2),
-    ("attention image.onnx wide.npy --perturb brightness:0:0.1", 2),
     ("attention image.onnx nan.npy --perturb brightness:0:0.1", 2),
     ("attention net.onnx z.npy --perturb patch:0:1,top=0,left=0", 2),
     ("line net.onnx x.npy nan.npy", 2),
@@ -240,7 +239,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "words.npy", np.array(["a", "b"]))
     np.save(folder / "image.npy", np.full((2, 2), 0.5))
     np.save(folder / "bytes.npy", np.full((2, 2), 128.0))
-    np.save(folder / "wide.npy", np.ones((4, 1, 1, 1)))
     constant = feedforward([np.zeros((3, 4)), np.zeros((2, 3))], [np.zeros(3), [1.0, 0.0]])
     write_onnx(constant, folder / "constant.onnx")
     (folder / "noise.bin").write_bytes(bytes(range(128, 256)) * 8)
