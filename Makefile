@@ -38,13 +38,13 @@ demo: $(STAMP)
 	@$(BIN)/python benchmarks/bandit.py
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # The numerical tests with the matrix products of other processors.
 kernels: $(STAMP)
 	@for kernel in $(KERNELS); do \
 	    echo "make: tests with OpenBLAS's products for $$kernel"; \
-	    OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n 2 $(NUMERICAL) || exit 1; \
+	    OPENBLAS_CORETYPE=$$kernel $(BIN)/python -m pytest -q -n 2 --dist worksteal $(NUMERICAL) || exit 1; \
 	done
 
 # The tests with the lowest version of every dependency that pyproject.toml admits (PyTorch stays as it is).
@@ -57,7 +57,7 @@ lowest: $(STAMP)
 	    --constraint $(VENV)-lowest/torch.txt --no-annotate | grep -v "^torch\|^nvidia\|^cuda\|^triton" >$(VENV)-lowest/lowest.txt
 	@$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --no-deps -r $(VENV)-lowest/lowest.txt -e .
 	@NUMBA_CACHE_DIR="$(abspath $(VENV)-lowest/numba)" PATH="$(abspath $(VENV)-lowest/bin):$$PATH" \
-	    $(VENV)-lowest/bin/python -m pytest -q -n 2 $(FAST)
+	    $(VENV)-lowest/bin/python -m pytest -q -n 2 --dist worksteal $(FAST)
 
 lint: $(STAMP)
 	@$(PIP) -c constraints.txt --group lint

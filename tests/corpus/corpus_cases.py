@@ -101,6 +101,11 @@ def _rows(part: Conjunction) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def _plain(operator: Operator) -> dict[str, object]:
+    """What an operator is, without what it keeps for later use."""
+    return {f.name: getattr(operator, f.name) for f in fields(operator)}
+
+
 def _network(network: Network) -> list[Any]:
     """One entry a node: "Relu", or an operator's name and the fields that are not its defaults."""
     written: list[Any] = []
@@ -116,7 +121,7 @@ def _network(network: Network) -> list[Any]:
         inputs = [places[name] for name in node.inputs]
         if inputs != [k - 1]:
             entry["inputs"] = inputs
-        written.append("Relu" if vars(operator) == vars(relu()) and "inputs" not in entry else entry)
+        written.append("Relu" if _plain(operator) == _plain(relu()) and "inputs" not in entry else entry)
     return written
 
 
