@@ -115,7 +115,7 @@ def test_all_commands_with_inputs_read_pictures_with_mean_and_std(
     assert found["certified"] == {"63/255": 1.0, "65/255": 0.0}
     words = ("explain", net, picture, "--ask", "lipschitz", "--epsilon", "1/255", *shared)
     found = json_of(capsys, *words, code=0)["result"]
-    assert found["lipschitz"]["upper"] == pytest.approx(1 / STD, rel=0.02)
+    assert found["lipschitz"]["at_most"] == pytest.approx(1 / STD, rel=0.02)
     found = json_of(capsys, "attention", net, picture, "--perturb", "brightness:0:0.001", *shared, code=0)
     assert found["verdict"] == "holds"
     assert found["result"]["verdicts"]["label"]["answer"] == "Robust"

@@ -52,12 +52,12 @@ def repair_page(
         pictures: further figures by what they show.
         conflicts: requirements that cannot hold together, by layer.
     """
-    kind, words = SAID[str(result.status)]
+    kind, said = SAID[str(result.status)]
     _, facts = result._facts()
     head = html.cards(
         [
             html.answer(
-                "Does the changed network do what it should?", kind, words, html.paragraph(result.reason, small=True)
+                "Does the changed network do what it should?", kind, said, html.paragraph(result.reason, small=True)
             ),
             html.answer("What does it do elsewhere?", *_elsewhere(effect)),
         ]
