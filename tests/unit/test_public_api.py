@@ -125,5 +125,5 @@ def test_results_show_themselves() -> None:
         assert ("<img" in thing._repr_html_()) == (thing in drawn)
     for thing in drawn:
         assert len(thing.plot().axes) >= 1
-    with pytest.raises(verifier.InputError, match="a Verdict has no picture"):
-        verdict.plot()
+    with pytest.raises(verifier.InputError, match="has no picture"):
+        plain[0].plot()
