@@ -42,6 +42,8 @@ BARS = {
     "sri_resnet_b": 39,
     "yolo": 21,
     "nn4sys": 32,
+    "cgan": 10,
+    "traffic_signs_recognition": 28,
 }
 """The categories, and how many instances are to be solved."""
 
