@@ -104,7 +104,7 @@ def _corpus(engine: str, index: int) -> dict[str, Any]:
 
     from verifier.engines.registry import get
 
-    query = corpus_cases.disjuncts()[index].query
+    query = corpus_cases.cases()[index].query
     asked = get(engine)
     if asked.rejects(query.network, query):
         return {"verdict": "not taken", "counts": {}, "cpu": 0.0}
