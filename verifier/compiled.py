@@ -71,6 +71,12 @@ def ensure(part: str, listener: Listener = ignore, sample: Callable[[], object] 
         return
 
 
+def ensure_engines(listener: Listener = ignore) -> None:
+    """`ensure` for all that questions may need: for jobs that ask several of them within one time limit."""
+    for part in SAMPLES:
+        ensure(part, listener)
+
+
 def _forget_stale(folders: list[Path]) -> None:
     """Delete what was compiled before the newest kernel was written.
 

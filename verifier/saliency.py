@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from verifier import compiled
 from verifier.arguments import checked
 from verifier.bracket import Bracket
 from verifier.errors import InputError, TimeLimitError
@@ -216,6 +217,7 @@ class _Run:
     def __init__(self, tolerance: float, timeout: float, options: Options | None, listener: Listener) -> None:
         if not tolerance > 0 or not timeout > 0:
             raise InputError(f"tolerance and timeout must be positive, got {tolerance} and {timeout}")
+        compiled.ensure_engines(listener)
         self.deadline = Deadline.after(timeout)
         self.timeout, self.options, self.listener = timeout, options, listener
         self.began = time.monotonic()

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from verifier import compiled
 from verifier.attention import Answer, attention_areas, attention_map
 from verifier.encodings.perturbations import Brightness
+from verifier.limits import Deadline
 from verifier.network.graph import feedforward
 from verifier.repair import LineRegion, RepairStatus, Requirement, Specification, output_class, repair
+from verifier.saliency import largest_delta
 
 
 @pytest.fixture
@@ -139,7 +142,7 @@ def test_the_sample_of_the_saliency_engine_reaches_its_kernels() -> None:
     assert all(kernel.signatures for kernel in kernels)
 
 
-@pytest.mark.parametrize("job", ["repair", "attention_map", "attention_areas"])
+@pytest.mark.parametrize("job", ["repair", "attention_map", "attention_areas", "largest_delta"])
 def test_jobs_from_python_compile_before_their_clock_starts(monkeypatch, job):
     """As commands do; a limit of two seconds would otherwise be spent on compiling."""
     network = feedforward([np.eye(4), [[1, 1, 0, 0], [0, 0, 1, 1]]], [np.zeros(4), [0, 0]])
@@ -158,6 +161,12 @@ def test_jobs_from_python_compile_before_their_clock_starts(monkeypatch, job):
     elif job == "attention_map":
         found = attention_map(network, [[0.9, 0.8], [0.1, 0.2]], [Brightness(low=0, high=0.1)], timeout=0.6)
         assert found.answers["label"].answer is Answer.ROBUST
+    elif job == "largest_delta":
+        clock = SimpleNamespace(
+            after=lambda seconds: Deadline.after(seconds) if compiled_now else pytest.fail("too early")
+        )
+        monkeypatch.setattr("verifier.saliency.Deadline", clock)
+        assert largest_delta(network, [0.3, 0.2, 0.2, 0.1], 0.01, timeout=30, tolerance=0.5).lower > 0
     else:
         found = attention_areas(network, [[0.9, 0.8], [0.1, 0.2]], [Brightness(low=0, high=0.1)], timeout=0.6)
         assert found.answers["label"].answer is Answer.ROBUST

@@ -39,8 +39,7 @@ def compile_all(listener: Listener) -> None:
     from verifier.repair import ahead as repairs
     from verifier.repair import repair
 
-    for part in compiled.SAMPLES:
-        compiled.ensure(part, listener)
+    compiled.ensure_engines(listener)
     maps.compile_ahead(attention_map, listener)
     repairs.compile_ahead(repair, listener)
 

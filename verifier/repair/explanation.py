@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier import compiled
 from verifier.errors import InputError, PropertyError
 from verifier.events import Listener, Note, ignore
 from verifier.limits import Deadline
@@ -103,6 +104,7 @@ def repair_explanation(
     """
     positive_or_none(timeout, "timeout")
     positive_or_none(margin, "margin")
+    compiled.ensure_engines(listener)
     start, deadline = time.perf_counter(), Deadline.after(timeout)
     network = query.network
     layer = _LastLayer.of(network)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier import compiled
 from verifier.arguments import checked
 from verifier.errors import InputError, PropertyError
 from verifier.events import Listener, Note, ignore
@@ -126,6 +127,7 @@ def repair_property(
     """
     positive_or_none(timeout, "timeout")
     positive_or_none(margin, "margin")
+    compiled.ensure_engines(listener)
     start, deadline = time.perf_counter(), Deadline.after(timeout)
     network = query.network
     layer = _last_layer(network)
