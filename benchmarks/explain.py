@@ -236,7 +236,7 @@ def _corpus(count: int) -> dict[str, Any]:
             }
             wrong["unknown"] += cell.influence is Influence.UNKNOWN
             wrong["influence"] += not said.get(cell.influence, True)
-    return {"networks": count, **wrong}
+    return {"networks": count, **{name: int(n) for name, n in wrong.items()}}
 
 
 def corpus_section(records: dict[str, dict[str, Any]]) -> str:

@@ -250,7 +250,9 @@ def main() -> None:
     (RESULTS / "side_by_side.md").write_text(
         "# Before and after, side by side\n\n"
         f"By `benchmarks/side_by_side.py`; {machine()}. Engines alone (native, saliency; maps on the corpus), one thread. "
-        "Subproblems and CPU times are those of questions that both decide.\n\n" + table(header, summary(records))
+        "Subproblems and CPU times are those of questions that both decide. Each checkout asks the corpus in its own numbers "
+        "(before they were stored they hung on the processor), so two different answers may both be right.\n\n"
+        + table(header, summary(records))
     )
 
 
