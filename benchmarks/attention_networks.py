@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,27 @@ def fit(net: Any, dataset: str, epochs: int, peak: float, clip: float | None = N
             optimizer.step()
             schedule.step()
     return time.perf_counter() - began
+
+
+def train_mnist(module: Callable[[], Any], file: Path, epochs: int, seed: int = 0) -> dict[str, Any]:
+    """Train a network on MNIST with AdamW (one-cycle learning rate), and store it in float32.
+
+    Args:
+        module: makes the untrained torch module, for inputs ``(batch, 1, 28, 28)``; called when the seed is set.
+    """
+    import torch
+
+    import verifier
+
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    net = module()
+    seconds = fit(net, "mnist", epochs, 4e-3)
+    guess, labels = guesses(net, "mnist")
+    right = float((guess == labels).mean())
+    network = verifier.load(net, input_shape=(1, 28, 28))
+    verifier.write_onnx(network, file)
+    return {"seconds": round(seconds, 1), "accuracy": round(right, 4), "neurons": network.neurons}
 
 
 def guesses(net: Any, dataset: str) -> tuple[np.ndarray, np.ndarray]:

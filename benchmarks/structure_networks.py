@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from attention_networks import fit, guesses
+from attention_networks import train_mnist
 
 FOLDER = Path(__file__).resolve().parent / "networks"
 NAMES = ("pool", "residual")
@@ -65,29 +65,12 @@ def module(name: str) -> Any:
     return Residual()
 
 
-def train(name: str, seed: int = 0) -> dict[str, Any]:
-    """Train one network with AdamW (one-cycle learning rate) and store it."""
-    import torch
-
-    import verifier
-
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    net = module(name)
-    seconds = fit(net, "mnist", EPOCHS, 4e-3)
-    guess, labels = guesses(net, "mnist")
-    right = float((guess == labels).mean())
-    network = verifier.load(net, input_shape=(1, 28, 28))
-    verifier.write_onnx(network, path(name))
-    return {"network": name, "seconds": round(seconds, 1), "accuracy": round(right, 4), "neurons": network.neurons}
-
-
 def main() -> None:
     """Train the named networks (all, without names)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=", ".join(NAMES))
     for name in parser.parse_args().names or NAMES:
-        print(train(name), flush=True)
+        print({"network": name, **train_mnist(lambda n=name: module(n), path(name), EPOCHS)}, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from verifier.errors import TimeLimitError
 from verifier.limits import Deadline
 from verifier.network.affine import dense
-from verifier.network.maxima import RecogniseMaxima
-from verifier.network.reduction import reduce
+from verifier.network.maxima import with_maxima
 from verifier.options import Options
 from verifier.proofs.tree import NoCertificate, ProofTree
 from verifier.proofs.writer import Proof, finish, subject
@@ -34,7 +33,7 @@ def certificate(
     try:
         if tree is None and (query.gradient is not None or query.condition is not None):
             return _of_gradient(query, options, deadline, method), ""
-        if tree is None and reduce(query.network, (RecogniseMaxima(),)).network is not query.network:
+        if tree is None and with_maxima(query.network) is not None:
             try:
                 return _of_lattice(query, deadline, method), ""
             except NoCertificate:  # it has other ReLUs, too

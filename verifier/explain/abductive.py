@@ -176,7 +176,7 @@ def explain(
     """
     explained = Explained(network, x, epsilon, domain, label, features)
     if network.is_piecewise_linear:
-        compiled.ensure("the native engine", listener)  # before the clock starts
+        compiled.ensure(compiled.NATIVE, listener)  # before the clock starts
     return _Run(explained, options, Deadline.after(timeout), listener).search(order, contrastive)
 
 

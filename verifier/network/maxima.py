@@ -18,7 +18,7 @@ from verifier.lazy import sp
 from verifier.network.graph import Network, NetworkBuilder, Node
 from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
-from verifier.network.reduction import Reduced, Reduction, built
+from verifier.network.reduction import Reduced, Reduction, built, reduce
 
 MOST_TERMS = 8
 """ReLUs that an entry may be made of on average; layers with more are not looked at."""
@@ -74,6 +74,12 @@ class RecogniseMaxima(Reduction):
                 builder.add(node.operator, *node.inputs, name=node.name)
             origin |= {name: node.name for name in builder.names if name not in origin}
         return built(network, builder, network.output, True, origin)
+
+
+def with_maxima(network: Network) -> Network | None:
+    """The network with its maxima and minima read back (`RecogniseMaxima`); None if none is found."""
+    found = reduce(network, (RecogniseMaxima(),)).network
+    return None if found is network else found
 
 
 def _uses(network: Network) -> Counter[str]:

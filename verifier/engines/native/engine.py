@@ -30,15 +30,12 @@ from verifier.events import Listener, ignore
 from verifier.falsify.climb import climbing
 from verifier.falsify.replay import first_confirmed, replay
 from verifier.limits import Deadline
-from verifier.network.maxima import RecogniseMaxima
-from verifier.network.reduction import reduce
+from verifier.network.graph import Network
+from verifier.network.maxima import with_maxima
 from verifier.options import Options
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
 from verifier.verdict import Certainty
-
-MAXIMA = (RecogniseMaxima(),)
-"""For networks of few inputs."""
 
 
 class NativeEngine(Engine):
@@ -90,7 +87,7 @@ class NativeEngine(Engine):
 
     def _is_decided_otherwise(self, query: Query) -> bool:
         """Whether the search that keeps a proof is much the weaker one: then it comes second."""
-        if reduce(query.network, MAXIMA).network is not query.network:
+        if with_maxima(query.network) is not None:
             return True
         return query.network.is_relu_only and query.network.neurons >= self.settings.condensed_from
 
@@ -119,12 +116,12 @@ class NativeEngine(Engine):
             from verifier.engines.native.relu_split import ReluSplit  # start-up: only where it is needed
 
             return ReluSplit(query, conditions, options, self.settings.relu).run(deadline, listener)
-        maxima = reduce(query.network, MAXIMA).network is not query.network  # then forward bounds are the better ones
-        if neurons >= self.settings.condensed_from and not maxima:
+        maxima = with_maxima(query.network)  # then forward bounds are the better ones
+        if neurons >= self.settings.condensed_from and maxima is None:
             from verifier.engines.native.box_search import BoxSearch  # loads torch
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
-        if conditions.disjuncts >= self.settings.many_disjuncts and not maxima and not options.proof:
+        if conditions.disjuncts >= self.settings.many_disjuncts and maxima is None and not options.proof:
             from verifier.engines.native.disjuncts import open_disjuncts
 
             left = open_disjuncts(query, conditions, deadline, self.settings.disjuncts_together)
@@ -134,20 +131,26 @@ class NativeEngine(Engine):
             if len(left) < conditions.disjuncts:  # a witness of what is left is one of the whole
                 query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
                 conditions = Conditions.of(query)
-        return self._by_boxes(query, conditions, options, exact).run(deadline, listener)
+        return self._by_boxes(query, conditions, options, exact, maxima).run(deadline, listener)
 
     def _by_boxes(
-        self, query: Query, conditions: Conditions, options: Options, exact: RegionSearch | None
+        self,
+        query: Query,
+        conditions: Conditions,
+        options: Options,
+        exact: RegionSearch | None,
+        maxima: Network | None,
     ) -> InputSplit:
         """The search that splits boxes of inputs.
 
         Args:
             exact: the search of all linear regions that was begun beside it.
+            maxima: the network with its maxima read back, if it has any.
         """
         falsifier, boxes = climbing(query, conditions, options.seed), self.settings.boxes
         rest, low, high = conditions.boxed(query.box)
         if not options.proof:
-            bounds = _bounds(query, rest, options.threads, boxes)
+            bounds = _bounds(query, maxima, rest, options.threads, boxes)
             leaves = ExactLeaves(query, bounds, self.settings.exact, exact)
             return InputSplit(query, bounds, low, high, falsifier, leaves=leaves, memory=options.memory, settings=boxes)
         from verifier.engines.native.box_record import BoxRecord
@@ -185,11 +188,12 @@ def _certified(
     return DenseBounds(crown, conditions, layers, threads, reserve, cuts)
 
 
-def _bounds(query: Query, conditions: Conditions, threads: int, settings: BoxSettings) -> BoxBounds:
+def _bounds(
+    query: Query, maxima: Network | None, conditions: Conditions, threads: int, settings: BoxSettings
+) -> BoxBounds:
     """The bounds that fit a network of few inputs."""
-    reduced = reduce(query.network, MAXIMA).network
-    if reduced is not query.network:  # bounds of maxima are tight without going back
-        return ForwardBounds(reduced, conditions, np.flatnonzero(query.box.width > 0), threads, settings.cuts)
+    if maxima is not None:  # their bounds are tight without going back
+        return ForwardBounds(maxima, conditions, np.flatnonzero(query.box.width > 0), threads, settings.cuts)
     crown = Crown(query.network, query.box)
     layers = dense_layers(query.network)
     if layers is None:
