@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 
@@ -20,6 +21,24 @@ class Outcome(enum.Enum):
     RIGHT = "right"
     WRONG = "wrong"
     UNDECIDED = "undecided"
+
+
+def worth(
+    holds: bool, x: Sequence[Fraction] | None, truth: bool, is_witness: Callable[[Sequence[Fraction]], bool]
+) -> Outcome:
+    """What an answer is worth.
+
+    Args:
+        holds: it says that there is no witness.
+        x: the witness that it names, exactly; None for none.
+        truth: whether there is one.
+        is_witness: whether a point is one.
+    """
+    if holds:
+        return Outcome.WRONG if truth else Outcome.RIGHT
+    if x is None:
+        return Outcome.UNDECIDED
+    return Outcome.RIGHT if truth and is_witness(x) else Outcome.WRONG
 
 
 @dataclass(frozen=True, kw_only=True)

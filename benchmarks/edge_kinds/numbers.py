@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from edge_kinds.enumeration import Affine, Layers, Region, at, combined, exact_layers, forward, regions
-from edge_kinds.kind import Kind, Outcome, Trial
+from edge_kinds.kind import Kind, Outcome, Trial, worth
 from edge_kinds.saliency_truth import SaliencyQuestion
 
 import verifier
@@ -60,15 +60,10 @@ def ask(query: Query, seed: int, truth: bool, is_witness: Callable[[Sequence[F]]
         began = time.monotonic()
         status, x, reason = _answer(query, name)
         seconds = time.monotonic() - began
-        detail, outcome = "", Outcome.RIGHT
-        if status is Status.HOLDS and truth:
-            outcome, detail = Outcome.WRONG, f"holds ({reason}), but there is a witness"
-        elif status is Status.VIOLATED:
-            assert x is not None
-            if not truth or not is_witness(x):
-                outcome, detail = Outcome.WRONG, f"violated at {[float(v) for v in x]}, which is no witness"
-        elif status is not Status.HOLDS:
-            outcome, detail = Outcome.UNDECIDED, f"{status.value}: {reason} (truth: {truth})"
+        assert status is not Status.VIOLATED or x is not None
+        outcome = worth(status is Status.HOLDS, x if status is Status.VIOLATED else None, truth, is_witness)
+        where = f" at {[float(v) for v in x]}" if x is not None else ""
+        detail = "" if outcome is Outcome.RIGHT else f"{status.value}{where}: {reason} (truth: {truth})"
         yield Trial(engine=name, outcome=outcome, seconds=seconds, detail=detail)
 
 
@@ -76,12 +71,12 @@ def _answer(query: Query, name: str) -> tuple[Status, Sequence[F] | None, str]:
     """Status, the exact point for VIOLATED, and certainty or reason; solvers that may run in this process do."""
     if name in ("auto", "marabou"):
         verdict = verifier.verify(query, engine=name, timeout=LIMIT, prepass=name == "auto")
-        return verdict.status, _exact(verdict.witness), f"{verdict.certainty} {verdict.stage} {verdict.reason}"
+        return verdict.status, exact_point(verdict.witness), f"{verdict.certainty} {verdict.stage} {verdict.reason}"
     result = registry.get(name).solve(query, Options(engine=name, timeout=LIMIT), Deadline.after(LIMIT))
     if result.answer is Answer.SAT:
         assert result.x is not None
         witness = replay(query, result.x)
-        return (Status.VIOLATED if witness.confirmed else Status.UNKNOWN), _exact(witness), "not confirmed"
+        return (Status.VIOLATED if witness.confirmed else Status.UNKNOWN), exact_point(witness), "not confirmed"
     return STATUS[result.answer], None, f"{result.certainty} {result.reason}"
 
 
@@ -93,7 +88,8 @@ STATUS = {
 }
 
 
-def _exact(witness: Witness | None) -> Sequence[F] | None:
+def exact_point(witness: Witness | None) -> Sequence[F] | None:
+    """A witness's input in exact numbers."""
     return None if witness is None else witness.exact_input or [F(v) for v in witness.input.tolist()]
 
 

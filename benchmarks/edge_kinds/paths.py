@@ -14,8 +14,8 @@ from fractions import Fraction as F
 
 import numpy as np
 from edge_kinds.enumeration import Affine, Layers, Region, at, combined, exact_layers, forward, regions
-from edge_kinds.kind import Kind, Outcome, Trial
-from edge_kinds.numbers import any_map_case, query_of, saliency_case, with_delta
+from edge_kinds.kind import Kind, Outcome, Trial, worth
+from edge_kinds.numbers import any_map_case, exact_point, query_of, saliency_case, with_delta
 from edge_kinds.saliency_truth import SaliencyQuestion
 
 from verifier.engines import registry
@@ -230,15 +230,11 @@ def judged(
         seconds = time.monotonic() - began
         return Trial(engine=name, outcome=Outcome.WRONG, seconds=seconds, detail=f"{detail} raised {error!r}")
     seconds = time.monotonic() - began
-    outcome, text = Outcome.UNDECIDED, f"{detail}: {result.answer.name} {result.reason} (truth: {truth})"
-    if result.answer is Answer.UNSAT:
-        outcome = Outcome.WRONG if truth else Outcome.RIGHT
-    elif result.answer is Answer.SAT:
-        assert result.x is not None
-        witness = replay(query, result.x)
-        if witness.confirmed:
-            exact = witness.exact_input or [F(v) for v in witness.input.tolist()]
-            outcome = Outcome.RIGHT if truth and is_witness(exact) else Outcome.WRONG
+    assert result.answer is not Answer.SAT or result.x is not None
+    witness = replay(query, result.x) if result.answer is Answer.SAT and result.x is not None else None
+    point = exact_point(witness) if witness is not None and witness.confirmed else None
+    outcome = worth(result.answer is Answer.UNSAT, point, truth, is_witness)
+    text = f"{detail}: {result.answer.name} {result.reason} (truth: {truth})"
     return Trial(engine=name, outcome=outcome, seconds=seconds, detail="" if outcome is Outcome.RIGHT else text)
 
 
