@@ -42,7 +42,7 @@ MEMORY = {
 }  # fmt: skip
 """How large a working array is and how a matrix is stored: no result depends on it."""
 LIMITS = {
-    "engines.base.LOW_DIMENSION", "engines.process.GRACE", "engines.process.POLL", "engines.smtlib_engine.GRACE",
+    "engines.base.LOW_DIMENSION", "engines.process.GRACE", "engines.process.POLL", "engines.smtlib_engine.ORPHANED",
     "engines.reproducer.MOST_NEURONS", "repair.reading.DEEPEST", "repair.smt.PARAMETERS", "repair.exact.FAILURES",
     "bounds.condensed_kernels.CUT_ROUNDS", "falsify.replay.START", "falsify.replay.ENTRIES_A_SECOND", "lp.exact.EAGER", "lp.exact.GRIDS",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -22,8 +23,9 @@ from verifier.limits import Deadline
 from verifier.options import Options
 from verifier.properties.query import Query
 
-GRACE = 2.0
-"""Seconds beyond its own time limit after which a solver process is killed."""
+ORPHANED = 2.0
+"""Seconds after which a solver process that outlived us ends by itself: Yices counts whole seconds, and says "unknown" then,
+so that its own limit must never be the first."""
 
 
 class SmtLibEngine(Engine):
@@ -135,8 +137,8 @@ class YicesEngine(SmtLibEngine):
             raise EngineError("yices-smt2 is not installed", fix=self.availability().detail)
         arguments, limit = [command], None
         if deadline.left < float("inf"):
-            limit = deadline.left + GRACE
-            arguments.append(f"--timeout={max(1, round(deadline.left))}")
+            limit = deadline.left
+            arguments.append(f"--timeout={math.ceil(limit + ORPHANED)}")
         source = text + f"(get-value ({' '.join(names)}))\n"
         try:
             done = subprocess.run(arguments, input=source, capture_output=True, text=True, timeout=limit, check=False)
