@@ -16,7 +16,8 @@ from verifier.bounds.neuron_search import NeuronSearch
 from verifier.bounds.restriction import restrict
 from verifier.engines.base import Answer
 from verifier.engines.native import NativeEngine
-from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings
+from verifier.engines.native.settings import ExactSettings, NativeSettings, ReluSettings, SharpenSettings
+from verifier.engines.native.subproblem_search import SubproblemSearch
 from verifier.falsify.replay import replay
 from verifier.limits import Deadline
 from verifier.network.convolution import Conv
@@ -318,3 +319,30 @@ def test_answers_agree_with_samples_on_every_kind_of_operator(seed: int) -> None
                 assert result.answer is not Answer.UNSAT
             proofs += result.answer is Answer.UNSAT
     assert proofs >= 5
+
+
+def test_what_cuts_cost_is_part_of_what_bounds_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search is given up by how it compares with its bounds: those under a cut have cost more."""
+    calls: list[tuple[float, float]] = []
+    usual = SubproblemSearch.run
+
+    def run(self: SubproblemSearch, nodes, spent, *rest):  # type: ignore[no-untyped-def]
+        calls.append((spent, self.condensed.work.done if self.condensed.cut is not None else 0.0))
+        return usual(self, nodes, spent, *rest)
+
+    monkeypatch.setattr(SubproblemSearch, "run", run)
+    rng = np.random.default_rng(3)
+    network, box = dense(rng, (5, 20, 20, 3)), Box.around(rng.random(5), 0.5, None)
+    row = rng.normal(size=(1, 3))
+    reached = (network.forward(box.sample(3000, rng)) @ row.T).ravel()
+    asked = Conjunction(y_rows=row, bound=np.array([reached.min() - 0.1 * np.ptp(reached)]))
+    always = SharpenSettings(share=np.inf, gain=-np.inf, rounds=1, times=0.0)
+    for sharpen in (SharpenSettings(times=np.inf), always):
+        relu = ReluSettings(sharpen=sharpen)
+        engine = NativeEngine(NativeSettings(exact=ExactSettings.never(), low_dimension=0, relu=relu))
+        calls.append((0.0, 0.0))
+        engine.solve(Query(network=network, box=box, disjuncts=(asked,)), Options(prepass=False), Deadline.after(5))
+    starts = [k for k, (spent, _) in enumerate(calls) if not spent]
+    (plain, none), (under, cut) = calls[starts[0] + 1], calls[starts[1] + 1]
+    assert none == 0 < cut
+    assert under >= plain + cut

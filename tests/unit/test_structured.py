@@ -415,6 +415,24 @@ def test_box_search_decides_as_input_splitting_does(threads: int) -> None:
     assert decide(holds, large).statistics["boxes"] > 1
 
 
+@pytest.mark.parametrize("kind", ["leaky", "pool"])
+def test_box_search_takes_every_piecewise_linear_activation(kind: str) -> None:
+    rng = np.random.default_rng(2)
+    builder = NetworkBuilder((1, 8, 8))
+    builder.add(Conv(rng.normal(size=(3, 1, 3, 3)), rng.normal(size=3)))
+    builder.add(leaky_relu(0.125) if kind == "leaky" else relu())
+    if kind == "pool":
+        builder.add(MaxPool((2, 2), (2, 2)))
+    size = int(np.prod(builder.shape(builder._last)))
+    builder.add(Reshape((size,)))
+    builder.add(Dense(rng.normal(size=(5, size)) / np.sqrt(size), rng.normal(size=5)))
+    network, large = builder.build(), NativeSettings(condensed_from=1)
+    holds = decide(narrow(network, 1.0, inputs=4, slack=0.05), large)
+    assert holds.answer is Answer.UNSAT
+    assert "condensed" in holds.statistics["method"]
+    assert decide(narrow(network, 1.0, inputs=4, slack=-0.05), large).answer is Answer.SAT
+
+
 def test_boxes_inherit_optimised_slopes_and_end_in_phases() -> None:
     query = narrow(wide_network(side=8, channels=3), 3.0, inputs=6, slack=0.05)
 

@@ -115,16 +115,66 @@ def _greedy(
     deadline: Deadline,
     listener: Listener,
 ) -> Found:
-    """Single weights; when all key points are met, demands that they do not know join them."""
-    known, patched, taken = points, frozen, list[Step]()
-    first = int(points.met(points.slack(frozen)).sum())
-    checked: Check | None = None
-    reason = ""
-    while True:
+    """Single weights, one after the other."""
+    taken: list[Step] = []
+
+    def more(patched: FrozenNetwork, known: KeyPoints, margin: float) -> tuple[FrozenNetwork, str]:
         left = settings.steps - len(taken)
         if left:
-            patched, more = greedy(patched, known, layers, steps=left, deadline=deadline, listener=listener)
-            taken += more
+            patched, steps = greedy(patched, known, layers, steps=left, deadline=deadline, listener=listener)
+            taken.extend(steps)
+        return patched, ""
+
+    found = _checked(frozen, points, more, settings, deadline, unchanged="no single weight meets more key points")
+    late = deadline.passed and found.status is not RepairStatus.REPAIRED
+    return replace(found, reason="time limit" if late else found.reason, steps=tuple(taken))
+
+
+def _max_smt(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    layers: Sequence[str],
+    settings: Settings,
+    deadline: Deadline,
+    listener: Listener,
+) -> Found:
+    """The most key points that one layer can meet, by Z3."""
+
+    def best(_: FrozenNetwork, known: KeyPoints, margin: float) -> tuple[FrozenNetwork, str]:
+        return _best_by_smt(frozen, known, layers, margin, deadline, listener)
+
+    return _checked(frozen, points, best, settings, deadline, margins=(2 * TOLERANCE,))
+
+
+Proposer = Callable[[FrozenNetwork, KeyPoints, float], tuple[FrozenNetwork, str]]
+"""From the last network, the key points that are known by now and a margin to meet them by: a network that may meet
+them, and the layer that was changed."""
+
+
+def _checked(
+    frozen: FrozenNetwork,
+    points: KeyPoints,
+    propose: Proposer,
+    settings: Settings,
+    deadline: Deadline,
+    *,
+    margins: Sequence[float] = (),
+    unchanged: str = "",
+) -> Found:
+    """What is proposed, checked exactly; demands that fail there and were not known join the key points, and again.
+
+    Args:
+        margins: to ask for, one after the other, once only rounding is in the way.
+        unchanged: why no more is met than before, if no limit was in the way.
+    """
+    first = int(points.met(points.slack(frozen)).sum())
+    known, patched, waiting = points, frozen, list(margins)
+    margin, reason = 0.0, ""
+    checked: Check | None = None
+    while True:
+        proposed, layer = propose(patched, known, margin)
+        if proposed is not patched:
+            patched, checked = proposed, None
         if not known.met(known.slack(patched)).all():
             break
         try:
@@ -133,15 +183,16 @@ def _greedy(
             reason = error.problem
             break
         new = known.unknown(checked.failures)
-        if not new:
+        if new:
+            known = known.with_demands(new)
+        elif checked.proved or not waiting:
             break
-        known = known.with_demands(new)
+        else:
+            margin = waiting.pop(0)
     status, said = _judged(points, known, first, patched, checked, reason)
     if status is RepairStatus.UNCHANGED:
-        said = reason or "no single weight meets more key points"
-    if deadline.passed and status is not RepairStatus.REPAIRED:
-        said = "time limit"
-    return Found(status=status, frozen=patched, reason=said, check=checked, steps=tuple(taken))
+        said = reason or unchanged or said
+    return Found(status=status, frozen=patched, reason=said, layer=layer, check=checked)
 
 
 def _judged(
@@ -158,38 +209,6 @@ def _judged(
     met = int(points.met(points.slack(patched)).sum())
     status = RepairStatus.IMPROVED if met > first else RepairStatus.UNCHANGED
     return status, reason or _violations(status, points, patched)
-
-
-def _max_smt(
-    frozen: FrozenNetwork,
-    points: KeyPoints,
-    layers: Sequence[str],
-    settings: Settings,
-    deadline: Deadline,
-    listener: Listener,
-) -> Found:
-    """The most key points that one layer can meet, by Z3; demands that they do not know join them."""
-    first = int(points.met(points.slack(frozen)).sum())
-    known, margin = points, 0.0
-    while True:
-        best, layer = _best_by_smt(frozen, known, layers, margin, deadline, listener)
-        checked, reason = None, ""
-        if not known.met(known.slack(best)).all():
-            break
-        try:
-            checked = check_exactly(best, points.specification, settings.effort(deadline))
-        except TimeLimitError as error:
-            reason = error.problem
-            break
-        new = known.unknown(checked.failures)
-        if checked.proved or (margin and not new):
-            break
-        if new:
-            known = known.with_demands(new)
-        else:  # only rounding is in the way
-            margin = 2 * TOLERANCE
-    status, said = _judged(points, known, first, best, checked, reason)
-    return Found(status=status, frozen=best, reason=said, layer=layer, check=checked)
 
 
 def _best_by_smt(

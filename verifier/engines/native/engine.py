@@ -89,7 +89,7 @@ class NativeEngine(Engine):
         """Whether the search that keeps a proof is much the weaker one: then it comes second."""
         if with_maxima(query.network) is not None:
             return True
-        return query.network.is_relu_only and query.network.neurons >= self.settings.condensed_from
+        return query.network.is_piecewise_linear and query.network.neurons >= self.settings.condensed_from
 
     def search(self, query: Query, options: Options, deadline: Deadline, listener: Listener = ignore) -> EngineResult:
         """`solve` for queries that it takes; with ``options.proof`` by a search that keeps one."""
@@ -107,9 +107,9 @@ class NativeEngine(Engine):
             exact.run(limits.at_once, deadline)
             if exact.finished:
                 return exact.result()
-        neurons = 0 if options.proof or not query.network.is_relu_only else query.network.neurons
+        neurons = 0 if options.proof else query.network.neurons
         if query.box.varying > self.settings.low_dimension:
-            if neurons >= self.settings.windows_from:
+            if neurons >= self.settings.windows_from and query.network.is_relu_only:
                 from verifier.engines.native.window_search import WindowSearch  # loads torch
 
                 return WindowSearch(query, conditions, options, self.settings.windows).run(deadline, listener)

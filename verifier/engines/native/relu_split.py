@@ -240,7 +240,8 @@ class ReluSplit(LastResort):
                     search, nodes = parts[0]
                 lenience = settings.lenience_at_first if more else settings.lenience
                 patience = np.inf if self._whole and search.condensed.cut is None else lenience
-                found = search.run(nodes, refined.work, patience, self._progress)
+                spent = refined.work if search.condensed.cut is None else refined.work + search.condensed.work.done
+                found = search.run(nodes, spent, patience, self._progress)
                 with self._lock:
                     self.count += found.done
         left, condensed = search.outcome.left, search.condensed
