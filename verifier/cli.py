@@ -44,6 +44,24 @@ COMMANDS = {
 }
 """The subcommands, each in ``verifier.commands.<name>`` (with _ for -), and what they are for."""
 
+EXAMPLES = {
+    "verify": "net.onnx property.vnnlib --proof property.proof",
+    "check-proof": "property.proof net.onnx property.vnnlib",
+    "robustness": "net.onnx image.png --epsilon 2/255 --report page.html",
+    "certify": "net.onnx data.npz --scale 255 --epsilon 1/255 --epsilon 2/255 --journal run.jsonl",
+    "saliency": "net.onnx x.npy --epsilon 0.05 --find delta --picture maps.png",
+    "attention": "net.onnx image.png --perturb brightness:0:0.2 --perturb translation:0:1 --report page.html",
+    "explain": "net.onnx x.csv --ask features,influence --epsilon 0.1 --report page.html",
+    "line": "net.onnx start.npy end.npy --out line.png --out pieces.csv",
+    "plane": "net.onnx a.npy b.npy c.npy --out plane.png",
+    "attribute": "net.onnx image.png --target 7 --out map.png",
+    "repair": "net.onnx specification.json --out repaired --data test.npz",
+    "vnncomp": "run vnncomp2023/acasxu --sample 4 --cap 20",
+    "inspect": "net.onnx --check-model",
+    "doctor": "",
+}
+"""A command line of each, for its help."""
+
 USAGE, UNKNOWN, TIMEOUT, ERROR, INTERRUPTED = 2, 3, 4, 5, 130
 """Exit statuses of what ends here."""
 
@@ -60,15 +78,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message, fix=f"see {self.prog} --help")
 
 
+class Help(argparse.HelpFormatter):
+    """Lines stay apart, and those that are indented are kept as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n".join(line if line.startswith(" ") else fill(line, width, indent) for line in text.split("\n"))
+
+
 class Commands:
-    """The subparsers, each with what `COMMANDS` says of it in one line."""
+    """The subparsers, each with what `COMMANDS` says of it in one line, and with its example."""
 
     def __init__(self, subparsers: Any) -> None:
         self.subparsers = subparsers
 
     def add_parser(self, name: str, **words: Any) -> Any:
         """As argparse's."""
-        return self.subparsers.add_parser(name, help=COMMANDS[name], **words)
+        end = f"{words.pop('epilog', '')}\n\nexample:\n  verifier {name} {EXAMPLES[name]}".strip()
+        return self.subparsers.add_parser(name, help=COMMANDS[name], epilog=end, formatter_class=Help, **words)
 
 
 class Schema(argparse.Action):

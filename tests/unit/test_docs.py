@@ -166,7 +166,10 @@ def test_the_example_of_an_engine_runs(house: Path, monkeypatch: pytest.MonkeyPa
     exec(compile(example, "extending.md", "exec"), {"__name__": "extending"})
 
 
-LINES = sorted({line for page in PAGES for line in command_lines(page) if not line.startswith("verifier --")})
+LINES = sorted(
+    {line for page in PAGES for line in command_lines(page) if not line.startswith("verifier --")}
+    | {f"verifier {name} {example}" for name, example in cli.EXAMPLES.items()}
+)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -176,6 +179,13 @@ def test_command_lines_parse(line: str, tmp_path: Path, monkeypatch: pytest.Monk
     words = arguments(line)
     parsed = cli.parser(words[0]).parse_args(words)
     assert parsed.command == words[0]
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_the_help_of_a_command_ends_with_an_example(name: str) -> None:
+    shown = cli.parser(name)._subparsers._group_actions[0].choices[name].format_help()  # type: ignore[union-attr]
+    assert shown.endswith(f"\nexample:\n  {f'verifier {name} {cli.EXAMPLES[name]}'.strip()}\n")
+    assert "arguments." not in shown, "a name of the code in words for people"
 
 
 def test_every_command_is_in_the_readme_and_in_the_guide() -> None:

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from verifier.bounds import lirpa_install
 
@@ -68,6 +71,17 @@ def test_the_metadata_of_auto_lirpa_is_made_to_say_what_it_needs(tmp_path: Path)
         assert record == (
             f"a.py,sha256=x,1\n{folder.name}/METADATA,sha256={digest},{len(text.encode())}\n{folder.name}/RECORD,,\n"
         )
+
+
+def test_pip_sees_auto_lirpa_with_corrected_metadata_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise it ends the installation with an alarm about requirements that nobody can meet."""
+    steps: list[str] = []
+    found = SimpleNamespace(version="0.3", locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr(lirpa_install.subprocess, "call", lambda words: steps.append(words[-1]) or 0)
+    monkeypatch.setattr(lirpa_install.metadata, "distribution", lambda name: found)
+    monkeypatch.setattr(lirpa_install, "correct", lambda folder: steps.append(folder.name))
+    assert lirpa_install.main() == 0
+    assert steps == [lirpa_install.RELEASE, "auto_LiRPA-0.3.dist-info", lirpa_install.NEEDS[-1]]
 
 
 def test_every_extra_is_known_where_its_absence_is_said() -> None:

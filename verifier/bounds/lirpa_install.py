@@ -22,13 +22,14 @@ NEEDS = ("torch", "numpy", "packaging>=23", "appdirs>=1.4.4", "pyyaml>=6", "tqdm
 def main() -> int:
     """Install it; pip's exit status."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    status = subprocess.call([*pip, "--no-deps", RELEASE]) or subprocess.call([*pip, *NEEDS])
-    if status == 0:
-        name, _, version = RELEASE.partition("==")
-        distribution = metadata.distribution(name)
-        if distribution.version == version:
-            correct(Path(str(distribution.locate_file(f"{name}-{version}.dist-info"))))
-    return status
+    status = subprocess.call([*pip, "--no-deps", RELEASE])
+    if status != 0:
+        return status
+    name, _, version = RELEASE.partition("==")
+    distribution = metadata.distribution(name)
+    if distribution.version == version:  # before pip sees it again, which would complain of what it asks for
+        correct(Path(str(distribution.locate_file(f"{name}-{version}.dist-info"))))
+    return subprocess.call([*pip, *NEEDS])
 
 
 def correct(folder: Path) -> None:

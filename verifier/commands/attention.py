@@ -1,4 +1,4 @@
-"""``verifier attention MODEL --image x.npy --perturb brightness:0:0.2 …``: maps of attention robustness."""
+"""``verifier attention MODEL INPUT --perturb brightness:0:0.2 …``: maps of attention robustness."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "attention",
-        description="Maps every linear region of the perturbation parameters (Munakata et al., NFM 2023).",
+        description="For which parameters of a perturbation (brightness, a patch, a translation …) does the label hold, and does "
+        "the saliency map move as it should? Exactly, on every linear region of the parameters (Munakata et al., NFM 2023).",
         epilog=SYNTAX,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_model(parser)
     arguments.add_input(parser, "the image, in [0, 1] after --scale")
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--filter", default="identity", choices=("identity", "absolute", "mean3"),
                         help="what maps go through before they are compared (identity)")  # fmt: skip
     parser.add_argument("--norm", type=int, default=2, choices=(1, 2), help="norm of the maps' difference (2)")
-    parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps arguments.count (all)")
+    parser.add_argument("--classes", default="all", choices=("all", "label"), help="whose maps count (all)")
     parser.add_argument("--label", type=arguments.natural, help="the label to keep (default: the network's own)")
     parser.add_argument("--no-clip", action="store_true", help="do not clip pixels to [0, 1]")
     parser.add_argument("--map", default="gradient", choices=("gradient", "integrated", "smooth"),
