@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from verifier.attention.region_map import RegionMap as RegionMap
     from verifier.attribution.attribute import Attribution as Attribution
     from verifier.attribution.attribute import attribute as attribute
+    from verifier.attribution.expected import expected_gradients as expected_gradients
     from verifier.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
     from verifier.bounds import bounds as bounds
     from verifier.bounds import gradient_bounds as gradient_bounds
@@ -90,6 +91,17 @@ if TYPE_CHECKING:
     from verifier.errors import (
         VerifierError as VerifierError,
     )
+    from verifier.explain import explain as explain
+    from verifier.explain import explain_all as explain_all
+    from verifier.explain import influences as influences
+    from verifier.explain import lipschitz as lipschitz
+    from verifier.explain import monotone_radius as monotone_radius
+    from verifier.explain import stable_radius as stable_radius
+    from verifier.explain.abductive import AbductiveExplanation as AbductiveExplanation
+    from verifier.explain.batch import ExplainedData as ExplainedData
+    from verifier.explain.extremes import Extreme as Extreme
+    from verifier.explain.influence import InfluenceTable as InfluenceTable
+    from verifier.explain.radius import Radius as Radius
     from verifier.falsify.replay import replay as replay
     from verifier.listening import progress as progress
     from verifier.network.graph import Network as Network
@@ -203,6 +215,15 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Attributions": {
         "verifier.attribution.attribute": ("attribute", "Attribution"),
         "verifier.attribution.integrated_gradients": ("IntegratedGradients",),
+        "verifier.attribution.expected": ("expected_gradients",),
+    },
+    "Formal explanations": {
+        "verifier.explain": ("explain", "explain_all", "lipschitz", "influences", "monotone_radius", "stable_radius"),
+        "verifier.explain.abductive": ("AbductiveExplanation",),
+        "verifier.explain.batch": ("ExplainedData",),
+        "verifier.explain.extremes": ("Extreme",),
+        "verifier.explain.influence": ("InfluenceTable",),
+        "verifier.explain.radius": ("Radius",),
     },
     "Attention maps": {
         "verifier.attention.maps": ("attention_map", "attention_areas"),

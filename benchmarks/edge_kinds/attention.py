@@ -454,19 +454,19 @@ KINDS = [
         what="every region of Θ counted once, kinds and verdicts right; truth: Θ cut in rational arithmetic along every "
         "kink (MaxPool, residual connections, equal outputs, dead regions, with and without clipping).",
         run=maps,
-        cost=0.1,
+        cost=0.05,
     ),
     Kind(
         name="attention boundaries",
         what="outermost boundary and farthest point by guided search, against the exhaustive map of the same question.",
         run=boundary,
-        cost=0.05,
+        cost=0.03,
     ),
     Kind(
         name="attention areas",
         what="tiles of one to four parameters that are proved or refuted, gradient, Integrated Gradients and SmoothGrad "
         "maps, against exact evaluation at points of the tiles, corners included.",
         run=areas,
-        cost=0.1,
+        cost=0.08,
     ),
 ]

@@ -150,18 +150,18 @@ KINDS = [
         name="jumps",
         what="the greatest value of a layer of signs over an interval, at and beside a jump, by its constant pieces",
         run=_jumps,
-        cost=0.1,
+        cost=0.2,
     ),
     Kind(
         name="two networks",
         what="the greatest difference of two networks side by side over an interval, by the breakpoints of both",
         run=_twins,
-        cost=0.05,
+        cost=0.03,
     ),
     Kind(
         name="curved",
         what="the greatest value of a layer of curved functions over an interval, by a grid and a bound on its slope",
         run=_curved,
-        cost=0.1,
+        cost=0.15,
     ),
 ]

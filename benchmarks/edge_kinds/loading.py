@@ -326,7 +326,7 @@ KINDS = [
         name="torch in place",
         what="a random module that writes in place and through views, loaded, against torch itself in float64",
         run=_torch,
-        cost=0.1,
+        cost=0.06,
     ),
     Kind(
         name="random ONNX graphs",
@@ -340,6 +340,6 @@ KINDS = [
         what="a threshold on an output of a random ONNX graph over a box, against the graph itself in onnxruntime at random "
         "points, at the box's corners and at the witness",
         run=_verdicts,
-        cost=0.1,
+        cost=0.06,
     ),
 ]

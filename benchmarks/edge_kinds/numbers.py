@@ -440,21 +440,25 @@ KINDS = [
         name="saliency at delta 0",
         what="random 3-4-3-2 networks: inputs with exactly the map of x̂; truth by the vertices of all regions",
         run=at_zero,
+        cost=0.1,
     ),
     Kind(
         name="delta beside a witness",
         what="δ at the float64 numbers around the exact distance of the nearest map among inputs of another label",
         run=beside_a_witness,
+        cost=0.2,
     ),
     Kind(
         name="bandit at delta 0",
         what="the bandit network on the whole cube at δ = 0; truth by the vertices of its regions",
         run=bandit_at_zero,
+        cost=0.1,
     ),
     Kind(
         name="maps and similarities",
         what="every map and similarity at δ = 0 and beside the distance of a region's vertex",
         run=any_map,
+        cost=0.1,
     ),
     Kind(
         name="decimals of files",
@@ -465,6 +469,7 @@ KINDS = [
         name="rim of the ball",
         what="robustness where the label changes at the exact rim x̂ ± ε or at the next float64 number",
         run=rim,
+        cost=0.04,
     ),
     Kind(
         name="tiny and huge numbers",
@@ -475,5 +480,6 @@ KINDS = [
         name="layers that cancel",
         what="saliency on networks whose layers between two ReLUs cancel numbers of up to 1e17",
         run=cancelling,
+        cost=0.1,
     ),
 ]

@@ -293,12 +293,12 @@ KINDS = [
         what="the least change of one layer of a small network with weights of halves, so that ties, kinks on borders and "
         "repairs by ties alone abound; the truth is a linear program in fractions over all faces of the closed regions.",
         run=lambda seed: run(seed, True),
-        cost=0.1,
+        cost=0.03,
     ),
     Kind(
         name="repair of any weights",
         what="the same with random decimals as weights: rounding decides whether a repair is exact.",
         run=lambda seed: run(seed, False),
-        cost=0.1,
+        cost=0.03,
     ),
 ]

@@ -192,7 +192,7 @@ KINDS = [
         name="structured bounds touch",
         what="an output's exact value at a corner is the bound: no structured bound may be above it",
         run=_touched,
-        cost=0.05,
+        cost=0.06,
     ),
     Kind(
         name="structured bounds of differences",

@@ -329,26 +329,26 @@ KINDS = [
         what="an output, perhaps less an input, against its exact maximum over a box, the next float64 or 1/256 beside"
         " it, strict and closed; truth by cutting the box into linear pieces",
         run=threshold,
-        cost=0.1,
+        cost=0.05,
     ),
     Kind(
         name="identities",
         what="outputs that equal an affine function of the inputs, compared with it (<, >, !=, <=); truth likewise",
         run=identity,
-        cost=0.1,
+        cost=0.08,
     ),
     Kind(
         name="tight saliency",
         what="a change of label, tight or with 1/256 to spare, while the gradient lies in a box that one linear piece's"
         " gradient bounds, by the gradient convention; truth likewise",
         run=saliency,
-        cost=0.1,
+        cost=0.05,
     ),
     Kind(
         name="several disjunctions",
         what="eight to ten disjunctions side by side, more than are multiplied out, with thresholds at corners of linear"
         " pieces; truth likewise, clause by clause",
         run=disjunctions,
-        cost=0.2,
+        cost=0.15,
     ),
 ]

@@ -8,6 +8,7 @@ from verifier.explain.influence import Influence, InfluenceCell, InfluenceTable,
 from verifier.explain.lipschitz import lipschitz, lipschitz_on_line
 from verifier.explain.radius import Radius
 from verifier.explain.stability import stable_radius
+from verifier.lazy import callable_as
 
 __all__ = [
     "AbductiveExplanation",
@@ -31,3 +32,6 @@ __all__ = [
     "patches",
     "stable_radius",
 ]
+
+
+callable_as(__name__)

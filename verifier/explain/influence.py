@@ -228,6 +228,13 @@ def monotone_radius(
     Raises:
         InputError: no such input or output; the influence at x is zero; ``most`` or ``tolerance`` not positive.
         PropertyError: as `verifier.robustness`.
+
+    Example:
+        >>> import verifier
+        >>> network = verifier.feedforward([[[1.0], [-1.0]], [[1.0, 2.0]]], [[0.0, 0.0], [0.0]])  # relu(x) + 2 relu(-x)
+        >>> found = verifier.monotone_radius(network, [0.3], input=0, output=0, domain=None)
+        >>> 0.298 < found.lower < 0.3 < found.upper < 0.302
+        True
     """
     if not 0 <= input < network.input_size:
         raise InputError(f"input {input} does not exist", fix=f"inputs are 0 to {network.input_size - 1}")
