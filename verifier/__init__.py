@@ -94,13 +94,13 @@ if TYPE_CHECKING:
     from verifier.explain import explain as explain
     from verifier.explain import explain_all as explain_all
     from verifier.explain import influences as influences
-    from verifier.explain import lipschitz as lipschitz
     from verifier.explain import monotone_radius as monotone_radius
     from verifier.explain import stable_radius as stable_radius
     from verifier.explain.abductive import AbductiveExplanation as AbductiveExplanation
     from verifier.explain.batch import ExplainedData as ExplainedData
     from verifier.explain.extremes import Extreme as Extreme
     from verifier.explain.influence import InfluenceTable as InfluenceTable
+    from verifier.explain.lipschitz import lipschitz as lipschitz
     from verifier.explain.radius import Radius as Radius
     from verifier.falsify.replay import replay as replay
     from verifier.listening import progress as progress
@@ -218,7 +218,8 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
         "verifier.attribution.expected": ("expected_gradients",),
     },
     "Formal explanations": {
-        "verifier.explain": ("explain", "explain_all", "lipschitz", "influences", "monotone_radius", "stable_radius"),
+        "verifier.explain": ("explain", "explain_all", "influences", "monotone_radius", "stable_radius"),
+        "verifier.explain.lipschitz": ("lipschitz",),
         "verifier.explain.abductive": ("AbductiveExplanation",),
         "verifier.explain.batch": ("ExplainedData",),
         "verifier.explain.extremes": ("Extreme",),
