@@ -218,8 +218,14 @@ class _Job:
         self.scale = Normalisation.of(network, *scale)
         self.outputs = network.forward(self.scale.apply(self.images)).reshape(len(x), -1)
         given = self.outputs.argmax(axis=1) if labels is None else np.asarray(labels).reshape(-1)
-        if len(given) != len(x) or ((given < 0) | (given >= network.output_size)).any():
-            raise InputError(f"{len(given)} labels for {len(x)} images, each from 0 to {network.output_size - 1}")
+        if len(given) != len(x):
+            raise InputError(f"{len(given)} labels for {len(x)} images", fix="one label for each image")
+        wrong = np.flatnonzero(~np.isin(given, np.arange(network.output_size)))
+        if wrong.size:
+            raise InputError(
+                f"label {given[wrong[0]]} of image {wrong[0]} does not exist",
+                fix=f"labels are whole numbers from 0 to {network.output_size - 1}",
+            )
         self.labels = given.astype(int)
         self.radii = _radii(epsilon)
         self.seconds = 0.0

@@ -74,8 +74,15 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are those of this package: one line that says where help is."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise `InputError`."""
-        raise InputError(message, fix=f"see {self.prog} --help")
+        """Raise `InputError`, with what a misspelled choice may have been."""
+        import difflib
+        import re
+
+        fix = f"see {self.prog} --help"
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            near = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+            fix = f"did you mean {near[0]!r}? else {fix}" if near else fix
+        raise InputError(message, fix=fix)
 
 
 class Help(argparse.HelpFormatter):
@@ -185,7 +192,9 @@ def _run(words: list[str]) -> int:
         return _failed(str(error), status)
 
     try:
-        args = parser(command).parse_args(renamed(words, command))
+        args, rest = parser(command).parse_known_args(renamed(words, command))
+        if rest:
+            raise InputError(f"unrecognized arguments: {' '.join(rest)}", fix=f"see verifier {command} --help")
         args.words, args.began, args.started = words, clock, started
         return _done(args)
     except OutputError as error:

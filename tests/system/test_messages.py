@@ -69,3 +69,42 @@ def test_a_corner_is_named_as_it_was_given(tmp_path: Path, capsys: pytest.Captur
         words.append(str(tmp_path / f"{k}.npy"))
     assert "not convex at corner 3 of those given" in said(words, capsys)
     assert "not convex at corner 2 of those given" in said([*words[:2], *words[2:][::-1]], capsys)
+
+
+def test_a_misspelled_choice_is_answered_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'doctor'?" in said(["dcotor"], capsys)
+    assert "did you mean 'crown'? else see verifier verify --help" in said(
+        ["verify", "a", "b", "--bounds", "crwon"], capsys
+    )
+    assert "unrecognized arguments: --jsn (see verifier inspect --help)" in said(["inspect", "a.onnx", "--jsn"], capsys)
+
+
+def test_a_data_set_that_is_none_is_refused_with_the_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, data = str(tmp_path / "net.onnx"), tmp_path / "data.npz"
+    write_onnx(verifier.feedforward([np.eye(2)], [np.zeros(2)]), net)
+    words, images = ["certify", net, str(data), "--epsilon", "0.1"], np.array([[0.1, 0.9], [0.8, 0.2]])
+    for labels, wanted in (
+        ([1, 2], "label 2 of image 1 does not exist"),
+        ([0.5, 0], "label 0.5 of image 0 does not exist"),
+        ([1], "1 labels for 2 images"),
+    ):
+        np.savez(data, images=images, labels=np.array(labels))
+        assert wanted in said(words, capsys)
+    np.savez(data, images=images)
+    assert "--first 2, but there are 2 inputs" in said([*words, "--first", "2"], capsys)
+    np.savez(data, images=images * 1j)
+    assert "holds no numbers, but complex128" in said(words, capsys)
+
+
+def test_complex_numbers_are_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would lose their imaginary parts, and the verdict would be one about another input."""
+    write_onnx(verifier.feedforward([np.eye(2)], [np.zeros(2)]), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.array([0.2, 0.7 + 1j]))
+    words = ["robustness", str(tmp_path / "net.onnx"), str(tmp_path / "x.npy"), "--epsilon", "0.1"]
+    assert "holds no numbers, but complex128" in said(words, capsys)
+
+
+def test_corners_are_counted_as_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_onnx(verifier.feedforward([np.eye(2)], [np.zeros(2)]), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.array([0.2, 0.7]))
+    assert "got 1" in said(["plane", str(tmp_path / "net.onnx"), *[str(tmp_path / "x.npy")] * 3], capsys)

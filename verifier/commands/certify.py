@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> Result:
 
     import verifier
     from verifier.commands.arguments import domain_of, pages_too
-    from verifier.commands.inputs import Reader, load_model, read_data
+    from verifier.commands.inputs import Reader, load_model, part, read_data
     from verifier.commands.result import Result
     from verifier.options import Options
     from verifier.report.tables import text_table
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Result:
     network = load_model(args, ordered=True)
     reader = Reader(args, network)
     images, labels = read_data(args.data, reader)
-    chosen = slice(args.first, None if args.count is None else args.first + args.count)
+    chosen = part(args.data, images, args.first, args.count)
     images, labels = images[chosen], None if labels is None else labels[chosen]
     found = verifier.certify(
         network,

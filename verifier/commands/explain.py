@@ -205,15 +205,12 @@ def _table(
     """The features of many inputs."""
     from dataclasses import asdict
 
+    from verifier.commands.inputs import part
     from verifier.commands.result import Result
-    from verifier.errors import InputError
     from verifier.explain import explain_all
     from verifier.explain.abductive import EACH
 
-    first = args.first or 0
-    chosen = inputs[first : None if args.count is None else first + args.count]
-    if not len(chosen):
-        raise InputError(f"--first {first}, but there are {len(inputs)} inputs", place=str(args.input))
+    chosen = inputs[part(args.input, inputs, args.first or 0, args.count)]
     found = explain_all(
         network, chosen, epsilon=args.epsilon, features=features, journal=args.journal,
         options=replace(EACH, timeout=args.each), listener=args.listener, **common,

@@ -167,6 +167,19 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise InputError(f"not an .npz file of numbers: {error}", place=str(path)) from None
 
 
+def part(path: Path, inputs: Array, first: int, count: int | None) -> slice:
+    """Which inputs of a data set ``--first`` and ``--count`` choose.
+
+    Raises:
+        InputError: none.
+    """
+    if first >= len(inputs):
+        raise InputError(
+            f"--first {first}, but there are {len(inputs)} inputs", place=str(path), fix="they count from 0"
+        )
+    return slice(first, None if count is None else first + count)
+
+
 def _single(path: Path, inputs: Array) -> Array:
     if len(inputs) != 1:
         raise InputError(f"holds {len(inputs)} inputs, one is wanted", place=str(path))
@@ -185,7 +198,7 @@ def _read(path: Path) -> np.ndarray[Any, Any]:
                 if len(names) != 1:
                     raise InputError(f"holds {len(names)} arrays, one is wanted", place=str(path))
                 array = array[names[0]]
-            array = array if array.dtype.kind in "biuf" else array.astype(np.float64)
+            array = array if array.dtype.kind in "biufc" else array.astype(np.float64)  # text may hold numbers
         else:
             array = np.array([float(word) for word in data.decode().replace(",", " ").split()])
     except InputError:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> Result:
     found = line(network, start, end, exact=args.exact, listener=args.listener)
     bands = found.classes(best=args.best)
     length = float(np.linalg.norm(found.end - found.start))
-    lines = [f"{len(found):,} linear pieces on a line of length {length:.6g}"]
+    lines = [f"{len(found):,} linear piece{'s' * (len(found) != 1)} on a line of length {length:.6g}"]
     for first, last, label in zip(bands.boundaries[:-1], bands.boundaries[1:], bands.labels.tolist(), strict=True):
         lines.append(f"class {label:<4} t = {first:.9f} to {last:.9f}")
     arrays = {

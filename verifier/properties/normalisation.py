@@ -86,7 +86,7 @@ class Normalisation:
                 k = int(outside[0])
                 raise InputError(
                     f"entry {k} of the input is {x[k]:g}, outside the domain [{cut[0][k]:g}, {cut[1][k]:g}]",
-                    fix="scale the input, or give the right domain (None: no cut)",
+                    fix="scale the input, or name its domain (--domain / domain=)",
                 )
         for k, (value, m, s) in enumerate(zip(x.tolist(), self.mean.tolist(), self.std.tolist(), strict=True)):
             low, high = Fraction(value) - radius, Fraction(value) + radius

@@ -106,13 +106,13 @@ def _plane_through(network: Network, corners: npt.ArrayLike) -> tuple[Plane, Arr
     if all of them are float32 numbers, as images mostly are.
     """
     x, single = network.batch(corners)
-    x = x.reshape(len(x), -1)
+    given = x = x.reshape(len(x), -1)
     if not np.isfinite(x).all():
         raise InputError("the polygon contains infinity")
     if not single:
         x = x[np.any(x != np.roll(x, 1, axis=0), axis=1)]
     if single or len(x) < 3:
-        raise InputError(f"a polygon needs at least 3 different corners, got {1 if single else len(x)}")
+        raise InputError(f"a polygon needs at least 3 different corners, got {len(np.unique(given, axis=0))}")
     origin, rest = x[0], x[1:] - x[0]
     lengths = np.linalg.norm(rest, axis=1)
     first = 0 if lengths[0] > 1e-3 * lengths.max() else int(np.argmax(lengths))
