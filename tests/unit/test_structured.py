@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from edge_kinds.structured import random_network, touching
 
+from verifier.bounds.crown import Crown
 from verifier.bounds.crown_slopes import NeuronBounder
 from verifier.bounds.interval import interval_values
 from verifier.bounds.restriction import restrict
@@ -28,6 +29,7 @@ from verifier.bounds.structured.windows import Window, windows_from
 from verifier.engines.base import Answer
 from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
+from verifier.engines.native.graph_bounds import GraphBounds
 from verifier.engines.native.settings import (
     CondensedSettings,
     ExactSettings,
@@ -39,9 +41,10 @@ from verifier.engines.native.window_split import WindowSplit
 from verifier.errors import EngineError, InputError, MemoryLimitError, TimeLimitError
 from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.convolution import Conv
+from verifier.network.curved import Product, Smooth
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.maxima import RecogniseMaxima
-from verifier.network.operators import AffineOperator, Dense, Reshape, Sum
+from verifier.network.operators import AffineOperator, Concat, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.network.reduction import reduce
 from verifier.options import Options
@@ -391,14 +394,56 @@ def test_many_disjuncts_are_bounded_on_their_own_boxes() -> None:
         truth.append(least <= bound)
     box = Box(np.full(2, -1.1), np.full(2, 1.1))
     query = Query(network=network, box=box, disjuncts=tuple(disjuncts))
-    left = open_disjuncts(query, Conditions.of(query), NEVER)
+    rest, *ends = Conditions.of(query).boxed(box)
+    bounds = GraphBounds(Crown(network, box), rest, 1)
+    left = open_disjuncts(bounds, rest, *ends, NEVER)
     assert set(np.flatnonzero(truth)) <= set(left)
     assert len(left) < 150 - 0.8 * (150 - sum(truth))
     false = replace(query, disjuncts=tuple(c for c, t in zip(disjuncts, truth, strict=True) if not t))
     found = decide(false, NativeSettings(many_disjuncts=10))
     assert found.answer is Answer.UNSAT
     assert decide(query, NativeSettings(many_disjuncts=10)).answer is Answer.SAT
-    assert len(open_disjuncts(query, Conditions.of(query), Deadline(time.monotonic() - 1))) == 150
+    assert len(open_disjuncts(bounds, rest, *ends, Deadline(time.monotonic() - 1))) == 150
+
+
+def curved(rng: np.random.Generator, inputs: int) -> Network:
+    """Tanh of a layer, times another layer, summed up."""
+    build = NetworkBuilder((inputs,))
+    start = build.names[0]
+    x = build.add(Dense(rng.normal(size=(8, inputs)), rng.normal(size=8)), start)
+    tanh = build.add(Smooth("Tanh"), x)
+    factors = build.add(Concat(0), tanh, build.add(Dense(rng.normal(size=(8, inputs)), rng.normal(size=8)), start))
+    halves = build.add(Reshape((2, 8)), factors)
+    product = build.add(Product(), halves)
+    return build.build(build.add(Dense(rng.normal(size=(1, 8)), rng.normal(size=1)), product))
+
+
+@pytest.mark.parametrize("carried", [0, 10**9])
+def test_disjuncts_of_a_curved_network_vary_in_few_inputs_each(carried: int) -> None:
+    """Over the hull of the boxes 20 inputs vary, in each box one or two: boxes alone count."""
+    rng = np.random.default_rng(5)
+    network, disjuncts, truth = curved(rng, 20), [], []
+    eye = np.eye(20)
+    for _ in range(60):
+        low = rng.uniform(-1, 1, size=20)
+        high = low.copy()
+        some = rng.choice(3, size=rng.integers(1, 3), replace=False)
+        high[some] += 0.3
+        points = np.concatenate([rng.uniform(low, high, size=(300, 20)), [low, high]])
+        least = network.forward(points)[:, 0].min()
+        bound = least + rng.choice([-0.3, 0.05])
+        x_rows, y_rows = np.concatenate([eye, -eye, np.zeros((1, 20))]), np.zeros((41, 1))
+        y_rows[-1] = 1.0
+        disjuncts.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=np.concatenate([high, -low, [bound]])))
+        truth.append(bool(least <= bound))
+    query = Query(network=network, box=Box(np.full(20, -1.5), np.full(20, 1.5)), disjuncts=tuple(disjuncts))
+    settings = NativeSettings(many_disjuncts=10, carried_from=carried)
+    assert decide(query, settings).answer is Answer.SAT
+    false = replace(query, disjuncts=tuple(c for c, t in zip(disjuncts, truth, strict=True) if not t))
+    assert 10 < len(false.disjuncts) < 60
+    found = decide(false, settings)
+    assert found.answer is Answer.UNSAT
+    assert found.statistics["boxes"] < len(false.disjuncts)  # the others fell together, before the search
 
 
 @pytest.mark.parametrize("threads", [1, 2])

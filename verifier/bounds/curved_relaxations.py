@@ -255,6 +255,8 @@ def _halved(low: Array, high: Array, function: Callable[[Array], Array], rising:
     """About where a monotone function changes its sign."""
     for _ in range(HALVINGS):
         middle = low + (high - low) / 2
+        if not ((low < middle) & (middle < high)).any():  # no number is left in between
+            break
         above = (function(middle) > 0) == rising
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.asarray(low + (high - low) / 2)

@@ -97,6 +97,13 @@ class Conditions:
         return np.flatnonzero(self.disjunct_of == disjunct)
 
 
+def varying(box: Box, low: Array, high: Array) -> npt.NDArray[np.intp]:
+    """The inputs that vary in some of the boxes ``(B, n)``, ascending; where each is a point, those that vary in all of ``box``."""
+    some = (low <= high).all(axis=1)
+    found = np.flatnonzero((high > low)[some].any(axis=0))
+    return found if len(found) else np.flatnonzero(box.width > 0)
+
+
 def _dense(part: Conjunction, rows: object, size: int) -> Array:
     if rows is None:
         return np.zeros((len(part), size))

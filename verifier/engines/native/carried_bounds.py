@@ -10,9 +10,12 @@ in a row, laid upon the inputs in proportion to how far they move its argument.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
-from verifier.bounds.crown import Crown
+from verifier.bounds.crown import Crown, Relaxation
+from verifier.bounds.crown_backward import Rows
 from verifier.bounds.forward import Forward, SymbolicBounds
 from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation, ProductRelaxation
 from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors
@@ -20,7 +23,7 @@ from verifier.engines.native.rows import Integers, Results
 from verifier.engines.native.settings import CutSettings
 from verifier.network.graph import Network
 from verifier.network.operators import Array
-from verifier.properties.rows import Conditions
+from verifier.properties.rows import Conditions, varying
 from verifier.properties.sets import Box
 from verifier.rounding import UNIT_ROUNDOFF
 
@@ -33,24 +36,57 @@ class CarriedBounds:
 
     Args:
         box: the root box.
+        low, high: ``(B, n)``: boxes within it; all that are examined later must lie in one of these.
         cuts: what may be spent on a box.
+
+    Attributes:
+        together: boxes that are bounded together.
 
     Source:
         carried forward: Weng et al., ICML 2018 (Fast-Lin); back: Zhang et al., NeurIPS 2018, Theorem 3.2.
     """
 
     def __init__(
-        self, network: Network, box: Box, conditions: Conditions, threads: int, cuts: CutSettings = CutSettings()
+        self,
+        network: Network,
+        box: Box,
+        low: Array,
+        high: Array,
+        conditions: Conditions,
+        threads: int,
+        cuts: CutSettings = CutSettings(),
     ) -> None:
         self._conditions, self._threads, self._cuts = conditions, threads, cuts
-        self._forward = Forward(network, np.flatnonzero(box.width > 0))
+        self._forward = Forward(network, varying(box, low, high))
+        self.together = max(1, CHUNK // (self._forward.width * (len(self._forward.free) + 1)))
         self._names = tuple(dict.fromkeys(node.inputs[0] for node in network.activations))
-        known, _ = self._carried(box.lower[None], box.upper[None], (*self._names, network.output))
-        self._crown = Crown(network, box, known=known)
+        self._crown = Crown(network, box, known=self._on_all(low, high, (*self._names, network.output)))
         row_errors(self._crown, conditions)  # refuses coefficients that could overflow
         self.root = (np.zeros((1, 0)), np.zeros((1, 0)))
         self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
         self.columns: ActivationColumns | None = None
+
+    def of(self, conditions: Conditions) -> CarriedBounds:
+        """The same, for some of the disjuncts alone."""
+        other = copy.copy(self)
+        other._conditions = conditions
+        return other
+
+    def _on_all(self, low: Array, high: Array, names: tuple[str, ...]) -> dict[str, tuple[Array, Array]]:
+        """Bounds ``(1, size)`` of these nodes that hold on all of the boxes."""
+        some = (low <= high).all(axis=1)
+        low, high = np.unique(np.hstack([low, high])[some], axis=0).reshape(-1, 2, low.shape[1]).swapaxes(0, 1)
+        known: dict[str, tuple[Array, Array]] = {}
+        for k in range(0, len(low), self.together):
+            found, _ = self._carried(low[k : k + self.together], high[k : k + self.together], names)
+            for name, (a, b) in found.items():
+                before = known.get(name, (a, b))
+                ends = (
+                    np.minimum(before[0].min(axis=0), a.min(axis=0)),
+                    np.maximum(before[1].max(axis=0), b.max(axis=0)),
+                )
+                known[name] = ends[0][None], ends[1][None]
+        return known
 
     def _carried(
         self, low: Array, high: Array, names: tuple[str, ...]
@@ -70,8 +106,7 @@ class CarriedBounds:
             some = {name: block[name][which] for name in ("low", "high", "open")}
             self._rows(some, slopes[which], constants[which], influence[which])
 
-        step = max(1, CHUNK // (self._forward.width * (len(free) + 1)))
-        in_parts(part, boxes, step, self._threads)
+        in_parts(part, boxes, self.together, self._threads)
         before = (high - low)[:, free]
         results = conclude(block, slopes, constants, conditions, self._crown.network, free, widths, self._cuts.turns)
         left = (block["high"] - block["low"])[:, free]
@@ -81,29 +116,16 @@ class CarriedBounds:
 
     def _rows(self, block: Block, slopes: Array, constants: Array, influence: Array) -> None:
         """Functions below the rows of the open disjuncts, and what their relaxations cost, by inputs; written in place."""
-        crown, conditions, low, high = self._crown, self._conditions, block["low"], block["high"]
-        network = crown.network
+        conditions, low, high = self._conditions, block["low"], block["high"]
+        network = self._crown.network
         known, symbolic = self._carried(low, high, self._names)
-        relaxed = crown.relax(low, high, parents=known, backward=False)
+        relaxed = self._crown.relax(low, high, parents=known, backward=False)
         block["open"][relaxed.empty] = False
         box_of, row_of = np.nonzero(block["open"][:, conditions.disjunct_of])
         if not len(box_of):
             return
-        rows = crown.lower(
-            network.output,
-            conditions.y_rows[row_of],
-            box_of,
-            relaxed.relaxations,
-            low,
-            high,
-            multipliers={network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
-            keep=True,
-            running=True,
-        )
-        slopes[box_of, row_of] = rows.slopes
-        shift = conditions.bound[row_of]
-        rounded = 4 * UNIT_ROUNDOFF * (np.abs(rows.constants) + np.abs(shift) + rows.slack)
-        constants[box_of, row_of] = rows.constants - shift - 2 * rows.slack - rounded
+        rows, below = self._back(relaxed, low, high, box_of, row_of, keep=True)
+        slopes[box_of, row_of], constants[box_of, row_of] = rows.slopes, below
         radius = (high - low)[:, self._forward.free] / 2
         for node in network.activations:
             coefficients = rows.coefficients.get(node.name)
@@ -115,6 +137,33 @@ class CarriedBounds:
                 cost = np.zeros_like(heights)
                 np.add.at(cost, box_of, np.abs(coefficients) * heights[box_of])
                 influence += _laid(cost, symbolic[source], radius)
+
+    def pairs(self, low: Array, high: Array, box_of: Integers, row_of: Integers) -> tuple[Array, Array]:
+        """See `verifier.engines.native.disjuncts.PairBounds`."""
+        known, _ = self._carried(low, high, self._names)
+        relaxed = self._crown.relax(low, high, parents=known, backward=False)
+        rows, constants = self._back(relaxed, low, high, box_of, row_of)
+        return rows.slopes, constants
+
+    def _back(
+        self, relaxed: Relaxation, low: Array, high: Array, box_of: Integers, row_of: Integers, keep: bool = False
+    ) -> tuple[Rows, Array]:
+        """Rows on boxes, taken back to the input: functions below ``y_rows y + x_rows x``, and constants with the bounds off."""
+        crown, conditions = self._crown, self._conditions
+        rows = crown.lower(
+            crown.network.output,
+            conditions.y_rows[row_of],
+            box_of,
+            relaxed.relaxations,
+            low,
+            high,
+            multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
+            keep=keep,
+            running=True,
+        )
+        shift = conditions.bound[row_of]
+        rounded = 4 * UNIT_ROUNDOFF * (np.abs(rows.constants) + np.abs(shift) + rows.slack)
+        return rows, rows.constants - shift - 2 * rows.slack - rounded
 
 
 def _heights(

@@ -122,15 +122,16 @@ class NativeEngine(Engine):
 
             return BoxSearch(query, conditions, options, self.settings).run(deadline, listener)
         if conditions.disjuncts >= self.settings.many_disjuncts and maxima is None and not options.proof:
-            from verifier.engines.native.disjuncts import open_disjuncts
+            from verifier.engines.native.disjuncts import open_disjuncts, refuted_all, with_disjuncts
 
-            left = open_disjuncts(query, conditions, deadline, self.settings.disjuncts_together)
+            rest, low, high = conditions.boxed(query.box)
+            crown, together = Crown(query.network, query.box), self.settings.disjuncts_together
+            bounds = GraphBounds(crown, rest, options.threads, cuts=self.settings.boxes.cuts, together=together)
+            left = open_disjuncts(bounds, rest, low, high, deadline)
             if not left:
-                statistics: dict[str, float | int | str] = {"method": "disjuncts", "disjuncts": conditions.disjuncts}
-                return EngineResult(answer=Answer.UNSAT, certainty=Certainty.RIGOROUS, statistics=statistics)
-            if len(left) < conditions.disjuncts:  # a witness of what is left is one of the whole
-                query = replace(query, disjuncts=tuple(query.disjuncts[k] for k in left))
-                conditions = Conditions.of(query)
+                return refuted_all(conditions)
+            query = with_disjuncts(query, left)
+            conditions = Conditions.of(query)
         return self._by_boxes(query, conditions, options, exact, maxima).run(deadline, listener)
 
     def _by_boxes(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
-from verifier.bounds.crown import Crown
+from verifier.bounds.crown import Crown, Relaxation
 from verifier.bounds.forward import Forward
 from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors
 from verifier.engines.native.rows import (
@@ -25,6 +27,7 @@ class GraphBounds:
     Args:
         reserve: so many times the slack for rounding is kept free.
         cuts: what may be spent on a box.
+        together: boxes that `pairs` is best asked for together.
 
     Source:
         CROWN: Zhang et al., NeurIPS 2018, Theorem 3.2.
@@ -37,8 +40,9 @@ class GraphBounds:
         threads: int,
         reserve: float = 1.0,
         cuts: CutSettings = CutSettings(),
+        together: int = 256,
     ) -> None:
-        self._turns = cuts.turns
+        self._turns, self.together = cuts.turns, together
         self._crown, self._conditions, self._threads = crown, conditions, threads
         self._names = crown.preactivations
         sizes = [crown.network[name].size for name in self._names]
@@ -51,7 +55,13 @@ class GraphBounds:
         empty = np.zeros((1, 0))
         self.root = (np.hstack([k[0] for k in known] or [empty]), np.hstack([k[1] for k in known] or [empty]))
         self.relu_numbers: Integers = np.zeros(0, dtype=np.int64)
-        self._errors = reserve * row_errors(crown, conditions)
+        self._reserve, self._errors = reserve, reserve * row_errors(crown, conditions)
+
+    def of(self, conditions: Conditions) -> GraphBounds:
+        """The same, for some of the disjuncts alone."""
+        other = copy.copy(self)
+        other._conditions, other._errors = conditions, self._reserve * row_errors(self._crown, conditions)
+        return other
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """See `BoxBounds`; the boxes are shared among the threads."""
@@ -104,8 +114,18 @@ class GraphBounds:
             pre_low[:, part], pre_high[:, part] = relaxation.intervals[name]
         block["open"][relaxation.empty] = False
         box_of, row_of = np.nonzero(block["open"][:, conditions.disjunct_of])
-        if not len(box_of):
-            return
+        if len(box_of):
+            slopes[box_of, row_of], constants[box_of, row_of] = self._back(relaxation, low, high, box_of, row_of)
+
+    def pairs(self, low: Array, high: Array, box_of: Integers, row_of: Integers) -> tuple[Array, Array]:
+        """See `verifier.engines.native.disjuncts.PairBounds`."""
+        return self._back(self._crown.relax(low, high), low, high, box_of, row_of)
+
+    def _back(
+        self, relaxation: Relaxation, low: Array, high: Array, box_of: Integers, row_of: Integers
+    ) -> tuple[Array, Array]:
+        """Functions below some rows, each on its own box, ``(P, n)`` and ``(P,)``."""
+        conditions, crown = self._conditions, self._crown
         rows = crown.lower(
             crown.network.output,
             conditions.y_rows[row_of],
@@ -115,9 +135,8 @@ class GraphBounds:
             high,
             multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
         )
-        slopes[box_of, row_of] = rows.slopes
         # these errors are more than twice what the rows' bounds had subtracted
-        constants[box_of, row_of] = rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
+        return rows.slopes, rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
 
 
 class ForwardBounds:

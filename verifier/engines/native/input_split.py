@@ -35,6 +35,7 @@ from verifier.limits import Deadline, MemoryBudget
 from verifier.network.operators import Array
 from verifier.properties.numbers import Point
 from verifier.properties.query import Query
+from verifier.properties.rows import varying
 from verifier.verdict import Certainty
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class InputSplit(LastResort):
     ) -> None:
         self.query, self.bounds, self.falsifier, self.record = query, bounds, falsifier, record
         self.leaves, self.memory, self.settings = leaves, memory, settings
-        self.free = np.flatnonzero(query.box.width > 0)
+        self.free = varying(query.box, low, high)
         self.widths = query.box.width[self.free]
         self._slice, self._asked = settings.first_slice, 0
         self._beside: EngineResult | None = None
