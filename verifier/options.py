@@ -11,6 +11,9 @@ from verifier.errors import InputError
 BOUNDS = ("interval", "crown", "alpha-crown")
 """Bound methods."""
 
+DEVICES = ("cpu", "cuda")
+"""Where bounds of large networks can be made."""
+
 BOUND_STEPS = 20
 """Steps of the optimisation of "alpha-crown" where nothing is said: auto_LiRPA's own default."""
 
@@ -30,6 +33,7 @@ class Options:
         propagate: for conditions on the gradient: whether the encodings use the phases and bounds that propagation
             in both directions finds for witnesses, and ask in parts (`verifier.engines.saliency.hints`).
         threads: threads that one engine may use.
+        device: where bounds of networks of 30,000 neurons and more are made: "cpu", or "cuda" for torch's first GPU.
         seed: seed of everything random.
         compare: for several engines: let all finish and compare, instead of stopping at the first answer.
         proof: True: keep a certificate of HOLDS that `verifier check-proof` checks (`Verdict.proof`); a path: and write it
@@ -45,6 +49,7 @@ class Options:
     bound_steps: int = BOUND_STEPS
     propagate: bool = False
     threads: int = 1
+    device: str = "cpu"
     seed: int = 0
     compare: bool = False
     proof: bool | str | Path = False
@@ -58,9 +63,23 @@ class Options:
             raise InputError(f"memory must be positive, got {self.memory}")
         if self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.device not in DEVICES:
+            raise InputError(f"there is no device {self.device!r}", fix=f"one of {', '.join(DEVICES)}")
+        if self.device != "cpu":
+            _check_device(self.device)
         if self.seed < 0:
             raise InputError(f"seed must be at least 0, got {self.seed}")
         if self.bound_steps < 1:
             raise InputError(f"bound_steps must be at least 1, got {self.bound_steps}")
         if self.bounds not in BOUNDS:
             raise InputError(f"there are no bounds {self.bounds!r}", fix=f"one of {', '.join(BOUNDS)}")
+
+
+def _check_device(name: str) -> None:
+    """Whether torch has it: looked at before any solving starts."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"torch finds no device {name!r} on this machine", fix="--device cpu, or a build of torch for it"
+        )

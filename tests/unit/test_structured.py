@@ -26,7 +26,9 @@ from verifier.bounds.structured.maps import Backend, check_arithmetic, exact_pro
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.bounds.structured.windows import Window, windows_from
+from verifier.cli import main
 from verifier.engines.base import Answer
+from verifier.engines.native import window_search
 from verifier.engines.native.disjuncts import open_disjuncts
 from verifier.engines.native.engine import NativeEngine
 from verifier.engines.native.graph_bounds import GraphBounds
@@ -44,6 +46,7 @@ from verifier.network.convolution import Conv
 from verifier.network.curved import Product, Smooth
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.maxima import RecogniseMaxima
+from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import AffineOperator, Concat, Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, absolute, clip, leaky_relu, relu
 from verifier.network.reduction import reduce
@@ -538,6 +541,38 @@ def test_window_search_proves_refutes_and_says_what_is_left() -> None:
     assert left.answer is Answer.TIMEOUT
     assert "nodes left" in left.reason
     assert decide(wrong, settings, memory=1e-5).answer is Answer.UNKNOWN
+
+
+def test_a_device_that_torch_does_not_find_is_said_before_anything_is_solved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="torch finds no device 'cuda'"):
+        Options(device="cuda")
+    with pytest.raises(InputError, match="there is no device 'abacus'"):
+        Options(device="abacus")
+    file = tmp_path / "net.onnx"
+    write_onnx(feedforward([np.eye(2)], [np.zeros(2)]), file)
+    np.save(tmp_path / "x.npy", np.array([1.0, 0.0]))
+    words = ["robustness", str(file), str(tmp_path / "x.npy"), "--epsilon", "0.1", "--quiet"]
+    assert main([*words, "--device", "cuda"]) == 2
+    assert "--device cpu" in capsys.readouterr().err
+    assert main([*words, "--device", "cpu"]) == 0
+
+
+def test_windows_are_bounded_where_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    made = backward.backend_for
+    monkeypatch.setattr(
+        window_search, "backend_for", lambda network, box, device: asked.append(device) or made(network, box)
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    network = wide_network(side=8, channels=3)
+    query = robustness(network, np.ones(network.input_size), epsilon=1e-5, domain=None)
+    for device in ("cpu", "cuda"):
+        found = decide(query, NativeSettings(windows_from=1, low_dimension=0), device=device)
+        assert found.answer is Answer.UNSAT
+    assert asked == ["cpu", "cuda"]
 
 
 def test_window_search_splits_relus() -> None:

@@ -271,7 +271,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that asks engines."""
-    from verifier.options import BOUND_STEPS, BOUNDS
+    from verifier.options import BOUND_STEPS, BOUNDS, DEVICES
 
     group = parser.add_argument_group("solving")
     group.add_argument(
@@ -285,6 +285,12 @@ def add_solving_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--memory", type=positive, metavar="GIB", help="memory limit of each solver process")
     cores = os.cpu_count() or 1
     group.add_argument("--threads", type=count, default=cores, metavar="N", help=f"threads of one engine ({cores})")
+    group.add_argument(
+        "--device",
+        default="cpu",
+        choices=DEVICES,
+        help="where bounds of networks of 30,000 neurons and more are made (cpu)",
+    )
     group.add_argument("--seed", type=natural, default=0, help="seed of everything random (0)")
     group.add_argument("--bounds", default="crown", choices=BOUNDS, help="bounds for the encodings (crown)")
     group.add_argument(
@@ -315,6 +321,7 @@ def options_of(args: argparse.Namespace) -> Options:
         timeout=args.timeout,
         memory=args.memory,
         threads=args.threads,
+        device=args.device,
         seed=args.seed,
         bounds=args.bounds,
         bound_steps=args.bound_steps,

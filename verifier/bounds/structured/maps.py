@@ -35,7 +35,8 @@ class Backend:
 
     Attributes:
         dtype: torch.float32 or torch.float64.
-        device: where tensors are, by torch's name. Only "cpu" is tested, and the command line offers no other.
+        device: where tensors are, by torch's name. Only "cpu" was ever run; on any other `check_arithmetic` looks first
+            whether products are what the analysis of rounding assumes.
     """
 
     dtype: torch.dtype = torch.float64

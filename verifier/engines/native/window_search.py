@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from verifier.bab import Ending
+from verifier.bounds.structured.backward import backend_for
 from verifier.bounds.structured.rows import RowBounds
 from verifier.bounds.structured.sweep import Sweep
 from verifier.engines.base import Answer, EngineResult
@@ -49,6 +50,7 @@ class WindowSearch:
                 self.query.network,
                 self.query.box,
                 np.asarray(conditions.y_rows.any(axis=0)),
+                backend=backend_for(self.query.network, self.query.box, self.options.device),
                 memory=MemoryBudget.of(self.options.memory),
                 deadline=deadline,
                 threads=self.options.threads,

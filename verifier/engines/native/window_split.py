@@ -98,9 +98,9 @@ class WindowSplit:
                 phases, weights = some.phases.copy(), some.weights.copy()
                 phases[line, best[:, k]], weights[line, best[:, k]] = sign, 0.0
                 passes = self.sweep.passes
-                fixed = self._spread(passes, torch.tensor(phases).to(passes.backend.dtype))
-                tensor = torch.tensor(weights).to(passes.backend.dtype)
-                found = self._lower(passes, some.row, tensor, fixed, None).numpy()
+                fixed = self._spread(passes, passes.backend.tensor(phases))
+                tensor = passes.backend.tensor(weights)
+                found = self._lower(passes, some.row, tensor, fixed, None).cpu().numpy()
                 bounds[k, side] = found
                 pair.append(Nodes(np.maximum(found, some.bound).astype(np.float32), some.row, phases, weights))
             children.append(pair)
@@ -125,10 +125,12 @@ class WindowSplit:
         self, batch: Nodes, steps: int, decay: float, deadline: Deadline
     ) -> tuple[Array, Array, dict[str, Tensor]]:
         """The best bounds of nodes (nothing is proved by them), their weights, and the last pass's coefficients."""
-        passes, phases = self.sweep.passes, torch.tensor(batch.phases)
-        fixed = self._spread(passes, phases.to(passes.backend.dtype))
-        weights = torch.tensor(batch.weights.astype(np.float32)).to(passes.backend.dtype).requires_grad_()
-        best, kept = torch.full((len(batch),), -np.inf, dtype=torch.float64), weights.detach().clone()
+        passes, device = self.sweep.passes, self.sweep.backend.device
+        phases = passes.backend.tensor(batch.phases)
+        fixed = self._spread(passes, phases)
+        weights = passes.backend.tensor(batch.weights.astype(np.float32)).requires_grad_()
+        best = torch.full((len(batch),), -np.inf, dtype=torch.float64, device=device)
+        kept = weights.detach().clone()
         adam = torch.optim.Adam([weights], lr=self.settings.rate)
         record: dict[str, Tensor] = {}
         for step in range(steps + 1):
@@ -147,15 +149,15 @@ class WindowSplit:
             with torch.no_grad():
                 weights.clamp_(min=0)
                 weights[phases == 0] = weights[phases == 0].clamp(max=1)
-        return best.numpy(), kept.numpy().astype(np.float32), record
+        return best.cpu().numpy(), kept.cpu().numpy().astype(np.float32), record
 
     def _spread(self, passes: Backward, values: Tensor) -> dict[str, Tensor]:
         """Values of undecided neurons ``(R, neurons)`` in their places, by ReLU node; zeros elsewhere."""
         found = {}
         for node in self.network.activations:
             part, places = self.places[node.name]
-            whole = torch.zeros((len(values), node.size), dtype=values.dtype)
-            index = torch.as_tensor(places)
+            whole = torch.zeros((len(values), node.size), dtype=values.dtype, device=values.device)
+            index = torch.as_tensor(places, device=values.device)
             found[node.name] = whole.index_copy(1, index, values[:, part]).reshape(-1, *node.shape)
         return found
 
@@ -166,14 +168,14 @@ class WindowSplit:
         coefficients, extra, bound = self.rows.of(row, passes.backend)
         chosen = Weights(self._spread(passes, weights), fixed, record)
         value, _ = passes.lower(self.network.output, coefficients, None, extra, chosen)
-        return value - torch.tensor(bound)
+        return value - torch.tensor(bound, device=value.device)
 
     def _proved(self, row: Array, weights: Array, phases: Array) -> Array:
         """Proved lower bounds, by one pass in float64."""
         passes = self.sweep.exact
         coefficients, extra, bound = self.rows.of(row, passes.backend)
-        spread = self._spread(passes, torch.tensor(weights, dtype=torch.float64))
-        chosen = Weights(spread, self._spread(passes, torch.tensor(phases, dtype=torch.float64)))
+        spread, fixed = (self._spread(passes, passes.backend.tensor(a)) for a in (weights, phases))
+        chosen = Weights(spread, fixed)
         lower, _ = passes.proved(self.network.output, coefficients, None, extra, chosen)
         return np.nextafter(lower - bound, -np.inf)
 
@@ -183,7 +185,7 @@ class WindowSplit:
         for node in self.network.activations:
             _, places = self.places[node.name]
             low, high = (e.reshape(-1)[places] for e in self.sweep.values[node.inputs[0]])
-            a = record[node.name].flatten(1)[:, torch.as_tensor(places)].numpy()
+            a = record[node.name].flatten(1).cpu()[:, torch.as_tensor(places)].numpy()
             above = np.maximum(-a, 0.0) * (-low * high / np.maximum(high - low, np.finfo(np.float64).tiny))
             scores.append(above + np.maximum(a, 0.0) * np.minimum(-low, high) / 2)
         return np.concatenate(scores, axis=1)
