@@ -18,6 +18,7 @@ from verifier.engines.maps.boxes import Boxes
 from verifier.engines.maps.enclosure import Enclosures
 from verifier.errors import InputError, PropertyError
 from verifier.explain import (
+    ExtremeSettings,
     Features,
     Influence,
     columns,
@@ -70,6 +71,28 @@ def test_lipschitz_constants_are_those_of_the_regions(seed: int, norm: str) -> N
     exact = {"linf": sum(map(abs, g)), "l1": max(map(abs, g))}
     if norm in exact:
         assert Fraction(found.lower) <= exact[norm]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_by_phases_alone_constants_are_those_of_the_regions(seed: int, norm: str) -> None:
+    """As with hundreds of inputs: semidefinite bounds, and linear programs for the regions of phases."""
+    network, x = dense(seed), np.random.default_rng(seed).random(2)
+    truth = np.linalg.norm(gradients(network, x, 0.3, 1), ord={"linf": 1, "l2": 2}[norm], axis=1).max()
+    settings = ExtremeSettings(few_inputs=0)
+    found = lipschitz(network, x, 0.3, output=1, norm=norm, gap=1e-6, settings=settings)  # type: ignore[arg-type]
+    assert not found.reason
+    assert truth * (1 - 1e-12) <= found.upper <= found.lower * (1 + 2e-6)
+    assert found.lower <= truth * (1 + 1e-9)
+
+
+def test_phases_of_no_input_are_left_out() -> None:
+    """A norm that only phases have which no input has: the gap closes all the same, in 40 dimensions."""
+    network, x = dense(4, (40, 12, 10, 3)), np.random.default_rng(4).random(40)
+    found = lipschitz(network, x, 0.05, output=0, gap=0.01)
+    assert found.gap <= 0.01
+    points = np.where(np.random.default_rng(0).random((2000, 40)) < 0.5, x - 0.05, x + 0.05).clip(0, 1)
+    assert np.abs(network.gradient(points, 0).reshape(2000, -1)).sum(axis=1).max() <= found.upper
 
 
 def test_what_entries_have_in_common_cancels_in_the_norm() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from verifier.bounds.interval import FLOOR, magnitude, rounding
 from verifier.bounds.phases import Pair
@@ -47,10 +48,25 @@ class _Gradient:
         return _Gradient(a + b, wide)
 
 
-def symbolic_gradients(
+@dataclass(frozen=True, eq=False)
+class GradientSymbols:
+    """The input's gradients on a set: ``terms[0] + Σ ε_k terms[k] ± error``, every ε_k in [-1, 1].
+
+    Attributes:
+        terms: ``(1 + symbols, outputs, *input shape)``.
+        error: ``(outputs, *input shape)``.
+        owners: the symbols' ReLUs in order: activations and the flat indices of their neurons.
+    """
+
+    terms: Array
+    error: Array
+    owners: tuple[tuple[str, npt.NDArray[np.intp]], ...]
+
+
+def gradient_symbols(
     network: Network, weights: Array, slopes: Mapping[str, Slopes], *, most: int = 1 << 26
-) -> Pair | None:
-    """Bounds on the input's gradient of some outputs, on a set on which most ReLUs have a known phase.
+) -> GradientSymbols | None:
+    """The input's gradient of some outputs, on a set on which most ReLUs have a known phase; see the module.
 
     Args:
         weights: ``(outputs, m)``: coefficients of the outputs whose gradients these are.
@@ -58,14 +74,14 @@ def symbolic_gradients(
         most: numbers in one array of symbols.
 
     Returns:
-        ``(outputs, *input shape)`` each; None where there would be too many symbols.
+        None where there would be too many symbols.
     """
     unstable = sum(int((~s.fixed).sum()) for s in slopes.values())
     if (1 + unstable) * len(weights) * max(node.size for node in network.nodes) > most:
         return None
     seed = np.array(weights, dtype=np.float64).reshape(1, len(weights), *network.output_shape)
     found = {network.output: _Gradient(seed, np.zeros(seed.shape[1:]))}
-    symbols = 0
+    symbols, owners = 0, list[tuple[str, npt.NDArray[np.intp]]]()
     for node in reversed(network.nodes[1:]):
         poll(f"while symbols went back through node {node.name!r}")
         here = found.pop(node.name, None)
@@ -75,16 +91,25 @@ def symbolic_gradients(
             parts = _through_affine(node.operator, here, [network[i].shape for i in node.inputs])
         else:
             parts = [_through_relu(node, here, slopes[node.name], symbols)]
-            symbols += int((~slopes[node.name].fixed).sum())
+            owners.append((node.name, np.flatnonzero(~slopes[node.name].fixed)))
+            symbols += len(owners[-1][1])
         for name, part in zip(node.inputs, parts, strict=True):
             found[name] = found[name].plus(part) if name in found else part
     shape = (len(weights), *network.input_shape)
-    last = found.get(network.input)
-    if last is None:
-        return np.zeros(shape), np.zeros(shape)
-    spread = np.abs(last.terms[1:]).sum(axis=0) + last.error
-    spread = spread * (1 + (len(last.terms) + 8) * SPACING)
-    return np.nextafter(last.terms[0] - spread, -np.inf), np.nextafter(last.terms[0] + spread, np.inf)
+    last = found.get(network.input, _Gradient(np.zeros((1, *shape)), np.zeros(shape)))
+    return GradientSymbols(_padded(last.terms, 1 + symbols), last.error, tuple(owners))
+
+
+def symbolic_gradients(
+    network: Network, weights: Array, slopes: Mapping[str, Slopes], *, most: int = 1 << 26
+) -> Pair | None:
+    """Bounds on the gradients that `gradient_symbols` describes, ``(outputs, *input shape)`` each."""
+    found = gradient_symbols(network, weights, slopes, most=most)
+    if found is None:
+        return None
+    spread = np.abs(found.terms[1:]).sum(axis=0) + found.error
+    spread = spread * (1 + (len(found.terms) + 8) * SPACING)
+    return np.nextafter(found.terms[0] - spread, -np.inf), np.nextafter(found.terms[0] + spread, np.inf)
 
 
 def _through_affine(operator: AffineOperator, here: _Gradient, shapes: list[Shape]) -> list[_Gradient]:

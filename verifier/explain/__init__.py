@@ -2,7 +2,8 @@
 
 from verifier.explain.abductive import AbductiveExplanation, Contrast, explain
 from verifier.explain.batch import ExplainedData, ExplainedInput, explain_all
-from verifier.explain.extremes import Extreme, ExtremeSettings
+from verifier.explain.extreme_search import ExtremeSettings
+from verifier.explain.extremes import Extreme
 from verifier.explain.features import Features, columns, patches
 from verifier.explain.influence import Influence, InfluenceCell, InfluenceTable, influences, monotone_radius
 from verifier.explain.lipschitz import lipschitz, lipschitz_on_line

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, Progress, ignore
-from verifier.explain.extremes import Extreme, ExtremeSettings, largest, maps_on_box
+from verifier.explain.extreme_search import DEFAULT, ExtremeSettings
+from verifier.explain.extremes import Extreme, largest, maps_on_box
 from verifier.explain.radius import Radius, largest_radius
 from verifier.limits import Deadline
 from verifier.network.graph import Network
@@ -27,8 +28,6 @@ from verifier.properties.builders import Domain
 from verifier.properties.query import Query
 from verifier.rounding import float_below
 from verifier.shown import Shown
-
-DEFAULT = ExtremeSettings()
 
 
 class Influence(enum.StrEnum):
@@ -50,6 +49,8 @@ class Entry:
 
     index: int
     sign: float
+
+    symbolic = ""
 
     def above(self, lower: Array, upper: Array) -> Array:
         """See `Objective.above`."""

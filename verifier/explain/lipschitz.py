@@ -20,7 +20,8 @@ import numpy.typing as npt
 from verifier.arguments import checked
 from verifier.errors import InputError
 from verifier.events import Listener, ignore
-from verifier.explain.extremes import Extreme, ExtremeSettings, largest, maps_on_box
+from verifier.explain.extreme_search import DEFAULT, ExtremeSettings
+from verifier.explain.extremes import Extreme, largest, maps_on_box
 from verifier.limits import Deadline
 from verifier.network.graph import Network
 from verifier.network.operators import Array
@@ -30,7 +31,6 @@ from verifier.regions import line
 from verifier.rounding import float_below, gamma
 
 Norm = Literal["linf", "l1", "l2"]
-DEFAULT = ExtremeSettings()
 DUAL: dict[str, str] = {"linf": "l1", "l1": "linf", "l2": "l2"}
 
 
@@ -45,6 +45,11 @@ class NormOf:
 
     norm: str
     reference: tuple[Fraction, ...] | None = None
+
+    @property
+    def symbolic(self) -> str:
+        """See `Objective.symbolic`."""
+        return self.norm if self.norm != "linf" and self.reference is None else ""
 
     def above(self, lower: Array, upper: Array) -> Array:
         """See `Objective.above`."""

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from verifier.arguments import checked
 from verifier.errors import InputError
-from verifier.explain.extremes import Extreme, ExtremeSettings, Objective, largest, maps_on_box
+from verifier.explain.extreme_search import DEFAULT, ExtremeSettings, Objective
+from verifier.explain.extremes import Extreme, largest, maps_on_box
 from verifier.explain.radius import Radius, largest_radius
 from verifier.limits import Deadline
 from verifier.network.exact import ExactNetwork
@@ -28,7 +29,6 @@ from verifier.properties.maps import SaliencyMap
 from verifier.rounding import float_below
 
 What = Literal["top-k", "signs", "ranking"]
-DEFAULT = ExtremeSettings()
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Overtakes:
     before: tuple[int, ...]
     after: tuple[int, ...]
     paired: bool
+
+    symbolic = ""
 
     def above(self, lower: Array, upper: Array) -> Array:
         """See `Objective.above`."""
@@ -74,6 +76,8 @@ class ChangesSign:
 
     entries: tuple[int, ...]
     signs: tuple[int, ...]
+
+    symbolic = ""
 
     def above(self, lower: Array, upper: Array) -> Array:
         """See `Objective.above`."""

@@ -8,7 +8,7 @@ the gradient with respect to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from verifier.bounds.crown import Crown
 from verifier.bounds.crown_rounding import Intervals
 from verifier.bounds.jacobian import Jacobian
 from verifier.bounds.phases import phases
-from verifier.bounds.relaxation import Slopes
+from verifier.bounds.relaxation import Slopes, Winners
 from verifier.errors import UnsupportedOperatorError
 from verifier.network.affine import dense
 from verifier.network.graph import Network
@@ -197,19 +197,7 @@ def _gradients(
         fixed: given phases of ReLUs by activation, ``(B, size)``.
         at: the node.
     """
-    shaped = {
-        name: (a.reshape(-1, *network[name].shape), b.reshape(-1, *network[name].shape))
-        for name, (a, b) in intervals.items()
-    }
-    possible = phases(network, shaped)
-    for name, phase in fixed.items():
-        slopes = possible[name]
-        assert isinstance(slopes, Slopes)
-        given = phase.reshape(slopes.smallest.shape)
-        slope = (given > 0).astype(np.float64)
-        possible[name] = Slopes(
-            np.where(given != 0, slope, slopes.smallest), np.where(given != 0, slope, slopes.largest)
-        )
+    possible = possible_phases(network, intervals, fixed)
     work = Jacobian(network, output[None], possible, everything=False)
     found = work.gradients
     low, high = found[at]
@@ -227,6 +215,31 @@ def _gradients(
         above = np.nextafter(found_above, np.inf)
         above = np.where(np.isnan(above), np.inf, above)
     return low, high, effect, above
+
+
+def possible_phases(
+    network: Network, intervals: Intervals, fixed: Mapping[str, npt.NDArray[np.int8]]
+) -> dict[str, Slopes | Winners]:
+    """What bounds on the preactivations leave possible, where some ReLUs' phases are given.
+
+    Args:
+        intervals: of every preactivation, ``(B, size)`` each end.
+        fixed: by activation, ``(B, size)``: 1 active, -1 inactive, 0 not given.
+    """
+    shaped = {
+        name: (a.reshape(-1, *network[name].shape), b.reshape(-1, *network[name].shape))
+        for name, (a, b) in intervals.items()
+    }
+    possible = phases(network, shaped)
+    for name, phase in fixed.items():
+        slopes = possible[name]
+        assert isinstance(slopes, Slopes)
+        given = phase.reshape(slopes.smallest.shape)
+        slope = (given > 0).astype(np.float64)
+        possible[name] = Slopes(
+            np.where(given != 0, slope, slopes.smallest), np.where(given != 0, slope, slopes.largest)
+        )
+    return possible
 
 
 def _relus(network: Network) -> dict[str, slice]:
