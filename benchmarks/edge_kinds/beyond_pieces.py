@@ -13,11 +13,16 @@ import numpy as np
 from edge_kinds.kind import Kind, Outcome, Trial
 
 import verifier
+from verifier.engines.base import Answer
+from verifier.engines.native.engine import NativeEngine
+from verifier.engines.native.settings import CurvedSettings, NativeSettings
+from verifier.limits import Deadline
 from verifier.network.curved import Smooth
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.joint import Model, side_by_side
 from verifier.network.operators import Dense
 from verifier.network.steps import Jumping, sign
+from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
@@ -41,12 +46,13 @@ def _asked(network: Network, ends: tuple[float, float], row: list[float], bound:
 def _trial(query: Query, violated: bool, seed: int, detail: str) -> Trial:
     start = time.perf_counter()
     verdict = verifier.verify(query, engine="native", timeout=0.5, seed=seed, threads=1)
+    return _judged("native", verdict.status, violated, time.perf_counter() - start, f"{detail}: {verdict!r}")
+
+
+def _judged(engine: str, status: Status, violated: bool, seconds: float, detail: str) -> Trial:
     expected = Status.VIOLATED if violated else Status.HOLDS
-    outcome = (
-        Outcome.RIGHT if verdict.status is expected else Outcome.WRONG if verdict.status.decided else Outcome.UNDECIDED
-    )
-    text = f"{detail}: {verdict!r}" if outcome is not Outcome.RIGHT else ""
-    return Trial(engine="native", outcome=outcome, seconds=time.perf_counter() - start, detail=text)
+    outcome = Outcome.RIGHT if status is expected else Outcome.WRONG if status.decided else Outcome.UNDECIDED
+    return Trial(engine=engine, outcome=outcome, seconds=seconds, detail="" if outcome is Outcome.RIGHT else detail)
 
 
 def _jumps(seed: int) -> Iterator[Trial]:
@@ -124,6 +130,16 @@ def _reference(label: str, z: float) -> float:
     }[label]  # fmt: skip
 
 
+def _most(
+    label: str, rows: list[tuple[int, int, int]], low: float, high: float, steps: int = 2000
+) -> tuple[float, float]:
+    """The greatest value on a grid, and by how much it may be more in between."""
+    grid = [low + (high - low) * k / steps for k in range(steps + 1)]
+    most = max(sum(a / 4 * _reference(label, (w * x + b) / 4) for w, b, a in rows) for x in grid)
+    # between neighbours on the grid the sum rises by no more than its slope allows
+    return most, SLOPES[label] * sum(abs(w * a) for w, _, a in rows) / 16 * (high - low) / steps / 2 + 1e-9
+
+
 def _curved(seed: int) -> Iterator[Trial]:
     pick = random.Random(seed)
     label = pick.choice(list(SLOPES))
@@ -133,16 +149,42 @@ def _curved(seed: int) -> Iterator[Trial]:
     builder.add(Smooth(label))
     builder.add(Dense(np.array([outs]) / 4, np.zeros(1)))
     low, high = -pick.randint(1, 8) / 4, pick.randint(1, 8) / 4
-    steps = 2000
-    grid = [low + (high - low) * k / steps for k in range(steps + 1)]
-    rows = list(zip(weights, biases, outs, strict=True))
-    most = max(sum(a / 4 * _reference(label, (w * x + b) / 4) for w, b, a in rows) for x in grid)
-    # between neighbours on the grid the sum rises by no more than its slope allows
-    rise = SLOPES[label] * sum(abs(w * a) for w, _, a in rows) / 16 * (high - low) / steps / 2 + 1e-9
+    most, rise = _most(label, list(zip(weights, biases, outs, strict=True)), low, high)
     violated = pick.random() < 0.5
     bound = most - 1e-6 if violated else most + rise + 1e-4
     query = _asked(builder.build(), (low, high), [1.0], bound, False)
     yield _trial(query, violated, seed, f"{label} {weights} {biases} {outs} {bound}")
+
+
+def _own_boxes(seed: int) -> Iterator[Trial]:
+    """Each disjunct fixes the second input to a value of its own, and bounds the first one."""
+    pick = random.Random(seed)
+    label = pick.choice(list(SLOPES))
+    weights, biases, outs = _layer(pick)
+    others = [pick.randint(-6, 6) for _ in range(UNITS)]
+    builder = NetworkBuilder((2,))
+    builder.add(Dense(np.array([weights, others]).T / 4, np.array(biases) / 4))
+    builder.add(Smooth(label))
+    builder.add(Dense(np.array([outs]) / 4, np.zeros(1)))
+    disjuncts, truth = [], []
+    for _ in range(pick.randint(2, 5)):
+        at, low = pick.randint(-4, 4), pick.randint(-8, 7) / 4
+        high = low + pick.randint(0 if truth else 1, 4) / 4
+        rows = [(w, b + o * at, a) for w, b, a, o in zip(weights, biases, outs, others, strict=True)]
+        most, rise = _most(label, rows, low, high, 500)
+        truth.append(pick.random() < 0.15)
+        bound = most - 1e-6 if truth[-1] else most + rise + 1e-3
+        x_rows, y_rows = np.array([[1.0, 0.0], [-1, 0], [0, 1], [0, -1], [0, 0]]), np.array([[0.0]] * 4 + [[-1.0]])
+        disjuncts.append(Conjunction(x_rows=x_rows, y_rows=y_rows, bound=np.array([high, -low, at, -at, -bound])))
+    box = Box(np.array([-2.0, -4.0]), np.array([3.0, 4.0]))
+    query = Query(network=builder.build(), box=box, disjuncts=tuple(disjuncts))
+    for name, settings in (("carried", {"carried_from": 0}), ("from each neuron", {"carried_from": 10**9})):
+        start = time.perf_counter()
+        engine = NativeEngine(NativeSettings(many_disjuncts=1, curved=CurvedSettings(few=0.05), **settings))
+        found = engine.solve(query, Options(seed=seed), Deadline.after(1.0))
+        status = {Answer.SAT: Status.VIOLATED, Answer.UNSAT: Status.HOLDS}.get(found.answer, Status.UNKNOWN)
+        detail = f"{label} {weights} {others} {biases} {outs} {truth} {[c.bound.tolist() for c in disjuncts]}: {found}"
+        yield _judged(f"native, {name}", status, any(truth), time.perf_counter() - start, detail)
 
 
 KINDS = [
@@ -163,5 +205,11 @@ KINDS = [
         what="the greatest value of a layer of curved functions over an interval, by a grid and a bound on its slope",
         run=_curved,
         cost=0.15,
+    ),
+    Kind(
+        name="curved, own boxes",
+        what="the same where each disjunct has a box of its own, in which one input varies of those that vary over all",
+        run=_own_boxes,
+        cost=0.3,
     ),
 ]
