@@ -171,7 +171,7 @@ STARVED = 0.8
 
 def note(name: str, record: dict[str, Any]) -> None:
     """Append a finished problem to the journal, unless it hung on the machine's other work or on a mistake of ours."""
-    late = "Timeout" in record["answers"].values()
+    late = "Timeout" in record.get("answers", {}).values()
     if record.get("mistake") or (late and record["cpu"] < STARVED * record["seconds"]):
         print(name, "is not noted:", record.get("mistake") or "others had the machine", record, flush=True)
         return

@@ -14,10 +14,10 @@ from verifier.network.balance import BalanceWeights
 from verifier.network.convolution import Conv
 from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
-from verifier.network.operators import Dense, Reshape, Scale
+from verifier.network.operators import Dense, Reshape, Scale, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, absolute, clip, leaky_relu, relu
 from verifier.network.reduction import Reduction, reduce
-from verifier.network.relu_reductions import TO_RELUS, FunctionsAsRelus, PoolsAsRelus
+from verifier.network.relu_reductions import TO_RELUS, WITHOUT_POOLS, FunctionsAsRelus, PoolsAsRelus, PoolsBeforeRelus
 from verifier.network.shifts import AbsorbShifts
 
 KINDS = {
@@ -64,6 +64,30 @@ def test_maxpool_as_relus_is_exact_even_at_ties(seed):
     assert ExactNetwork(network).output(x) == ExactNetwork(reduced).output(x)
     weights = rng.integers(-3, 4, size=network.output_size).astype(float)
     assert ExactNetwork(network).gradient(x, weights) == ExactNetwork(reduced).gradient(x, weights)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pools_before_their_relus_are_exact_even_at_ties(seed):
+    rng = np.random.default_rng(seed)
+    builder = NetworkBuilder((1, 4, 4))
+    first = builder.add(relu())
+    pooled = builder.add(MaxPool((2, 2), (1, 1), (1, 0, 0, 1)), first)
+    if seed % 4 == 3:  # a ReLU that something else reads too stays where it is
+        pooled = builder.add(
+            Reshape((16,)),
+            builder.add(Sum((1, 1)), builder.add(Reshape((16,)), pooled), builder.add(Reshape((16,)), first)),
+        )
+    builder.add(Reshape((16,)), pooled)
+    network = builder.build()
+    turned = reduce(network, (PoolsBeforeRelus(),))
+    assert (turned.network is network) == (seed % 4 == 3)
+    assert turned.exact
+    weights = rng.integers(-3, 4, size=16).astype(float)
+    for reduced in (turned.network, reduce(network, WITHOUT_POOLS).network):
+        for _ in range(5):
+            x = rng.integers(-2, 3, size=16)  # many ties
+            assert ExactNetwork(network).output(x) == ExactNetwork(reduced).output(x)
+            assert ExactNetwork(network).gradient(x, weights) == ExactNetwork(reduced).gradient(x, weights)
 
 
 def deep(rng: np.random.Generator) -> Network:

@@ -23,6 +23,8 @@ from verifier.bounds.forward import Forward
 from verifier.limits import Deadline
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Dense, Reshape
+from verifier.network.reduction import reduce
+from verifier.network.relu_reductions import WITHOUT_POOLS
 
 
 class AreaBounder:
@@ -50,6 +52,8 @@ class AreaBounder:
         self._network = margin_network(perturbed.network, question.label)
         self._margins = Forward(self._network, np.arange(perturbed.dimension))
         self._condense = self._network.neurons > how.backward and available()
+        if self._condense:
+            self._network = reduce(self._network, WITHOUT_POOLS).network
         self._back: Crown | None = None
         self._maps: MapBounder | None = None
         if "attention" in how.aspects:

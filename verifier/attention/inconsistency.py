@@ -23,6 +23,8 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.reduction import reduce
+from verifier.network.relu_reductions import PoolsBeforeRelus
 
 FILTERS = ("identity", "absolute", "mean3")
 MAPS = ("gradient", "integrated", "smooth")
@@ -139,8 +141,9 @@ class Inconsistency:
         """
         if self.map != "gradient":
             return self.filtered(self._mean(perturbed, perturbed.image[None], label)[0])
-        network, x = perturbed.original, perturbed.image.reshape(1, -1)
-        outputs = self.outputs(perturbed, label)
+        # zeros of ReLUs tie in pools, where they are no kink of the gradient; before the ReLUs they do not
+        network = reduce(perturbed.original, (PoolsBeforeRelus(),)).network
+        x, outputs = perturbed.image.reshape(1, -1), self.outputs(perturbed, label)
         if _on_a_breakpoint(network, x):
             exact = ExactNetwork(network)
             values = exact.values(x.reshape(-1))

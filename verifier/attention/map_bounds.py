@@ -8,7 +8,7 @@ are bounded, then the gradient over the phases that they leave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -16,20 +16,27 @@ from verifier.attention.condensed_tiles import slopes_of
 from verifier.attention.inconsistency import Inconsistency
 from verifier.bounds.condensed import Signs
 from verifier.bounds.forward import Forward
-from verifier.bounds.interval import interval_gradients, multiply
+from verifier.bounds.interval import interval_gradients
 from verifier.bounds.jacobian import jacobian
-from verifier.bounds.jacobian_symbols import symbolic_gradients
-from verifier.bounds.phases import Pair, Phases, phases
-from verifier.bounds.relaxation import Slopes, Winners
+from verifier.bounds.jacobian_symbols import gradient_symbols
+from verifier.bounds.phases import Pair, phases
+from verifier.bounds.relaxation import Slopes
+from verifier.bounds.zonotope import Zonotope
 from verifier.encodings.perturbations import Perturbed, box_mean
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Scale
+from verifier.network.reduction import reduce
+from verifier.network.relu_reductions import WITHOUT_POOLS
+from verifier.rounding import SPACING, TINY
 
 PREFIX = "net/"
 """In front of the names of the original network's nodes in the perturbed one."""
 SLACK = 1e-11
-"""What sums over a map's entries are widened by, relative to the sum of all entries' sizes: far above their rounding,
-which is at most 2⁻⁵³ times the number of entries."""
+"""What the expected map is off by at most, and sums over classes, relative to the sum of all entries' sizes."""
+
+
+SYMBOLS = 1024
+"""Of more there is nothing to be told that would be worth its time."""
 
 
 class MapBounder:
@@ -45,12 +52,13 @@ class MapBounder:
 
     def __init__(self, perturbed: Perturbed, settings: Inconsistency, label: int, rows: float = np.inf) -> None:
         self.perturbed, self.settings = perturbed, settings
-        self._network = perturbed.original
+        self._network = reduce(perturbed.original, WITHOUT_POOLS).network
         self._by_rows = perturbed.original.input_size * perturbed.original.neurons <= rows
         self._weights = np.eye(self._network.output_size)[list(settings.outputs(perturbed, label))]
         self._start = settings.reference(perturbed, label)
         free = np.arange(perturbed.dimension)
-        networks = [_copied(perturbed, scale, shift) for scale, shift in settings.copies(perturbed.image)]
+        whole = reduce(perturbed.network, WITHOUT_POOLS).network
+        networks = [_copied(whole, perturbed, scale, shift) for scale, shift in settings.copies(perturbed.image)]
         self._copies = [(Forward(n, free), "copy" if "copy" in n else perturbed.pixels) for n in networks]
         self._needed = tuple(dict.fromkeys(n.inputs[0] for n in self._network.activations))
         self._shape = perturbed.image.shape
@@ -61,40 +69,26 @@ class MapBounder:
         Args:
             signs: what is known of the perturbed network's ReLUs on the tile, if anything (`known_signs`).
         """
-        least, greatest = self._map(low, high, signs)
-        below, above = self._filtered((least, greatest))
+        copies = [self._gradients(forward, entry, low, high, signs) for forward, entry in self._copies]
+        least = greatest = 0.0
         expected_low, expected_high = self._expected(low, high)
-        farthest = np.maximum(np.abs(above - expected_low), np.abs(expected_high - below))
-        nearest = np.maximum(np.maximum(below - expected_high, expected_low - above), 0.0)
-        size = np.maximum(np.abs(below), np.abs(above)) + np.maximum(np.abs(expected_low), np.abs(expected_high))
-        slack = SLACK * float(size.sum())
-        return max(0.0, self._sum(nearest) - slack), self._sum(farthest) + slack
+        for k in range(len(self._weights)):
+            found = self._mean([next(copy) for copy in copies], low, high)
+            moved = self._filtered(found).plus(Zonotope.between(-expected_high[k : k + 1], -expected_low[k : k + 1]))
+            below, above = moved.norms(self.settings.norm)
+            slack = SLACK * float(moved.reach().sum() + np.abs(expected_high[k]).sum())
+            least, greatest = least + max(0.0, float(below[0]) - slack), greatest + float(above[0]) + slack
+        return least, greatest
 
-    def _sum(self, entries: Array) -> float:
-        flat = entries.reshape(len(entries), -1)
-        return float(flat.sum() if self.settings.norm == 1 else np.sqrt((flat**2).sum(axis=1)).sum())
-
-    def _map(self, low: Array, high: Array, signs: Mapping[str, Signs] | None) -> Pair:
-        """Bounds on the unfiltered map: ``(classes, channels, H, W)`` each."""
-        classes = len(self._weights)
-        total: Pair | None = None
-        for forward, entry in self._copies:
-            plain = signs is not None and self.settings.map == "gradient"
-            known = slopes_of(self._network, signs, PREFIX) if plain else None  # type: ignore[arg-type]
-            possible = self._possible(forward, entry, low, high) if known is None else known
-            if known is not None and not self._by_rows:
-                ends = symbolic_gradients(self._network, self._weights, known)
-                if ends is not None:
-                    return ends[0].reshape(classes, *self._shape), ends[1].reshape(classes, *self._shape)
-            unstable = not all(bool(p.fixed.all()) for p in possible.values())
-            bounding = jacobian if unstable and self._by_rows else interval_gradients
-            each = {name: _repeated(phase, classes) for name, phase in possible.items()}
-            found = bounding(self._network, self._weights, each)[self._network.input]
-            here = tuple(end.reshape(classes, *self._shape) for end in found)
-            total = here if total is None else (total[0] + here[0], total[1] + here[1])  # type: ignore[assignment]
-        assert total is not None
-        count = len(self._copies)
-        mean = (total[0] / count, total[1] / count)
+    def _mean(self, copies: list[Zonotope], low: Array, high: Array) -> Zonotope:
+        """One class's unfiltered map by its gradient at the copies: ``(1, channels, H, W)``."""
+        if self.settings.map == "gradient":
+            return copies[0]
+        total = copies[0]
+        for copy in copies[1:]:
+            total = total.beside(copy)
+        count = np.full(total.error.shape, 1 / len(copies))
+        mean = total.times(np.nextafter(count, 0.0), np.nextafter(count, 1.0))
         if self.settings.map != "integrated":
             return mean
         forward, pixels = self._copies[0][0], self.perturbed.pixels
@@ -102,10 +96,35 @@ class MapBounder:
         x_low, x_high = (
             end.reshape(1, *self._shape) - self.settings.baseline for end in forward.ranges(symbolic[pixels], boxes)
         )
-        return multiply(mean, (x_low, x_high))
+        return mean.times(np.nextafter(x_low, -np.inf), np.nextafter(x_high, np.inf))
 
-    def _possible(self, forward: Forward, entry: str, low: Array, high: Array) -> Phases:
-        """The phases that forward bounds leave possible in one copy."""
+    def _gradients(
+        self, forward: Forward, entry: str, low: Array, high: Array, signs: Mapping[str, Signs] | None
+    ) -> Iterator[Zonotope]:
+        """The gradients of one class after the other in one copy, ``(1, channels, H, W)`` each."""
+        plain = signs is not None and self.settings.map == "gradient"
+        known = slopes_of(self._network, signs, PREFIX) if plain else None  # type: ignore[arg-type]
+        possible = self._possible(forward, entry, low, high) if known is None else known
+        rest: list[Zonotope] | None = None
+        found: Zonotope | None
+        for k in range(len(self._weights)):
+            weights = self._weights[k : k + 1]
+            found = gradient_symbols(self._network, weights, possible, at_most=SYMBOLS) if rest is None else None
+            if found is None:
+                rest = self._by_intervals(possible) if rest is None else rest
+                found = rest[k]
+            yield Zonotope(found.terms.reshape(-1, 1, *self._shape), found.error.reshape(1, *self._shape))
+
+    def _by_intervals(self, possible: Mapping[str, Slopes]) -> list[Zonotope]:
+        """The same for all classes where there are too many symbols."""
+        classes = len(self._weights)
+        bounding = jacobian if self._by_rows else interval_gradients
+        each = {name: _repeated(phase, classes) for name, phase in possible.items()}
+        low, high = bounding(self._network, self._weights, each)[self._network.input]
+        return [Zonotope.between(low[k : k + 1], high[k : k + 1]) for k in range(classes)]
+
+    def _possible(self, forward: Forward, entry: str, low: Array, high: Array) -> dict[str, Slopes]:
+        """The slopes that forward bounds leave possible in one copy."""
         name = {n: PREFIX + n if n != self._network.input else entry for n in self._needed}
         symbolic, boxes = forward.values(low[None], high[None], tuple(name.values()))
         pairs = {}
@@ -113,16 +132,19 @@ class MapBounder:
             least, greatest = forward.ranges(symbolic[name[n]], boxes)
             shape = (1, *self._network[n].shape)
             pairs[n] = (least.reshape(shape), greatest.reshape(shape))
-        return phases(self._network, pairs)
+        found = phases(self._network, pairs)
+        return {name: p for name, p in found.items() if isinstance(p, Slopes)}  # all of them: there are no pools
 
-    def _filtered(self, pair: Pair) -> Pair:
-        low, high = pair
+    def _filtered(self, found: Zonotope) -> Zonotope:
+        """The filter applied; an average of nine rounds by less than ten units in the last place of their sizes."""
         if self.settings.filter == "mean3":
-            return box_mean(low, 3), box_mean(high, 3)
+            rounded = 10 * SPACING * box_mean(found.reach(), 3)
+            return Zonotope(box_mean(found.terms, 3), (box_mean(found.error, 3) + rounded) * (1 + 10 * SPACING) + TINY)
         if self.settings.filter == "absolute":
-            both = np.maximum(np.abs(low), np.abs(high))
-            return np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high))), both
-        return low, high
+            low, high = found.ends()
+            smallest = np.maximum(np.maximum(low, -high), 0.0)
+            return Zonotope.between(smallest, np.maximum(np.abs(low), np.abs(high)))
+        return found
 
     def _expected(self, low: Array, high: Array) -> Pair:
         """The range of every entry of the expected map: each parameter's path is piecewise linear on its own."""
@@ -140,23 +162,21 @@ class MapBounder:
         return below, above
 
 
-def _repeated(phase: Slopes | Winners, count: int) -> Slopes | Winners:
+def _repeated(phase: Slopes, count: int) -> Slopes:
     """The phases of one box, once for each class."""
-    if isinstance(phase, Winners):
-        return Winners(phase.windows, np.repeat(phase.possible, count, axis=0))
     return Slopes(np.repeat(phase.smallest, count, axis=0), np.repeat(phase.largest, count, axis=0))
 
 
-def _copied(perturbed: Perturbed, scale: float, shift: Array) -> Network:
+def _copied(network: Network, perturbed: Perturbed, scale: float, shift: Array) -> Network:
     """The perturbed network with ``scale · x + shift`` of the perturbed image x going into the original network."""
     if scale == 1.0 and not np.any(shift):
-        return perturbed.network
+        return network
     nodes = []
     shape = perturbed.original.input_shape
-    for node in perturbed.network.nodes:
+    for node in network.nodes:
         inputs = tuple("copy" if i == perturbed.pixels else i for i in node.inputs)
         nodes.append(Node(node.name, node.operator, inputs, node.shape))
         if node.name == perturbed.pixels:
             factor = np.full(shape, scale)
             nodes.append(Node("copy", Scale(factor, np.asarray(shift).reshape(shape)), (node.name,), shape))
-    return Network(tuple(nodes), perturbed.network.output, perturbed.network.source)
+    return Network(tuple(nodes), network.output, network.source)

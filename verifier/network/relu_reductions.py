@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -63,6 +64,37 @@ class PoolsAsRelus(Reduction):
             players[alone] = match.sum() + np.arange(alone.sum())
             current, round_number = winners, round_number + 1
         return builder.add(Select(players[:, 0].reshape(node.shape)), current, name=node.name)
+
+
+@dataclass(frozen=True)
+class PoolsBeforeRelus(Reduction):
+    """``maxpool(relu(z))`` as ``relu(maxpool(z))`` where nothing else reads these ReLUs: fewer of them, and no ties of zeros.
+
+    Exact, gradients by the convention included: where all of a window is at most 0 both have none, else the first of the
+    largest entries has it in both.
+    """
+
+    def accepts(self, network: Network) -> bool:
+        return bool(_pooled(network))
+
+    def apply(self, network: Network) -> Reduced:
+        late = _pooled(network)
+
+        def turned(builder: NetworkBuilder, node: Node, source: str) -> str | None:
+            if node.name in late:
+                return source
+            if not isinstance(node.operator, MaxPool) or node.inputs[0] not in late:
+                return None
+            return builder.add(relu(), builder.add(node.operator, source, name=f"{node.name}/before"), name=node.name)
+
+        return rewritten(network, turned)
+
+
+def _pooled(network: Network) -> set[str]:
+    """The ReLUs that one MaxPool reads, and nothing else."""
+    readers = Counter(i for node in network.nodes for i in node.inputs)
+    read = {n.inputs[0] for n in network.activations if isinstance(n.operator, MaxPool)} - {network.output}
+    return {name for name in read if readers[name] == 1 and _is_relu(network[name])}
 
 
 @dataclass(frozen=True)
@@ -130,6 +162,10 @@ def _is_other(node: Node) -> bool:
     return isinstance(node.operator, PiecewiseLinear) and not node.operator.is_relu
 
 
+def _is_relu(node: Node) -> bool:
+    return isinstance(node.operator, PiecewiseLinear) and node.operator.is_relu
+
+
 def _floats(*terms: float) -> tuple[float, ...]:
     """Float64 numbers whose sum is exactly that of the terms: none for zero, one where it is one, else the terms."""
     total = sum(map(Fraction, terms), Fraction(0))
@@ -142,6 +178,8 @@ TO_RELUS: tuple[Reduction, ...] = (PoolsAsRelus(), FunctionsAsRelus())
 """To affine operators and ReLUs, gradients included."""
 TO_HINGES: tuple[Reduction, ...] = (PoolsAsRelus(full=True), FunctionsAsRelus(gradients=False))
 """To affine operators and ReLUs as proofs number these, which speak of values alone: one ReLU for each breakpoint."""
+WITHOUT_POOLS: tuple[Reduction, ...] = (PoolsBeforeRelus(), PoolsAsRelus())
+"""To elementwise activations, gradients included, with as few ReLUs as that takes."""
 
 
 def gaps(reduced: Reduced) -> dict[str, float]:
