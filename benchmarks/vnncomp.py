@@ -46,6 +46,8 @@ BARS = {
     "traffic_signs_recognition": 28,
 }
 """The categories, and how many instances are to be solved."""
+MOMENTS = (1, 2, 5, 10, 20, 50, 100, 300)
+"""Seconds of the curve of solved over time."""
 
 
 def main() -> int:
@@ -167,10 +169,17 @@ def report(collected: list[Collected], remark: str = "") -> str:
     text += "ran on the competition's machines (GPUs, or 16 to 64 cores) with the categories' own limits.\n\n"
     text += f"{remark}\n\n" if remark else ""
     text += table(header, rows)
+    text += "\nSolved within so many seconds:\n\n"
+    text += table(["category", *map(str, MOMENTS)], [[c.summary.category.name, *solved_within(c)] for c in collected])
     for entry in collected:
         text += f"\n## {entry.summary.category.name}\n\n{entry.conditions}.\n\n"
         text += _details(entry.summary, entry.records)
     return text
+
+
+def solved_within(entry: Collected) -> list[int]:
+    """How many instances were solved within each of `MOMENTS`."""
+    return [sum(r.solved and r.seconds <= moment for r in entry.records.values()) for moment in MOMENTS]
 
 
 def _details(summary: Summary, records: dict[int, Record]) -> str:

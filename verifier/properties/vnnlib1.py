@@ -25,8 +25,8 @@ from verifier.properties.meaning import to_query
 from verifier.properties.products import Products
 from verifier.properties.query import Query
 
-_TOKEN = re.compile(r"[()]|\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+")
-_SKIP = re.compile(r"(?:\s+|;[^\n]*)+")
+_PIECE = re.compile(r"(?:\s+|;[^\n]*)*(?:([()]|\"[^\"]*\"|\|[^|]*\||[^\s();\"|]+)|(.)|\Z)")
+"""Blanks and comments, and then a token, a character that begins none, or the end: one of them matches everywhere."""
 _NUMBER = re.compile(r"[+-]?(?:\d{1,2000}\.?\d{0,2000}|\.\d{1,2000})(?:[eE][+-]?\d{1,4})?\Z", re.ASCII)
 _VARIABLE = re.compile(r"([XYxy])_(0|[1-9]\d*)\Z", re.ASCII)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
@@ -75,18 +75,13 @@ class _Parser:
         self.offsets: list[int] = []
         self.declared: dict[str, set[int]] = {"X": set(), "Y": set()}
         self.named: dict[str, Expression] = {}
-        position, end = 0, len(text)
-        while position < end:
-            skip = _SKIP.match(text, position)
-            if skip:
-                position = skip.end()
-                continue
-            token = _TOKEN.match(text, position)
-            if not token:
-                raise self._error_at(position, f"unexpected character {text[position]!r}")
-            self.tokens.append(token.group())
-            self.offsets.append(position)
-            position = token.end()
+        for piece in _PIECE.finditer(text):
+            which = piece.lastindex
+            if which == 1:
+                self.tokens.append(piece[1])
+                self.offsets.append(piece.start(1))
+            elif which == 2:
+                raise self._error_at(piece.start(2), f"unexpected character {piece[2]!r}")
         self.next = 0
 
     # -- errors ------------------------------------------------------------------------------------------
