@@ -163,6 +163,10 @@ class MemoryBudget:
         """How many rows of so many bytes fit into a share of the budget (0: not even one): the size of a chunk."""
         return int(self.limit * share / max(row, 1))
 
+    def part(self, count: int) -> MemoryBudget:
+        """The budget of each of so many workers."""
+        return MemoryBudget(self.limit / count)
+
     def check(self, size: float, what: str) -> None:
         """Refuse work that does not fit.
 

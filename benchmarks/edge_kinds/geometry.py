@@ -257,7 +257,7 @@ def float_lines(seed: int) -> Iterator[Trial]:
     yield _trial("line", began, _line_fault(found, truth))
     began = time.perf_counter()
     try:
-        found = line(network, *ends, memory=TIGHT)
+        found = line(network, *ends, memory=TIGHT, threads=int(rng.integers(1, 4)))
     except MemoryLimitError:  # it is so little that some do not fit
         return
     yield _trial("line in parts", began, _line_fault(found, truth))

@@ -98,6 +98,9 @@ def dense_rows() -> list[list[object]]:
     many = lines(small, starts, ends).pieces
     name = "the same, 1,000 lines"
     rows.append(cells(name, many, 143_499, 242.0, *least(lambda: lines(small, starts, ends))))
+    name += ", 2 threads (wall-clock)"
+    both, _ = least(lambda: lines(small, starts, ends, threads=2))
+    rows.append(cells(name, many, 143_499, 242.0, both, both))
     for sizes, theirs, peer in LAYERS:
         network = random_network(sizes)
         a, b = rng.uniform(-1, 1, (2, sizes[0]))
@@ -132,9 +135,9 @@ def convolutional_rows() -> list[list[object]]:
             attacked = prepare(np.clip(raw + 0.03 * 255 * sign, 0, 255))
             for what, a, b in (("black to image", prepare(0 * raw), x), ("image to FGSM image", x, attacked)):
                 wall, cpu = least(lambda n=network, a=a, b=b: line(n, a, b), 1.0)
-                rows.append(
-                    [f"{name} convSmall {training}", what, f"{len(line(network, a, b)):,}", f"{wall:.3g}", f"{cpu:.3g}"]
-                )
+                both, _ = least(lambda n=network, a=a, b=b: line(n, a, b, threads=2), 1.0)
+                pieces = f"{len(line(network, a, b)):,}"
+                rows.append([f"{name} convSmall {training}", what, pieces, *(f"{x:.3g}" for x in (wall, cpu, both))])
     return rows
 
 
@@ -177,7 +180,7 @@ def main() -> None:
     text += f"{machine()}; load average {os.getloadavg()[0]:.1f}.\n\n" + table(header, dense_rows())
     print(text, flush=True)
     text += "\n## ERAN's convolutional networks, one line each\n\n"
-    text += table(["network", "line", "pieces", "ms", "CPU ms"], convolutional_rows())
+    text += table(["network", "line", "pieces", "ms", "CPU ms", "ms, 2 threads"], convolutional_rows())
     text += f"\n{first_answer()}\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "regions_speed.md").write_text(text)

@@ -1,6 +1,6 @@
 """Lines and planes through networks of the size of VGG11 and ResNet-18, with random weights: time a piece, and memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/regions_large.py [--memory GIB]     writes benchmarks/results/regions_large.md
+    OMP_NUM_THREADS=1 python benchmarks/speed/regions_large.py [--memory GIB] [--threads N]     writes benchmarks/results/regions_large.md
 
 He weights, biases of standard deviation 0.05, seed 0, float64; the lines go from a random image along a random direction.
 One run each, after a short line that warms up; wall-clock and CPU milliseconds a piece, and the process's peak memory.
@@ -96,7 +96,9 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--memory", type=float, default=1.0, help="GiB that a walk may use (1)")
-    memory = parser.parse_args().memory
+    parser.add_argument("--threads", type=int, default=2, help="threads of the lines' second rows (2)")
+    args = parser.parse_args()
+    memory, threads = args.memory, args.threads
     rng = np.random.default_rng(1)
     image, step, other = rng.random(3072), rng.normal(size=3072), rng.normal(size=3072)
     small, large, residual = vgg((16, "M", 16, "M")), vgg(VGG11), resnet()
@@ -108,13 +110,21 @@ def main() -> None:
             lambda r: plane(small, image, r * step, r * other, corners, memory=4 * memory),
             0.004,
         ),
-        measured("line, VGG11", large, lambda r: line(large, image, image + r * step, memory=memory), 0.01),
-        measured("line, VGG11, longer", large, lambda r: line(large, image, image + r * step, memory=memory), 0.03),
-        measured("line, ResNet-18", residual, lambda r: line(residual, image, image + r * step, memory=memory), 0.002),
     ]
+    for name, network, reach in (
+        ("line, VGG11", large, 0.01),
+        ("line, VGG11, longer", large, 0.03),
+        ("line, ResNet-18", residual, 0.002),
+    ):
+        for count in (1, threads):
+
+            def call(r: float, network: Network = network, count: int = count) -> Sequence[object]:
+                return line(network, image, image + r * step, memory=memory, threads=count)
+
+            rows.append(measured(f"{name}, {count} thread{'s'[: count - 1]}", network, call, reach))
     text = (
         "# Lines and planes through large networks\n\nWritten by `benchmarks/speed/regions_large.py"
-        f" --memory {memory:g}`; its docstring says how. {machine()}; load average {os.getloadavg()[0]:.1f}.\n\n"
+        f" --memory {memory:g} --threads {threads}`; its docstring says how. {machine()}; load average {os.getloadavg()[0]:.1f}.\n\n"
     )
     text += table(["case", "neurons", "pieces", "ms a piece", "CPU ms a piece", "peak GiB"], rows)
     (RESULTS / "regions_large.md").write_text(text, encoding="utf-8")

@@ -129,6 +129,29 @@ def test_values_that_overflow_are_refused():
         line(network, [1.0], [1e308])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_lines_walked_by_threads_are_the_same_lines(seed):
+    rng = np.random.default_rng(seed)
+    dense = feedforward([rng.normal(size=s) for s in ((9, 3), (8, 9), (2, 8))], [rng.normal(size=k) for k in (9, 8, 2)])
+    for network in (pools(seed)[0], dense):
+        starts, ends = rng.normal(size=(2, 7, network.input_size))
+        alone = lines(network, starts, ends)
+        for found in (lines(network, starts, ends, threads=2), lines(network, starts, ends, threads=3)):
+            assert_same_lines(found, alone)
+        assert_same_lines([line(network, starts[0], ends[0], threads=3)], [alone[0]])
+    with pytest.raises(InputError, match="threads"):
+        line(dense, starts[0], ends[0], threads=0)
+
+
+def assert_same_lines(found, expected):
+    """The same pieces, up to rounding errors in the places."""
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.breakpoints, other.breakpoints, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-9, atol=1e-12)
+        assert all((one.pattern()[name] == p).all() for name, p in other.pattern().items())
+        np.testing.assert_allclose(one.gradient(1), other.gradient(1), atol=1e-12)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_lines_walked_in_parts_are_the_same_lines(seed):
     network, rng = pools(seed)
@@ -146,11 +169,7 @@ def test_lines_walked_in_parts_are_the_same_lines(seed):
         found = lines(network, starts, ends, memory=1e-3 if seed % 2 else 5e-5)
     assert len(parts) > 6
     np.testing.assert_array_equal(found.offsets, whole.offsets)
-    np.testing.assert_allclose(found.breakpoints, whole.breakpoints, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.values, whole.values, rtol=1e-9, atol=1e-12)
-    for one, other in zip(found, whole, strict=True):
-        assert all((one.pattern()[name] == p).all() for name, p in other.pattern().items())
-        np.testing.assert_allclose(one.gradient(1), other.gradient(1), atol=1e-12)
+    assert_same_lines(found, whole)
     seeds = rng.normal(size=(found.pieces, 3))
     np.testing.assert_allclose(found.patterns.sum_gradients(seeds), whole.patterns.sum_gradients(seeds), atol=1e-9)
 

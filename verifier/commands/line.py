@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
-    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading
+    from verifier.commands.arguments import add_json, add_model, add_out, add_quiet, add_reading, count
 
     parser = subparsers.add_parser(
         "line",
@@ -27,6 +27,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("end", type=Path, metavar="END", help="input at t = 1")
     parser.add_argument("--exact", action="store_true", help="rational breakpoints (up to a few hundred neurons)")
     parser.add_argument("--best", choices=("max", "min"), default="max", help="the class is the largest output (max)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N",
+                        help="threads for large networks; the same line up to rounding errors (1)")  # fmt: skip
     add_out(parser)
     add_reading(parser)
     add_json(parser)
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> Result:
     compiled.ensure(compiled.LINES, args.listener)
     reader = Reader(args, network)
     start, end = reader.given(args.start), reader.given(args.end)
-    found = line(network, start, end, exact=args.exact, listener=args.listener)
+    found = line(network, start, end, exact=args.exact, threads=args.threads, listener=args.listener)
     bands = found.classes(best=args.best)
     length = float(np.linalg.norm(found.end - found.start))
     lines = [f"{len(found):,} linear piece{'s' * (len(found) != 1)} on a line of length {length:.6g}"]

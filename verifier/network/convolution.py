@@ -51,24 +51,37 @@ class Conv(AffineOperator):
 
     def linear(self, *inputs: Array) -> Array:
         (x,) = inputs
-        (channels, height, width), batch = self.output_shape(x.shape[1:]), len(x)
+        result = np.empty((len(x), *self.output_shape(x.shape[1:])), np.result_type(x, self.weight))
+        self._multiply(x, result, None)
+        return result
+
+    def write(self, out: Array, *inputs: Array) -> None:
+        self._multiply(inputs[0], out, self.bias)
+
+    def _multiply(self, x: Array, out: Array, bias: Array | None) -> None:
+        """Write the product, and the bias added to it, into ``(batch, channels, H, W)``."""
+        batch, channels, height, width = out.shape
         kernel = self.weight.reshape(self.groups, channels // self.groups, -1)
         positions, window = height * width, self.groups * kernel.shape[2]
-        result = np.empty((batch, self.groups, kernel.shape[1], positions), np.result_type(x, kernel))
+        result = out.view()
+        result.shape = (batch, self.groups, kernel.shape[1], positions)  # never a copy
+        shift = None if bias is None else bias.reshape(self.groups, -1, 1)
         if positions > self.SMALL_MAP:
             # the positions last, so that rows of the image are copied, not single entries; blocks that fit the cache
             step = max(1, self.BLOCK // (window * positions))
             for i in range(0, batch, step):
                 windows = self._windows(x[i : i + step]).transpose(0, 1, 4, 5, 2, 3)
-                result[i : i + step] = np.matmul(kernel, windows.reshape(len(windows), self.groups, -1, positions))
+                product = np.matmul(kernel, windows.reshape(len(windows), self.groups, -1, positions))
+                _put(result[i : i + step], product, shift)
         else:
             # one product over the positions of many images: over one image's it would be too narrow to be fast
             step = max(1, 16 * self.BLOCK // (window * positions))
             for i in range(0, batch, step):
                 windows = self._windows(x[i : i + step]).transpose(1, 4, 5, 0, 2, 3)
                 product = np.matmul(kernel, windows.reshape(self.groups, kernel.shape[2], -1))
-                result[i : i + step] = product.reshape(*kernel.shape[:2], -1, positions).transpose(2, 0, 1, 3)
-        return result.reshape(batch, channels, height, width)
+                _put(
+                    result[i : i + step], product.reshape(*kernel.shape[:2], -1, positions).transpose(2, 0, 1, 3), shift
+                )
 
     def _windows(self, x: Array) -> Array:
         return sliding_windows(x, self.weight.shape[2:], self.stride, self.padding, self.dilation, 0)
@@ -124,6 +137,13 @@ class Conv(AffineOperator):
         size = (out_channels * height * width, prod(shape))
         triple = (np.concatenate(data), (np.concatenate(rows), np.concatenate(cols)))
         return (sp.csr_array(sp.coo_array(triple, shape=size)),)
+
+
+def _put(out: Array, product: Array, shift: Array | None) -> None:
+    if shift is None:
+        out[...] = product
+    else:
+        np.add(product, shift, out=out)
 
 
 def window_output_size(

@@ -94,6 +94,14 @@ class AffineOperator(Operator):
         value, constant = self.linear(*inputs), self.constant()
         return value if constant is None else value + constant
 
+    def write(self, out: Array, *inputs: Array) -> None:
+        """Like `forward`, into an array ``(batch, *output_shape)`` that is there already (fresh pages cost more)."""
+        value, constant = self.linear(*inputs), self.constant()
+        if constant is None:
+            out[...] = value
+        else:
+            np.add(value, constant, out=out)
+
     def absolute(self, least: float = 0.0) -> AffineOperator:
         """The operator with the absolute values of its coefficients, those not zero raised to ``least``.
 
@@ -180,6 +188,13 @@ class Dense(AffineOperator):
             return np.ascontiguousarray((sparse @ rows.T).T).reshape(*x.shape[:-1], -1)
         result: Array = x @ self.weight.T
         return result
+
+    def write(self, out: Array, *inputs: Array) -> None:
+        if self.sparse_weight is not None:
+            super().write(out, *inputs)
+            return
+        np.matmul(inputs[0], self.weight.T, out=out)
+        out += self.bias
 
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         sparse = self.sparse_weight
@@ -344,7 +359,7 @@ class Select(AffineOperator):
 
     def linear(self, *inputs: Array) -> Array:
         flat = inputs[0].reshape(len(inputs[0]), -1)
-        picked: Array = flat[:, self.index]
+        picked: Array = np.take(flat, self.index, axis=1, mode="wrap")  # -1 is the padding's; it is overwritten
         padding = self.index < 0
         if padding.any():
             picked = np.where(padding, np.zeros((), dtype=picked.dtype), picked)

@@ -13,6 +13,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from verifier.limits import thread_pool
 from verifier.network.graph import Network
 from verifier.network.operators import Array, Dense, Reshape, Scale
 from verifier.network.piecewise import PiecewiseLinear
@@ -64,8 +65,16 @@ class FeedForward:
         pieces = np.cumsum(self.sizes[:-1]) + 2
         return float((pieces * self.sizes[:-1] * self.sizes[1:]).sum())
 
-    def trace(self, starts: Array, ends: Array) -> Trace | None:
+    def trace(self, starts: Array, ends: Array, threads: int = 1) -> Trace | None:
         """The breakpoints of the lines from starts to ends ``(lines, n)``; None if a line runs along a breakpoint."""
+        if min(threads, len(starts)) < 2:
+            return self._trace(starts, ends)
+        with thread_pool(threads) as pool:
+            parts = [np.array_split(x, min(threads, len(x))) for x in (starts, ends)]
+            found = [trace for trace in pool.map(self._trace, *parts) if trace is not None]
+        return Trace.joined(found) if len(found) == len(parts[0]) else None
+
+    def _trace(self, starts: Array, ends: Array) -> Trace | None:
         count, n = starts.shape
         inputs = np.empty((count, 2, n))
         inputs[:, 0], inputs[:, 1] = starts, ends
@@ -75,7 +84,10 @@ class FeedForward:
         reach = row_norms(unit * inputs) + unit * largest
         firsts = inputs @ self.first_weight
         firsts += self.first_bias
-        memory = self.spare.pop() if self.spare else self._memory()
+        try:
+            memory = self.spare.pop()
+        except IndexError:
+            memory = self._memory()
         *found, doubtful, values, hidden, product = feed_forward_kernels.trace(
             firsts,
             reach,
@@ -111,6 +123,21 @@ class Trace(NamedTuple):
     neurons: Index
     initial: Array
     extras: Index
+
+    @staticmethod
+    def joined(parts: Sequence[Trace]) -> Trace:
+        """The traces of some lines and of those after them, as one."""
+        ends = np.cumsum([[len(p.t), len(p.born), len(p.neurons)] for p in parts], axis=0)
+        firsts = np.vstack([[0, 0, 0], ends[:-1]]).tolist()
+        points, offsets, starts, extras = [], [parts[0].offsets[:1]], [parts[0].starts[:1]], []
+        for part, (row, point, event) in zip(parts, firsts, strict=True):
+            points.append(part.point + point)
+            offsets.append(part.offsets[1:] + row)
+            starts.append(part.starts[1:] + event)
+            extras.append(part.extras + np.array([0, point, 0]))
+        fields = {name: np.concatenate([getattr(p, name) for p in parts]) for name in Trace._fields}
+        joined = {"point": points, "offsets": offsets, "starts": starts, "extras": extras}
+        return Trace(**{**fields, **{name: np.concatenate(arrays) for name, arrays in joined.items()}})
 
 
 class FeedForwardLevels(Sequence[Level]):

@@ -36,7 +36,7 @@ def activate(z: Any, before: Any, h: Any, low: float, high: float, near: float) 
     return norm, doubtful, small
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def norm(h: Any, squares: float) -> float:
     """The root of a sum of squares, which is summed again in other units if it has overflowed or underflowed."""
     if TINY < squares < 1.0 / TINY:
@@ -50,7 +50,7 @@ def norm(h: Any, squares: float) -> float:
     return largest * np.sqrt(total)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def along(z: Any, before: Any, weight: Any, offset: Any, scale: float, scale_before: float) -> bool:
     """Whether a neuron stays so near its breakpoint between two points that floats cannot tell which side it is on."""
     wide = max(scale, scale_before)
@@ -108,7 +108,7 @@ def at_breakpoints(z: Any, weight: Any, offset: Any, scale: float, pending: Any,
     return kept, extra
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def workspace(size: int) -> Any:
     """What `scan` needs for layers of at most so many neurons.
 
@@ -130,13 +130,13 @@ def workspace(size: int) -> Any:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def no_points() -> Any:
     """Room for the new points of a layer: shares of their pieces, pieces, first of their neurons; and these neurons."""
     return np.empty(256), np.empty(256, np.int64), np.empty(257, np.int64), np.empty(256, np.int64)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def scan(
     z: Any, h: Any, weight: Any, offset: Any, scale: Any, t: Any, point: Any, low: float, high: float, unit: float,
     mean: Any, new_scale: Any, layer: int, tracked: Any, begins: Any, work: Any, extras: Any, extra: int, made: Any,
@@ -260,7 +260,7 @@ def scan(
     return False, count, crossed, extra, extras, (places, place_piece, place_first, crossing)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def level_of(
     layer: int,
     first: int,

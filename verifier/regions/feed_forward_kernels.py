@@ -23,7 +23,7 @@ BLOCK = 128
 """Points whose common zero neurons are left out of the matrix product."""
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _product(hidden: Any, weight: Any, result: Any) -> None:
     """``result = hidden @ weight`` without the columns of hidden that are zero throughout a block."""
     rows, inputs = hidden.shape
@@ -57,7 +57,7 @@ def _product(hidden: Any, weight: Any, result: Any) -> None:
             np.dot(narrow, small, result[first:last])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _advance(
     z: Any, result: Any, weight: Any, bias: Any, rise: float, t: Any, new_scale: Any, point: Any, fresh: Any, made: int,
     current: Any, target: Any, layer: int, after: Any, new_t: Any, scale: Any, new_point: Any, born: Any, starts: Any,
@@ -122,7 +122,7 @@ def _advance(
     return points, events
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def trace(
     firsts: Any,
     reach: Any,
@@ -268,7 +268,7 @@ def trace(
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _enlarged(array: Any, capacity: int) -> Any:
     new = np.empty(capacity, array.dtype)
     new[: array.shape[0]] = array

@@ -42,7 +42,7 @@ def trailing_zeros(word: Any) -> int:
     return n
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def sign_bits(
     values: Any, first: int, last: int, weight: Any, offset: Any, scale: Any, positive: Any, negative: Any
 ) -> None:
@@ -64,7 +64,7 @@ def sign_bits(
             negative[v, w] = q
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def grown(array: Any, used: int) -> Any:
     """A copy of a two-dimensional array with twice the rows."""
     new = np.empty((2 * array.shape[0] + 16, array.shape[1]), array.dtype)
@@ -72,7 +72,7 @@ def grown(array: Any, used: int) -> Any:
     return new
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def grown1(array: Any, used: int) -> Any:
     """A copy of a one-dimensional array of twice the length."""
     new = np.empty(2 * array.shape[0] + 16, array.dtype)
@@ -80,7 +80,7 @@ def grown1(array: Any, used: int) -> Any:
     return new
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cell_bits(offsets: Any, loops: Any, bits: Any) -> Any:
     """For each cell the union of its vertices' bit sets, ``(cells, words)``."""
     count = offsets.shape[0] - 1
@@ -94,7 +94,7 @@ def cell_bits(offsets: Any, loops: Any, bits: Any) -> Any:
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def interpolate(rows: Any, start: Any, end: Any, alpha: Any) -> Any:
     """``rows (V, n)`` with the new vertices' rows appended, in the order in which the vertices were made."""
     count, n = rows.shape
@@ -115,7 +115,7 @@ def unpack(bits: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.bool_]:
     return flat.astype(np.bool_)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def extend_maximum(scale: Any, count: int, start: Any, end: Any) -> None:
     """Fill ``scale[count:]`` with the larger scale of the two vertices each new vertex was made of."""
     for i in range(start.shape[0]):

@@ -225,6 +225,7 @@ def line(
     exact: bool = False,
     memory: float | None = None,
     deadline: float | None = None,
+    threads: int = 1,
     settings: LineSettings = LineSettings(),
     listener: Listener = ignore,
 ) -> LineRestriction:
@@ -235,6 +236,7 @@ def line(
         exact: compute the breakpoints in rational arithmetic (for up to a few hundred neurons).
         memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
+        threads: stretches walked at once, except in fully connected networks; the same line up to rounding errors.
         settings: what the walk decides by numbers.
         listener: is told how many pieces there are after each layer.
 
@@ -257,7 +259,7 @@ def line(
         raise InputError("line takes one start and one end", fix="use lines for many")
     if exact:
         return _exact(network, a[0], b[0], Deadline(deadline), listener)
-    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings)[0]
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings, threads)[0]
 
 
 @checked
@@ -268,6 +270,7 @@ def lines(
     *,
     memory: float | None = None,
     deadline: float | None = None,
+    threads: int = 1,
     settings: LineSettings = LineSettings(),
     listener: Listener = ignore,
 ) -> LineRestrictions:
@@ -277,6 +280,7 @@ def lines(
         starts, ends: ``(lines, n)`` or ``(lines, *input_shape)``; a single start or end serves all lines.
         memory: GiB that the work may use; None for a share of the machine's. What needs more is walked in parts.
         deadline: ``time.monotonic`` seconds at which the work stops.
+        threads: how many groups of lines are walked at the same time.
         settings: what the walk decides by numbers.
         listener: is told how many pieces there are after each layer.
 
@@ -298,7 +302,7 @@ def lines(
         raise InputError(f"{len(a)} starts and {len(b)} ends", fix="give one end for each start")
     count = max(len(a), len(b)) if len(a) and len(b) else 0
     a, b = np.broadcast_to(a, (count, a.shape[1])), np.broadcast_to(b, (count, b.shape[1]))
-    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings)
+    return _restrict(network, a, b, Deadline(deadline), MemoryBudget.of(memory), listener, settings, threads)
 
 
 def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
@@ -309,10 +313,7 @@ def _end(network: Network, x: npt.ArrayLike, name: str) -> Array:
 
 
 def _exact(network: Network, start: Array, end: Array, deadline: Deadline, listener: Listener) -> LineRestriction:
-    """The restriction in rational arithmetic; the floats in it are the rationals, rounded.
-
-    Breakpoints so close that they round to one float are kept: the pieces between them have length 0 in t.
-    """
+    """The restriction in rational arithmetic; floats are rounded, and breakpoints that round to one float are kept."""
     walk = ExactWalk(network, start[None], end[None]).finish(deadline, listener)
     t = np.array([float(x) for x in walk.breaks])
     patterns = Patterns(network, walk.levels, len(t) - 1)
@@ -337,14 +338,17 @@ def _restrict(
     memory: MemoryBudget,
     listener: Listener,
     settings: LineSettings,
+    threads: int,
 ) -> LineRestrictions:
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
     count = len(starts)
     if not count:
         nothing, output = np.empty(0), np.empty((0, network.output_size))
         patterns = Patterns(network, (), 0)
         return LineRestrictions(network, starts, ends, nothing, output, nothing, np.zeros(1, np.int64), patterns)
-    found = _compiled(network, starts, ends, deadline, settings)
-    found = found or _general(network, starts, ends, deadline, memory, listener, settings)
+    found = _compiled(network, starts, ends, deadline, settings, threads)
+    found = found or _general(network, starts, ends, deadline, memory, listener, settings, threads)
     if not np.isfinite(found.values).all():
         raise InputError(
             "the network's values on the line overflow float64", fix="use exact=True, or ends nearer to zero"
@@ -353,14 +357,14 @@ def _restrict(
 
 
 def _compiled(
-    network: Network, starts: Array, ends: Array, deadline: Deadline, settings: LineSettings
+    network: Network, starts: Array, ends: Array, deadline: Deadline, settings: LineSettings, threads: int
 ) -> LineRestrictions | None:
     """The restrictions by the compiled walk; None if it does not suffice: other networks, lines along kinks."""
     dense, count = feed_forward(network), len(starts)
     if dense is None or (deadline.at is not None and count * dense.work > settings.uninterrupted):
         return None
     deadline.check("before the first layer")
-    trace = dense.trace(starts, ends)
+    trace = dense.trace(starts, ends, threads)
     if trace is None:
         return None
     tolerance = 2 * (dense.output[0] * trace.scale + dense.output[1])
@@ -376,19 +380,19 @@ def _general(
     memory: MemoryBudget,
     listener: Listener,
     settings: LineSettings,
+    threads: int,
 ) -> LineRestrictions:
     """The restrictions by the walk that takes every network."""
-    walked = walk_lines(network, starts, ends, deadline, memory, listener, settings)
+    walked = walk_lines(network, starts, ends, deadline, memory, listener, settings, threads)
     # every piece's start, and the end of every line's last piece
-    last = np.flatnonzero(walked.places[:, 1] == 1.0)
-    at = last + 1
+    at = np.flatnonzero(walked.places[:, 1] == 1.0) + 1
     return LineRestrictions(
         network,
         starts,
         ends,
-        np.insert(walked.places[:, 0], at, walked.places[last, 1]),
-        np.insert(walked.values[:, 0], at, walked.values[last, 1], axis=0),
-        np.insert(walked.tolerance[:, 0], at, walked.tolerance[last, 1]),
+        np.insert(walked.places[:, 0], at, walked.places[at - 1, 1]),
+        np.insert(walked.values[:, 0], at, walked.values[at - 1, 1], axis=0),
+        np.insert(walked.tolerance[:, 0], at, walked.tolerance[at - 1, 1]),
         np.concatenate([[0], at + np.arange(1, len(starts) + 1)]),
         Patterns(network, walked.levels, len(walked.places)),
         walked.by_rounding,

@@ -1,19 +1,22 @@
-"""Lines through large networks in bounded memory: what does not fit is walked in parts, and the parts are joined.
+"""Lines through large networks in bounded memory and by threads: walked in parts, and the parts are joined.
 
-A group of segments whose walk raises `MemoryLimitError` is halved: into fewer segments, and a single one in t. Where a
-segment was halved the network does not bend, so the two pieces beside that place are one and are united again.
+Each thread takes its share of the segments, or of a single segment's t. A part whose walk raises `MemoryLimitError` is
+halved: into fewer segments, and a single one in t. Where a segment was halved the network does not bend, so the two
+pieces beside that place are one and are united again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 
 from verifier.errors import MemoryLimitError
 from verifier.events import Event, Listener, Progress
-from verifier.limits import Deadline, MemoryBudget
+from verifier.limits import Deadline, MemoryBudget, thread_pool
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.regions.cells import Index, Segments
@@ -49,16 +52,14 @@ class _Part:
     lines: Index
     places: Array
 
-    def halves(self) -> tuple[_Part, _Part]:
-        count = len(self.lines)
-        if count > 1:
-            return (
-                _Part(self.lines[: count // 2], self.places[: count // 2]),
-                _Part(self.lines[count // 2 :], self.places[count // 2 :]),
-            )
+    def shares(self, count: int) -> list[_Part]:
+        """As many parts, or as many as there are segments; of a single segment as many stretches of t."""
+        if len(self.lines) > 1:
+            pairs = zip(np.array_split(self.lines, count), np.array_split(self.places, count), strict=True)
+            return [_Part(lines, places) for lines, places in pairs if len(lines)]
         low, high = self.places[0].tolist()
-        middle = (low + high) / 2
-        return _Part(self.lines, np.array([[low, middle]])), _Part(self.lines, np.array([[middle, high]]))
+        ends = [low, *(low + (high - low) * k / count for k in range(1, count)), high]
+        return [_Part(self.lines, np.array([stretch])) for stretch in pairwise(ends)]
 
 
 def walk_lines(
@@ -69,11 +70,13 @@ def walk_lines(
     memory: MemoryBudget,
     listener: Listener,
     settings: LineSettings,
+    threads: int = 1,
 ) -> Walked:
     """Walk lines from starts to ends ``(lines, n)`` through a network.
 
     Args:
         listener: is told after each layer of each part how many pieces there are, those of earlier parts included.
+        threads: so many parts are walked at the same time, each with its share of the memory.
 
     Raises:
         TimeLimitError: the deadline passes.
@@ -83,22 +86,57 @@ def walk_lines(
         Sotoudeh, Thakur, ExactLine, NeurIPS 2019, Theorems 1 to 3; in parts: this module's own.
     """
     count = len(starts)
-    waiting = [_Part(np.arange(count), np.tile([0.0, 1.0], (count, 1)))]
-    done: list[tuple[_Part, Walked]] = []
-    while waiting:
-        part = waiting.pop()
-        earlier = sum(len(walked.places) for _, walked in done)
+    whole = _Part(np.arange(count), np.tile([0.0, 1.0], (count, 1)))
+    shares = whole.shares(threads)
+    memory, told = memory.part(len(shares)), _Told(listener)
 
-        def tell(event: Event, earlier: int = earlier) -> None:
-            listener(replace(event, done=event.done + earlier) if isinstance(event, Progress) else event)
+    def walk(part: _Part) -> list[tuple[_Part, Walked]]:
+        waiting, done = [part], []
+        while waiting:
+            part = waiting.pop()
+            try:
+                found = _walk(network, starts, ends, part, deadline, memory, told.by(part), settings)
+            except MemoryLimitError:
+                if len(part.lines) == 1 and float(np.ptp(part.places)) < settings.shortest:
+                    raise
+                waiting += reversed(part.shares(2))
+                told.forget(part)
+            else:
+                done.append((part, found))
+        return done
 
-        try:
-            done.append((part, _walk(network, starts, ends, part, deadline, memory, tell, settings)))
-        except MemoryLimitError:
-            if len(part.lines) == 1 and float(np.ptp(part.places)) < settings.shortest:
-                raise
-            waiting += reversed(part.halves())
+    if len(shares) == 1:
+        done = walk(whole)
+    else:
+        with thread_pool(len(shares)) as pool:
+            done = [one for found in pool.map(walk, shares) for one in found]
     return done[0][1] if len(done) == 1 else _joined(done)
+
+
+class _Told:
+    """What the parts tell of their progress, added up."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._lock = listener, Lock()
+        self._pieces: dict[int, int] = {}
+
+    def by(self, part: _Part) -> Listener:
+        """The listener of one part."""
+
+        def tell(event: Event) -> None:
+            if not isinstance(event, Progress):
+                self._listener(event)
+                return
+            with self._lock:
+                self._pieces[id(part)] = event.done
+                self._listener(replace(event, done=sum(self._pieces.values())))
+
+        return tell
+
+    def forget(self, part: _Part) -> None:
+        """A part is walked again, in smaller ones."""
+        with self._lock:
+            self._pieces.pop(id(part), None)
 
 
 def _walk(

@@ -18,7 +18,7 @@ ZERO_WINS = -1
 """Position of the constant zero that takes part where a ReLU is computed together with the MaxPool behind it."""
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def vertex_maxima(
     values: Any, windows: Any, zero: bool, weight: Any, offset: Any, scale: Any, best: Any, winner: Any, near: Any
 ) -> None:
@@ -55,7 +55,7 @@ def _entry(values: Any, v: int, window: Any, k: int) -> float:
     return 0.0 if k == ZERO_WINS else values[v, window[k]]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _parallel(values: Any, a: int, b: int, window: Any, zero: bool, best_a: float, reach: float) -> bool:
     """Whether two entries are within reach of the maximum at one end, and of each other at the other end.
 
@@ -73,7 +73,7 @@ def _parallel(values: Any, a: int, b: int, window: Any, zero: bool, best_a: floa
     return False
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _follow(
     values: Any, a: int, b: int, window: Any, zero: bool, tolerance: float, where: Any, blur: Any, order: Any
 ) -> int:
@@ -121,7 +121,7 @@ def _follow(
         current = following
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cut_pools(
     cells: Any,
     place: Any,

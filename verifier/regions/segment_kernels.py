@@ -13,7 +13,7 @@ NEAR = 4.0
 """A function that is within so many tolerances of zero at both ends of a segment gets an exact look."""
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _order(where: Any) -> Any:
     """Indices in increasing order, stable; few values are sorted by insertion."""
     m = where.shape[0]
@@ -38,7 +38,7 @@ def crossing_place(start: float, end: float) -> float:
     return 0.5 * start / (0.5 * start - 0.5 * end)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def place_crossings(where: Any, blur: Any, anchor: Any) -> int:
     """Decide where on a segment vertices are made for the functions that cross on it.
 
@@ -92,7 +92,7 @@ def place_crossings(where: Any, blur: Any, anchor: Any) -> int:
     return count
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def near_bits(values: Any, weight: Any, offset: Any, scale: Any, positive: Any, negative: Any, near: Any) -> bool:
     """Like `sign_bits` for all vertices; also which functions are within `NEAR` tolerances of zero.
 
@@ -124,7 +124,7 @@ def near_bits(values: Any, weight: Any, offset: Any, scale: Any, positive: Any, 
     return some != ZERO
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def near_pairs(cells: Any, positive: Any, negative: Any, near: Any) -> tuple[Any, Any]:
     """The segments and functions of which the float values cannot tell where on the segment they have which sign.
 
@@ -148,7 +148,7 @@ def near_pairs(cells: Any, positive: Any, negative: Any, near: Any) -> tuple[Any
     return which[:made].copy(), functions[:made].copy()
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count_crossings(cells: Any, positive: Any, negative: Any) -> int:
     """How many functions change their sign on segments, all together: no more vertices are made."""
     crossings = 0
@@ -162,7 +162,7 @@ def count_crossings(cells: Any, positive: Any, negative: Any) -> int:
     return crossings
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cut_segments(
     cells: Any,
     place: Any,

@@ -296,9 +296,17 @@ class Subdivision(Carrier):
         if operator.breaks != (0.0,):
             z = z + breaks[0]
         self.values[source] = np.ascontiguousarray(z)
-        self.values[node.name] = operator.forward(self.values[source])
+        self.values[node.name] = self._applied(operator, source)
         self.scales[node.name] = self.scales[source]
         self.levels.append(Level(node.name, cut.parents, sides=cut.sides))
+
+    def _applied(self, operator: PiecewiseLinear, source: str) -> Array:
+        """The operator's values; a ReLU's in the place of its argument's, where nobody reads those any more."""
+        z = self.values[source]
+        alone = sum(rows is z for rows in self.values.values()) == 1
+        if operator.is_relu and alone and source != self.network.input and self.plan.last_use[source] <= self.done:
+            return np.maximum(z, 0, out=self.values.pop(source))
+        return operator.forward(z)
 
     def _pool(self, node: Node, operator: MaxPool) -> None:
         (source,) = node.inputs
@@ -339,15 +347,11 @@ def forward(network: Network, node: Node, inputs: list[Array], deadline: Deadlin
     """An affine node at many points: flattened values in and out, in chunks of bounded memory and time."""
     operator, count = node.operator, len(inputs[0])
     assert isinstance(operator, AffineOperator)
-    shapes, constant = [network[i].shape for i in node.inputs], operator.constant()
+    shapes = [network[i].shape for i in node.inputs]
     step = max(1, min(PRODUCT // multiplications(node), ENTRIES // max(1, node.size)))
     result = np.empty((count, *node.shape))
     for i in range(0, count, step):
         deadline.check(f"at node {node.name!r}")
         parts = [x[i : i + step] for x in inputs]
-        value = operator.linear(*(x.reshape(len(x), *s) for x, s in zip(parts, shapes, strict=True)))
-        if constant is None:
-            result[i : i + step] = value
-        else:
-            np.add(value, constant, out=result[i : i + step])
+        operator.write(result[i : i + step], *(x.reshape(len(x), *s) for x, s in zip(parts, shapes, strict=True)))
     return result.reshape(count, -1)
