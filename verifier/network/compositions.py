@@ -11,11 +11,12 @@ import numpy as np
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import curves
-from verifier.network.assembly import Assembler, Jump, Masked, Value
+from verifier.network.assembly import Assembler
 from verifier.network.curved import Smooth
 from verifier.network.curves import Curve, Line
 from verifier.network.operators import Array
 from verifier.network.piecewise import absolute, relu
+from verifier.network.tensors import Jump, Masked, Value
 
 LARGEST_SUM = 1 << 20
 """Products, or exponentials, that one operator may need."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.network import compositions
-from verifier.network.assembly import Masked
 from verifier.network.onnx_step import Converter, Step, Tensor
+from verifier.network.tensors import Masked
 
 
 def _function(step: Step) -> Tensor:

@@ -9,11 +9,11 @@ import numpy as np
 
 from verifier.errors import NetworkError
 from verifier.network import compositions, curves
-from verifier.network.assembly import Jump, Masked, Value
 from verifier.network.curves import Curve
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Converter, Step, Tensor
 from verifier.network.operators import Array
 from verifier.network.piecewise import absolute, relu
+from verifier.network.tensors import Jump, Masked, Value
 
 BOOL = 9
 """Element type of truth values."""

@@ -9,10 +9,10 @@ import numpy as np
 
 from verifier.errors import NetworkError
 from verifier.network import products, windows
-from verifier.network.assembly import Value
 from verifier.network.onnx_step import Converter, Step, Tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.piecewise import absolute
+from verifier.network.tensors import Value
 from verifier.network.windows import Window, window
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 
 from verifier.errors import NetworkError
-from verifier.network.assembly import Value
 from verifier.network.onnx_step import Converter, Step, Tensor
 from verifier.network.operators import Array
+from verifier.network.tensors import Value
 
 PAD_MODES: dict[str, Literal["reflect", "edge", "wrap"]] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 

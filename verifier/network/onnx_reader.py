@@ -16,7 +16,7 @@ import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
 from verifier.network import tails
-from verifier.network.assembly import Assembler, Jump, Masked, Value, without_batch
+from verifier.network.assembly import Assembler
 from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.onnx_movement import MOVES
@@ -27,6 +27,7 @@ from verifier.network.ports import in_turn
 from verifier.network.reduction import reduce
 from verifier.network.shifts import AbsorbShifts
 from verifier.network.tails import Tail
+from verifier.network.tensors import Jump, Masked, Value, without_batch
 
 LEGACY: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 """numpy's functions of the operators whose broadcasting until opset 6 is known."""

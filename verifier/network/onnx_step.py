@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Jump, Masked, Value, Weight, sparse_if_large
+from verifier.network.assembly import Assembler
 from verifier.network.onnx_model import as_reals
 from verifier.network.operators import Array
+from verifier.network.tensors import Jump, Masked, Value, Weight, sparse_if_large
 
 REALS, HALF, INTEGERS = {1, 11}, {10, 16}, {2, 3, 4, 5, 6, 7, 12, 13}
 """Element types: float32 and float64; float16 and bfloat16; integers of 8 to 64 bits."""

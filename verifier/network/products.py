@@ -11,10 +11,11 @@ import numpy as np
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.lazy import sp
-from verifier.network.assembly import Assembler, Value, Weight
+from verifier.network.assembly import Assembler
 from verifier.network.compositions import LARGEST_SUM
 from verifier.network.convolution import Conv
 from verifier.network.operators import Array
+from verifier.network.tensors import Value, Weight
 
 
 def matmul(b: Assembler, value: Value, matrix: Weight, name: str, *, left: bool) -> Value:

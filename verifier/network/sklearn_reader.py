@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Value
+from verifier.network.assembly import Assembler
 from verifier.network.compositions import softmax
 from verifier.network.graph import Network
 from verifier.network.operators import Array
 from verifier.network.piecewise import relu
 from verifier.network.tails import Tail
+from verifier.network.tensors import Value
 
 PERCEPTRONS = ("MLPClassifier", "MLPRegressor")
 SCALERS: dict[str, Callable[[Any], tuple[Any, Any]]] = {

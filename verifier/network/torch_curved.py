@@ -11,7 +11,8 @@ import torch
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import compositions, products
-from verifier.network.assembly import Assembler, Masked, Value
+from verifier.network.assembly import Assembler
+from verifier.network.tensors import Masked, Value
 from verifier.network.torch_elementwise import Converter, as_array
 
 SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)

@@ -12,10 +12,11 @@ import torch
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import compositions, curves
-from verifier.network.assembly import Assembler, Jump, Value
+from verifier.network.assembly import Assembler
 from verifier.network.curves import Curve
 from verifier.network.operators import Array
 from verifier.network.piecewise import absolute, relu
+from verifier.network.tensors import Jump, Value
 
 Converter = Callable[..., Any]
 

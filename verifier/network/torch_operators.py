@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import products, windows
-from verifier.network.assembly import Assembler, Value, sparse_if_large
+from verifier.network.assembly import Assembler
 from verifier.network.piecewise import absolute
+from verifier.network.tensors import Value, sparse_if_large
 from verifier.network.torch_curved import CURVED, euclidean_norm
 from verifier.network.torch_elementwise import ELEMENTWISE, Converter, as_array
 from verifier.network.torch_windows import WINDOWS

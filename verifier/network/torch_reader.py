@@ -23,11 +23,12 @@ import torch
 from torch import fx, nn
 
 from verifier.errors import NetworkError, UnsupportedOperatorError
-from verifier.network.assembly import Assembler, Jump, Masked, Value
+from verifier.network.assembly import Assembler
 from verifier.network.graph import Network
 from verifier.network.operators import Shape
 from verifier.network.reduction import reduce
 from verifier.network.shifts import AbsorbShifts
+from verifier.network.tensors import Jump, Masked, Value
 from verifier.network.torch_operators import CONVERTERS, MOVEMENTS, OF_JUMPS, SIZES
 
 WHAT_IS_READ = "`verifier inspect --operators` lists what is supported"

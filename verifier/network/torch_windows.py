@@ -10,8 +10,9 @@ import torch
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.network import windows
-from verifier.network.assembly import Assembler, Value, sparse_if_large
+from verifier.network.assembly import Assembler
 from verifier.network.operators import Array
+from verifier.network.tensors import Value, sparse_if_large
 from verifier.network.torch_elementwise import Converter, as_array
 from verifier.network.windows import window
 

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import NetworkError
-from verifier.network.assembly import Assembler, Value
+from verifier.network.assembly import Assembler
 from verifier.network.convolution import Conv
 from verifier.network.operators import Array, Shape
 from verifier.network.piecewise import MaxPool
+from verifier.network.tensors import Value
 
 
 @dataclass(frozen=True)
