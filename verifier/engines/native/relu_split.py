@@ -203,64 +203,71 @@ class ReluSplit(LastResort):
         """Search a subproblem; what is to be searched instead of what is left of it."""
         settings, keep = self.settings, self.record is not None
         subproblem, refined = self._refined(subproblem, threads)
-        condensed, effort, whole_box = subproblem.condensed, subproblem.effort, not subproblem.phases.any()
-        worth = not effort or refined.gain >= settings.worth
-        if effort == settings.effort and whole_box and not worth:
-            self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
-        expected = refined.seconds * settings.harder if effort else 0.0
-        more = worth and not keep and whole_box and expected < settings.share * self._deadline.left
-        """Whether the whole box's bounds will be searched for with more effort."""
+        more = self._more(subproblem, refined)
         search = SubproblemSearch(
-            self.query, self.conditions, condensed, self._deadline, keep, threads, settings.subproblem
+            self.query, self.conditions, subproblem.condensed, self._deadline, keep, threads, settings.subproblem
         )
-        subproblems: list[Subproblem] = []
-        if not condensed.empty:
+        nodes: Nodes | None = None
+        if not subproblem.condensed.empty:
             nodes, points = search.root(subproblem.disjuncts, settings.root_steps)
             search.outcome.witness = search.look(points)
-            if whole_box:
-                text = (
-                    f"{len(nodes)} disjuncts and {condensed.neurons} unstable ReLUs left by the bounds of the whole box"
-                )
-                self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
+            self._tell(subproblem, nodes)
             if len(nodes) and search.outcome.witness is None:
                 affordable = refined.seconds * settings.sharpen.times <= self._deadline.left
                 if affordable and not keep and subproblem.refined is None:
                     parts = self._sharpened(search, nodes, threads)
                     if len(parts) != 1:
-                        return search.outcome, [
-                            replace(
-                                subproblem,
-                                condensed=part.condensed,
-                                phases=part.condensed.phases,
-                                disjuncts=part.disjuncts(some),
-                                refined=refined,
-                            )
-                            for part, some in parts
-                        ]
+                        return search.outcome, [_of(subproblem, part, some, refined) for part, some in parts]
                     search, nodes = parts[0]
-                lenience = settings.lenience_at_first if more else settings.lenience
-                patience = np.inf if self._whole and search.condensed.cut is None else lenience
-                spent = refined.work if search.condensed.cut is None else refined.work + search.condensed.work.done
-                found = search.run(nodes, spent, patience, self._progress)
-                with self._lock:
-                    self.count += found.done
-        left, condensed = search.outcome.left, search.condensed
+                self._search(search, nodes, refined, more)
+        left = search.outcome.left
+        subproblems: list[Subproblem] = []
         if left and more:
-            harder = effort * settings.harder or settings.effort
-            subproblems.append(Subproblem(condensed, condensed.phases, left, harder))
+            harder = subproblem.effort * settings.harder or settings.effort
+            subproblems = [Subproblem(search.condensed, search.condensed.phases, left, harder)]
         elif left:
-            rows = search.start.take(nodes.row[np.isin(self.conditions.disjunct_of[nodes.row], left)])
-            neuron = self._unit(condensed, rows, left, refined.work)
-            halves = (0, 0)
-            if self.record is not None:
-                halves = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
-            for sign, node in zip((1, -1), halves, strict=True):
-                phases = condensed.phases
-                phases[neuron] = sign
-                subproblems.append(Subproblem(condensed, phases, left, 0 if keep else settings.subproblem_effort, node))
+            assert nodes is not None
+            subproblems = self._halves(subproblem, search, nodes, refined)
         if self.record is not None:
-            self.record.leaves(subproblem.node, condensed, search.outcome.leaves, left)
+            self.record.leaves(subproblem.node, search.condensed, search.outcome.leaves, left)
         return search.outcome, subproblems
+
+    def _more(self, subproblem: Subproblem, refined: Refined) -> bool:
+        """Whether the whole box's bounds will be searched for with more effort."""
+        settings, effort, whole_box = self.settings, subproblem.effort, not subproblem.phases.any()
+        worth = not effort or refined.gain >= settings.worth
+        if effort == settings.effort and whole_box and not worth:
+            self._whole = True  # its early ReLUs are not what loosens the bounds: dividing it by one gains little
+        expected = refined.seconds * settings.harder if effort else 0.0
+        return worth and self.record is None and whole_box and expected < settings.share * self._deadline.left
+
+    def _search(self, search: SubproblemSearch, nodes: Nodes, refined: Refined, more: bool) -> None:
+        """Search within the bounds that a subproblem has, for as long as they are worth."""
+        spent, cut = refined.work, search.condensed.cut is not None
+        if cut:
+            spent += search.condensed.work.done
+        lenience = self.settings.lenience_at_first if more else self.settings.lenience
+        found = search.run(nodes, spent, np.inf if self._whole and not cut else lenience, self._progress)
+        with self._lock:
+            self.count += found.done
+
+    def _halves(
+        self, subproblem: Subproblem, search: SubproblemSearch, nodes: Nodes, refined: Refined
+    ) -> list[Subproblem]:
+        """Two subproblems by the phase of one ReLU."""
+        condensed, left = search.condensed, search.outcome.left
+        rows = search.start.take(nodes.row[np.isin(self.conditions.disjunct_of[nodes.row], left)])
+        neuron = self._unit(condensed, rows, left, refined.work)
+        halves, effort = (0, 0), self.settings.subproblem_effort
+        if self.record is not None:
+            halves = self.record.tree.divide_neuron(subproblem.node, int(self.record.neurons(condensed)[neuron]))
+            effort = 0
+        subproblems = []
+        for sign, node in zip((1, -1), halves, strict=True):
+            phases = condensed.phases
+            phases[neuron] = sign
+            subproblems.append(Subproblem(condensed, phases, left, effort, node))
+        return subproblems
 
     def _refined(self, subproblem: Subproblem, threads: int) -> tuple[Subproblem, Refined]:
         """A subproblem with its own bounds of all neurons."""
@@ -333,6 +340,13 @@ class ReluSplit(LastResort):
         return choice
 
     # -- helpers -----------------------------------------------------------------------------------------
+    def _tell(self, subproblem: Subproblem, nodes: Nodes) -> None:
+        """How far bounds alone came, if the subproblem is the whole box."""
+        if not subproblem.phases.any():
+            left = f"{len(nodes)} disjuncts and {subproblem.condensed.neurons} unstable ReLUs"
+            text = f"{left} left by the bounds of the whole box"
+            self._listener(Note(seconds=time.monotonic() - self._begin, text=text))
+
     def _progress(self, event: Event) -> None:
         """A subproblem's progress, with what earlier subproblems did and when the whole search began."""
         if isinstance(event, Progress):
@@ -347,3 +361,15 @@ class ReluSplit(LastResort):
         statistics: dict[str, float | int | str] = {"method": "ReLU splitting", "nodes": self.count}
         statistics["parts"] = self.subproblems
         return EngineResult(answer=answer, statistics=statistics, **details)
+
+
+def _of(subproblem: Subproblem, search: SubproblemSearch, nodes: Nodes, refined: Refined) -> Subproblem:
+    """A subproblem of some disjuncts, under their cut."""
+    condensed = search.condensed
+    return replace(
+        subproblem,
+        condensed=condensed,
+        phases=condensed.phases,
+        disjuncts=search.disjuncts(nodes),
+        refined=refined,
+    )
