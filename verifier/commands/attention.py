@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.attention import Answer, AreaMap, Inconsistency, RegionMap
     from verifier.commands.result import Result
     from verifier.encodings.perturbations import Perturbation
+    from verifier.network.graph import Network
+    from verifier.network.operators import Array
 
 SYNTAX = """perturbations (NAME:LOW:HIGH, options as ,KEY=VALUE):
   brightness:0:0.2                       adds the parameter to every pixel
@@ -159,18 +162,55 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _map(
+    args: argparse.Namespace,
+    network: Network,
+    image: Array,
+    perturbations: list[Perturbation],
+    settings: Inconsistency,
+) -> AreaMap | RegionMap:
+    """The map, by the method that was asked for."""
+    from verifier.attention import AreaSettings, WalkSettings, attention_areas, attention_map
+
+    shared: dict[str, Any] = {
+        "settings": settings,
+        "label": args.label,
+        "clip": not args.no_clip,
+        "stream": args.stream,
+        "timeout": args.timeout,
+        "listener": args.listener,
+    }
+    if args.method == "areas":
+        how = AreaSettings(smallest=args.smallest or AreaSettings.smallest, threads=args.threads)
+        return attention_areas(network, image, perturbations, args.delta, how=how, **shared)
+    return attention_map(
+        network,
+        image,
+        perturbations,
+        args.delta,
+        method=args.method,
+        aspect=args.aspect or "attention",
+        band=args.band or 0.0,
+        keep=args.keep,
+        how=WalkSettings(threads=args.threads),
+        **shared,
+    )
+
+
+def _status(found: set[Answer]) -> int:
+    """The exit status of some answers."""
+    from verifier.attention import Answer
+
+    if Answer.NOT_ROBUST in found:
+        return 1
+    if found == {Answer.ROBUST}:
+        return 0
+    return 4 if Answer.TIMEOUT in found else 3
+
+
 def run(args: argparse.Namespace) -> Result:
     """Run the command."""
-    from verifier.attention import (
-        Answer,
-        AreaMap,
-        AreaSettings,
-        Inconsistency,
-        RegionMap,
-        WalkSettings,
-        attention_areas,
-        attention_map,
-    )
+    from verifier.attention import Inconsistency
     from verifier.commands.arguments import pages_too, refuse
     from verifier.commands.inputs import Reader, load_model
     from verifier.commands.result import VERDICTS, Result, for_the_record
@@ -194,39 +234,9 @@ def run(args: argparse.Namespace) -> Result:
         not reader.normalisation.is_identity
     ):  # perturbations are of the data: the network's normalisation comes after them
         network = normalised(network, reader.normalisation.mean, reader.normalisation.std)
-    shared: dict[str, Any] = {
-        "settings": settings,
-        "label": args.label,
-        "clip": not args.no_clip,
-        "stream": args.stream,
-        "timeout": args.timeout,
-        "listener": args.listener,
-    }
-    m: AreaMap | RegionMap
-    if args.method == "areas":
-        how = AreaSettings(smallest=args.smallest or AreaSettings.smallest, threads=args.threads)
-        m = attention_areas(network, image, perturbations, args.delta, how=how, **shared)
-    else:
-        m = attention_map(
-            network,
-            image,
-            perturbations,
-            args.delta,
-            method=args.method,
-            aspect=args.aspect or "attention",
-            band=args.band or 0.0,
-            keep=args.keep,
-            how=WalkSettings(threads=args.threads),
-            **shared,
-        )
+    m = _map(args, network, image, perturbations, settings)
     write(m, pages_too(args), for_the_record(args, reader.files))
-    found = {a.answer for a in m.answers.values()}
-    if Answer.NOT_ROBUST in found:
-        status = 1
-    elif found == {Answer.ROBUST}:
-        status = 0
-    else:
-        status = 4 if Answer.TIMEOUT in found else 3
+    status = _status({a.answer for a in m.answers.values()})
     asked = {
         name: getattr(args, name)
         for name in ("perturb", "delta", "filter", "norm", "classes", "label", "map", "method")

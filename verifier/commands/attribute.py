@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.attribution.attribute import Attribution
+    from verifier.commands.inputs import Reader
     from verifier.commands.result import Result
+    from verifier.network.graph import Network
+    from verifier.network.operators import Array
 
 
 def add_parser(subparsers: Any) -> None:
@@ -72,7 +77,6 @@ def run(args: argparse.Namespace) -> Result:
     from verifier.commands.inputs import Reader, load_model
     from verifier.commands.result import Result
     from verifier.errors import InputError
-    from verifier.report import tables
 
     if args.layer is not None:
         refuse(args, "with --layer, whose conductance is exact", "method", "steps")
@@ -97,13 +101,40 @@ def run(args: argparse.Namespace) -> Result:
         layer=args.layer,
         listener=args.listener,
     )
-    lines = [f"{found.what} of output {found.target} (value {found.value:.6g})"]
-    if found.change is not None:
-        lines.append(f"sum {found.total:.12g}, change from the baseline {found.change:.12g}")
-    if found.error is not None:
-        lines.append(f"error against the exact integral {found.error:.3%} ({method}, {args.steps or 50} samples)")
-    lines += [f"  {k:>6} {value: .6g}" for k, value in found.largest()]
     drawn = found.values if args.layer is not None else found.values.reshape(shape)
+    _write(args, network, reader, found, drawn)
+    record = {
+        "what": found.what,
+        "target": found.target,
+        "value": found.value,
+        "sum": found.total,
+        "change": found.change,
+        "error": found.error,
+        "attributions": found.values.reshape(-1),
+    }
+    asked = {"method": method, "steps": args.steps, "layer": args.layer, "target": args.target}
+    return Result(
+        text="\n".join(_lines(found, f"{method}, {args.steps or 50} samples")), found=record, network=network,
+        question=f"{found.what} of output {found.target}", files=reader.files, options=asked,
+    )  # fmt: skip
+
+
+def _lines(found: Attribution, how: str) -> Iterator[str]:
+    """What is said of an attribution."""
+    yield f"{found.what} of output {found.target} (value {found.value:.6g})"
+    if found.change is not None:
+        yield f"sum {found.total:.12g}, change from the baseline {found.change:.12g}"
+    if found.error is not None:
+        yield f"error against the exact integral {found.error:.3%} ({how})"
+    yield from (f"  {k:>6} {value: .6g}" for k, value in found.largest())
+
+
+def _write(args: argparse.Namespace, network: Network, reader: Reader, found: Attribution, drawn: Array) -> None:
+    """The files that were asked for."""
+    import numpy as np
+
+    from verifier.report import tables
+
     start = np.zeros(network.input_size) if found.baseline is None else found.baseline.reshape(-1)
     x = found.input.reshape(-1)
     arrays = {"attributions": drawn, "input": x, "baseline": start, "target": np.array(found.target)}
@@ -119,17 +150,3 @@ def run(args: argparse.Namespace) -> Result:
 
     for path in args.out:
         tables.write(path, arrays, rows, figure)
-    record = {
-        "what": found.what,
-        "target": found.target,
-        "value": found.value,
-        "sum": found.total,
-        "change": found.change,
-        "error": found.error,
-        "attributions": found.values.reshape(-1),
-    }
-    asked = {"method": method, "steps": args.steps, "layer": args.layer, "target": args.target}
-    return Result(
-        text="\n".join(lines), found=record, network=network, question=f"{found.what} of output {found.target}",
-        files=reader.files, options=asked,
-    )  # fmt: skip
