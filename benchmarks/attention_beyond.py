@@ -27,12 +27,19 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalisation in front of VNN-COMP's cifar_biasfield networks."""
 
 
-def vgg(seed: int = 0) -> Network:
-    """A network of VGG-16's shape for 32 × 32 images, with random weights: 276,544 ReLUs, 15 million weights."""
+VGG = {
+    "vgg-11": (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0),
+    "vgg-16": (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0),
+}
+"""The channels of VGG's convolutions (Simonyan, Zisserman, ICLR 2015, Table 1, columns A and D); 0 is a pool."""
+
+
+def vgg(name: str, seed: int = 0) -> Network:
+    """A network of VGG's shape for 32 × 32 images, with random weights: 152,064 or 276,992 ReLUs."""
     rng = np.random.default_rng(seed)
     builder = NetworkBuilder((3, 32, 32))
     channels = 3
-    for layer in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0):
+    for layer in VGG[name]:
         if not layer:
             builder.add(MaxPool((2, 2), (2, 2)))
             continue
@@ -92,11 +99,21 @@ QUESTIONS = {
     "CIFAR-10, 8 convolutions, 3 parameters": Question(
         network="eight", letters="BPT", width=0.02, delta=60.0, settings=LABEL, how=FEW
     ),
+    "CIFAR-10, 8 convolutions, 3 parameters, wider": Question(
+        network="eight", letters="BPT", width=0.05, delta=60.0, settings=LABEL, how=FEW
+    ),
     "CIFAR-10, 8 convolutions, 5 parameters": Question(
         network="eight", letters="BPTDC", width=0.005, delta=40.0, settings=LABEL, how=FEW
     ),
+    "CIFAR-10, 8 convolutions, 5 parameters, wider": Question(
+        network="eight", letters="BPTDC", width=0.01, delta=60.0, settings=LABEL, how=FEW
+    ),
+    "VGG-11's shape, 3 parameters": Question(
+        network="vgg-11", letters="BPT", width=1e-5, delta=0.05, settings=LABEL,
+        how=AreaSettings(grid=2, piece=1, batch=2),
+    ),
     "VGG-16's shape, 3 parameters": Question(
-        network="vgg", letters="BPT", width=1e-5, delta=0.05, settings=LABEL,
+        network="vgg-16", letters="BPT", width=1e-5, delta=0.05, settings=LABEL,
         how=AreaSettings(grid=2, piece=1, batch=2),
     ),
 }  # fmt: skip
@@ -105,12 +122,12 @@ QUESTIONS = {
 
 def subject(name: str) -> tuple[Network, np.ndarray]:
     """A network and the image that is asked about."""
-    if name in ("convSmall", "eight", "vgg"):
+    if name in ("convSmall", "eight", *VGG):
         with np.load(data_folder() / "cifar10" / "cifar10.npz") as data:
             image = data["x_test"][0].astype(np.float64) / 255.0
         if name == "convSmall":
             return verifier.load(data_folder() / "eran_nets" / "cifar10_convSmallRELU__Point.onnx"), image
-        return (vgg() if name == "vgg" else eight_convolutions()), image
+        return (vgg(name) if name in VGG else eight_convolutions()), image
     return load(name, "mnist"), images("mnist", "test")[0][-10]
 
 
