@@ -9,6 +9,7 @@ import pytest
 from flint import arb, ctx
 
 import verifier
+from verifier.bounds.crown import crown_bounds
 from verifier.bounds.curved_relaxations import ProductOfHalves
 from verifier.bounds.forward import Forward
 from verifier.bounds.interval import interval_bounds
@@ -136,7 +137,6 @@ def test_bounds_of_a_network_with_all_of_them(tmp_path) -> None:
     from pathlib import Path
 
     import verifier
-    from verifier.bounds.crown import crown_bounds
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
     from onnx_graphs import GRAPHS
@@ -163,6 +163,26 @@ def product_network(rng: np.random.Generator) -> Network:
     builder.add(Concat(0), *parts)
     builder.add(Dense(rng.normal(size=(3, 20)), rng.normal(size=3)))
     return builder.build()
+
+
+def test_rounding_of_products_is_that_of_their_factors() -> None:
+    """Shares of a sum: numbers of 1e8 times a reciprocal of 1e-8. The factors' sizes together would bound them by 1e16."""
+    rng, width = np.random.default_rng(8), 1e-6
+    builder = NetworkBuilder((3,))
+    large = builder.add(Dense(rng.normal(size=(4, 3)) * 1e8, rng.uniform(5e8, 9e8, size=4)))
+    over = builder.add(Smooth("Reciprocal"), builder.add(Dense(np.ones((1, 4)), np.zeros(1)), large))
+    spread = builder.add(Dense(np.ones((4, 1)), np.zeros(4)), over)
+    builder.add(Product(), builder.add(Reshape((2, 4)), builder.add(Concat(0), large, spread)))
+    builder.add(Dense(rng.normal(size=(2, 4)), rng.normal(size=2)))
+    network, low = builder.build(), rng.uniform(0, 1, size=3)
+    box = Box(low, low + width)
+    bound, enclosed = crown_bounds(network, box, [network.output])[network.output], EnclosedNetwork(network)
+    for x in (low, box.upper, *box.sample(10, rng)):
+        below, above = enclosed.output(x.tolist())
+        for k in range(2):
+            assert Fraction(float(bound.lower[k])) <= above[k]
+            assert Fraction(float(bound.upper[k])) >= below[k]
+    assert (bound.upper - bound.lower).max() < 20 * width
 
 
 @pytest.mark.parametrize("width", [0.0, 1e-9, 0.01, 0.5])

@@ -69,9 +69,9 @@ class Crown(BackwardPass):
             self._consumers.setdefault(node.inputs[0], []).append(node)
         self._exact_interval = _exact_intervals(network)
         ends = root.lower[None, :], root.upper[None, :]
-        found = self.relax(*ends, parents=known, nodes=(network.output,), backward=known is None)
-        self.root_bounds: Intervals = found.intervals
+        self.root_bounds: Intervals = {}
         """Bounds of all preactivations and of the output on the root box (one box)."""
+        self.root_bounds = self.relax(*ends, parents=known, nodes=(network.output,), backward=known is None).intervals
         self.rounding.analyse(self.root_bounds)
 
     # -- bounds ------------------------------------------------------------------------------------------
@@ -108,8 +108,12 @@ class Crown(BackwardPass):
             name = node.name
             poll(f"while node {name!r} was bounded")
             a, b = (low, high) if not node.inputs else self._interval(node, values)
-            if name in parents:
-                a, b = np.maximum(a, parents[name][0]), np.minimum(b, parents[name][1])
+            for known in (
+                parents,
+                self.root_bounds,
+            ):  # within the root's: magnitudes of the rounding analysis are theirs
+                if name in known:
+                    a, b = np.maximum(a, known[name][0]), np.minimum(b, known[name][1])
             if name in pending:
                 pending.discard(name)
                 phase = phases.get(name)

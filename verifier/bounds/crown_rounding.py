@@ -9,7 +9,8 @@ Section 3.1; valid for every order of summation and for fused operations) and m_
 * affine v = W w + b: the product a W is computed with an error below γ |a| |W| per entry, which multiplies a
   value of size m_w; so ``E_v = |W| E_w + γ (|W| m_w + |b|)``;
 * activation v = f(w), a linear relaxation of slopes at most L and intercept at most t on the root box:
-  ``E_v = L E_w + γ (L m_w + t)``; for an output that depends on several inputs the largest of them counts.
+  ``E_v = L E_w + γ (L m_w + t)``; for an output that depends on several inputs the largest of them counts;
+* product v = x y: the slopes are values of the other factor, so ``E_v = m_y E_x + m_x E_y + 4 γ m_x m_y`` (times a reserve).
 
 k is the largest number of terms in one of the sums, plus the number of nodes, plus a reserve; a factor
 1 + 1e-6 covers the second-order terms.
@@ -106,16 +107,10 @@ class Rounding:
                 r = self.spread(node, r_in)
             else:
                 relaxed, shape = relaxation(node.operator), self.network[node.inputs[0]].shape
-                m, e, r = (relaxed.gathered(node.operator, shape, v[0]) for v in (m_in, e_in, r_in))
                 between = self._between(node, known) if relaxed.needs_bounds else None
-                if between is None:
-                    limit, intercept = relaxed.limits(node.operator, m)
-                else:
-                    limit, intercept = relaxed.limits_between(node.operator, *between)
-                m = limit * m + intercept
+                m, e, r = relaxed.spread(node.operator, shape, (m_in[0], e_in[0], r_in[0]), between)
                 step = relaxed.roundings * self.gamma * m
-                e = limit * e + step
-                r = limit * r
+                e = e + step
             m = m * (1 + 1e-6)
             sizes[node.name], reach[node.name] = m, r + m + 1.0
             if node.name in known:

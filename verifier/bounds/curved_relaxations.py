@@ -139,13 +139,11 @@ class ProductOfHalves(Relaxation[Product]):
         x, y = _halves(high > low)
         return np.asarray((x & y).sum(axis=1), dtype=np.int64)
 
-    def limits(self, operator: Product, magnitude: Array) -> tuple[float | Array, Array]:
-        return magnitude, magnitude * magnitude  # of `gathered`: both factors are below, and their product far below
-
-    def gathered(self, operator: Product, shape: Shape, sizes: Array) -> Array:
-        """The sum of both factors' sizes, which is more than the largest and does for their errors."""
-        x, y = _halves(sizes[None])
-        return np.asarray((x + y)[0])
+    def spread(
+        self, operator: Product, shape: Shape, sizes: tuple[Array, Array, Array], between: Ends | None
+    ) -> tuple[Array, Array, Array]:
+        (x, y), (ex, ey), (rx, ry) = ((a[0], b[0]) for a, b in (_halves(v[None]) for v in sizes))
+        return 4 * x * y, y * ex + x * ey, y * rx + x * ry
 
 
 def _halves(flat: Array) -> tuple[Array, Array]:

@@ -154,6 +154,23 @@ class Relaxation(ABC, Generic[A]):
         """How many decisions about phases are open on each box, ``(boxes,)``; 0: the activation is affine there."""
 
     @abstractmethod
+    def spread(
+        self, operator: A, shape: Shape, sizes: tuple[Array, Array, Array], between: Ends | None
+    ) -> tuple[Array, Array, Array]:
+        """Sizes, errors and reaches of the outputs from those of the input, all ``(size,)``: see `verifier.bounds.crown_rounding`.
+
+        A size bounds the outputs' absolute values and all terms of their relaxations; this node's own rounding is the caller's.
+
+        Args:
+            sizes: the same three of the input.
+            between: bounds of the input, where ``needs_bounds``.
+        """
+
+
+class Limited(Relaxation[A]):
+    """An activation whose outputs all depend on their inputs through slopes and intercepts with common limits."""
+
+    @abstractmethod
     def limits(self, operator: A, magnitude: Array) -> tuple[float | Array, Array]:
         """``L, t``: no relaxation has a slope above L, or an intercept above t, while ``|z| <= magnitude``.
 
@@ -169,8 +186,15 @@ class Relaxation(ABC, Generic[A]):
         """The largest of the non-negative sizes ``(size,)`` that each output depends on, ``(outputs,)``."""
         return sizes
 
+    def spread(
+        self, operator: A, shape: Shape, sizes: tuple[Array, Array, Array], between: Ends | None
+    ) -> tuple[Array, Array, Array]:
+        m, e, r = (self.gathered(operator, shape, v) for v in sizes)
+        slope, intercept = self.limits(operator, m) if between is None else self.limits_between(operator, *between)
+        return slope * m + intercept, slope * e, slope * r
 
-class Elementwise(Relaxation[A]):
+
+class Elementwise(Limited[A]):
     """An activation of one variable, neuron by neuron."""
 
     @abstractmethod

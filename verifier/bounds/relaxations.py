@@ -16,6 +16,7 @@ from verifier.bounds.curved_relaxations import ProductOfHalves, SmoothRelaxation
 from verifier.bounds.relaxation import (
     Elementwise,
     Ends,
+    Limited,
     LinearRelaxation,
     Mask,
     PoolRelaxation,
@@ -181,7 +182,7 @@ def _gap_at(operator: PiecewiseLinear, z: Array) -> Array:
     return total
 
 
-class Pool(Relaxation[MaxPool]):
+class Pool(Limited[MaxPool]):
     """Maxima over windows.
 
     Source:
