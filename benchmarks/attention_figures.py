@@ -47,7 +47,7 @@ def figure_7(records: dict[str, dict[str, Any]], path: Path) -> None:
             bottom += height
         axes.set_title(f"({'AB'[algorithm == 'gbs-CR']}) {algorithm}: answers within our limit")
         axes.tick_params(axis="x", labelrotation=30)
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     boxes, names = [], []
     for algorithm in ALGORITHMS:
         for size in SIZES:

@@ -9,6 +9,7 @@ import argparse
 import time
 from typing import Any
 
+import numpy as np
 from common import RESULTS, data_folder, table
 from saliency_common import append, journal, region_query, regions
 
@@ -90,17 +91,22 @@ def section(records: list[dict[str, Any]]) -> list[str]:
 def draw(records: list[dict[str, Any]]) -> None:
     """The brackets as bars: proved below, refuted above, open between."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, find in zip(figure.subplots(1, 2), ("delta", "epsilon"), strict=True):
         mine = [r for r in records if r["find"] == find]
+        axes.set_visible(bool(mine))
+        ends = [v for r in mine for v in (r["lower"], r["upper"]) if 0 < v < np.inf] or [1.0]
+        least, most = min(ends) / 3, 2 * max(ends)
         for k, r in enumerate(mine):
-            least = min(m["lower"] for m in mine if m["lower"] > 0) / 3
-            lower = max(r["lower"], least)
+            lower, upper = max(r["lower"], least), min(r["upper"], most)
             axes.plot([least, lower], [k, k], color="tab:blue", lw=5, solid_capstyle="butt")
-            axes.plot([lower, r["upper"]], [k, k], color="0.7", lw=5, solid_capstyle="butt")
-            axes.plot(r["upper"], k, "x", color="tab:red")
+            axes.plot([lower, upper], [k, k], color="0.7", lw=5, solid_capstyle="butt")
+            if upper < most:  # else there is no witness yet
+                axes.plot(upper, k, "x", color="tab:red")
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(
             range(len(mine)), [f"image {r['image']}" + f", ε {r['epsilon']}" * (find == "delta") for r in mine]
         )
