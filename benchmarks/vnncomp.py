@@ -147,7 +147,7 @@ def report(collected: list[Collected], remark: str = "") -> str:
     for entry in collected:
         summary, c = entry.summary, entry.summary.counts
         name = summary.category.name
-        best = max(summary.category.tools, key=lambda t: (t.solved, -t.seconds))
+        best = max(summary.category.tools, key=lambda t: (t.wrong == 0, t.solved, -t.seconds))
         rows.append(
             [
                 name,
