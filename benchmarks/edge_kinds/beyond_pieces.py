@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 
@@ -13,15 +13,20 @@ import numpy as np
 from edge_kinds.kind import Kind, Outcome, Trial
 
 import verifier
+from verifier.bounds.forward import Forward
 from verifier.engines.base import Answer
 from verifier.engines.native.engine import NativeEngine
 from verifier.engines.native.settings import CurvedSettings, NativeSettings
 from verifier.limits import Deadline
+from verifier.network import compositions
+from verifier.network.assembly import Assembler
 from verifier.network.curved import Smooth
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.joint import Model, side_by_side
 from verifier.network.operators import Dense
-from verifier.network.steps import Jumping, sign
+from verifier.network.piecewise import relu
+from verifier.network.steps import Jumping, rounding, sign
+from verifier.network.tensors import Jump, Value
 from verifier.options import Options
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
@@ -187,7 +192,133 @@ def _own_boxes(seed: int) -> Iterator[Trial]:
         yield _judged(f"native, {name}", status, any(truth), time.perf_counter() - start, detail)
 
 
+def _stairs(seed: int) -> Iterator[Trial]:
+    pick = random.Random(seed)
+    weights, biases, outs = _layer(pick)
+    unit, low, high = pick.choice([0.25, 0.5, 1.0]), -pick.randint(1, 3), pick.randint(1, 4)
+    builder = NetworkBuilder((1,))
+    builder.add(Dense(np.array(weights)[:, None] / 4, np.array(biases) / 4))
+    builder.add(rounding(unit, low, high))
+    builder.add(Dense(np.array([outs]) / 4, np.zeros(1)))
+
+    def value(x: Fraction) -> Fraction:
+        levels = [round((w * x + b) / 4 / Fraction(unit)) for w, b in zip(weights, biases, strict=True)]
+        return sum((Fraction(a, 4) * min(max(k, low), high) for a, k in zip(outs, levels, strict=True)), Fraction(0))
+
+    ends = Fraction(-pick.randint(1, 8), 4), Fraction(pick.randint(1, 8), 4)
+    jumps = [
+        (4 * Fraction(unit) * (k + Fraction(1, 2)) - b) / w
+        for w, b in zip(weights, biases, strict=True)
+        for k in range(low, high)
+    ]
+    points = sorted({*ends, *(x for x in jumps if ends[0] < x < ends[1])})
+    points += [(p + q) / 2 for p, q in pairwise(points)]
+    most, strict = max(map(value, points)), pick.random() < 0.5
+    bound = most + Fraction(pick.choice([-1, -1, 1, 1, 0]), 4)
+    query = _asked(builder.build(), (float(ends[0]), float(ends[1])), [1.0], float(bound), strict)
+    yield _trial(
+        query,
+        most > bound or (most == bound and not strict),
+        seed,
+        f"stairs {weights} {biases} {outs} {unit} {low} {high} {bound}",
+    )
+
+
+def _greatest(
+    bends: set[Fraction],
+    ends: tuple[Fraction, Fraction],
+    parabola: Callable[[Fraction], tuple[Fraction, Fraction, Fraction]],
+) -> Fraction:
+    """The least upper bound of a function that is a parabola between neighbouring bends, jumps at these allowed."""
+    points = sorted({*ends, *(x for x in bends if ends[0] < x < ends[1])})
+    most = []
+    for p, q in pairwise(points):
+        a, b, c = parabola((p + q) / 2)
+        tops = [p, q, *([-b / (2 * a)] if a and p < -b / (2 * a) < q else [])]
+        most.append(max(a * x * x + b * x + c for x in tops))
+    return max(most)
+
+
+def _two_factors(seed: int, *, masked: bool) -> Iterator[Trial]:
+    """Sums of products of two lines' functions: a ReLU, or a truth, times a line."""
+    pick = random.Random(seed)
+    weights, biases, outs = _layer(pick)
+    slopes, shifts, _ = _layer(pick)
+    build = Assembler((1, 1), input_name="x", source="")
+    first, second = (
+        build.times_matrix(build.input, np.array(w)[:, None] / 4, np.array(b) / 4, n)
+        for w, b, n in ((weights, biases, "z"), (slopes, shifts, "y"))
+    )
+    if masked:
+        truth = compositions.compared(build, pick.choice(["Greater", "GreaterOrEqual"]), first, np.zeros(()), "truth")
+        assert isinstance(truth, Jump)
+        made = compositions.chosen(build, truth, second, np.zeros(()), "chosen")
+    else:
+        made = compositions.times(build, build.apply(relu(), first, "relu"), second, "product")
+    assert isinstance(made, Value)
+    network = build.finish(build.times_matrix(made, np.array([outs]) / 4, None, "sum"), "sum")
+
+    def parabola(x: Fraction) -> tuple[Fraction, Fraction, Fraction]:
+        a = b = c = Fraction(0)
+        for w, s, v, t, out in zip(weights, biases, slopes, shifts, outs, strict=True):
+            if w * x + s > 0:
+                p, q = (Fraction(0), Fraction(1)) if masked else (Fraction(w, 4), Fraction(s, 4))
+                a += Fraction(out, 16) * p * v
+                b += Fraction(out, 16) * (p * t + q * v)
+                c += Fraction(out, 16) * q * t
+        return a, b, c
+
+    ends = Fraction(-pick.randint(1, 8), 4), Fraction(pick.randint(1, 8), 4)
+    most = _greatest({Fraction(-s, w) for w, s in zip(weights, biases, strict=True)}, ends, parabola)
+    low, high = (np.array([[float(end)]]) for end in ends)
+    start = time.perf_counter()
+    carried = Forward(network, np.array([0]))
+    above = Fraction(float(carried.ranges(*carried.bounds(low, high))[1][0, 0]))
+    text = f"{weights} {biases} {outs} {slopes} {shifts}: {float(above)} below {float(most)}"
+    yield Trial(
+        engine="carried bounds",
+        outcome=Outcome.RIGHT if above >= most else Outcome.WRONG,
+        seconds=time.perf_counter() - start,
+        detail=text if above < most else "",
+    )
+    violated = pick.random() < 0.5
+    bound = float(most) + (-1 if violated else 1) / 16
+    query = _asked(network, (float(ends[0]), float(ends[1])), [1.0], bound, False)
+    yield _trial(
+        query,
+        violated,
+        seed,
+        f"{'masks' if masked else 'products'} {weights} {biases} {outs} {slopes} {shifts} {bound}",
+    )
+
+
+def _products(seed: int) -> Iterator[Trial]:
+    yield from _two_factors(seed, masked=False)
+
+
+def _masks(seed: int) -> Iterator[Trial]:
+    yield from _two_factors(seed, masked=True)
+
+
 KINDS = [
+    Kind(
+        name="stairs",
+        what="the greatest value of a layer of clipped roundings over an interval, at and beside a jump, by its constant pieces",
+        run=_stairs,
+        cost=0.15,
+    ),
+    Kind(
+        name="products",
+        what="the greatest value of sums of ReLUs times lines over an interval, by the tops of its parabolas",
+        run=_products,
+        cost=0.04,
+    ),
+    Kind(
+        name="masks",
+        what="the greatest value of sums of comparisons times lines over an interval, by its pieces' ends",
+        run=_masks,
+        cost=0.04,
+    ),
     Kind(
         name="jumps",
         what="the greatest value of a layer of signs over an interval, at and beside a jump, by its constant pieces",

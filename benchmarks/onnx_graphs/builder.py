@@ -93,11 +93,13 @@ class Graph:
     Attributes:
         write: writes it into a builder; the output's name.
         first, last: the opsets that it exists in.
+        rough: the difference that onnxruntime's arithmetic explains, where it computes parts of the graph in a narrower type.
     """
 
     write: Callable[[Builder], str]
     first: int = 9
     last: int = 22
+    rough: float = 0.0
 
     def model(self, opset: int, kind: str = "float32") -> Any:
         """The graph in this opset and type of number."""

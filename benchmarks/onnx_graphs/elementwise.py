@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,39 @@ def elementwise() -> dict[str, Graph]:
         "scaler": Graph(lambda b: b.op("Scaler", b.x(1, 3), domain="ai.onnx.ml", offset=[0.5, 1.0, -1.0], scale=[2.0, 0.5, 1.5])),
     }  # fmt: skip
     return graphs
+
+
+def machine_learning() -> dict[str, Graph]:
+    """Operators of ``ai.onnx.ml`` that linear models of scikit-learn become."""
+    six = [0.5, -1.0, 0.25, 1.0, 0.5, -0.75]
+
+    def classified(after: str, *, zipped: bool = False) -> Callable[[Builder], str]:
+        def write(b: Builder) -> str:
+            scores = b.op(
+                "LinearClassifier", b.x(1, 2), outputs=2, domain="ai.onnx.ml", coefficients=six, intercepts=[0.5, 0.0, -0.5], classlabels_ints=[0, 1, 2], post_transform=after,
+            )[1]  # fmt: skip
+            scores = b.op("Normalizer", scores, domain="ai.onnx.ml", norm="L1") if zipped else scores
+            b.outputs = [(scores, 1)]
+            return str(scores)
+
+        return write
+
+    def normalised(norm: str) -> Callable[[Builder], str]:
+        def write(b: Builder) -> str:
+            made = b.op(
+                "Normalizer", b.op("Add", b.op("Relu", b.x(2, 3)), b.constant(0.5)), domain="ai.onnx.ml", norm=norm
+            )
+            b.outputs = [(made, 1)]
+            return str(made)
+
+        return write
+
+    regressor = one("LinearRegressor", 1, 3, domain="ai.onnx.ml", coefficients=six, intercepts=[0.5, 1.0], targets=2)
+    graphs = {
+        "linear regressor": regressor, "linear classifier": Graph(classified("NONE")), "curved: linear classifier by softmax": Graph(classified("SOFTMAX")),
+        "curved: linear classifier by logistic, shares": Graph(classified("LOGISTIC", zipped=True)), **{f"curved: rows over their {n} norm": Graph(normalised(n)) for n in ("MAX", "L1", "L2")},
+    }  # fmt: skip
+    return {name: replace(graph, rough=1e-6) for name, graph in graphs.items()}
 
 
 def spelled_out() -> dict[str, Graph]:

@@ -112,6 +112,7 @@ def resizes() -> dict[str, Graph]:
         "resize linear torch": resize(None, [1, 2, 7, 9], mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
         "resize down": resize([1.0, 1.0, 0.5, 0.5], mode="linear", coordinate_transformation_mode="asymmetric"),
         "resize cubic": resize(twice, mode="cubic", cubic_coeff_a=-0.75), "resize to sizes": resize(None, [1, 2, 10, 8], mode="nearest"),
+        "resize nearest as tf2onnx writes it": resize(None, [1, 2, 12, 6], mode="nearest", nearest_mode="floor", coordinate_transformation_mode="tf_half_pixel_for_nn"),
     }  # fmt: skip
     return graphs
 
@@ -132,3 +133,72 @@ def over_axes() -> dict[str, Graph]:
     graphs["triangle"] = Graph(lambda b: b.op("Trilu", b.x(1, 4, 4)), 14)
     graphs["lower triangle"] = Graph(lambda b: b.op("Trilu", b.x(1, 4, 3), b.constant(np.array(1)), upper=0), 14)
     return graphs
+
+
+def quantised() -> dict[str, Graph]:
+    """Networks with whole numbers between their layers, as quantisation writes them in both of its formats.
+
+    Scales are powers of two, so that onnxruntime divides by them exactly and takes the same step at a jump.
+    """
+
+    def scale(b: Builder, *values: float) -> str:
+        name = f"scale{len(b.tensors)}"
+        b.tensors.append(numpy_helper.from_array(np.float32(values if len(values) > 1 else values[0]), name))
+        return name
+
+    def whole(b: Builder, kind: str, *shape: int) -> str:
+        return b.constant(b.rng.integers(-90 if kind == "int8" else 0, 90, shape).astype(kind))
+
+    def zero(b: Builder, kind: str, value: int = 0) -> str:
+        return b.constant(np.array(value, dtype=kind))
+
+    def pair(b: Builder, value: str, width: float, kind: str = "uint8", middle: int = 100) -> str:
+        ends = scale(b, width), zero(b, kind, middle)
+        return str(b.op("DequantizeLinear", b.op("QuantizeLinear", value, *ends), *ends))
+
+    def dense(b: Builder) -> str:
+        x = pair(b, b.x(1, 6), 1 / 32)
+        weight = b.op("DequantizeLinear", whole(b, "int8", 6, 5), scale(b, 1 / 128), zero(b, "int8"))
+        hidden = pair(b, b.op("Relu", b.op("MatMul", x, weight)), 1 / 64, "int8", -128)
+        return str(
+            b.op("MatMul", hidden, b.op("DequantizeLinear", whole(b, "int8", 5, 3), scale(b, 1 / 128), zero(b, "int8")))
+        )
+
+    def channels(b: Builder) -> str:
+        ends = scale(b, 0.125, 0.25, 0.5), b.constant(np.zeros(3, np.int8))
+        return str(b.op("DequantizeLinear", b.op("QuantizeLinear", b.x(1, 3, 4), *ends, axis=1), *ends, axis=1))
+
+    def convolution(b: Builder) -> str:
+        ends = scale(b, 1 / 64), zero(b, "uint8", 128)
+        x = b.op("QuantizeLinear", b.x(1, 2, 5, 5), *ends)
+        weight = whole(b, "int8", 3, 2, 3, 3), scale(b, 1 / 128, 1 / 64, 1 / 256), b.constant(np.zeros(3, np.int8))
+        after = scale(b, 1 / 32), zero(b, "uint8", 90)
+        y = b.op(
+            "QLinearConv",
+            x,
+            *ends,
+            *weight,
+            *after,
+            b.constant(np.array([5, -300, 40], np.int32)),
+            pads=[1, 1, 0, 0],
+            strides=[2, 2],
+        )
+        return str(b.op("DequantizeLinear", y, *after))
+
+    def matrix(b: Builder) -> str:
+        ends, after = (scale(b, 1 / 64), zero(b, "uint8", 128)), (scale(b, 0.125), zero(b, "uint8", 60))
+        y = b.op(
+            "QLinearMatMul",
+            b.op("QuantizeLinear", b.x(1, 6), *ends),
+            *ends,
+            whole(b, "uint8", 6, 4),
+            scale(b, 1 / 128),
+            zero(b, "uint8", 30),
+            *after,
+        )
+        return str(b.op("DequantizeLinear", y, *after))
+
+    return {
+        f"jumps: quantised {name}": Graph(write, first)
+        for name, write, first in (("layers", dense, 10), ("channels", channels, 13), ("convolution", convolution, 10), ("matrix", matrix, 10))
+    }  # fmt: skip

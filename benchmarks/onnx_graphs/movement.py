@@ -164,9 +164,27 @@ def structures() -> dict[str, Graph]:
         )
         return str(b.op("MatMul", b.x(1, 2), weight))
 
+    def cast_to_half(b: Builder) -> str:
+        y = b.op("Cast", b.op("MatMul", b.x(1, 3), b.numbers(3, 2)), to=TensorProto.FLOAT16)
+        return str(b.op("Cast", b.op("Relu", y), to=float_type(b)))
+
     def batch_of_two(b: Builder) -> str:
         y = b.op("Relu", b.op("Gemm", b.x(2, 3), b.numbers(3, 4), b.numbers(4)))
         return str(b.op("Gemm", y, b.numbers(4, 2), b.numbers(2)))
+
+    def channels_last(b: Builder) -> str:
+        """As tf2onnx writes a layer of TensorFlow's: transposes around it, a shape from the input's."""
+        x = b.x(1, 5, 4, 2)
+        y = b.op("Conv", b.op("Transpose", x, perm=[0, 3, 1, 2]), b.numbers(3, 2, 2, 2), b.numbers(3))
+        y = b.op("Transpose", b.op("Relu", y), perm=[0, 2, 3, 1])
+        shape = b.op("Cast", b.op("Shape", x), to=TensorProto.INT32)
+        ends = [np.array([v]) for v in (0, 1)]
+        if b.opset < 10:
+            first = b.op("Slice", shape, axes=[0], starts=[0], ends=[1])
+        else:
+            first = b.op("Slice", shape, *(b.constant(v) for v in (ends[0], ends[1], ends[0])))
+        whole = b.op("Concat", first, b.constant(np.array([-1], np.int32)), axis=0)
+        return str(b.op("Reshape", y, b.op("Cast", whole, to=TensorProto.INT64)))
 
     def constant_nodes(b: Builder) -> str:
         held = numpy_helper.from_array(np.arange(12, dtype=b.kind).reshape(4, 3) / 8)
@@ -175,5 +193,5 @@ def structures() -> dict[str, Graph]:
 
     return {
         "if": Graph(constant_if), "local function": Graph(local_function), "dequantised": Graph(dequantised(False), 10), "dequantised channels": Graph(dequantised(True), 13),
-        "classifier": Graph(classifier), "half weights": Graph(half), "dense batch of two": Graph(batch_of_two), "constant nodes": Graph(constant_nodes),
+        "classifier": Graph(classifier), "channels last": Graph(channels_last), "half weights": Graph(half), "cast to half": Graph(cast_to_half, rough=1e-2), "dense batch of two": Graph(batch_of_two), "constant nodes": Graph(constant_nodes),
     }  # fmt: skip

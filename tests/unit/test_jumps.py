@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import verifier
+from verifier.bounds.step_relaxations import StepRelaxation
 from verifier.errors import EngineError, UnsupportedOperatorError
 from verifier.falsify import jumps
 from verifier.falsify.falsifier import Falsifier
@@ -23,7 +24,7 @@ from verifier.network.exact import ExactNetwork
 from verifier.network.graph import Network, NetworkBuilder
 from verifier.network.operators import Dense
 from verifier.network.piecewise import relu
-from verifier.network.steps import Jumping, sign
+from verifier.network.steps import Jumping, rounding, sign
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
 from verifier.properties.sets import Box
@@ -174,3 +175,37 @@ def test_in_small_boxes_the_search_climbs_higher_for_it(monkeypatch: pytest.Monk
     higher = [reached(seed) for seed in range(4)]
     monkeypatch.setattr(jumps, "in_box", lambda query: query)
     assert sum(higher) > sum(reached(seed) for seed in range(4)) + 10
+
+
+def test_a_staircase_lies_between_its_lines_within_one_step() -> None:
+    operator, rng = rounding(2.0**-5, -100, 155), np.random.default_rng(0)
+    assert [operator.forward(np.array(v)).item() for v in (1 / 64, 3 / 64, -1 / 64, 9.0, -9.0)] == [0, 2, 0, 155, -100]
+    low = np.round(rng.uniform(-4, 6, (1, 400)) * 64) / 64
+    high = low + np.concatenate([np.zeros(100), 10.0 ** rng.uniform(-3, 1, 300)])
+    lines = StepRelaxation().linear(operator, (400,), low, high)
+    least, most = StepRelaxation().range(operator, (400,), low, high)
+    for share in np.linspace(0, 1, 101):
+        x = np.clip(low + share * (high - low), low, high)
+        x = np.where(rng.random(x.shape) < 0.5, x, np.clip(np.round(x * 64) / 64, low, high))  # at jumps, too
+        y = operator.forward(x)
+        assert (lines.lower_slope * x + lines.lower_intercept <= y).all()
+        assert (y <= lines.upper_slope * x + lines.upper_intercept).all()
+        assert ((least <= y) & (y <= most)).all()
+    middle = (low + high) / 2
+    gap = (lines.upper_slope - lines.lower_slope) * middle + lines.upper_intercept - lines.lower_intercept
+    assert (gap[(low > -3) & (high < 4.5)] < 1 + 1e-9).all()  # the height of one step
+    assert (least == most)[low == high].all()
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_a_quantised_network_is_decided(share: float) -> None:
+    rng = np.random.default_rng(0)
+    builder = NetworkBuilder((2,))
+    builder.add(Dense(rng.normal(size=(4, 2)), rng.normal(size=4)))
+    builder.add(rounding(0.25, -8, 7))
+    builder.add(Dense(rng.normal(size=(1, 4)), np.zeros(1)))
+    network, box = builder.build(), Box(np.zeros(2), np.ones(2))
+    most = float(network.forward(box.sample(4000, rng)).max())
+    row = Conjunction(y_rows=np.array([[-1.0]]), bound=np.array([-share * most]))
+    verdict = verifier.verify(Query(network=network, box=box, disjuncts=(row,)), timeout=60)
+    assert verdict.status is (Status.VIOLATED if share < 1 else Status.HOLDS)

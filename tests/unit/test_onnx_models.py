@@ -312,3 +312,40 @@ def test_the_input_ranges_of_nnet_files_are_the_default_domain(tmp_path):
     images = verifier.robustness(loading.load(model([node("Relu", "x")])), np.full(4, 0.5), epsilon=2.0)
     assert (images.box.lower == 0).all()
     assert (images.box.upper == 1).all()
+
+
+# -- whole numbers between layers ------------------------------------------------------------------------
+def test_weights_in_integers_are_compared_without_onnxruntimes_own_rounding(tmp_path):
+    """Fused with its matrix, DequantizeLinear computes with inputs rounded to 8 bits: no fault of the reader."""
+    tensors = {"q": np.random.default_rng(0).integers(-9, 9, (4, 3)).astype(np.int8), "s": np.float32(0.25)}
+    path = tmp_path / "net.onnx"
+    onnx.save(model([node("DequantizeLinear", "q", "s", out="w"), node("MatMul", "x", "w")], tensors), path)
+    network = loading.load(path, check=True)
+    assert RuntimeModel(network, fused=False).run(np.ones((1, 4))) == pytest.approx(network.forward(np.ones((1, 4))))
+
+
+def test_inputs_of_integers_may_be_dequantised():
+    nodes = [node("DequantizeLinear", "x", "s", "z", out="r"), node("Relu", "r")]
+    tensors = {"s": np.float32(0.5), "z": np.uint8(7)}
+    network = loading.load(model(nodes, tensors, kind=TensorProto.UINT8))
+    assert network.forward(np.array([0.0, 7.0, 8.0, 255.0])).tolist() == [0.0, 0.0, 0.5, 124.0]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"s": np.float32(0.5), "z": np.uint16(7)}, "more than 8 bits"),
+        ({"s": np.float32([0.5, 1, 2, 4]), "z": np.uint8([1, 2, 3, 4])}, "zero point for each channel"),
+        ({"s": np.float32(-0.5), "z": np.uint8(7)}, "not positive"),
+    ],
+)
+def test_what_is_not_read_of_quantisation_is_one_line(tensors, words):
+    with pytest.raises(UnsupportedOperatorError, match=words) as caught:
+        loading.load(model([node("QuantizeLinear", "x", "s", "z")], tensors, opset=21, out=TensorProto.UINT8))
+    assert "\n" not in str(caught.value)
+
+
+def test_initialisers_may_be_listed_among_the_inputs():
+    found = model([node("MatMul", "x", "w")], {"w": np.ones((4, 2), np.float32)})
+    found.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (4, 2)))
+    assert loading.load(found).forward(np.ones(4)).tolist() == [4.0, 4.0]

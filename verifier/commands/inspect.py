@@ -139,7 +139,7 @@ def notes_on(network: Network) -> list[str]:
         from verifier.network.runtime import RuntimeModel
 
         try:
-            found = agreement(network, RuntimeModel(network))
+            found = agreement(network, RuntimeModel(network, fused=False))
         except (NetworkError, ImportError) as error:
             notes.append(f"not compared with onnxruntime: {error}")
         else:

@@ -73,7 +73,7 @@ def check_against_runtime(network: Network) -> Agreement:
     Raises:
         NetworkError: the two differ by more than rounding explains, or onnxruntime cannot run the model.
     """
-    found = agreement(network, RuntimeModel(network))
+    found = agreement(network, RuntimeModel(network, fused=False))
     if not found.close:
         raise NetworkError(
             f"the network that was read differs from onnxruntime by {found.gap:.3g} at a random input",

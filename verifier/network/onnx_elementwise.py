@@ -139,14 +139,6 @@ def _batch_normalization(step: Step) -> Tensor:
     return step.assembler.affine(value, factor.reshape(shape), (shift - factor * mean).reshape(shape), step.name)
 
 
-def _scaler(step: Step) -> Tensor:
-    """ai.onnx.ml's (x - offset) * scale."""
-    offset = np.asarray(step.attribute("offset", [0.0]), dtype=np.float64)
-    scale = np.asarray(step.attribute("scale", [1.0]), dtype=np.float64)
-    shifted = step.assembler.affine(step.value(), 1.0, -offset, f"{step.name}/shifted")
-    return step.assembler.affine(shifted, scale, 0.0, step.name)
-
-
 # -- functions of several tensors ------------------------------------------------------------------------
 def _extreme(step: Step) -> Tensor:
     """Max and Min of values and constants."""
@@ -268,7 +260,6 @@ ELEMENTWISE: dict[str, Converter] = {
     "Not": _not,
     "PRelu": _prelu,
     "Relu": _relu,
-    "Scaler": _scaler,
     "Shrink": _shrink,
     "Sign": _sign,
     "Sub": _sum,

@@ -83,7 +83,7 @@ def _cumulative_sum(step: Step) -> Tensor:
 
 
 # -- windows ---------------------------------------------------------------------------------------------
-def _window(step: Step, sizes: Shape, kernel: Sequence[int] | None) -> Window:
+def window_of(step: Step, sizes: Shape, kernel: Sequence[int] | None) -> Window:
     """The window of a node's attributes, ``pads`` or ``auto_pad`` included."""
     if kernel is None:
         raise NetworkError(f"{step.kind} without a kernel_shape", place=step.place)
@@ -104,7 +104,7 @@ def _window(step: Step, sizes: Shape, kernel: Sequence[int] | None) -> Window:
 def _conv(step: Step) -> Tensor:
     value, weight, bias = step.value(), step.constant(1), step.constant(2)
     assert weight is not None
-    w = _window(step, value.shape[2:], weight.shape[2:])
+    w = window_of(step, value.shape[2:], weight.shape[2:])
     bias = np.zeros(len(weight)) if bias is None else bias
     return windows.conv(step.assembler, value, weight, bias, w, int(step.attribute("group", 1)), step.name)
 
@@ -139,7 +139,7 @@ def _max_pool(step: Step) -> Tensor:
     if len(step.node.output) > 1 and step.used(1):
         raise step.unsupported("with its second output (the positions)")
     value = step.value()
-    w = _window(step, value.shape[2:], step.attribute("kernel_shape", None))
+    w = window_of(step, value.shape[2:], step.attribute("kernel_shape", None))
     if step.attribute("ceil_mode", 0):
         w = w.rounded_up(value.shape[2:])
     return windows.max_pool(step.assembler, value, w, step.name)
@@ -148,7 +148,7 @@ def _max_pool(step: Step) -> Tensor:
 def _average_pool(step: Step) -> Tensor:
     """AveragePool, and LpPool with p = 1: the sum of magnitudes."""
     value, build = step.value(), step.assembler
-    w = _window(step, value.shape[2:], step.attribute("kernel_shape", None))
+    w = window_of(step, value.shape[2:], step.attribute("kernel_shape", None))
     if step.attribute("ceil_mode", 0):
         w = w.rounded_up(value.shape[2:])
     if step.kind == "LpPool":
@@ -185,8 +185,15 @@ def _resize(step: Step) -> Tensor:
     }
     if upsample or step.opset < 11:
         attributes.update(coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-    if attributes.get("coordinate_transformation_mode") in (b"tf_crop_and_resize", "tf_crop_and_resize"):
+    where = step.attribute("coordinate_transformation_mode", "half_pixel")
+    if where == "tf_crop_and_resize":
         raise step.unsupported("with tf_crop_and_resize")
+    if (
+        where == "tf_half_pixel_for_nn"
+    ):  # until opset 12, and in what tf2onnx writes: half a pixel further than half_pixel
+        if step.attribute("mode", "nearest") != "nearest" or step.attribute("nearest_mode", "") != "floor":
+            raise step.unsupported("with tf_half_pixel_for_nn and another mode than nearest, floor")
+        attributes.update(coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil")
     if attributes.pop("keep_aspect_ratio_policy", b"stretch") != b"stretch":
         raise step.unsupported("that keeps the aspect ratio")
     axes = [int(a) % rank for a in step.attribute("axes", range(rank))]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from verifier.network.onnx_curved import CURVED
 from verifier.network.onnx_elementwise import ELEMENTWISE
 from verifier.network.onnx_linear import LINEAR
+from verifier.network.onnx_ml import ML
 from verifier.network.onnx_movement import MOVEMENTS
+from verifier.network.onnx_quantised import QUANTISED
 from verifier.network.onnx_step import Converter
 
-CONVERTERS: dict[str, Converter] = {**CURVED, **ELEMENTWISE, **LINEAR, **MOVEMENTS}
+CONVERTERS: dict[str, Converter] = {**CURVED, **ELEMENTWISE, **LINEAR, **ML, **MOVEMENTS, **QUANTISED}
 """The converter of every operator type; ``If`` is read apart."""
 
 SMOOTH = {
@@ -17,8 +19,8 @@ SMOOTH = {
 }
 """Curved operators of which no bounds are known."""
 
-STEPPING = {"Ceil", "DynamicQuantizeLinear", "Floor", "Mod", "QLinearConv", "QLinearMatMul", "QuantizeLinear", "Round"}
-"""Operators that jump."""
+STEPPING = {"Ceil", "ConvInteger", "DynamicQuantizeLinear", "Floor", "MatMulInteger", "Mod", "Round"}
+"""Operators that jump without end, or whose steps depend on the input."""
 
 NOTES = {
     "BatchNormalization": "in its form for inference",
@@ -30,10 +32,16 @@ NOTES = {
     "Einsum": "of one or two tensors and constants",
     "GlobalLpPool": "p = 1",
     "If": "with a constant condition",
+    "LinearClassifier": "of ai.onnx.ml, without its label; no post_transform, SOFTMAX or LOGISTIC",
+    "LinearRegressor": "of ai.onnx.ml; no post_transform, SOFTMAX or LOGISTIC",
     "LpPool": "p = 1",
     "MaxPool": "without its second output",
+    "Normalizer": "of ai.onnx.ml",
     "Pad": "constant, reflect, edge and wrap",
     "PRelu": "constant slopes",
+    "QLinearConv": "constant weights; at most 8 bits, one zero point",
+    "QLinearMatMul": "a constant second matrix; at most 8 bits, one zero point",
+    "QuantizeLinear": "at most 8 bits, one zero point",
     "Resize": "every mode but tf_crop_and_resize and keeping the aspect ratio",
     "Scaler": "of ai.onnx.ml",
     "Scatter": "constant positions, no reduction",
@@ -67,7 +75,17 @@ def refusal(kind: str) -> tuple[str, str]:
             "export the scores before it (onnx.utils.extract_model): properties compare them"
         )
     if kind in STEPPING:
-        return f"operator {kind!r} jumps at every whole number", f"export the network before quantisation; {listed}"
+        return (
+            f"operator {kind!r} jumps at every whole number",
+            f"quantise statically (QuantizeLinear is read), or export the network before quantisation; {listed}",
+        )
+    import onnx
+
+    if not any(onnx.defs.has(kind, domain) for domain in ("", "ai.onnx.ml")):
+        return (
+            f"operator {kind!r} is none of ONNX's: the exporter left it as it was, and nothing else runs this file",
+            (f"export with other layers (of Keras's gelu: approximate=True); {listed}"),
+        )
     return f"operator {kind!r} is not supported", f"{listed}; anything that depends on constants alone is, too"
 
 

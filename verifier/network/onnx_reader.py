@@ -21,6 +21,7 @@ from verifier.network.graph import Network
 from verifier.network.onnx_model import as_reals, initializers_of, opset_of, read_model, refuse_external_data, tensor
 from verifier.network.onnx_movement import MOVES
 from verifier.network.onnx_operators import CONVERTERS, WHAT_IS_READ, foreign, refusal
+from verifier.network.onnx_quantised import QUANTISED
 from verifier.network.onnx_step import HALF, INTEGERS, REALS, Names, Step, Tensor
 from verifier.network.operators import Array, Shape
 from verifier.network.ports import in_turn
@@ -178,7 +179,7 @@ class _Reader(Names):
                 raise UnsupportedOperatorError(error.problem, place=place, fix=fix) from None
             except NetworkError as error:
                 raise NetworkError(error.problem, place=error.place or step.place, fix=error.fix) from None
-            if self.integers.intersection(node.input) and node.op_type not in ("Cast", "CastLike", "Shape", "Size"):
+            if self.integers.intersection(node.input) and node.op_type not in FROM_INTEGERS:
                 if node.op_type not in MOVES:
                     raise step.unsupported("of integers that depend on the network's input (Cast them first)")
                 self.integers.update(node.output)
@@ -269,6 +270,9 @@ class _Reader(Names):
             return None
         return tensor(self.initializers[name], self.source)
 
+
+FROM_INTEGERS = {"Cast", "CastLike", "Shape", "Size", *QUANTISED}
+"""Operators that make something else of integers than integers by the rules of integers."""
 
 KEPT = {"SequenceConstruct"}
 """Operators whose outputs are no constant arrays even where their inputs are."""

@@ -35,13 +35,16 @@ class RuntimeModel:
         source: an ONNX file (plain or gzipped), an ``onnx.ModelProto``, or a network. A network that was read
             from an ONNX file runs from that file (up to its `tail`, where that was left out); another is written in float64, or in float32 where
             onnxruntime has no float64 kernel (convolutions).
+        fused: whether onnxruntime may fuse operators, as it does by default; of weights in integers it then computes
+            with inputs rounded to 8 bits. Without it the model is evaluated operator by operator.
 
     Attributes:
         dtype: of the model's input, float32 as a rule; an integer type takes integers alone.
         model: what runs: the file's name, or "written as float32 …".
     """
 
-    def __init__(self, source: str | Path | Network | Any) -> None:
+    def __init__(self, source: str | Path | Network | Any, *, fused: bool = True) -> None:
+        self._fused = fused
         self.model = str(source) if isinstance(source, (str, Path)) else "a model in memory"
         self._parts: list[tuple[RuntimeModel, npt.NDArray[np.int64]]] = []
         if isinstance(source, Network) and source.models:
@@ -58,10 +61,10 @@ class RuntimeModel:
         if isinstance(source, Network):
             self._session = self._written(source)
         elif isinstance(source, (str, Path)):
-            self._session = _session(_runnable(Path(source), wanted), str(source))
+            self._session = _session(_runnable(Path(source), wanted), str(source), fused)
         else:
             refuse_external_data(source, self.model)
-            self._session = _session(source.SerializeToString(), self.model)
+            self._session = _session(source.SerializeToString(), self.model, fused)
         self._feeds = [_Feed.of(i, port, self.model) for i, port in _paired(self._session.get_inputs(), ports)]
         if not self._feeds:
             raise NetworkError("the model has no input", place=self.model)
@@ -77,7 +80,7 @@ class RuntimeModel:
 
     def _join(self, network: Network) -> None:
         """Every model of a joint network runs from its own file; products of their values are made from these."""
-        self._parts = [(RuntimeModel(model), places) for model, places in network.models]
+        self._parts = [(RuntimeModel(model, fused=self._fused), places) for model, places in network.models]
         self.model = ", ".join(part.model for part, _ in self._parts)
         kinds = {part.dtype for part, _ in self._parts}
         self.dtype = kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
@@ -88,7 +91,7 @@ class RuntimeModel:
 
         for precision in ("float64", "float32"):
             try:
-                session = _session(to_onnx(network, precision).SerializeToString(), network.source)  # type: ignore[arg-type]
+                session = _session(to_onnx(network, precision).SerializeToString(), network.source, self._fused)  # type: ignore[arg-type]
             except NetworkError as error:
                 if precision == "float32" or "NOT_IMPLEMENTED" not in error.problem:
                     raise
@@ -199,10 +202,12 @@ def _runnable(path: Path, outputs: Sequence[str]) -> bytes | str:
     return whole
 
 
-def _session(model: bytes | str, place: str) -> Any:
+def _session(model: bytes | str, place: str, fused: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if not fused:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:

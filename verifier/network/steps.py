@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -46,8 +47,24 @@ class Jumping(Activation):
     def kind(self) -> str:
         return "step"
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether it is a staircase: level pieces, equal widths and heights, at breakpoints a value of either side or between."""
+        levels = np.asarray(self.intercepts)
+        rises, widths, values = np.diff(levels), np.diff(self.breaks), np.asarray(self.values)
+        between = (np.minimum(levels[:-1], levels[1:]) <= values) & (values <= np.maximum(levels[:-1], levels[1:]))
+        return bool(
+            not any(self.slopes) and (rises == rises[0]).all() and (widths == widths[:1]).all() and between.all()
+        )
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
+
+    def met(self, low: Array, high: Array) -> npt.NDArray[np.int64]:
+        """How many breakpoints lie in each closed interval."""
+        breaks = np.asarray(self.breaks)
+        found = np.searchsorted(breaks, high, side="right") - np.searchsorted(breaks, low, side="left")
+        return np.asarray(found, dtype=np.int64)
 
     def places(self, x: Array) -> npt.NDArray[np.int64]:
         """Where each entry lies: the number of its piece, or ``k + 1 + j`` at breakpoint j of k."""
@@ -77,6 +94,10 @@ class Jumping(Activation):
 
     def surrogate(self, grad: Array, x: Array, reached: Sequence[npt.NDArray[np.bool_] | None]) -> Array:
         """`vjp` where only some entries can reach a breakpoint: ``reached``, for each breakpoint, of x's shape without the batch."""
+        if len(self.breaks) > 2 and self.even:  # straight through a long staircase
+            width, height = self.breaks[1] - self.breaks[0], self.intercepts[1] - self.intercepts[0]
+            inside = (x > self.breaks[0] - width) & (x < self.breaks[-1] + width)
+            return np.asarray(grad * np.where(inside, height / width, 0.0))
         slope = np.asarray(self.slopes)[np.searchsorted(np.asarray(self.breaks), x, side="left")]
         for k, (b, some) in enumerate(zip(self.breaks, reached, strict=True)):
             jump = self.slopes[k + 1] * b + self.intercepts[k + 1] - self.slopes[k] * b - self.intercepts[k]
@@ -105,3 +126,12 @@ class Jumping(Activation):
 def sign() -> Jumping:
     """-1, 0 or 1."""
     return Jumping((0.0,), (0.0, 0.0), (-1.0, 1.0), (0.0,), "Sign")
+
+
+def rounding(scale: float, low: int, high: int) -> Jumping:
+    """The whole number that is nearest to ``x / scale``, the even one of two, kept in ``low … high`` (QuantizeLinear)."""
+    steps = np.arange(low, high + 1)
+    level = (0.0,) * len(steps)
+    even = np.where(steps[:-1] % 2 == 0, steps[:-1], steps[1:])
+    halves, values, at = (tuple(map(float, part)) for part in (scale * (steps[:-1] + 0.5), steps, even))
+    return Jumping(halves, level, values, at, "Round")
