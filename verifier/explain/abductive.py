@@ -324,7 +324,7 @@ class _Run:
             sure = self.margins.proved([changed - {k} for k in rest])
             needed.update(k for k, proved in zip(rest, sure, strict=True) if proved)
             left = [k for k in rest if k not in needed]
-            point = next((p for k in left if (p := self.adversary.attack(changed - {k})) is not None), None)
+            point = self.adversary.without_one(best, left) if left else None
             if point is None and prove:
                 point = self._without_one(changed, left, needed)
             if point is None:

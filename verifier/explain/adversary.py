@@ -143,6 +143,21 @@ class Adversary:
             promise[chosen, np.arange(len(pending))] = -np.inf
         return found
 
+    def without_one(self, point: Array, features: Sequence[int]) -> Array | None:
+        """From a wrong point one that is still wrong, in float64, and leaves out one of these features, which it changes."""
+        e = self.explained
+        masks = np.stack([e.features.mask([k]) for k in features])
+        may = e.features.mask(e.changed(point)) & ~masks
+        _, margins = self._outputs(point[None])
+        for first in range(0, len(features), self._batch):
+            some = may[first : first + self._batch]
+            classes = np.full(len(some), margins[0].argmax(), dtype=np.int64)
+            points, reached = self._climb(np.where(some, point, e.x), classes, some)
+            best = int(reached.argmax())
+            if reached[best] > 0 and e.clearly_wrong(self._forward(points[best : best + 1]))[0]:
+                return np.asarray(points[best])
+        return None
+
     # -- parts -------------------------------------------------------------------------------------------
     def _climb(self, start: Array, classes: Array, may: Array) -> tuple[Array, Array]:
         """Ascend the margins inside masks ``(k or 1, n)``: the best points and their margins."""

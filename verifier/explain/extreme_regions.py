@@ -115,12 +115,44 @@ class Region(LastResort):
         return LeafAnswer(Verdict.OPEN, reason="a region's bound is not reached")
 
 
-class NormBounder(ObjectiveBounder):
+class PhaseBounder(ObjectiveBounder):
+    """Bounds on boxes of which only the ReLUs' phases differ: those of no input are closed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.regions = Regions(self.enclosures)
+
+    def bound(self, batch: Boxes, deadline: Deadline) -> Bounded[Boxes]:
+        """See `verifier.bab.Bounder.bound` and `ObjectiveBounder.bound`."""
+        found = super().bound(batch, deadline)
+        lower = found.lower.copy()
+        some = np.flatnonzero((lower <= 0) & batch.phase.any(axis=1))
+        if len(some):
+            left = batch.take(some)
+            relaxed = self.regions.relaxed(left)
+            for k, place in enumerate(some.tolist()):
+                if self.over:
+                    break
+                if not self.exists(left, k, relaxed, deadline):
+                    lower[place] = 1.0
+        return Bounded(found.batch, lower)
+
+    def exists(self, batch: Boxes, k: int, relaxed: Relaxation, deadline: Deadline) -> bool:
+        """Whether some input may have the phases of the k-th box; one that has is looked at."""
+        answer = self.regions.deepest(batch, k, relaxed, deadline)
+        if answer.status is LpStatus.INFEASIBLE:
+            return False
+        if answer.point is not None:
+            self.look(np.clip(answer.point[None, :-1], batch.low[k], batch.high[k]))
+        return True
+
+
+class NormBounder(PhaseBounder):
     """Bounds of a norm of ∇F on boxes of which only the ReLUs' phases differ."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.regions, self.began, self.aimed = Regions(self.enclosures), time.monotonic(), 0.0
+        self.began, self.aimed = time.monotonic(), 0.0
         assert self.query.gradient is not None
         self._weights = self.query.gradient.output[None]
 
@@ -132,14 +164,10 @@ class NormBounder(ObjectiveBounder):
             above[k], effect[k], signs = self._norm(batch, k, relaxed)
             if above[k] <= self.limit:
                 continue
-            if batch.phase[k].any():
-                answer = self.regions.deepest(batch, k, relaxed, deadline)
-                if answer.status is LpStatus.INFEASIBLE:
-                    above[k] = -np.inf
-                    continue
-                if answer.point is not None:
-                    self.look(np.clip(answer.point[None, :-1], batch.low[k], batch.high[k]))
-            self._aim(batch, k, signs, effect[k], deadline)
+            if batch.phase[k].any() and not self.exists(batch, k, relaxed, deadline):
+                above[k] = -np.inf
+            else:
+                self._aim(batch, k, signs, effect[k], deadline)
         bounded = Boxes(batch.low, batch.high, batch.phase, batch.influence, effect)
         return Bounded(bounded, self.closed(above))
 

@@ -21,7 +21,7 @@ from verifier.bab import BranchAndBound, PriorityStore, SearchResult, Settings
 from verifier.engines.maps.boxes import Boxes
 from verifier.errors import PropertyError
 from verifier.events import Listener, ignore
-from verifier.explain.extreme_regions import NormBounder, Region
+from verifier.explain.extreme_regions import NormBounder, PhaseBounder, Region
 from verifier.explain.extreme_search import DEFAULT, BoxBrancher, ExtremeSettings, Objective, ObjectiveBounder
 from verifier.limits import Deadline, MemoryBudget
 from verifier.network.graph import Network
@@ -142,7 +142,7 @@ def largest(
     bounder.look(_corners(query, settings))
     if starts is not None and len(starts):
         bounder.look(query.box.clip(starts))
-    size = 4 if isinstance(bounder, NormBounder) else max(4, settings.cells // max(1, query.network.neurons))
+    size = 4 if isinstance(bounder, PhaseBounder) else max(4, settings.cells // max(1, query.network.neurons))
 
     def stop(so_far: SearchResult) -> str:
         if bounder.over or (so_far.left and bounder.near(so_far.worst)):
@@ -175,13 +175,15 @@ def largest(
 def _bounder(
     query: Query, objective: Objective, gap: float, target: float | None, settings: ExtremeSettings
 ) -> ObjectiveBounder:
-    """Norms on boxes that are split by phases alone have bounds of their own."""
+    """Boxes that are split by phases alone have bounds of their own, and norms on them."""
     assert query.condition is not None
-    explained, norm = query.condition.map, objective.symbolic
+    explained = query.condition.map
     plain = explained.baseline is None and not explained.absolute and not explained.path and query.gradient is not None
     phased = all(isinstance(n.operator, PiecewiseLinear) and n.operator.is_relu for n in query.network.activations)
     many = int((query.box.width > 0).sum()) > settings.few_inputs
-    return (NormBounder if norm and plain and phased and many else ObjectiveBounder)(query, objective, gap, target)
+    if not (plain and phased and many):
+        return ObjectiveBounder(query, objective, gap, target)
+    return (NormBounder if objective.symbolic else PhaseBounder)(query, objective, gap, target)
 
 
 def _corners(query: Query, settings: ExtremeSettings) -> Array:
