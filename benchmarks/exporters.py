@@ -1,6 +1,6 @@
 """Models as today's exporters write them, beside onnxruntime.
 
-PyTorch's newer exporter (with onnxscript), Keras and tf2onnx, skl2onnx, and onnxsim and onnxslim over PyTorch's older one.
+PyTorch's newer exporter (with onnxscript), Keras and tf2onnx, skl2onnx, and the graphs of `onnx_graphs/` after onnxsim and onnxslim.
 None of them is needed by this package, and some do not go with each other: ``python benchmarks/exporters.py write KIND FOLDER``
 writes the models of one kind (`KINDS`) wherever that exporter is installed, and
 ``python benchmarks/exporters.py compare FOLDER`` loads all of them and writes benchmarks/results/exporters.md.
@@ -324,6 +324,7 @@ def compare(folder: Path) -> None:
     text = (
         f"# Models as exporters write them\n\n{machine()}\n\n{' '.join((__doc__ or '').strip().splitlines()[2:6])}\n\n"
     )
+    text += f"{sum(row[4] for row in rows)} of {sum(row[3] for row in rows)} models are read.\n\n"
     text += (
         table(header, rows)
         + "\nDifferences are those of float32: `max |ours - theirs| / max(1, max |theirs|)` over six random inputs.\n"

@@ -84,7 +84,11 @@ def _cumulative_sum(step: Step) -> Tensor:
 
 # -- windows ---------------------------------------------------------------------------------------------
 def window_of(step: Step, sizes: Shape, kernel: Sequence[int] | None) -> Window:
-    """The window of a node's attributes, ``pads`` or ``auto_pad`` included."""
+    """The window of a node's attributes, ``pads`` or ``auto_pad`` included.
+
+    Raises:
+        NetworkError: there is no kernel.
+    """
     if kernel is None:
         raise NetworkError(f"{step.kind} without a kernel_shape", place=step.place)
     plain = window(kernel, step.attribute("strides", None), step.attribute("dilations", None))

@@ -61,7 +61,7 @@ class Jumping(Activation):
         return shapes[0]
 
     def met(self, low: Array, high: Array) -> npt.NDArray[np.int64]:
-        """How many breakpoints lie in each closed interval."""
+        """How many breakpoints lie in each closed interval, in the shape of its ends."""
         breaks = np.asarray(self.breaks)
         found = np.searchsorted(breaks, high, side="right") - np.searchsorted(breaks, low, side="left")
         return np.asarray(found, dtype=np.int64)
