@@ -23,6 +23,7 @@ from verifier.bounds.phases import Pair, phases
 from verifier.bounds.relaxation import Slopes
 from verifier.bounds.zonotope import Zonotope
 from verifier.encodings.perturbations import Perturbed, box_mean
+from verifier.limits import poll
 from verifier.network.graph import Network, Node
 from verifier.network.operators import Array, Scale
 from verifier.network.reduction import reduce
@@ -35,7 +36,7 @@ SLACK = 1e-11
 """What the expected map is off by at most, and sums over classes, relative to the sum of all entries' sizes."""
 
 
-SYMBOLS = 1024
+SYMBOLS = 512
 """Of more there is nothing to be told that would be worth its time."""
 
 
@@ -73,6 +74,7 @@ class MapBounder:
         least = greatest = 0.0
         expected_low, expected_high = self._expected(low, high)
         for k in range(len(self._weights)):
+            poll("while the norm of a saliency map was bounded")
             found = self._mean([next(copy) for copy in copies], low, high)
             moved = self._filtered(found).plus(Zonotope.between(-expected_high[k : k + 1], -expected_low[k : k + 1]))
             below, above = moved.norms(self.settings.norm)
