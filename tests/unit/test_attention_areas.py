@@ -16,7 +16,7 @@ from verifier.attention.area_journal import Found
 from verifier.attention.area_result import OPEN, PROVED, REFUTED, Tiles
 from verifier.encodings.perturbations import Brightness, Linear, Patch, Perturbation, Translation
 from verifier.errors import InputError
-from verifier.limits import Deadline
+from verifier.limits import Deadline, deadline_in_force
 from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.operators import Dense, Reshape
 from verifier.network.piecewise import relu
@@ -200,6 +200,21 @@ def test_five_parameters_and_a_limit() -> None:
     none = attention_areas(network, image, five, 1e-9, timeout=1e-9)
     assert none.answers["label"].answer in (Answer.TIMEOUT, Answer.NOT_ROBUST)
     assert none.shares["label"][2] == 1.0
+
+
+def test_the_limit_is_in_force_while_a_tile_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops deep inside bounds ask for it: a tile of a large network takes longer than what is left."""
+    network, image = dense(3)
+    bounds, seen = AreaBounder._found, list[float | None]()
+
+    def found(self: AreaBounder, batch: Tiles, told: list[bool], deadline: Deadline) -> Found:
+        seen.append(deadline_in_force().at)
+        return bounds(self, batch, told, deadline)
+
+    monkeypatch.setattr(AreaBounder, "_found", found)
+    attention_areas(network, image, [Brightness(high=0.2)], 2.0, how=AreaSettings(smallest=0.4, threads=2), timeout=60)
+    assert seen
+    assert None not in seen
 
 
 def test_bad_input_is_one_line() -> None:

@@ -57,7 +57,8 @@ class AreaBounder:
         self._back: Crown | None = None
         self._maps: MapBounder | None = None
         if "attention" in how.aspects:
-            self._maps = MapBounder(perturbed, question.settings, question.label, how.rows)
+            rows = 0 if self._condense else how.rows
+            self._maps = MapBounder(perturbed, question.settings, question.label, rows)
         self._lock, self.finished = threading.Lock(), list[Tiles]()
         self.lowest: tuple[float, list[float]] | None = None
         """The smallest margin met where the label was not proved, and its parameter."""

@@ -35,8 +35,8 @@ class AreaSettings:
             backward ones, which are much tighter in deep networks and cost some twenty times as much.
         backward: backward bounds are for networks of at most this many ReLUs, those of clipped pixels included; larger
             ones are written over the ReLUs that are unstable on a tile, for each tile anew (which takes torch).
-        rows: bounds on gradients go by rows over all pixels where pixels times ReLUs are at most this, else by symbols for
-            the ReLUs that are unstable on a tile.
+        rows: where there are too many unstable ReLUs for a symbol each, bounds on gradients go by rows over all pixels if pixels
+            times ReLUs are at most this (and backward bounds are made), else by intervals.
     """
 
     smallest: float = 1e-5

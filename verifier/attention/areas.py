@@ -29,7 +29,7 @@ from verifier.bab.search import Settings as SearchSettings
 from verifier.bab.store import PriorityStore
 from verifier.encodings.perturbations import Perturbed
 from verifier.events import Listener, ignore
-from verifier.limits import NEVER, Deadline, MemoryBudget
+from verifier.limits import NEVER, Deadline, MemoryBudget, in_force
 from verifier.network.operators import Array
 
 
@@ -99,7 +99,8 @@ def area_map(
             settings=SearchSettings(batch=how.batch, piece=how.piece, threads=how.threads, unit="tiles"),
             stop=bounder.between,
         )
-        result = search.run(start, deadline, listener)
+        with in_force(deadline):
+            result = search.run(start, deadline, listener)
         bounder.between(result)
         if bounder.lowest is not None:
             seen["label"].append(np.array(bounder.lowest[1]))
