@@ -21,6 +21,8 @@ TOLERANCE = 1e-6
 def independent_rows(matrix: Array, candidates: Indices) -> Indices:
     """Rows that are most independent of each other: the pivots of a QR factorisation, then those of what is left.
 
+    Shapes: matrix ``(rows, columns)``; candidates ``(k,)``.
+
     Args:
         candidates: the rows to choose from.
 

@@ -11,7 +11,10 @@ from verifier.network.operators import Array
 
 
 def highs_program(model: Model, cost: Array | None = None) -> Any:
-    """The model as a `highspy.HighsLp` that minimises ``cost @ v`` (0 by default)."""
+    """The model as a `highspy.HighsLp` that minimises ``cost @ v`` (0 by default).
+
+    Shapes: cost ``(variables,)``.
+    """
     import highspy
 
     matrix, row_lower, row_upper, _ = model.system()

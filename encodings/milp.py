@@ -32,14 +32,20 @@ class MixedInteger:
     indicators: dict[int, Indices]
 
     def chosen(self, disjunction: Disjunction, solution: Array) -> int:
-        """The disjunct that a solution chooses."""
+        """The disjunct that a solution chooses.
+
+        Shapes: solution ``(variables,)``.
+        """
         columns = self.indicators[id(disjunction)]
         if len(columns) == 1:
             return 1 if solution[columns[0]] > 0.5 and len(disjunction.disjuncts) == 2 else 0
         return int(np.argmax(solution[columns]))
 
     def exclude(self, solution: Array, disjunctions: Iterable[Disjunction]) -> Atom:
-        """A row that forbids the combination of disjuncts of these disjunctions that a solution chose (a no-good)."""
+        """A row that forbids the combination of disjuncts of these disjunctions that a solution chose (a no-good).
+
+        Shapes: solution ``(variables,)``.
+        """
         columns = [int(c) for d in disjunctions for c in self.indicators[id(d)]]
         on = [solution[c] > 0.5 for c in columns]
         return Atom(tuple(columns), tuple(-1.0 if o else 1.0 for o in on), 1.0 - sum(on), inf)

@@ -165,7 +165,10 @@ class Model:
         return np.array(self._binary, dtype=bool)
 
     def add_variables(self, lower: Array, upper: Array, *, binary: bool = False) -> Indices:
-        """New variables with these bounds; their indices. Crossed bounds make the model contradictory."""
+        """New variables with these bounds; their indices. Crossed bounds make the model contradictory.
+
+        Shapes: lower, upper ``(k,)``.
+        """
         low, high = np.asarray(lower, dtype=np.float64).reshape(-1), np.asarray(upper, dtype=np.float64).reshape(-1)
         first = self.size
         if (low > high).any():
@@ -177,7 +180,10 @@ class Model:
         return np.arange(first, self.size)
 
     def tighten(self, columns: Indices, lower: Array, upper: Array) -> None:
-        """Further bounds on variables that exist."""
+        """Further bounds on variables that exist.
+
+        Shapes: columns, lower, upper ``(k,)``.
+        """
         for c, low, high in zip(columns.tolist(), lower.tolist(), upper.tolist(), strict=True):
             self._lower[c], self._upper[c] = max(self._lower[c], low), min(self._upper[c], high)
             if self._lower[c] > self._upper[c]:
@@ -186,7 +192,10 @@ class Model:
                 )
 
     def confine(self, columns: Indices, lower: Numbers, upper: Numbers, margin: Array | float = 0.0) -> None:
-        """Bounds on variables that exist, held exactly; the float64 ones moved outwards by a margin."""
+        """Bounds on variables that exist, held exactly; the float64 ones moved outwards by a margin.
+
+        Shapes: columns, lower, upper ``(k,)``.
+        """
         self.tighten(columns, lower.below - margin, upper.above + margin)
         for ends, sign in ((lower, -1), (upper, 1)):
             for k in ends.rounded.tolist():
@@ -196,7 +205,10 @@ class Model:
     def add_rows(
         self, matrix: sp.csr_array, lower: Array, upper: Array, strict: npt.NDArray[np.bool_] | None = None
     ) -> None:
-        """Rows ``lower <= matrix @ v <= upper``, infinite ends allowed."""
+        """Rows ``lower <= matrix @ v <= upper``, infinite ends allowed.
+
+        Shapes: matrix ``(m, variables)``; lower, upper, strict ``(m,)``.
+        """
         low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
         flags = np.zeros(len(low), dtype=bool) if strict is None else np.asarray(strict, dtype=bool)
         self._blocks.append((sp.csr_array(matrix), low, high, flags))
@@ -220,7 +232,10 @@ class Model:
         )
 
     def define(self, expressions: Expressions, lower: Array, upper: Array) -> Indices:
-        """New variables equal to the expressions, with valid bounds; constants become fixed variables."""
+        """New variables equal to the expressions, with valid bounds; constants become fixed variables.
+
+        Shapes: lower, upper ``(k,)``, one for each expression.
+        """
         constant = np.diff(expressions.matrix.indptr) == 0
         low = np.where(constant, expressions.constant, np.asarray(lower, dtype=np.float64).reshape(-1))
         high = np.where(constant, expressions.constant, np.asarray(upper, dtype=np.float64).reshape(-1))

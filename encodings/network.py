@@ -141,7 +141,10 @@ def _shift(matrices: tuple[sp.csr_array, ...], inputs: list[Expressions]) -> npt
 def combine(
     matrices: tuple[sp.csr_array, ...], inputs: list[Expressions], constant: npt.NDArray[np.float64], size: int
 ) -> Expressions:
-    """``Σ matrices[k] @ inputs[k] + constant``; exact if each matrix selects or each input is plain variables."""
+    """``Σ matrices[k] @ inputs[k] + constant``; exact if each matrix selects or each input is plain variables.
+
+    Shapes: matrices ``(size of the result, size of the input)``; constant ``(size of the result,)``.
+    """
     total = sp.csr_array((len(constant), size))
     for matrix, expressions in zip(matrices, inputs, strict=True):
         total = total + matrix @ expressions.widened(size)

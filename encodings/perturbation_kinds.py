@@ -82,18 +82,28 @@ class Perturbation(ABC):
 
     @abstractmethod
     def image_path(self, image: Array) -> Path:
-        """How the image ``(channels, H, W)`` is displaced."""
+        """How the image ``(channels, H, W)`` is displaced.
+
+        Raises:
+            InputError: numbers that do not fit the image.
+        """
 
     def map_path(self, saliency: Array) -> Path | None:
         """How a saliency map ``(…, channels, H, W)`` is expected to be displaced; None: not at all."""
         return None
 
     def displace(self, image: Array) -> Path | None:
-        """The linear action on *another* image, for the interaction bound; None if it ignores the image."""
+        """The linear action on *another* image, for the interaction bound; None if it ignores the image.
+
+        Shapes: image ``(channels, H, W)``.
+        """
         return self.image_path(image)
 
     def approximation(self, image: Array) -> float:
-        """Bound on |exact − piecewise-linear| over all pixels and parameters; 0 where the path is exact."""
+        """Bound on |exact − piecewise-linear| over all pixels and parameters; 0 where the path is exact.
+
+        Shapes: image ``(channels, H, W)``.
+        """
         return 0.0
 
 
@@ -278,10 +288,18 @@ class Warp(Perturbation):
 
     @abstractmethod
     def matrix(self, theta: float) -> Array:
-        """A(θ)⁻¹, 2 × 2, acting on (row, column) offsets from the center; the identity at 0."""
+        """A(θ)⁻¹, 2 × 2, acting on (row, column) offsets from the center; the identity at 0.
+
+        Raises:
+            InputError: (zoom) a parameter of -1 or less.
+        """
 
     def parameters(self) -> Array:
-        """The sampled θ, increasing."""
+        """The sampled θ, increasing.
+
+        Raises:
+            InputError: fewer than two poses.
+        """
         if self.poses < 2:
             raise InputError(f"at least 2 poses are needed, got {self.poses}", place=self.label)
         return np.unique(np.append(np.linspace(self.low, self.high, self.poses), 0.0))
@@ -296,6 +314,8 @@ class Warp(Perturbation):
 
     def approximation(self, image: Array) -> float:
         """Per pixel, a path of speed at most M leaves its chord over a step h by at most M h / 2.
+
+        Shapes: image ``(channels, H, W)``.
 
         M h is bounded by the distance that the read position moves in the step, times the steepest slope of
         the bilinear image over all cells that it can meet.

@@ -38,7 +38,10 @@ class Rescaled:
     scale: Array
 
     def original(self, solution: Array) -> Array:
-        """A solution in the variables of the model that was rescaled (surplus entries are dropped)."""
+        """A solution in the variables of the model that was rescaled (surplus entries are dropped).
+
+        Shapes: solution ``(variables of the scaled model,)``.
+        """
         return self.offset + self.scale * solution[: len(self.offset)]
 
 

@@ -92,6 +92,8 @@ def largest_delta(
 ) -> Threshold:
     """How different the map must become before the label can change within ``epsilon`` of ``x``.
 
+    Shapes: x ``(n,)`` or of the network's input shape.
+
     Args:
         epsilon, label, domain, map, similarity, top_k, mean, std: as for `verifier.saliency_robustness`.
         tolerance: stop when the interval is narrower than this share of the map's largest entry.
@@ -170,6 +172,8 @@ def largest_epsilon(
     listener: Listener = ignore,
 ) -> Threshold:
     """The largest L∞ radius within which inputs with a map within ``delta`` keep the label.
+
+    Shapes: x ``(n,)`` or of the network's input shape.
 
     Args:
         delta, label, domain, map, similarity, top_k, mean, std: as for `verifier.saliency_robustness`.

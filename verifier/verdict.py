@@ -49,7 +49,10 @@ class Certainty(enum.Enum):
 
 
 def shortly(values: Array, most: int = 4) -> str:
-    """A vector in a few words: ``[0.5 1 0.25 0 …; 784]``."""
+    """A vector in a few words: ``[0.5 1 0.25 0 …; 784]``.
+
+    Shapes: values ``(k,)``.
+    """
     shown = " ".join(f"{v:.6g}" for v in values[:most])
     return f"[{shown}]" if len(values) <= most else f"[{shown} …; {len(values)}]"
 

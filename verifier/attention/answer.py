@@ -54,7 +54,10 @@ def with_both(answers: Mapping[Aspect, AspectAnswer]) -> dict[Aspect, AspectAnsw
 
 
 def failing(replay: Replay, aspect: Aspect, delta: float, points: Iterable[Array]) -> Array | None:
-    """The first of some parameters at which the aspect fails, replayed exactly; None if it fails at none."""
+    """The first of some parameters at which the aspect fails, replayed exactly; None if it fails at none.
+
+    Shapes: points ``(d,)`` each.
+    """
     for theta in points:
         fails = replay.margin(theta) <= 0 if aspect == "label" else replay.exceeds(theta, delta)
         if fails:
@@ -63,7 +66,10 @@ def failing(replay: Replay, aspect: Aspect, delta: float, points: Iterable[Array
 
 
 def candidates(polygon: Array, lower: Array, upper: Array) -> list[Array]:
-    """Points of a region worth a replay: its center, and its vertices drawn a little into it and as they are."""
+    """Points of a region worth a replay: its center, and its vertices drawn a little into it and as they are.
+
+    Shapes: polygon ``(k, d)``; lower, upper ``(d,)``.
+    """
     center = polygon.mean(axis=0)
     inside = center + 0.999 * (polygon - center)
     return [np.clip(p, lower, upper) for p in (center, *inside, *polygon)]

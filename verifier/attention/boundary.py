@@ -168,7 +168,10 @@ class _Search:
 
 
 def corner_keys(vertices: Array) -> set[tuple[int, ...]]:
-    """Keys of vertices such that two that are the same but for rounding share one, wherever they lie in the grid."""
+    """Keys of vertices such that two that are the same but for rounding share one, wherever they lie in the grid.
+
+    Shapes: vertices ``(k, d)``.
+    """
     grids = itertools.product((0.0, 0.5), repeat=vertices.shape[1])
     return {
         (n, *corner)

@@ -59,6 +59,8 @@ def known_signs(condensed: CondensedNetwork) -> Mapping[str, Signs]:
 def slopes_of(network: Network, signs: Mapping[str, Signs], prefix: str) -> dict[str, Slopes] | None:
     """The possible slopes of a network's activations on a tile, a batch of one; None unless all are ReLUs that are known.
 
+    Shapes: signs ``(size,)`` each.
+
     Args:
         signs: as of `known_signs`, for a network in which this one's nodes have names of their own with a prefix.
     """

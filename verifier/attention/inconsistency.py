@@ -198,7 +198,11 @@ class ExpectedMap:
 
 
 def expected_map(perturbed: Perturbed, settings: Inconsistency, label: int) -> ExpectedMap:
-    """The expected maps; breakpoints are those of the image's own path, in the order of the network's hinges."""
+    """The expected maps; breakpoints are those of the image's own path, in the order of the network's hinges.
+
+    Raises:
+        InputError: the map's path bends at other parameters than the image's.
+    """
     start = settings.reference(perturbed, label)
     classes = len(start)
 

@@ -67,6 +67,8 @@ class MapBounder:
     def inconsistency(self, low: Array, high: Array, signs: Mapping[str, Signs] | None = None) -> tuple[float, float]:
         """The least and the greatest inconsistency over the tile ``low <= θ <= high``, outwards.
 
+        Shapes: low, high ``(d,)``; signs ``(size,)`` each.
+
         Args:
             signs: what is known of the perturbed network's ReLUs on the tile, if anything (`known_signs`).
         """

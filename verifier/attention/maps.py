@@ -126,6 +126,8 @@ def attention_areas(
 ) -> AreaMap:
     """For which share of the parameters label and attention are proved to hold, refuted, and open: for large networks.
 
+    Shapes: image ``(channels, H, W)``, or flat.
+
     Takes what `attention_map` takes, any number of parameters, and the saliency maps of Integrated Gradients and
     SmoothGrad (`Inconsistency.map`). "Robust" is proved here with a bound on every rounding.
 

@@ -71,6 +71,8 @@ class Openers:
     def open(self, at: Array, into: Array, known: Collection[int]) -> Opened:
         """The region at a point towards a direction.
 
+        Shapes: at, into ``(d,)``.
+
         Raises:
             TimeUp: the time is up.
         """
@@ -78,6 +80,8 @@ class Openers:
 
     def open_all(self, places: Sequence[tuple[Array, Array]], known: Collection[int]) -> list[Opened]:
         """The regions at some points towards some directions, in their order.
+
+        Shapes: places: pairs of ``(d,)``.
 
         Raises:
             TimeUp: the time is up.

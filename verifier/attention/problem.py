@@ -72,7 +72,10 @@ def problem(
 
 
 def inward(origin: Array) -> Array:
-    """A direction from a point of the cube into it, in general position."""
+    """A direction from a point of the cube into it, in general position.
+
+    Shapes: origin ``(d,)``.
+    """
     target = 0.25 + 0.5 * np.random.default_rng(0).random(len(origin))
     step = target - origin
     return np.asarray(step / np.linalg.norm(step))

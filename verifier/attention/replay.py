@@ -46,6 +46,8 @@ class Replay:
     def margin(self, theta: Sequence[Fraction] | Array) -> Fraction:
         """The label's output less the largest other one; the label holds where this is positive.
 
+        Shapes: theta ``(d,)``.
+
         A tie is no classification: at margin 0 the label does not hold.
         """
         network = self.perturbed.original
@@ -54,6 +56,8 @@ class Replay:
 
     def exceeds(self, theta: Sequence[Fraction] | Array, delta: float) -> bool | None:
         """Whether the inconsistency is above delta; None if that cannot be told from rounding.
+
+        Shapes: theta ``(d,)``.
 
         Gradients follow the convention ReLU'(0) = 0. Where the expected map stands still and is not a mean,
         everything is exact.
@@ -76,6 +80,8 @@ class Replay:
 
     def range_over(self, polygon: Array) -> tuple[float, float]:
         """Bounds on the inconsistency over a region, its saliency map taken exactly at the center.
+
+        Shapes: polygon ``(k, d)``.
 
         The map is constant on the region and the expected one affine: the maximum is at a vertex, and the distance
         from the center's value at most the way that the expected map moves.

@@ -118,7 +118,13 @@ class TileStore:
         )
 
     def region_at(self, share: Array, table: Table) -> int:
-        """The number, in a joined table, of the region at a point (as shares of Θ) where a tile's walk began."""
+        """The number, in a joined table, of the region at a point (as shares of Θ) where a tile's walk began.
+
+        Shapes: share ``(d,)``.
+
+        Raises:
+            InputError: the tile at θ = 0 is not finished.
+        """
         for record in self.records.values():
             if "file" in record and all(a <= v <= b for v, (a, b) in zip(share, record["cell"], strict=True)):
                 with np.load(self.folder / record["file"]) as data:

@@ -186,6 +186,8 @@ class IntegratedGradients:
     ) -> AdaptedRule:
         """A rule whose samples lie the denser the more the gradients change there, on the lines of some inputs.
 
+        Shapes: inputs, baselines ``(batch, *input_shape)`` or one input.
+
         ExactLine (Section 4) names such non-uniform sampling as future work. Learn it on inputs like those it is for.
 
         Args:

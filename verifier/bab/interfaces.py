@@ -157,7 +157,11 @@ class Bounder(Protocol[B]):
     """
 
     def bound(self, batch: B, deadline: Deadline) -> Bounded[B]:
-        """Bound a batch; may raise TimeLimitError once the deadline has passed, and MemoryLimitError."""
+        """Bound a batch; may raise TimeLimitError once the deadline has passed, and MemoryLimitError.
+
+        Raises:
+            TimeLimitError: there was no time for the batch.
+        """
 
 
 class Brancher(Protocol[B]):
@@ -168,14 +172,20 @@ class Brancher(Protocol[B]):
     """
 
     def split(self, batch: B, lower: Array) -> Children[B]:
-        """Split a bounded batch, whose lower bounds are given."""
+        """Split a bounded batch, whose lower bounds are given.
+
+        Shapes: lower ``(batch,)``.
+        """
 
 
 class LeafSolver(Protocol[In]):
     """Decides subproblems for good."""
 
     def takes(self, batch: In, lower: Array) -> npt.NDArray[np.bool_]:
-        """Which bounded subproblems it wants, ``(N,)``; it is also asked about all that cannot be split."""
+        """Which bounded subproblems it wants, ``(N,)``; it is also asked about all that cannot be split.
+
+        Shapes: lower ``(batch,)``.
+        """
 
     def solve(self, leaf: In, deadline: Deadline) -> LeafAnswer:
         """Decide a batch of one; what stays OPEN is split if it can be."""
@@ -185,7 +195,10 @@ class LastResort:
     """The `takes` of a leaf solver that is asked only about what cannot be split."""
 
     def takes(self, batch: Batch, lower: Array) -> npt.NDArray[np.bool_]:
-        """None of them."""
+        """None of them.
+
+        Shapes: lower ``(batch,)``.
+        """
         return np.zeros(len(batch), dtype=bool)
 
 

@@ -95,6 +95,8 @@ def gradient_bounds(
 ) -> NetworkBounds:
     """Bounds on the gradient of an output with respect to every node's value, over a box of inputs.
 
+    Shapes: output ``(outputs,)``, if it is no index.
+
     The gradient convention at kinks is replaced by its closed superset: where a preactivation can be exactly on
     a breakpoint, both neighbouring slopes are admitted.
 

@@ -292,7 +292,11 @@ class CondensedNetwork:
         )
 
     def rows(self, y_rows: Array, x_rows: Array, bound: Array) -> Start:
-        """``y_rows y + x_rows x - bound``, one column each."""
+        """``y_rows y + x_rows x - bound``, one column each.
+
+        Raises:
+            InputError: numbers too large for bounds in float64.
+        """
         value = self.output.mapped(sp.csr_array(y_rows), -bound)
         if x_rows.any():
             extra = sp.csr_array(x_rows)

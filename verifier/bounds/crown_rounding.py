@@ -135,7 +135,10 @@ class Rounding:
         return found[0].min(axis=0), found[1].max(axis=0)
 
     def spread(self, node: Node, inputs: Sequence[Array]) -> Array:
-        """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them."""
+        """``Σ |W_i| @ x_i`` for flat non-negative vectors, or batches of them.
+
+        Shapes: inputs ``(…, size)``, one for each input of the node.
+        """
         shaped = [x.reshape(-1, *self.network[i].shape) for x, i in zip(inputs, node.inputs, strict=True)]
         result = self._absolute[node.name].linear(*shaped)
         return result.reshape(*inputs[0].shape[:-1], node.size)

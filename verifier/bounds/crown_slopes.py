@@ -125,7 +125,10 @@ def linear(
 def backward(
     condensed: CondensedNetwork, start: Start, weights: Array, phases: Phases, slack: Array | None = None
 ) -> Pass:
-    """One pass in the float type of the weights: see `linear`."""
+    """One pass in the float type of the weights: see `linear`.
+
+    Shapes: weights, phases ``(neurons, rows)``; slack ``(rows,)``.
+    """
     total, a, kept = linear(condensed, start, weights, phases, slack)
     dtype, box, cut = a.dtype, condensed.blocks[0], condensed.cut
     low, high, x = box.low.astype(dtype), box.high.astype(dtype), np.empty_like(a)
@@ -190,6 +193,8 @@ def ascend(
     score: bool = False,
 ) -> Ascent:
     """Raise the lower bounds of rows, from the weights given.
+
+    Shapes: weights, phases ``(neurons, rows)``.
 
     Args:
         steps: bounds that are computed (1: no ascent).

@@ -61,6 +61,8 @@ def interval_bounds(
 def interval_gradient_bounds(network: Network, output: int | Array, values: NetworkBounds) -> NetworkBounds:
     """Interval bounds on the gradient of an output with respect to every node's value.
 
+    Shapes: output ``(outputs,)``, if it is no index.
+
     At a breakpoint that a preactivation can reach, both neighbouring slopes are admitted (the closed superset
     of the gradient convention).
 
@@ -87,6 +89,9 @@ def interval_values(
 
     Returns:
         ``{node name: (lower, upper)}``, each ``(batch, *shape)``.
+
+    Raises:
+        InputError: boxes that do not fit the network.
 
     Source:
         interval bound propagation: Gowal et al., ICCV 2019; interval arithmetic: Moore, Interval Analysis,
@@ -169,6 +174,9 @@ def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winner
     Args:
         shapes: of the inputs.
         phase: for an activation, what is possible there.
+
+    Raises:
+        NetworkError: an operator whose gradient has no bounds.
     """
     operator = node.operator
     if not node.inputs:
@@ -192,7 +200,10 @@ def backward(node: Node, grad: Pair, shapes: list[Shape], phase: Slopes | Winner
 
 
 def batch_size(weights: Array, possible: Phases) -> int:
-    """The number of boxes that output weights and phases speak of."""
+    """The number of boxes that output weights and phases speak of.
+
+    Shapes: weights ``(boxes or 1, outputs)``.
+    """
     sizes = [len(p.smallest if isinstance(p, Slopes) else p.possible) for p in possible.values()]
     return max(len(weights), *sizes) if sizes else len(weights)
 

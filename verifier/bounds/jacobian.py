@@ -53,6 +53,8 @@ def jacobian_bounds(
 ) -> NetworkBounds:
     """CROWN bounds on the gradient of an output with respect to every node's value; see the module.
 
+    Shapes: output ``(outputs,)``, if it is no index.
+
     Args:
         output: index into the flattened output, or one coefficient per flattened output.
         values: bounds on every node's value that hold on the input set, from any method.

@@ -137,13 +137,22 @@ class Relaxation(ABC, Generic[A]):
 
     @abstractmethod
     def derivatives(self, operator: A, shape: Shape, low: Array, high: Array) -> Slopes | Winners:
-        """The derivatives possible on ``[low, high]``, as a closed superset of the gradient convention."""
+        """The derivatives possible on ``[low, high]``, as a closed superset of the gradient convention.
+
+        Shapes: low, high ``(boxes, size)``.
+
+        Raises:
+            UnsupportedOperatorError: the operator jumps, or no bounds on its gradient are known.
+        """
 
     @abstractmethod
     def linear(
         self, operator: A, shape: Shape, low: Array, high: Array
     ) -> LinearRelaxation | PoolRelaxation | ProductRelaxation:
-        """Linear functions below and above the activation on ``[low, high]``."""
+        """Linear functions below and above the activation on ``[low, high]``.
+
+        Shapes: low, high ``(boxes, size)``.
+        """
 
     @abstractmethod
     def undecided(self, operator: A, shape: Shape, low: Array, high: Array) -> Mask:
@@ -199,7 +208,10 @@ class Elementwise(Limited[A]):
 
     @abstractmethod
     def linear(self, operator: A, shape: Shape, low: Array, high: Array) -> LinearRelaxation:
-        """Linear functions below and above the activation on ``[low, high]``."""
+        """Linear functions below and above the activation on ``[low, high]``.
+
+        Shapes: low, high ``(boxes, size)``.
+        """
 
     @abstractmethod
     def intercepts(self, operator: A, low: Array, high: Array, below: Array, above: Array) -> Ends:

@@ -36,6 +36,8 @@ from verifier.rounding import OUTWARD, SPACING, TINY, float_above
 def relu_relaxation(low: Array, high: Array) -> LinearRelaxation:
     """The chord above; below, the line 0 or z, whichever leaves less area (CROWN's adaptive choice).
 
+    Shapes: low, high ``(…)``, any shape; so are the results.
+
     Source: Zhang et al., NeurIPS 2018, Table 2 and Section 3.3.
     """
     active = low >= 0
@@ -197,7 +199,10 @@ class Pool(Limited[MaxPool]):
         return ends[0], ends[1]
 
     def derivatives(self, operator: MaxPool, shape: Shape, low: Array, high: Array) -> Winners:
-        """Entries that can be the maximum, ties included."""
+        """Entries that can be the maximum, ties included.
+
+        Shapes: low, high ``(boxes, size)``.
+        """
         windows, lows, highs = _in_windows(operator, shape, low, high)
         return Winners(windows, (highs >= lows.max(axis=-1, keepdims=True)) & (windows >= 0))
 

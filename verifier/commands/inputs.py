@@ -170,6 +170,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 def part(path: Path, inputs: Array, first: int, count: int | None) -> slice:
     """Which inputs of a data set ``--first`` and ``--count`` choose.
 
+    Shapes: inputs ``(inputs, *input_shape)``.
+
     Raises:
         InputError: none.
     """

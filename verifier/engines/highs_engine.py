@@ -143,7 +143,11 @@ class HighsEngine(Engine):
 
     @classmethod
     def answer(cls, status: str) -> Answer:
-        """What a HiGHS model status means; a status that is not in the table raises."""
+        """What a HiGHS model status means; a status that is not in the table raises.
+
+        Raises:
+            EngineError: a status that is not in the table.
+        """
         try:
             return cls.STATUS_MAP[status]
         except KeyError:

@@ -108,7 +108,11 @@ class MarabouEngine(Engine):
 
     @classmethod
     def answer(cls, status: str) -> Answer:
-        """What an exit code of Marabou means; one that is not in the table raises."""
+        """What an exit code of Marabou means; one that is not in the table raises.
+
+        Raises:
+            EngineError: an exit code that is not in the table.
+        """
         try:
             return cls.STATUS_MAP[status]
         except KeyError:
@@ -147,7 +151,10 @@ def _twins(encoding: Encoding, scaled: Rescaled) -> list[tuple[Disjunction, Disj
 
 
 def chosen(disjunction: Disjunction, solution: Array) -> int:
-    """The disjunct of a disjunction that a numerical solution fits best."""
+    """The disjunct of a disjunction that a numerical solution fits best.
+
+    Shapes: solution ``(variables,)``.
+    """
     return int(np.argmin([sum(_violation(atom, solution) for atom in disjunct) for disjunct in disjunction.disjuncts]))
 
 

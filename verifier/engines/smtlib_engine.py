@@ -58,7 +58,11 @@ class SmtLibEngine(Engine):
 
     @classmethod
     def answer(cls, status: str) -> Answer:
-        """What a solver's status means; one that is not in the table raises."""
+        """What a solver's status means; one that is not in the table raises.
+
+        Raises:
+            EngineError: a status that is not in the table.
+        """
         try:
             return cls.STATUS_MAP[status]
         except KeyError:

@@ -64,7 +64,11 @@ class Z3Engine(Engine):
 
     @classmethod
     def answer(cls, status: str) -> Answer:
-        """What a status of Z3 means; one that is not in the table raises."""
+        """What a status of Z3 means; one that is not in the table raises.
+
+        Raises:
+            EngineError: a status that is not in the table.
+        """
         try:
             return cls.STATUS_MAP[status]
         except KeyError:

@@ -53,7 +53,10 @@ class Adversary:
         return None
 
     def learn(self, point: Array) -> None:
-        """A wrong point that others found: attacks start from it, too, where only free features keep what it changes."""
+        """A wrong point that others found: attacks start from it, too, where only free features keep what it changes.
+
+        Shapes: point ``(n,)``.
+        """
         _, margins = self._outputs(point[None])
         self._pool = np.concatenate([point[None], self._pool])[:POOL]
         self._classes = np.concatenate([margins[:1].argmax(axis=1), self._classes])[:POOL]
@@ -65,6 +68,8 @@ class Adversary:
 
     def shortest(self, point: Array, free: frozenset[int], pending: Sequence[int]) -> tuple[int, Array]:
         """The fewest of the first pending features that a wrong point needs to move, and the point with those alone.
+
+        Shapes: point ``(n,)``.
 
         Returns:
             count and point: it differs from x in free features and ``pending[:count]`` only, and the last of them is needed.
@@ -98,6 +103,8 @@ class Adversary:
 
     def few(self, point: Array) -> Array:
         """A wrong point that changes fewer features than this one, if one comes to mind: still wrong, in float64.
+
+        Shapes: point ``(n,)``.
 
         In turns: the features in the order of what they contribute by the slope there, the shortest prefix that is wrong,
         and an attack inside it, which makes the first ones worth more.

@@ -91,7 +91,10 @@ class Explained:
         return Box.around(self.x, self._radius, (np.where(mask, low, self.x), np.where(mask, high, self.x)))
 
     def changed(self, point: Array) -> frozenset[int]:
-        """The features in which an input differs from x."""
+        """The features in which an input differs from x.
+
+        Shapes: point ``(n,)``.
+        """
         return self.features.changed(self.x, point)
 
     def clearly_wrong(self, y: Array) -> npt.NDArray[np.bool_]:
@@ -100,7 +103,10 @@ class Explained:
         return np.asarray(margin > CLEARLY * np.maximum(np.abs(y).max(axis=-1), 1.0))
 
     def refuted_by(self, point: Array) -> bool:
-        """Whether the label at a point of the region is another one or ties, in exact arithmetic."""
+        """Whether the label at a point of the region is another one or ties, in exact arithmetic.
+
+        Shapes: point ``(n,)``.
+        """
         if self.network.is_curved or self.network.integer_inputs:
             return replay(self.query, point, self._exact).exact
         if not self.query.box.contains(point):

@@ -83,6 +83,8 @@ def maps_on_box(
 ) -> Query:
     """The maps on the ε-box around x, as a query that every point meets.
 
+    Shapes: x ``(n,)`` or of the network's input shape.
+
     Args:
         network, x, epsilon, label, domain, map: as for `verifier.saliency_robustness`; the label may be of a network
             with one output.

@@ -132,6 +132,8 @@ def influences(
 ) -> InfluenceTable:
     """For every output and input: increasing, decreasing, constant, neither (with two inputs as witnesses), or unknown.
 
+    Shapes: x ``(n,)`` or of the network's input shape.
+
     Args:
         x, epsilon, domain: the box, as for `verifier.robustness`.
         outputs, inputs: which; all by default.
@@ -220,6 +222,8 @@ def monotone_radius(
     settings: ExtremeSettings = DEFAULT,
 ) -> Radius:
     """The largest ε-box around x on which the influence of an input on an output keeps the sign that it has at x.
+
+    Shapes: x ``(n,)`` or of the network's input shape.
 
     Args:
         most: no larger radius is asked.

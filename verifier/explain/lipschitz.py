@@ -159,6 +159,8 @@ def lipschitz_on_line(
 ) -> float:
     """How fast an output changes at most between two inputs: the largest |Δy| / ‖Δx‖ of the linear pieces between them.
 
+    Shapes: start, end ``(n,)`` or of the network's input shape.
+
     Computed from the exact restriction to the line (`verifier.line`), up to float64 rounding.
 
     Args:

@@ -113,6 +113,8 @@ def stable_radius(
 ) -> Radius:
     """The largest ε for which the map's top K, signs or ranking is the same on the whole ε-box around x.
 
+    Shapes: x ``(n,)`` or of the network's input shape.
+
     Args:
         what: "top-k": the same K entries are the largest; "ranking": all entries keep their order (with ``top_k``, the
             first K do, among themselves and before all others); "signs": no entry that has a sign at x takes the other.

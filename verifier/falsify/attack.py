@@ -167,6 +167,8 @@ def sharpest_corners(query: Query, x: Array) -> Array:
 def diversify(query: Query, x: Array, rng: np.random.Generator, steps: int = 5) -> Array:
     """Spread points over what the outputs can do: each climbs a random combination of outputs for a few steps.
 
+    Shapes: x ``(batch, n)``.
+
     Points that start far apart in the input often climb to the same optimum; points whose outputs differ do not
     (output diversified initialisation: Tashiro, Song, Ermon, *Diversity can be Transferred*, NeurIPS 2020).
 
@@ -183,6 +185,8 @@ def diversify(query: Query, x: Array, rng: np.random.Generator, steps: int = 5) 
 
 def polish(query: Query, x: Array, disjunct: int, deadline: Deadline, steps: int = 25) -> Iterator[Array]:
     """Climb the worst row's margin from one point by linear programs in a shrinking box around it.
+
+    Shapes: x ``(n,)``.
 
     Where several rows compete, or the box's faces do, gradient steps stall short of the best point; the linear
     program weighs all rows at once. For networks of few inputs and outputs. Yields each better point.
@@ -294,7 +298,10 @@ def pgd(
 
 
 def ascend(query: Query, x: Array, steps: int = 12) -> Iterator[Array]:
-    """Points near ``x`` where the condition holds with more room, by growing steps up the worst row's slope."""
+    """Points near ``x`` where the condition holds with more room, by growing steps up the worst row's slope.
+
+    Shapes: x ``(n,)``.
+    """
     margins = Margins.of(query)
     values = query.network.forward(x[None]).reshape(1, -1)
     disjunct = np.array([int(margins.at(x[None], values).argmax())])

@@ -185,6 +185,8 @@ def _start_seconds(network: Network) -> float:
 def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
     """Whether the condition holds for onnxruntime's output at ``x`` as the runtime rounds it, with no tolerance.
 
+    Shapes: x ``(n,)``.
+
     The runtime gives no gradients: rows that speak of the gradient, the gradient box and the condition on the map
     use the network's own.
     """
@@ -206,7 +208,10 @@ def holds_in_runtime(query: Query, x: Array, runtime: RuntimeModel) -> bool:
 
 
 def nearest(x: Array, box: Box, dtype: np.dtype[Any]) -> Array:
-    """The nearest values of a type inside the box (as float64); where an interval has none, ``x`` itself."""
+    """The nearest values of a type inside the box (as float64); where an interval has none, ``x`` itself.
+
+    Shapes: x ``(…, n)``.
+    """
     least, most = box.inside
     if dtype.kind == "f":
         close = rounded(x, dtype)

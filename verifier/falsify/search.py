@@ -119,7 +119,10 @@ class Search:
         return np.array([x for _, x in self.pool[:count]]).reshape(-1, self.query.box.size)
 
     def remember(self, x: Array, margin: Array) -> None:
-        """Keep the best points that are not close to a better one, for the next attacks and lines."""
+        """Keep the best points that are not close to a better one, for the next attacks and lines.
+
+        Shapes: x ``(batch, n)``; margin ``(batch,)``.
+        """
         apart = self.settings.apart * np.maximum(self.query.box.width, 1e-300)
         for k in np.argsort(-margin)[:16]:
             if any(m >= margin[k] and (np.abs(x[k] - p) <= apart).all() for m, p in self.pool):

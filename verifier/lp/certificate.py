@@ -60,6 +60,8 @@ def dual_bound(
 def refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper: Array, multipliers: Array) -> bool:
     """Whether row multipliers prove that no x in the box meets the rows: a positive bound of the zero objective.
 
+    Shapes: matrix ``(m, n)``; row_lower, row_upper, multipliers ``(m,)``; lower, upper ``(n,)``.
+
     Source:
         Farkas, 1902; Neumaier, Shcherbina, Mathematical Programming 2004.
     """
@@ -69,6 +71,8 @@ def refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper
 
 def ray_refutes(matrix: Any, row_lower: Array, row_upper: Array, lower: Array, upper: Array, ray: Array) -> bool:
     """Whether a solver's dual ray, with either sign and its noise removed, proves that no x in the box meets the rows.
+
+    Shapes: matrix ``(m, n)``; row_lower, row_upper, ray ``(m,)``; lower, upper ``(n,)``.
 
     Source:
         Farkas, 1902; Neumaier, Shcherbina, Mathematical Programming 2004.

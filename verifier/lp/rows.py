@@ -36,7 +36,10 @@ class RowBuilder:
         return np.arange(self.count - count, self.count)
 
     def entries(self, rows: Array, columns: Array, data: Any) -> None:
-        """One entry per row."""
+        """One entry per row.
+
+        Shapes: rows, columns ``(k,)``; data ``(k,)`` or one number.
+        """
         self.rows.append(rows)
         self.columns.append(columns)
         self.data.append(np.broadcast_to(np.asarray(data, dtype=np.float64), len(rows)))
@@ -70,5 +73,8 @@ class RowBuilder:
 
 
 def concatenate(parts: Sequence[Array]) -> Array:
-    """One array of all parts (empty if there are none)."""
+    """One array of all parts (empty if there are none).
+
+    Shapes: parts ``(k,)`` each.
+    """
     return np.concatenate(list(parts)) if parts else np.zeros(0)

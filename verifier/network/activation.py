@@ -30,6 +30,8 @@ class Activation(Operator):
     def exact(self, x: Rationals, pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
         """`forward` in rational arithmetic; with ``pattern`` on given pieces, where the operator has pieces.
 
+        Shapes: pattern ``(batch, *shape)``.
+
         Raises:
             NetworkError: for a function whose values are no rationals.
         """

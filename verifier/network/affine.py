@@ -119,7 +119,10 @@ class Affine:
 
 
 def combined(parts: Sequence[tuple[Matrix, Affine]], constant: Array) -> Affine:
-    """``Σ matrix @ affine + constant``, all matrices sparse."""
+    """``Σ matrix @ affine + constant``, all matrices sparse.
+
+    Shapes: constant ``(rows,)``.
+    """
     total: dict[int, Matrix] = {}
     absolute: dict[int, Matrix] = {}
     roundings, additions = 0, 0
@@ -173,7 +176,10 @@ def permutes(matrix: Matrix) -> bool:
 
 
 def adds_exactly(a: Array, b: Array) -> bool:
-    """Whether ``a + b`` in float64 is the real sum, in every entry (Dekker, 1971: the larger term gives the error)."""
+    """Whether ``a + b`` in float64 is the real sum, in every entry (Dekker, 1971: the larger term gives the error).
+
+    Shapes: a, b ``(…)``, the same shape.
+    """
     total = a + b
     return bool(((total - a == b) & (total - b == a)).all())
 

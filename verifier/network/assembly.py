@@ -162,7 +162,11 @@ class Assembler:
     @overload
     def affine(self, value: Value | Jump, scale: Array | float, shift: Array | float, name: str) -> Value | Jump: ...
     def affine(self, value: Value | Jump, scale: Array | float, shift: Array | float, name: str) -> Value | Jump:
-        """``scale * value + shift``, with the broadcasting of numpy."""
+        """``scale * value + shift``, with the broadcasting of numpy.
+
+        Raises:
+            UnsupportedOperatorError: different numbers for the entries of a tensor that jumps.
+        """
         scale, shift = np.asarray(scale, dtype=np.float64), np.asarray(shift, dtype=np.float64)
         line = _uniform(scale, shift)
         if isinstance(value, Jump):
@@ -339,7 +343,11 @@ class Assembler:
 
     # -- matrices ----------------------------------------------------------------------------------------
     def times_matrix(self, value: Value, matrix: Weight, bias: Array | None, name: str) -> Value:
-        """``value @ matrix.T + bias`` over the last axis; ``matrix`` is ``(outputs, inputs)``."""
+        """``value @ matrix.T + bias`` over the last axis; ``matrix`` is ``(outputs, inputs)``.
+
+        Raises:
+            NetworkError: a tensor that does not fit the matrix.
+        """
         outputs, inputs = matrix.shape
         if value.shape[-1] != inputs:
             raise NetworkError(f"a tensor of shape {value.shape} cannot meet a weight of {inputs} inputs")

@@ -91,6 +91,8 @@ def _scaled_operator(operator: Operator, shift: int) -> tuple[Operator, int]:
 def scaled(values: Array | float, exponents: Any) -> Array:
     """``values · 2^exponents``.
 
+    Shapes: values, exponents ``(…)``, shapes that numpy broadcasts.
+
     Raises:
         InexactScaling: if that rounds.
     """

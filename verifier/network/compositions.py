@@ -42,14 +42,21 @@ def power(build: Assembler, value: Value, n: float, name: str) -> Value:
 
 
 def exponential(build: Assembler, base: Array, value: Value, name: str) -> Value:
-    """``base ** value`` for positive bases, with the broadcasting of numpy."""
+    """``base ** value`` for positive bases, with the broadcasting of numpy.
+
+    Raises:
+        UnsupportedOperatorError: a base that is not positive.
+    """
     if (base <= 0).any():
         raise UnsupportedOperatorError("a power of a base that is not positive")
     return build.smooth(build.affine(value, np.log(base), 0.0, f"{name}/log"), "Exp", (), name)
 
 
 def quotient(build: Assembler, first: Value | Array, second: Value, name: str) -> Value:
-    """``first / second``."""
+    """``first / second``.
+
+    Shapes: shapes that numpy broadcasts.
+    """
     if isinstance(first, Value) and dict(build.functions(second)).get(first.name) == SOFTSIGN_DIVISOR:
         return build.smooth(first, "Softsign", (), name)
     inverse = build.smooth(second, "Reciprocal", (), f"{name}/reciprocal")
@@ -77,6 +84,8 @@ def hard_swish(build: Assembler, value: Value, name: str) -> Value:
 
 def masked(build: Assembler, value: Value, mask: Array, name: str) -> Value | Masked:
     """``value + mask``, where the mask may be minus infinity.
+
+    Shapes: mask: a shape that numpy broadcasts with the value's.
 
     Raises:
         UnsupportedOperatorError: it is infinite otherwise.

@@ -153,7 +153,11 @@ def window_output_size(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int] = (1, 1),
 ) -> tuple[int, int]:
-    """Height and width of what a sliding window makes of an image of height and width ``size``."""
+    """Height and width of what a sliding window makes of an image of height and width ``size``.
+
+    Raises:
+        NetworkError: a window that does not fit the image.
+    """
     height = (size[0] + padding[0] + padding[2] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
     width = (size[1] + padding[1] + padding[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
     if height < 1 or width < 1:

@@ -108,7 +108,10 @@ class ExactNetwork:
         return computed
 
     def output(self, x: Sequence[Number] | Array) -> list[Fraction]:
-        """Exact flattened output at one input."""
+        """Exact flattened output at one input.
+
+        Shapes: x ``(n,)``; the result ``(outputs,)``.
+        """
         return self.values(x)[self.network.output].fractions()
 
     def gradient(
@@ -119,6 +122,8 @@ class ExactNetwork:
         at: str | None = None,
     ) -> list[Fraction]:
         """Exact gradient of an output combination with respect to a node's value, by the gradient convention.
+
+        Shapes: x ``(n,)``; output ``(outputs,)``, if it is no index.
 
         Args:
             values: what `values(x)` returned, if it is at hand.
@@ -138,7 +143,10 @@ class ExactNetwork:
     def gradient_of_pattern(
         self, pattern: Mapping[str, npt.NDArray[np.int64]], output: int | Sequence[float] | Array
     ) -> list[Fraction]:
-        """`gradient_at` the input, in row-major order."""
+        """`gradient_at` the input, in row-major order.
+
+        Shapes: pattern ``(size,)`` each; output ``(outputs,)``, if it is no index.
+        """
         return self.gradient_at(self.network.input, pattern, output).fractions()
 
     def gradient_at(
@@ -240,7 +248,10 @@ class ExactNetwork:
         return self._operators[node.name]
 
     def forward(self, node: Node, inputs: list[Rationals], pattern: npt.NDArray[np.int16] | None = None) -> Rationals:
-        """A node's value from its inputs' values, on its own pieces or on given ones."""
+        """A node's value from its inputs' values, on its own pieces or on given ones.
+
+        Shapes: pattern ``(1 or batch, *shape)``.
+        """
         if isinstance(node.operator, AffineOperator):
             return self.affine(node, inputs)
         (x,) = inputs

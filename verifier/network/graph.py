@@ -304,7 +304,11 @@ class Network(Shown):
         return gradients
 
     def output_weights(self, output: int | Sequence[float] | Array) -> Array:
-        """One coefficient per flattened output: a unit vector for an index, else the checked coefficients."""
+        """One coefficient per flattened output: a unit vector for an index, else the checked coefficients.
+
+        Raises:
+            InputError: an output that does not exist, or another number of coefficients.
+        """
         if isinstance(output, (int, np.integer)):
             if not 0 <= output < self.output_size:
                 raise InputError(f"output {output} does not exist", fix=f"outputs are 0 to {self.output_size - 1}")

@@ -142,6 +142,9 @@ def _dense(proto: Any, source: str) -> Array:
 
 
 def as_reals(array: Array) -> Array:
-    """Floats of any precision as float64; other types as they are."""
+    """Floats of any precision as float64; other types as they are.
+
+    Shapes: array ``(…)``, any shape.
+    """
     narrow = array.dtype.name.startswith(("bfloat", "float"))
     return array.astype(np.float64) if narrow else array

@@ -80,7 +80,13 @@ class Step:
         self.place = f"{reader.source}: node {label!r}" if reader.source else f"node {label!r}"
 
     def evaluate(self, feeds: dict[str, Array]) -> list[Array]:
-        """What ONNX's reference implementation computes for this node alone."""
+        """What ONNX's reference implementation computes for this node alone.
+
+        Shapes: feeds ``(…)``, the full shapes that ONNX knows.
+
+        Raises:
+            NetworkError: ONNX's own implementation fails.
+        """
         if self.kind == "Flatten":  # nearly every network has one, and the reference takes long to import
             (a,), axis = feeds.values(), self.attribute("axis", 1)
             flat = a.reshape(math.prod(a.shape[:axis]), math.prod(a.shape[axis:]))
@@ -121,7 +127,11 @@ class Step:
         raise self.unsupported(f"with a {'sequence' if isinstance(found, list) else 'constant'} as input {k}")
 
     def tensor(self, k: int) -> Tensor:
-        """Input k, whatever it is."""
+        """Input k, whatever it is.
+
+        Raises:
+            NetworkError: it is not computed anywhere.
+        """
         name = self.node.input[k]
         if name in self.reader.values:
             return self.reader.values[name]
@@ -130,7 +140,10 @@ class Step:
         return self.given_constant(name)
 
     def nodes(self, found: Value | Jump | Array) -> Value | Array:
-        """An operand with a node of its own, where it is a function with jumps."""
+        """An operand with a node of its own, where it is a function with jumps.
+
+        Shapes: found of its full shape.
+        """
         return self.assembler.materialised(found, f"{self.name}/steps") if isinstance(found, Jump) else found
 
     def function(self, k: int = 0) -> Value | Jump:
@@ -170,6 +183,9 @@ class Step:
         """Input k of elementwise arithmetic in a shape that numpy's broadcasting takes.
 
         Until opset 6 the second operand meets the first from attribute ``axis`` on, not at its end.
+
+        Raises:
+            NetworkError: shapes that do not meet.
         """
         found: Any = self.tensor(k)
         if isinstance(found, (list, Masked)):
@@ -205,7 +221,10 @@ class Step:
         return sparse_if_large(raw)
 
     def check_finite(self, array: Array) -> None:
-        """NetworkError if a float array holds NaN or infinity."""
+        """NetworkError if a float array holds NaN or infinity.
+
+        Shapes: array ``(…)``, any shape.
+        """
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NetworkError("a weight is NaN or infinite", place=self.place)
 

@@ -118,7 +118,11 @@ class OnnxWriter:
         return name
 
     def write(self, node: Node) -> None:
-        """Append the ONNX nodes of one node; its inputs must have been written."""
+        """Append the ONNX nodes of one node; its inputs must have been written.
+
+        Raises:
+            NetworkError: an operator that cannot be written.
+        """
         writer = WRITERS.get(type(node.operator), _affine if isinstance(node.operator, AffineOperator) else None)
         if writer is None:
             raise NetworkError(f"{type(node.operator).__name__} cannot be written to ONNX", place=node.name)

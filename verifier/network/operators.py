@@ -46,7 +46,11 @@ class Operator(ABC):
 
     @abstractmethod
     def forward(self, *inputs: Array) -> Array:
-        """The operator's value, batch first."""
+        """The operator's value, batch first.
+
+        Raises:
+            NetworkError: of the input, which has no value of its own.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,7 +105,10 @@ class PiecewiseLinear(PiecewiseOperator):
         return result
 
     def pattern(self, x: Array) -> npt.NDArray[np.int16]:
-        """Index of the piece; at a breakpoint the piece on its left."""
+        """Index of the piece; at a breakpoint the piece on its left.
+
+        Shapes: x ``(batch, *shape)``; so is the result.
+        """
         return np.searchsorted(np.asarray(self.breaks), x, side="left").astype(np.int16)
 
     def on_piece(self, x: Array, pattern: npt.NDArray[np.int16]) -> Array:
@@ -118,7 +121,10 @@ class PiecewiseLinear(PiecewiseOperator):
         return np.where(pattern, grad, 0) if self.is_relu else grad * np.asarray(self.slopes)[pattern]
 
     def slope(self, x: Array) -> Array:
-        """The derivative at ``x`` by the gradient convention."""
+        """The derivative at ``x`` by the gradient convention.
+
+        Shapes: x ``(batch, *shape)``; so is the result.
+        """
         if self.is_relu:
             return (x > 0).astype(np.float64)
         result: Array = np.asarray(self.slopes)[self.pattern(x)]
@@ -164,7 +170,11 @@ def leaky_relu(slope: float) -> PiecewiseLinear:
 
 
 def clip(low: float, high: float) -> PiecewiseLinear:
-    """min(max(z, low), high); either end may be infinite, not both."""
+    """min(max(z, low), high); either end may be infinite, not both.
+
+    Raises:
+        NetworkError: ends that are not in order, or both infinite.
+    """
     if not low < high or (np.isinf(low) and np.isinf(high)):
         raise NetworkError(f"Clip needs low < high with at least one of them finite, got [{low}, {high}]")
     if np.isinf(high):

@@ -79,7 +79,13 @@ class Rationals:
 
 
 def dyadic(values: Array) -> Rationals:
-    """Float64 values as integers over a power of two, exactly."""
+    """Float64 values as integers over a power of two, exactly.
+
+    Shapes: values ``(…)``, any shape.
+
+    Raises:
+        InputError: NaN or infinity.
+    """
     if not np.isfinite(values).all():
         raise InputError("NaN or infinity has no exact value")
     mantissa, exponent = np.frexp(values)

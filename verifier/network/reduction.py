@@ -43,7 +43,10 @@ class Reduced:
         return Reduced(network, network, origin={node.name: node.name for node in network.nodes})
 
     def invert(self, x: Array) -> Array:
-        """The original network's input for one of the reduced network, which all reductions here keep as it is."""
+        """The original network's input for one of the reduced network, which all reductions here keep as it is.
+
+        Shapes: x ``(batch, n)`` or ``(n,)``.
+        """
         return x
 
     def then(self, later: Reduced) -> Reduced:
@@ -66,7 +69,11 @@ class Reduction(ABC):
 
     @abstractmethod
     def apply(self, network: Network) -> Reduced:
-        """The network written anew; the network itself where that comes to nothing."""
+        """The network written anew; the network itself where that comes to nothing.
+
+        Raises:
+            InexactScaling: (scalings) a network that cannot be scaled without rounding.
+        """
 
 
 def reduce(network: Network, reductions: Sequence[Reduction]) -> Reduced:

@@ -108,6 +108,9 @@ class RuntimeModel:
 
         Returns:
             ``(m,)``, or ``(batch, m)``.
+
+        Raises:
+            InputError: an input of another size.
         """
         array = np.asarray(x, dtype=np.float64)
         if array.size == self._size:
@@ -169,7 +172,10 @@ def _paired(inputs: Sequence[Any], ports: Sequence[Port]) -> list[tuple[Any, Por
 
 
 def rounded(x: Array, dtype: np.dtype[Any]) -> Array:
-    """The nearest values of a type; for integers within the type's range."""
+    """The nearest values of a type; for integers within the type's range.
+
+    Shapes: x ``(…)``, any shape.
+    """
     if dtype.kind == "f":
         with np.errstate(over="ignore"):  # what lies outside the type's range becomes infinite
             return x.astype(dtype)

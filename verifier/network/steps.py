@@ -67,7 +67,10 @@ class Jumping(Activation):
         return np.asarray(found, dtype=np.int64)
 
     def places(self, x: Array) -> npt.NDArray[np.int64]:
-        """Where each entry lies: the number of its piece, or ``k + 1 + j`` at breakpoint j of k."""
+        """Where each entry lies: the number of its piece, or ``k + 1 + j`` at breakpoint j of k.
+
+        Shapes: x ``(batch, *shape)``; so is the result.
+        """
         breaks = np.asarray(self.breaks)
         piece = np.searchsorted(breaks, x, side="left")
         at = np.minimum(piece, len(breaks) - 1)
@@ -85,6 +88,8 @@ class Jumping(Activation):
 
     def vjp(self, grad: Array, x: Array) -> Array:
         """A direction to search in, since the derivative says nothing of jumps.
+
+        Shapes: grad, x ``(batch, *shape)``.
 
         The slope of the pieces, and for each jump its height spread over the values that are usual here (the
         straight-through estimator: Bengio, Léonard, Courville, *Estimating or propagating gradients through stochastic

@@ -75,7 +75,10 @@ def without_batch(shape: Shape) -> Shape:
 
 
 def sparse_if_large(weight: Array) -> Weight:
-    """A large, nearly empty matrix as float64 CSR, anything else as a float64 array."""
+    """A large, nearly empty matrix as float64 CSR, anything else as a float64 array.
+
+    Shapes: weight ``(outputs, inputs)``.
+    """
     limit = Dense.SPARSE_BELOW * weight.size
     if weight.ndim == 2 and weight.size > 1_000_000 and np.count_nonzero(weight) < limit:
         step = max(1, 4_000_000 // weight.shape[1])

@@ -114,7 +114,11 @@ def window(
 
 
 def conv(b: Assembler, value: Value, weight: Array, bias: Array, w: Window, groups: int, name: str) -> Value:
-    """Convolution with ``weight (outputs, channels / groups, *kernel)`` and ``bias (outputs,)``."""
+    """Convolution with ``weight (outputs, channels / groups, *kernel)`` and ``bias (outputs,)``.
+
+    Raises:
+        NetworkError: a weight that does not fit channels and groups.
+    """
     batch, channels, *sizes = _image(value, w, "a convolution")
     if channels != weight.shape[1] * groups or len(weight) % groups:
         raise NetworkError(f"a convolution of weight {weight.shape} in {groups} groups over {channels} channels")
@@ -213,6 +217,9 @@ def conv_transpose(
 
     With stride s, output ``q s + r`` meets the kernel's entries ``r, r + s, …`` alone: each phase r is an ordinary
     convolution, and their outputs take turns (Shi et al., CVPR 2016, "sub-pixel convolution").
+
+    Raises:
+        NetworkError: a weight that does not fit the channels, or sizes below 1.
     """
     batch, channels, *sizes = _image(value, w, "a transposed convolution")
     if len(weight) != channels or channels % groups:

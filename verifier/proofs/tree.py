@@ -219,7 +219,10 @@ def integer(value: int) -> bytes:
 
 
 def ascending(values: Sequence[int] | Array) -> bytes:
-    """Ascending numbers: how many, and their differences less one."""
+    """Ascending numbers: how many, and their differences less one.
+
+    Shapes: values ``(k,)``.
+    """
     found, before = [integer(len(values))], -1
     for value in values:
         found.append(integer(int(value) - before - 1))
@@ -228,7 +231,10 @@ def ascending(values: Sequence[int] | Array) -> bytes:
 
 
 def vector(values: Sequence[Any] | Array) -> bytes:
-    """Numbers in the shortest form that holds them exactly: bits, float16, float64, rationals."""
+    """Numbers in the shortest form that holds them exactly: bits, float16, float64, rationals.
+
+    Shapes: values ``(k,)``.
+    """
     if any(isinstance(v, Fraction) for v in values):
         text = " ".join(str(Fraction(v)) for v in values).encode()
         return b"\3" + integer(len(text)) + text

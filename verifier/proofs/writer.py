@@ -84,7 +84,11 @@ def subject(query: Query) -> Subject:
 
 
 def network_bytes(network: Network) -> bytes:
-    """The bytes of the ONNX file that a network was read from."""
+    """The bytes of the ONNX file that a network was read from.
+
+    Raises:
+        NoCertificate: it was not read from an ONNX file.
+    """
     path = network.model_file
     if not path or not Path(path).is_file():
         raise NoCertificate("the network was not read from an ONNX file", fix="write it to one and load that")

@@ -187,6 +187,8 @@ def condition_at(
 ) -> MapCondition:
     """ "The map is similar to the one at ``x``", as in `saliency_robustness`.
 
+    Shapes: x ``(n,)`` or of the network's input shape.
+
     Raises:
         PropertyError: as `saliency_robustness`.
 

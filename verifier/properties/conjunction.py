@@ -233,7 +233,10 @@ class Choice:
         return np.asarray(np.minimum.reduceat(slack, self._starts, axis=1).max(axis=1))
 
     def holds(self, x: Array, y: Array, g: Array | None) -> npt.NDArray[np.bool_]:
-        """Whether one of them holds, in float64."""
+        """Whether one of them holds, in float64.
+
+        Shapes: x ``(batch, n)``; y ``(batch, outputs)``; g ``(batch, n)``.
+        """
         if self._true:
             return np.ones(len(x), dtype=bool)
         slack = self._rows.slack(x, y, g)

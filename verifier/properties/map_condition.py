@@ -211,6 +211,8 @@ class MapCondition:
 def divide(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
     """All q with ``q · r in [a, b]`` for some ``r in [c, d]``, as an interval, rounded outwards.
 
+    Shapes: ends ``(…)``, the same shape; so are the results.
+
     Infinite where r can be 0 and so can the product; crossed (+∞, -∞) where r is 0 and the product cannot be.
 
     Source:

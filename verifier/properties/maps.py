@@ -192,6 +192,9 @@ def integrated_gradients(baseline: npt.ArrayLike, steps: int | None = 8) -> Sali
         baseline: ``(n,)``.
         steps: points of the midpoint rule; None for the integral itself.
 
+    Raises:
+        PropertyError: less than one step.
+
     Source:
         Sundararajan, Taly, Yan, ICML 2017.
     """
@@ -228,6 +231,8 @@ def smooth_gradient(noise: npt.ArrayLike) -> SaliencyMap:
 
 def sampled_network(network: Network, saliency_map: SaliencyMap, output: Array) -> Network:
     """The network whose outputs are those of ``network``, flattened, and F after them.
+
+    Shapes: output ``(outputs,)``.
 
     Not for path maps. The network itself is its first part, node by node.
     """

@@ -36,6 +36,8 @@ def named_map(
 ) -> SaliencyMap:
     """The map of this name for inputs of ``size`` entries.
 
+    Shapes: baseline ``(size,)``.
+
     Args:
         other: for "difference".
         baseline: for "integrated" and "integrated-exact"; zeros by default.

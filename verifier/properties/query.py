@@ -272,7 +272,10 @@ class Query(Shown):
         return np.asarray(result)
 
     def met(self, x: Array, y: Array, g: Array | None) -> npt.NDArray[np.bool_]:
-        """Whether common rows, a disjunct and one of each clause hold for a batch of inputs, outputs and gradients."""
+        """Whether common rows, a disjunct and one of each clause hold for a batch of inputs, outputs and gradients.
+
+        Shapes: x ``(batch, n)``; y ``(batch, outputs)``; g ``(batch, n)``.
+        """
         result = np.ones(len(x), dtype=bool) if self.common is None else self.common.holds(x, y, g)
         for choice in self._choices:
             result &= choice.holds(x, y, g)
@@ -311,6 +314,9 @@ def larger_output_disjuncts(outputs: int, label: int, *, width: int | None = Non
 
     Args:
         width: number of columns of the rows, where further outputs follow the labels'.
+
+    Raises:
+        PropertyError: a label that does not exist, or a network with one output.
 
     Source:
         Le et al., ACML 2023, Equation 14, as docs/papers.md reads it.

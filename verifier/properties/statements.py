@@ -34,7 +34,10 @@ def numbers(values: Iterable[float | Fraction]) -> list[str]:
 def around_input(
     point: Array, epsilon: float | Fraction, domain: Any, label: int, condition: MapCondition | None = None
 ) -> Statement:
-    """That the label holds around an input, or where its map is similar."""
+    """That the label holds around an input, or where its map is similar.
+
+    Shapes: point ``(n,)``.
+    """
     said: dict[str, Any] = {"kind": "saliency", "label": label, "epsilon": number(epsilon)}
     if condition is not None:
         chosen = condition.map

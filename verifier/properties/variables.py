@@ -138,7 +138,11 @@ class Named:
 
     @property
     def only(self) -> Terms:
-        """The one tensor that there is."""
+        """The one tensor that there is.
+
+        Raises:
+            PropertyError: there are several.
+        """
         if len(self._tensors) > 1:
             raise PropertyError("there are several tensors", fix=f"name one of {', '.join(self._tensors)}")
         return next(iter(self._tensors.values()))

@@ -97,7 +97,10 @@ class Cells(ABC):
         """Forget the vertices that no cell uses; returns the old indices of those that stay."""
 
     def group(self, origin: Index, labels: npt.NDArray[np.int16]) -> Index | None:
-        """Bring cells of one origin and label next to each other; returns the order, None if it is kept."""
+        """Bring cells of one origin and label next to each other; returns the order, None if it is kept.
+
+        Shapes: origin, labels ``(cells,)``.
+        """
         return None
 
     @abstractmethod

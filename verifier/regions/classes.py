@@ -156,6 +156,8 @@ def exact_class_bands(breaks: Sequence[Fraction], output: Pair, best: str) -> Cl
 def class_map(cells: Polygons, values: Array, tolerance: Array, best: str) -> ClassMap:
     """The classes on polygons, which are cut, from the outputs at their vertices: see `PlaneRestriction.classes`.
 
+    Shapes: values ``(V, outputs)``; tolerance ``(V,)``.
+
     Source:
         planes, SyReNN: Sotoudeh, Thakur, TACAS 2021.
     """

@@ -172,7 +172,10 @@ class Patterns:
 
 
 def transposed(network: Network, node: Node, upstream: Array) -> list[Array]:
-    """An affine node's gradients with respect to its inputs, flattened."""
+    """An affine node's gradients with respect to its inputs, flattened.
+
+    Shapes: upstream ``(pieces, size)``.
+    """
     assert isinstance(node.operator, AffineOperator)
     shapes = [network[i].shape for i in node.inputs]
     parts = node.operator.transpose(upstream.reshape(-1, *node.shape), *shapes)

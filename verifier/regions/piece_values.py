@@ -80,6 +80,8 @@ class PieceValues:
     def follow(self, pattern: dict[str, npt.NDArray[np.int16]], stop: Node, rows: Index) -> Pair:
         """The functions of some entries of a node's value.
 
+        Shapes: pattern ``(pieces, size)`` each.
+
         Args:
             pattern: the pieces' activation pattern, as `Patterns.pattern` gives it, of all nodes before ``stop``.
             stop: the node.

@@ -55,7 +55,11 @@ _plans: weakref.WeakKeyDictionary[Network, Plan] = weakref.WeakKeyDictionary()
 
 
 def plan(network: Network, deadline: Deadline = NEVER) -> Plan:
-    """The network's plan (kept as long as the network lives)."""
+    """The network's plan (kept as long as the network lives).
+
+    Raises:
+        UnsupportedOperatorError: an operator that cannot be restricted to a line or plane.
+    """
     found = _plans.get(network)
     if found is None:
         for node in network.activations:

@@ -34,7 +34,11 @@ def plane_of(
     v: npt.ArrayLike | None = None,
     polygon: npt.ArrayLike | None = None,
 ) -> tuple[Plane, Array]:
-    """The checked plane and polygon that the arguments of `plane` mean: corners ``(k, 2)``, counter-clockwise."""
+    """The checked plane and polygon that the arguments of `plane` mean: corners ``(k, 2)``, counter-clockwise.
+
+    Raises:
+        InputError: no plane, or directions that span none.
+    """
     if u is None and v is None and polygon is None:
         where, corners = _plane_through(network, origin)
     else:
@@ -51,6 +55,9 @@ def plane_of(
 
 def convex_polygon(corners: npt.ArrayLike) -> Array:
     """The checked corners ``(k, 2)``, counter-clockwise, without corners that lie on a straight edge.
+
+    Raises:
+        InputError: corners that are no convex polygon with an area.
 
     Source:
         Andrew's monotone chain decides convexity: Andrew, 1979.
@@ -133,6 +140,11 @@ def _plane_through(network: Network, corners: npt.ArrayLike) -> tuple[Plane, Arr
 
 
 def edges(offsets: Index, indices: Index) -> tuple[Index, Index]:
+    """Pairs of polygons that share an edge, ``(k, 2)``, and the edges of one polygon alone, ``(e, 2)`` vertices.
+
+    Args:
+        offsets, indices: ``(P + 1,)`` and ``(corners,)``: polygon p has the vertices ``indices[offsets[p]:offsets[p + 1]]``.
+    """
     following = np.arange(1, len(indices) + 1)
     following[offsets[1:] - 1] = offsets[:-1]
     a, b = indices, indices[following]

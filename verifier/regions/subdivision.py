@@ -344,7 +344,10 @@ class Subdivision(Carrier):
 
 
 def forward(network: Network, node: Node, inputs: list[Array], deadline: Deadline = NEVER) -> Array:
-    """An affine node at many points: flattened values in and out, in chunks of bounded memory and time."""
+    """An affine node at many points: flattened values in and out, in chunks of bounded memory and time.
+
+    Shapes: inputs ``(points, size)`` each.
+    """
     operator, count = node.operator, len(inputs[0])
     assert isinstance(operator, AffineOperator)
     shapes = [network[i].shape for i in node.inputs]

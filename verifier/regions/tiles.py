@@ -86,6 +86,8 @@ def plane_tiles(
 ) -> Iterator[tuple[Tile, PlaneRestriction]]:
     """Restrict a network to a convex polygon of a plane, tile by tile if the whole does not fit into memory.
 
+    Shapes: origin, u, v of the network's input shape; polygon ``(k, 2)``.
+
     All restrictions share one plane, so their coordinates fit together; each is dropped by the caller when it has
     taken what it wants from it. The polygon is checked at once, the work is done when the tiles are asked for.
 

@@ -196,6 +196,8 @@ def lower_bound(rows: Mapping[int, ExactRow], multipliers: Mapping[int, float], 
 def solve_exactly(rows: Mapping[int, ExactRow], delta: Array) -> Array | None:
     """The change near ``delta`` that meets some rows with equality, its zeros kept: exact, then rounded to float64.
 
+    Shapes: delta ``(parameters,)``.
+
     None if the rows contradict each other in those parameters.
 
     Source:

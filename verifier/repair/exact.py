@@ -123,7 +123,10 @@ class Subdivision:
         self.cost, self.active = multiplications(network), network.activations
 
     def faces(self, frame: Frame, polygon: Array) -> Iterator[Face]:
-        """Every piece, and of its edges and vertices those that have another pattern than the piece."""
+        """Every piece, and of its edges and vertices those that have another pattern than the piece.
+
+        Shapes: polygon ``(k, 2)``.
+        """
         stack: list[tuple[int, Array, dict[str, Rationals], Pieces]] = [(0, polygon, {}, {})]
         while stack:
             k, vertices, values, pattern = stack.pop()

@@ -267,7 +267,11 @@ def parameters(operator: AffineOperator | PiecewiseOperator) -> Array:
 
 
 def parameter_label(operator: AffineOperator | PiecewiseOperator, index: int) -> str:
-    """A parameter's name for people: "weight[3, 17]" or "bias[2]"."""
+    """A parameter's name for people: "weight[3, 17]" or "bias[2]".
+
+    Raises:
+        InputError: no such parameter.
+    """
     for name in parameter_names(operator):
         array = getattr(operator, name)
         if index < array.size:

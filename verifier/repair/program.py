@@ -33,7 +33,10 @@ def norm_weights(norm: str, size: int) -> tuple[float, float]:
 
 
 def measure(delta: Array, l1: float, linf: float) -> float:
-    """The norm ``l1 · |Δ|₁ + linf · |Δ|∞``."""
+    """The norm ``l1 · |Δ|₁ + linf · |Δ|∞``.
+
+    Shapes: delta ``(parameters,)``.
+    """
     size = np.abs(delta)
     return float(l1 * size.sum() + linf * size.max(initial=0.0))
 
@@ -133,7 +136,10 @@ class Program:
         return [-m[self._own_rows :] / scale for m in found if len(m) == self._own_rows + len(scale)]
 
     def norm(self, delta: Array) -> float:
-        """The norm that is minimised."""
+        """The norm that is minimised.
+
+        Shapes: delta ``(parameters,)``.
+        """
         return measure(delta, self._l1, self._linf)
 
     def dual_norm(self, direction: Array) -> float:

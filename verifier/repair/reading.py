@@ -33,6 +33,9 @@ def specification_from_json(text: str, network: Network) -> Specification:
 
     Raises:
         PropertyError: not JSON, or not a specification.
+
+    Raises:
+        PropertyError: what is written is no specification, and where (also where a ValueError says so).
     """
 
     def refuse(word: str) -> None:

@@ -172,7 +172,11 @@ def specification_of_vertices(
 def labels_of_vertices(
     restriction: PlaneRestriction, relabels: Sequence[Relabel], *, best: str = "max"
 ) -> npt.NDArray[np.int64]:
-    """The class that each vertex of the linear regions should have, ``(V,)``; see `specification_of_vertices`."""
+    """The class that each vertex of the linear regions should have, ``(V,)``; see `specification_of_vertices`.
+
+    Raises:
+        PropertyError: a component without vertices of its own.
+    """
     labels = restriction.values.argmax(axis=1) if best == "max" else restriction.values.argmin(axis=1)
     outputs = restriction.network.output_size
     for k, relabel in enumerate(relabels):
@@ -327,6 +331,9 @@ def area_right(frozen: FrozenNetwork, specification: Specification, *, best: str
     """Share of a class-map specification's area where the network's own label is the required class.
 
     Unlike the closed output polytopes, a label is not met by a tie: judged at the middle of each polygon.
+
+    Raises:
+        PropertyError: a specification that is not of class maps.
     """
     pick = np.argmax if best == "max" else np.argmin
     total = right = 0.0

@@ -190,7 +190,11 @@ def summary_rows(m: RegionMap) -> list[tuple[str, str]]:
 
 
 def write_csv(m: RegionMap, path: Path) -> None:
-    """One line per region (in tiles: per piece): kinds, volume, inconsistency's range, winner, center, vertices."""
+    """One line per region (in tiles: per piece): kinds, volume, inconsistency's range, winner, center, vertices.
+
+    Raises:
+        InputError: the map does not hold its regions.
+    """
     if m.table is not None:
         tables: Iterable[Table] = [m.table]
     elif m.tiles is not None:
@@ -318,7 +322,10 @@ def write(m: RegionMap | AreaMap, paths: Sequence[Path], record: Sequence[tuple[
 
 
 def map_picture(m: RegionMap | AreaMap, chosen: Array | None = None) -> Any:
-    """The picture of a map, with the chosen parameters marked."""
+    """The picture of a map, with the chosen parameters marked.
+
+    Shapes: chosen ``(d,)``.
+    """
     return tiles_figure(m, chosen) if isinstance(m, AreaMap) else map_figure(m, chosen)
 
 

@@ -227,7 +227,10 @@ WORDS = (
 
 
 def figure(explanation: AbductiveExplanation, x: Array, network: Network) -> Any:
-    """The input, the kept features on it, and the smallest contrast."""
+    """The input, the kept features on it, and the smallest contrast.
+
+    Shapes: x ``(n,)``.
+    """
     shape = network.input_shape
     channels, height, width = image_shape(shape)
     contrast = explanation.contrast

@@ -17,6 +17,8 @@ def witness_figure(condition: MapCondition, x: Array, witness: Array) -> Any:
     """Five panels side by side: the input and its map, the witness and its map, and the difference of the maps,
     which has a scale of its own.
 
+    Shapes: x, witness ``(n,)``.
+
     Args:
         condition: whose map is drawn, and whose distance is named.
         x, witness: flattened inputs.

@@ -78,6 +78,8 @@ def picture_of(
 ) -> None:
     """Draw an input as a picture: three channels in colours, others in grey.
 
+    Shapes: x ``(n,)`` or of the shape.
+
     Args:
         ends: the values that are black and white; by default 0 and 1, or the input's own range where it is wider.
     """

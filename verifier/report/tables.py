@@ -37,6 +37,8 @@ def check_suffix(path: Path, formats: Sequence[str] = DATA + PICTURES) -> Path:
 def write(path: Path, arrays: Mapping[str, Array], rows: Callable[[], tuple[list[str], Array]], figure: Any) -> None:
     """Write to one file.
 
+    Shapes: arrays of any shape; rows ``(rows, columns)``.
+
     Args:
         path: its suffix is the format.
         arrays: what npz and json hold.

@@ -53,7 +53,10 @@ def verdict_plot(verdict: Verdict) -> Any:
 
 
 def outputs_bars(axes: Any, output: Array, title: str = "") -> None:
-    """The outputs as bars, in the colours of their classes."""
+    """The outputs as bars, in the colours of their classes.
+
+    Shapes: output ``(outputs,)``.
+    """
     count = len(output)
     axes.bar(range(count), output, color=[colour_of(k) for k in range(count)], edgecolor=FAINT, linewidth=0.5)
     axes.axhline(0, color=INK, linewidth=0.8)

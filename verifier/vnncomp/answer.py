@@ -54,7 +54,10 @@ def counterexample_1(x: Array, y: Array) -> str:
 
 
 def counterexample_2(x: Array, y: Array, variables: Sequence[Variable]) -> str:
-    """A counterexample in the syntax for VNN-LIB 2.0: ``X float32 [1,2]`` and one value a line, for each variable."""
+    """A counterexample in the syntax for VNN-LIB 2.0: ``X float32 [1,2]`` and one value a line, for each variable.
+
+    Shapes: x ``(n,)``; y ``(outputs,)``.
+    """
     lines = []
     for variable in variables:
         values = (x if variable.kind == "input" else y)[variable.places.reshape(-1)]

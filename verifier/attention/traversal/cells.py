@@ -75,7 +75,10 @@ class Explorer(Protocol):
     dimension: int
 
     def open(self, at: Array, into: Array, known: Collection[int] = ...) -> Cell | int | None:
-        """The region at a point towards a direction; its key if that is ``known``; None if it is too thin."""
+        """The region at a point towards a direction; its key if that is ``known``; None if it is too thin.
+
+        Shapes: at, into ``(d,)``.
+        """
 
 
 class PolygonExplorer:
@@ -129,7 +132,10 @@ class PolygonExplorer:
 
 
 def exit_point(tnet: TraversalNet, state: State, point: Array, direction: Array) -> Array:
-    """Where the ray from a point of the *present* region (``state``) leaves it, or leaves the cube."""
+    """Where the ray from a point of the *present* region (``state``) leaves it, or leaves the cube.
+
+    Shapes: point, direction ``(d,)``.
+    """
     best = np.inf
     for i, v in enumerate(direction):
         if v != 0.0:

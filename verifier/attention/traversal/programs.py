@@ -50,6 +50,8 @@ class Program:
     def minimum(self, cost: Array) -> tuple[float, Array] | None:
         """The least value and where it is taken; None if there is no point at all.
 
+        Shapes: cost ``(columns,)``.
+
         Raises:
             EngineError: if HiGHS ends in any other way, also from scratch with presolve and a looser tolerance.
         """
@@ -72,7 +74,10 @@ class Program:
 
 
 def chebyshev(matrix: Array, bound: Array) -> tuple[Array, float]:
-    """Center and radius of the largest ball in ``{t in the unit cube: matrix t >= bound}``; radius < 0: empty."""
+    """Center and radius of the largest ball in ``{t in the unit cube: matrix t >= bound}``; radius < 0: empty.
+
+    Shapes: matrix ``(rows, d)``; bound ``(rows,)``.
+    """
     d = matrix.shape[1]
     rows = np.concatenate([matrix, np.eye(d), -np.eye(d)])
     limits = np.concatenate([bound, np.zeros(d), -np.ones(d)])
@@ -95,6 +100,8 @@ def convex_minimum(
     gap: float = 1e-9,
 ) -> tuple[float, float, Array]:
     """Minimum of a convex function over a polytope in the unit cube, by cutting planes (Kelley).
+
+    Shapes: matrix ``(rows, d)``; bound ``(rows,)``; start ``(d,)``.
 
     Args:
         f: value and a subgradient at a point.
@@ -154,7 +161,10 @@ class LPExplorer:
         return self._cell(key, faces, rows[kept], bound[kept], center)
 
     def half_spaces(self, point: Array) -> tuple[Array, Array]:
-        """Make the region around an inner point the present one; its half-spaces ``rows t >= bound``."""
+        """Make the region around an inner point the present one; its half-spaces ``rows t >= bound``.
+
+        Shapes: point ``(d,)``.
+        """
         into = np.ones(self.dimension) / np.sqrt(self.dimension)
         start_region(self.tnet.net, self.expected, self.state, point, into, False)
         rows, bound, _ = self._rows()
@@ -278,7 +288,10 @@ class LPExplorer:
         return bool(max(int(side.sum(axis=0).max()) for side in sides) >= self.dimension)
 
     def value(self, point: Array) -> tuple[float, Array]:
-        """The inconsistency and a subgradient at a point of the present region."""
+        """The inconsistency and a subgradient at a point of the present region.
+
+        Shapes: point ``(d,)``.
+        """
         slope = np.zeros(self.dimension)
         value = inconsistency(self.tnet.net, self.expected, self.state, point, slope)
         return float(value), slope
@@ -330,7 +343,10 @@ class LPExplorer:
 
 
 def polytope(rows: Array, bound: Array, inside: Array) -> tuple[Array, float]:
-    """Vertices and volume of ``{t in the unit cube: rows t >= bound}``, given a point strictly inside."""
+    """Vertices and volume of ``{t in the unit cube: rows t >= bound}``, given a point strictly inside.
+
+    Shapes: rows ``(k, d)``; bound ``(k,)``; inside ``(d,)``.
+    """
     from scipy.spatial import ConvexHull, HalfspaceIntersection, QhullError
 
     d = len(inside)

@@ -53,6 +53,8 @@ class BoxBounds(Protocol):
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
         """Bound, refute and cut the boxes of a block, and choose how to split what stays open.
 
+        Shapes: free, widths ``(inputs that vary,)``.
+
         Args:
             block: changed in place: ``low``, ``high``, ``pre_low``, ``pre_high``, ``open``, ``spaces``.
             free: the inputs that vary.
@@ -64,7 +66,10 @@ class CertifiedBounds(BoxBounds, Protocol):
     """Bounds that also say why a disjunct is refuted."""
 
     def certified(self, block: Block, free: Integers, widths: Array) -> tuple[Results, Certificates]:
-        """`examine`, and why disjuncts were refuted."""
+        """`examine`, and why disjuncts were refuted.
+
+        Shapes: free, widths ``(inputs that vary,)``.
+        """
 
 
 class ActivationColumns:
@@ -88,7 +93,10 @@ class ActivationColumns:
         ]
 
     def undecided(self, pre_low: Array, pre_high: Array) -> Integers:
-        """How many phases of neurons are open on each box: breakpoints inside, or entries that can be a maximum, less one."""
+        """How many phases of neurons are open on each box: breakpoints inside, or entries that can be a maximum, less one.
+
+        Shapes: pre_low, pre_high ``(boxes, neurons)``.
+        """
         total = np.zeros(len(pre_low), dtype=np.int64)
         for node, part in self._columns:
             shape = self._shapes[node.name]

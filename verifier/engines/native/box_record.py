@@ -41,7 +41,10 @@ class BoxRecord:
             root[f"kept_{name}"] = root[name].copy()
 
     def examine(self, block: Block, free: Integers, widths: Array) -> Results:
-        """Examine boxes from the bounds that the proof knows; what is cut off them is left to `divisions`."""
+        """Examine boxes from the bounds that the proof knows; what is cut off them is left to `divisions`.
+
+        Shapes: free, widths ``(inputs that vary,)``.
+        """
         before = block["open"].copy()
         low, high = block["low"].copy(), block["high"].copy()
         for name in ("pre_low", "pre_high"):
@@ -89,7 +92,10 @@ class BoxRecord:
         return terms
 
     def divisions(self, block: Block, free: Integers, axis: Integers) -> tuple[Integers, Array]:
-        """Where boxes are divided: the input, and its value: at the end of what is cut off them, where that is much."""
+        """Where boxes are divided: the input, and its value: at the end of what is cut off them, where that is much.
+
+        Shapes: free ``(inputs that vary,)``; axis ``(boxes,)``.
+        """
         rows = np.arange(len(axis))
         low, high = block["low"][:, free], block["high"][:, free]
         width = np.maximum(high - low, 1e-300)

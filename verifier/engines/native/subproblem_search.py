@@ -293,7 +293,10 @@ class SubproblemSearch(LastResort):
             self.outcome.leaves.append(nodes)
 
     def look(self, points: Array) -> Array | None:
-        """The first of these points that is a witness."""
+        """The first of these points that is a witness.
+
+        Shapes: points ``(k, n)``.
+        """
         if not len(points):
             return None
         return first_confirmed(self.query, self.query.box.clip(points.astype(np.float64)))

@@ -48,6 +48,8 @@ def preactivation_bounds(
 ) -> tuple[Array, Array]:
     """Bounds of the preactivations ``todo`` of layer r under the state's phases and sign constraints.
 
+    Shapes: todo ``(k,)``, numbers of neurons; so are the bounds.
+
     Args:
         iterations: steps of the optimisation of slopes and multipliers; fewer if the deadline passes.
 

@@ -128,6 +128,9 @@ class Dive(LastResort):
 
         Raises:
             TimeLimitError, MemoryLimitError: a limit was reached before.
+
+        Raises:
+            TimeLimitError, MemoryLimitError: why it came to no end.
         """
         search = BranchAndBound(
             store=DepthStore[Items[_Fixed]](MemoryBudget.of(None)),

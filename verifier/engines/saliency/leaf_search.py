@@ -86,6 +86,9 @@ class LeafSearch:
 
         Raises:
             TimeLimitError, MemoryLimitError: a limit was reached before.
+
+        Raises:
+            TimeLimitError, MemoryLimitError: why it came to no end.
         """
         leaf = self.leaf
         for k in np.flatnonzero(~leaf.disjunct_rows.any(axis=1)):  # these speak of the input or the gradient alone

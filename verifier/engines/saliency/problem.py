@@ -175,7 +175,10 @@ class Tuning(NamedTuple):
     values: npt.NDArray[np.float32]
 
     def at(self, rows: Array, columns: Array) -> Array:
-        """Values at other rows and columns, ``nan`` where there is none."""
+        """Values at other rows and columns, ``nan`` where there is none.
+
+        Shapes: rows ``(r,)``; columns ``(c,)``; the result ``(r, c)``.
+        """
         found = np.full((len(rows), len(columns)), np.nan)
         _, mine, known = np.intersect1d(rows, self.rows, assume_unique=True, return_indices=True)
         _, across, across_known = np.intersect1d(columns, self.columns, assume_unique=True, return_indices=True)
@@ -265,6 +268,8 @@ class State:
 
     def fix(self, layer: int, neurons: Array, phase: int) -> None:
         """Set phases as constraints.
+
+        Shapes: neurons ``(k,)``, their numbers.
 
         Raises:
             Infeasible: if one of them is already the other.

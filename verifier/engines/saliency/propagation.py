@@ -73,9 +73,14 @@ def forward_layer(problem: Problem, state: State, r: int, iterations: int, deadl
 def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array, *, zero_is_inactive: bool) -> None:
     """Take over new bounds of preactivations, and the phases that follow from them.
 
+    Shapes: todo, lower, upper ``(k,)``: numbers of neurons, and their bounds.
+
     Args:
         zero_is_inactive: whether the gradient at 0 is that of the inactive phase. So it is at a ReLU of the network; a
             ReLU that is part of Clip or MaxPool may have the other one there, and stays open.
+
+    Raises:
+        Infeasible: bounds that cross: the state has no point.
     """
     lower = np.maximum(lower, state.z_lower[r][todo])
     upper = np.minimum(upper, state.z_upper[r][todo])
@@ -95,7 +100,11 @@ def settle_values(state: State, r: int, todo: Array, lower: Array, upper: Array,
 
 # -- backward --------------------------------------------------------------------------------------------
 def backward(problem: Problem, state: State) -> None:
-    """Intervals of h and v from the output down, then inversions from the input up."""
+    """Intervals of h and v from the output down, then inversions from the input up.
+
+    Raises:
+        Infeasible: intervals that cross: the state has no point.
+    """
     layers = range(len(problem.form.layers))
     for s in reversed(layers):
         lower, upper = _gradient_interval(problem, state, s)
@@ -200,6 +209,8 @@ def _invert(problem: Problem, state: State, s: int, rows: Array, lower: Array, u
 
 def contract(matrix: Array, target: Array, slack: Array, center: Array, radius: Array) -> tuple[Array, Array]:
     """New center and radius of v from ``|matrix @ v - target| <= slack`` and ``|v - center| <= radius``.
+
+    Shapes: matrix ``(m, k)``; target, slack ``(m,)``; center, radius ``(k,)``.
 
     Valid for any K (see the module's text); rounding errors are added to the radius.
 

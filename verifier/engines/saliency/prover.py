@@ -357,7 +357,10 @@ def form_of(graph: Graph) -> ReluForm:
 
 
 def rounded(values: Array, bits: int) -> Array:
-    """The same with so many bits below the largest, and what is less left out."""
+    """The same with so many bits below the largest, and what is less left out.
+
+    Shapes: values ``(…)``, any shape.
+    """
     largest = float(np.abs(values).max(initial=0.0))
     if not largest:
         return values

@@ -169,5 +169,8 @@ def _match(keys: Array, known: Array, status: Array, default: int) -> Array:
 
 
 def scatter(columns: Array, point: Array, default: float = 0.0) -> Array:
-    """Values of an array of columns, ``default`` where there is none."""
+    """Values of an array of columns, ``default`` where there is none.
+
+    Shapes: columns ``(k,)``, numbers or -1; point ``(columns of the program,)``.
+    """
     return np.where(columns >= 0, point[np.maximum(columns, 0)], default)

@@ -12,6 +12,8 @@ from verifier.network.operators import Array
 def choose_branch(relaxation: Relaxation, point: Array | None) -> tuple[int, int, int] | None:
     """Layer, neuron and the phase to search first; None if every phase is known.
 
+    Shapes: point ``(columns of the program,)``.
+
     Source:
         strong branching: Applegate et al., Finding Cuts in the TSP, 1995; product score: Achterberg, 2007.
     """

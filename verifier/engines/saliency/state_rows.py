@@ -269,5 +269,8 @@ class StateRows:
 
 
 def key(kind: int, layer: int, neurons: Array) -> Array:
-    """Keys of columns or rows of a kind, by layer and neuron: how related programs know each other's."""
+    """Keys of columns or rows of a kind, by layer and neuron: how related programs know each other's.
+
+    Shapes: neurons ``(k,)``, their numbers.
+    """
     return kind * KIND + layer * LAYER + neurons

@@ -30,7 +30,10 @@ class WitnessFinder:
         self._exact: ExactNetwork | None = None
 
     def point(self, x: Array) -> Array | None:
-        """``x``, clipped into the box, if it is a confirmed witness."""
+        """``x``, clipped into the box, if it is a confirmed witness.
+
+        Shapes: x ``(n,)``.
+        """
         query = self.problem.query
         x = query.box.clip(x)
         if not query.holds(x[None])[0]:
@@ -40,7 +43,10 @@ class WitnessFinder:
         return x if replay(query, x, self._exact).confirmed else None
 
     def near(self, x: Array, disjunct: int, deadline: Deadline) -> Array | None:
-        """A witness at ``x`` or anywhere in the linear region around it."""
+        """A witness at ``x`` or anywhere in the linear region around it.
+
+        Shapes: x ``(n,)``.
+        """
         x = self.problem.query.box.clip(x)
         pattern = tuple((v[0] > 0).astype(np.int8) for v in self.problem.form.preactivations(x[None]))
         if _key(pattern, disjunct) in self.tried:

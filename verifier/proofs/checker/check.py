@@ -77,6 +77,9 @@ class Checker:
 
         Raises:
             ProofError: where and why it proves nothing.
+
+        Raises:
+            CheckError, ProofError: what is wrong with the proof, and where.
         """
         disjuncts = self.claim.disjuncts
         groups = self.stream.header.get("groups")

@@ -27,7 +27,11 @@ def read_bytes(path: Path | str) -> bytes:
 
 # -- the wire format ---------------------------------------------------------------------------------------
 def varint(data: Any, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """A number of seven bits a byte, and where it ends.
+
+    Raises:
+        CheckError: a number of more than 64 bits.
+    """
     value = shift = 0
     while True:
         byte = data[at]

@@ -36,7 +36,11 @@ class Stream:
             raise CheckError(f"a proof of version {self.header.get('version')}; this program reads version {VERSION}")
 
     def take(self, count: int) -> bytes:
-        """So many bytes."""
+        """So many bytes.
+
+        Raises:
+            CheckError: the proof is cut off or damaged.
+        """
         try:
             data = self._file.read(count)
         except (lzma.LZMAError, EOFError) as error:
@@ -46,7 +50,11 @@ class Stream:
         return data
 
     def integer(self, below: int) -> int:
-        """A number of seven bits a byte, less than ``below``."""
+        """A number of seven bits a byte, less than ``below``.
+
+        Raises:
+            CheckError: a larger number.
+        """
         value = shift = 0
         while True:
             (byte,) = self.take(1)
@@ -61,14 +69,22 @@ class Stream:
         return value
 
     def double(self) -> float:
-        """A finite float64 number."""
+        """A finite float64 number.
+
+        Raises:
+            CheckError: NaN or infinity.
+        """
         (value,) = struct.unpack("<d", self.take(8))
         if not np.isfinite(value):
             raise CheckError("the proof has a number that is not finite")
         return float(value)
 
     def ascending(self, below: int) -> Any:
-        """Ascending numbers less than ``below``, by their differences."""
+        """Ascending numbers less than ``below``, by their differences.
+
+        Raises:
+            CheckError: numbers that are not less than ``below``.
+        """
         count, at, found = self.integer(below + 1), -1, []
         for _ in range(count):
             at += 1 + self.integer(below)
@@ -78,7 +94,11 @@ class Stream:
         return np.array(found, dtype=np.intp)
 
     def vector(self, count: int) -> Any:
-        """So many numbers, as bits, float16, float64 or rationals (then an array of `Fraction`)."""
+        """So many numbers, as bits, float16, float64 or rationals (then an array of `Fraction`).
+
+        Raises:
+            CheckError: a number that is not finite, or no rational.
+        """
         kind = self.integer(4)
         if kind == 0:
             return np.unpackbits(np.frombuffer(self.take(-(-count // 8)), np.uint8), count=count).astype(np.float64)
@@ -96,7 +116,12 @@ class Stream:
         return found.astype(np.float64)
 
     def finish(self) -> None:
-        """Nothing may follow."""
+        """Nothing may follow.
+
+        Raises:
+            CheckError: the proof is damaged.
+            ProofError: something follows its end.
+        """
         try:
             rest = self._file.read(1)
         except (lzma.LZMAError, EOFError) as error:
