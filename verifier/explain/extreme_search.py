@@ -145,7 +145,10 @@ class ObjectiveBounder:
         return Bounded(bounded, self.closed(above))
 
     def closed(self, above: Array) -> Array:
-        """Bounds from above as those of a search: 1 for a closed box, else how far it is above the first limit, negated."""
+        """Bounds from above as those of a search: 1 for a closed box, else how far it is above the first limit, negated.
+
+        Shapes: above ``(boxes,)``; so is the result.
+        """
         limit = self.limit
         with self._lock:
             self.highest = max(self.highest, float(above[above <= limit].max(initial=-np.inf)))

@@ -44,7 +44,7 @@ def open_disjuncts(bounds: PairBounds, rest: Conditions, low: Array, high: Array
 
     Args:
         bounds: of the rows ``rest``.
-        rest, low, high: as `Conditions.boxed` returns them.
+        rest, low, high: as `Conditions.boxed` returns them: the ends are ``(disjuncts, n)``.
 
     Raises:
         InputError: if the network's numbers are too large for bounds in float64.
