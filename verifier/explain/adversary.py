@@ -151,7 +151,10 @@ class Adversary:
         return found
 
     def without_one(self, point: Array, features: Sequence[int]) -> Array | None:
-        """From a wrong point one that is still wrong, in float64, and leaves out one of these features, which it changes."""
+        """From a wrong point one that is still wrong, in float64, and leaves out one of these features, which it changes.
+
+        Shapes: point ``(n,)``.
+        """
         e = self.explained
         masks = np.stack([e.features.mask([k]) for k in features])
         may = e.features.mask(e.changed(point)) & ~masks

@@ -87,11 +87,7 @@ def window_of(step: Step, sizes: Shape, kernel: Sequence[int] | None) -> Window:
     """The window of a node's attributes, ``pads`` or ``auto_pad`` included.
 
     Raises:
-<<<<<<< HEAD
         NetworkError: there is no kernel.
-=======
-        NetworkError: a node without a kernel_shape.
->>>>>>> b8db298 (Public docstrings: what has just come)
     """
     if kernel is None:
         raise NetworkError(f"{step.kind} without a kernel_shape", place=step.place)
