@@ -192,13 +192,14 @@ class SaliencyEngine(Engine):
         return None if found is None else EngineResult(answer=Answer.SAT, x=found)
 
     def _exactly(self, query: Query, options: Options, deadline: Deadline) -> EngineResult | None:
-        """Where rounding errors leave a small query open (a solution set of empty interior, say): Z3's answer."""
+        """Where rounding errors leave a small query open (a solution set of empty interior, say): Z3's, in a process of its own."""
         if query.network.neurons > self.settings.exact_up_to:
             return None
+        from verifier.engines.process import solve_in_child
         from verifier.engines.z3_engine import Z3Engine
 
         engine = Z3Engine()
         if not engine.availability().installed or engine.rejects(query.network, query):
             return None
-        result = engine.solve(query, options, deadline)
+        result = solve_in_child(engine, query, options, deadline)
         return result if result.answer in (Answer.SAT, Answer.UNSAT) else None
