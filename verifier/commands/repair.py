@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from verifier.commands.repair_data import Data
     from verifier.commands.result import Result
     from verifier.network.graph import Network
-    from verifier.network.operators import Array
-    from verifier.repair import Drawdown, Specification
+    from verifier.repair import Specification
 
 STATUS = {
     "repaired": 0,
@@ -128,6 +127,7 @@ def run(args: argparse.Namespace) -> Result:
 
 def run_specification(args: argparse.Namespace, network: Network) -> Result:
     """Change one layer until a specification is proved on whole regions."""
+    from verifier.commands.repair_data import Data
     from verifier.commands.repair_report import as_record, effect_record, effect_words, in_words, write
     from verifier.repair import repair
 
@@ -167,6 +167,7 @@ def run_property(args: argparse.Namespace, network: Network) -> Result:
     """Change the last layer until a property is proved of the changed network."""
     import verifier
     from verifier.commands.arguments import refuse
+    from verifier.commands.repair_data import Data
     from verifier.commands.repair_report import effect_record, effect_words
     from verifier.commands.result import for_the_record
     from verifier.files import make_folder, write_text
@@ -225,38 +226,6 @@ def _result(
         text=text, found=record, status=status, network=network, question=f"repair by {args.specification.name}",
         files=data.files, options=asked, next=steps,
     )  # fmt: skip
-
-
-class Data:
-    """The inputs on which the effect of a repair is told.
-
-    Attributes:
-        reader: that read them.
-        images, labels: in the data's units, ``(N, n)``, and the true labels; None where none are given.
-    """
-
-    def __init__(self, args: argparse.Namespace, network: Network) -> None:
-        from verifier.commands.inputs import Reader, read_data
-
-        self.network, self.specification, self.reader = network, args.specification, Reader(args, network)
-        self.images: Array | None = None
-        self.labels: Array | None = None
-        if args.data is not None:
-            self.images, self.labels = read_data(args.data, self.reader)
-
-    @property
-    def files(self) -> dict[Path, str]:
-        """The files that the question is made of, with what was done to their numbers."""
-        return {self.specification: "", **self.reader.files}
-
-    def effect(self, after: Callable[[Array], Array]) -> Drawdown | None:
-        """How labels change from the network's to another function's; None without data."""
-        from verifier.repair.effect import label_changes
-
-        if self.images is None:
-            return None
-        given = self.reader.normalisation.apply(self.images)
-        return label_changes(self.network.forward, after, given, self.labels)
 
 
 def read_specification(path: Path, network: Network) -> Specification:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from verifier.commands.repair import Data
+    from verifier.commands.repair_data import Data
     from verifier.repair import Drawdown, PolygonRegion, RepairResult, Requirement, Specification
 
 
