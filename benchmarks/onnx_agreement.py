@@ -77,6 +77,8 @@ def compare_graphs() -> dict[str, Compared]:
                     continue
                 gaps.append(agreement(loading.load(model), runtime, inputs=10).gap)
                 break
+        if not gaps:  # the installed onnx knows none of its opsets
+            continue
         kind = "partly narrower" if graph.rough else kind
         found[name] = Compared(len(gaps), kind, max(gaps))
         allowed = max(graph.rough, 1e-12 if kind == "float64" else 1e-5)

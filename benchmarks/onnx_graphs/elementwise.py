@@ -18,7 +18,7 @@ def elementwise() -> dict[str, Graph]:
         "relu": one("Relu", *six), "leaky relu": one("LeakyRelu", *six, alpha=0.25), "abs": one("Abs", *six),
         "neg": one("Neg", *six), "identity": one("Identity", *six), "hard sigmoid": one("HardSigmoid", *six, alpha=0.5, beta=0.25),
         "thresholded relu at 0": one("ThresholdedRelu", *six, alpha=0.0, first=10),
-        "soft shrink": one("Shrink", *six, lambd=0.5, bias=0.5),
+        "soft shrink": replace(one("Shrink", *six, lambd=0.5, bias=0.5), rough=1e-6),
         "prelu": with_constants("PRelu", (1, 3, 4), (3, 1)), "prelu one": with_constants("PRelu", (1, 3, 4), np.array([0.25])),
         "clip": Graph(lambda b: b.clip(b.x(1, 6), -0.25, 0.5)),
         "relu6": Graph(lambda b: b.clip(b.op("Mul", b.x(1, 6), b.constant(9.0)), 0.0, 6.0)),
