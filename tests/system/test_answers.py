@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from PIL import Image
 
 import verifier
+from verifier import compiled
 from verifier.cli import COMMANDS, main
 from verifier.vnncomp.answer import read_counterexample
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import browser
 
+NETWORKS = Path(__file__).resolve().parents[2] / "benchmarks" / "networks"
 MEAN, STD = 0.25, 0.5
 GREY = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
 
@@ -281,6 +284,16 @@ def test_what_a_command_leaves_open_is_said_with_what_to_try(
         assert json.loads(capsys.readouterr().out)["result"]["next"].startswith(advice)
 
 
+def test_kernels_are_compiled_off_the_clock_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first threshold after an installation was a time-out."""
+    slept: list[float] = []
+    monkeypatch.setattr(compiled, "ensure_engines", lambda *_: slept or slept.append(3.0) or time.sleep(3.0))
+    (tmp_path / "x.txt").write_text("1 1 0 1 1")
+    words = ["saliency", str(NETWORKS / "bandit.onnx"), str(tmp_path / "x.txt"), "--epsilon", "1", "--find", "delta"]
+    assert main([*words, "--timeout", "3", "--quiet"]) in (0, 3)
+    assert slept
+
+
 needs_browser = pytest.mark.skipif(browser.chromium() is None, reason="no Chromium is installed")
 
 
@@ -303,12 +316,15 @@ def pages(folder: Path, where: Path) -> dict[str, Path]:
     made = {
         "robustness": (["robustness", net, picture, "--epsilon", "0.3", "--report", "{}"], 1),
         "saliency": (["saliency", net, picture, "--epsilon", "0.3", "--delta", "1", "--report", "{}"], 1),
+        "threshold": (["saliency", str(NETWORKS / "bandit.onnx"), str(where / "x.txt"), "--epsilon", "1", "--find", "delta", "--report", "{}"], 0),
+        "explain": (["explain", net, picture, "--ask", "features,influence", "--epsilon", "0.3", "--report", "{}"], 0),
         "holds": (["verify", net, str(folder / "never.vnnlib"), "--report", "{}"], 0),
         "attention": (["attention", net, picture, "--perturb", "brightness:0:0.2", "--perturb", "translation:0:1", "--delta", "0.0001", "--report", "{}"], 1),
         "areas": (["attention", net, picture, "--perturb", "brightness:0:0.2", "--method", "areas", "--report", "{}"], 0),
         "certify": (["certify", net, str(where / "data.npz"), "--epsilon", "1/255", "--epsilon", "0.3", "--report", "{}"], 0),
         "repair": (["repair", net, str(where / "spec.json"), "--data", str(where / "data.npz"), "--out", str(where / "repaired")], 0),
     }  # fmt: skip
+    (where / "x.txt").write_text("1 1 0 1 1")
     found = {}
     for name, (words, status) in made.items():
         path = where / "repaired" / "report.html" if name == "repair" else where / f"{name}.html"
@@ -324,7 +340,7 @@ def pages(folder: Path, where: Path) -> dict[str, Path]:
 def test_pages_in_a_real_browser(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At the width of a desk and of a phone: nothing overflows, pictures have words, text can be read, no error."""
     found = pages(folder, tmp_path)
-    assert len(found) == 8
+    assert len(found) == 10
     texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     assert [name for name, text in texts.items() if "http" in text] == [], "needs the network"
     for width in (1280, 390):

@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def clock(args: argparse.Namespace) -> Iterator[None]:
-    """The limits of `verifier.commands.arguments.add_solving_arguments`, for everything from the command's start on."""
-    with in_force(Deadline(args.began + args.timeout), MemoryBudget.of(args.memory)):
+def clock(args: argparse.Namespace, compiling: float = 0.0) -> Iterator[None]:
+    """The limits of `verifier.commands.arguments.add_solving_arguments`, for everything from the command's start on.
+
+    Args:
+        compiling: seconds since then in which kernels were compiled, once after an installation; they do not count.
+    """
+    with in_force(Deadline(args.began + compiling + args.timeout), MemoryBudget.of(args.memory)):
         yield
 
 

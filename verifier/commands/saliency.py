@@ -148,28 +148,44 @@ def run(args: argparse.Namespace) -> Result:
 
 def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any], asked: dict[str, Any]) -> Result:
     """Search the threshold; exit status 0 if nothing stayed undecided, 3 if something did."""
+    import time
+
+    from verifier import compiled
     from verifier.commands.arguments import options_of, refuse
     from verifier.commands.deciding import clock
-    from verifier.commands.result import Result
+    from verifier.commands.result import Result, for_the_record
     from verifier.commands.verdicts import witness_record, write_witness
     from verifier.errors import InputError
+    from verifier.files import write_text
+    from verifier.report.threshold import threshold_page
     from verifier.saliency import largest_delta, largest_epsilon
 
     given = "epsilon" if args.find == "delta" else "delta"
-    refuse(args, f"with --find {args.find}, which searches it", args.find, "report")
+    refuse(args, f"with --find {args.find}, which searches it", args.find)
     if getattr(args, given) is None:
         raise InputError(f"--find {args.find} needs --{given}")
     options = None if args.engine == "auto" else options_of(args)
     search = largest_delta if args.find == "delta" else largest_epsilon
     value = getattr(args, given)
     how = {**how, "mean": args.mean, "std": args.std}
-    with clock(args):
+    began = time.monotonic()
+    compiled.ensure_engines(args.listener)
+    with clock(args, compiling=time.monotonic() - began):
         found = search(reader.network, x, value, timeout=args.timeout, options=options, listener=args.listener, **how)
+    words, figure = f"the largest {args.find} that holds for {given} {value}", None
     if found.witness is not None:
-        if args.picture is not None:
-            _picture(args, reader, x, found.witness.input, how)
+        if args.picture is not None or args.report is not None:
+            figure = _picture(args, reader, x, found.witness.input, how)
         if args.witness is not None:
             write_witness(args.witness, found.witness, reader)
+    if args.report is not None:
+        record = for_the_record(args, reader.files)
+        near, differs = ("ε", value) if args.find == "epsilon" else (value, "δ")
+        asked_for = (
+            f"the largest {'δ' if args.find == 'delta' else 'ε'} for which every input within L∞ distance {near} of the given "
+            f"one, whose {args.map} map is within {differs} of its map ({args.similarity}), keeps the label"
+        )
+        write_text(args.report, threshold_page(found, asked_for, record=record, figure=figure))
     if found.lower == float("inf"):
         text = f"holds for every {args.find}: no input in range has another label"
     else:
@@ -177,7 +193,7 @@ def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any],
         refuted = f"refuted from {found.upper!r} on" if found.witness is not None else "not refuted at any value asked"
         proved = "nothing is proved" if found.proved is None else f"holds up to {found.lower!r}"
         text = f"{args.find}: {proved}, {refuted}\n{found.questions} questions, {found.undecided} undecided"
-    record = {
+    fields = {
         "find": args.find,
         given: value,
         "holds_up_to": found.lower,
@@ -187,9 +203,8 @@ def _find(args: argparse.Namespace, reader: Reader, x: Any, how: dict[str, Any],
         "questions": found.questions,
         "undecided": found.undecided,
     }
-    words = f"the largest {args.find} that holds for {given} {value}"
     return Result(
-        text=text, found=record, status=3 if found.undecided else 0, network=reader.network, question=words,
+        text=text, found=fields, status=3 if found.undecided else 0, network=reader.network, question=words,
         next="a longer --timeout, of which every question gets a third at most" if found.undecided else "",
         files=reader.files, options=asked,
     )  # fmt: skip

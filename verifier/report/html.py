@@ -37,7 +37,7 @@ td,th{text-align:left;vertical-align:top;padding:.2rem .8rem .2rem 0;border-bott
 @media screen and (max-width:40rem){figure .wide img{max-width:none;width:42rem}}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}
 img{max-width:100%;height:auto}
-figure{margin:0 0 1rem}
+figure{margin:1rem 0}
 figcaption{color:#4a5560;font-size:.9rem}
 code,pre{font-family:ui-monospace,monospace;font-size:.9em}
 pre{background:#f5f6f7;padding:.6rem;overflow-x:auto;white-space:pre-wrap}
