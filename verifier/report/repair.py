@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def before_and_after(
         for ax, word, restriction in zip(line, ("before", "after"), (before, after), strict=True):
             classes = restriction.classes(best=which)
             draw_classes(ax, classes, polar=polar)
-            ax.set_title(f"{title}, {word}", fontsize=11)
+            ax.set_title(textwrap.fill(f"{title}, {word}", 48), fontsize=11)
             used |= set(np.unique(classes.labels).tolist())
     patches = [
         Patch(facecolor=colour_of(k), edgecolor="#777777", label=names[k] if names else f"class {k}")

@@ -15,7 +15,8 @@ from verifier.vnncomp.summary import Summary, cactus_figure
 def category_page(summary: Summary, records: Mapping[int, Record], instances: list[Instance]) -> str:
     """The page: how many were solved, beside published tools, and every instance."""
     c = summary.counts
-    head = html.cards([html.answer("Solved", "yes" if summary.is_clean else "no", f"{summary.solved} of {summary.total}",
+    solved = "no" if not summary.is_clean else "yes" if summary.solved == summary.total else "open"
+    head = html.cards([html.answer("Solved", solved, f"{summary.solved} of {summary.total}",
                                    html.paragraph(_counts(summary), small=True)),
                        html.answer("Wrong answers", "yes" if summary.is_clean else "no",
                                    str(len(summary.wrong) + len(summary.invalid)), _faults(summary))])  # fmt: skip
