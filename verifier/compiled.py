@@ -16,10 +16,13 @@ import itertools
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 
@@ -56,7 +59,7 @@ def ensure(part: str, listener: Listener = ignore, sample: Callable[[], object] 
     _write_bytecode()
     _forget_stale(folders)
     try:
-        with in_force(NEVER):
+        with in_force(NEVER), _interrupted_between_kernels():
             (sample or SAMPLES[part])()
     except BaseException:
         _done.discard(part)
@@ -69,6 +72,44 @@ def ensure(part: str, listener: Listener = ignore, sample: Callable[[], object] 
         except OutputError:
             continue
         return
+
+
+@contextlib.contextmanager
+def _interrupted_between_kernels() -> Iterator[None]:
+    """Ctrl-C ends compiling before or after a kernel (pressed again, at once).
+
+    LLVM's callbacks into Python lose exceptions: within one, an interrupt would be a traceback and be ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield  # somebody has an answer of their own
+        return
+    from numba.core import event
+
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    def stop(*_: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    class Between(event.Listener):  # type: ignore[misc]
+        on_start = on_end = staticmethod(stop)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        with event.install_listener("numba:compile", Between()):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    stop()
 
 
 def ensure_engines(listener: Listener = ignore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -38,6 +39,28 @@ def test_once_per_process_and_installation(cold, monkeypatch):
     monkeypatch.setattr(compiled, "_done", set())  # a new process
     compiled.ensure("part", heard.append)
     assert (len(cold), len(heard)) == (1, 2)
+
+
+def test_ctrl_c_while_compiling_waits_for_the_end_of_a_kernel(cold, monkeypatch):
+    """Within a callback of LLVM it was a traceback, and ignored."""
+    from numba.core import event
+
+    reached = []
+
+    def sample():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("within a kernel")
+        event.broadcast(event.Event("numba:compile", event.EventStatus.END))
+        reached.append("the next kernel")
+
+    for work, wanted in ((sample, ["within a kernel"]), (lambda: os.kill(os.getpid(), signal.SIGINT), [])):
+        reached.clear()
+        with pytest.raises(KeyboardInterrupt):
+            compiled.ensure("part", sample=work)
+        assert reached == wanted
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    compiled.ensure("part")
+    assert cold == [1], "what was interrupted is not taken for compiled"
 
 
 def test_again_when_the_sources_change(cold, monkeypatch, tmp_path):
