@@ -23,7 +23,7 @@ from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, leaky_relu, relu
 from verifier.proofs.checker.backward import Regions
 from verifier.proofs.checker.check import digest
-from verifier.proofs.checker.graph import CheckError
+from verifier.proofs.checker.graph import CheckError, through
 from verifier.proofs.checker.kernel import Kernel
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
 from verifier.proofs.checker.statement import read_statement
@@ -148,9 +148,9 @@ def test_bounds_of_values_and_gradients_are_bounds_at_every_solution(kind: str, 
         read_statement(query.statement.text, graph)
         box = query.box
         with np.errstate(invalid="ignore"):
-            found = Kernel(graph).bounds(
-                Regions(box.lower[None], box.upper[None], np.zeros((1, graph.relus), dtype=np.int8)), None
-            )
+            kernel = Kernel(graph)
+            phases = np.zeros((1, graph.relus), dtype=np.int8)
+            found = kernel.bounds(Regions(box.lower[None], box.upper[None], phases), kernel.nothing())
         low, high = graph.asked[graph.outputs["g"]]
         rng = np.random.default_rng(seed)
         near = box.center + (box.sample(300, rng) - box.center) * rng.uniform(size=(300, 1)) ** 3
@@ -159,11 +159,10 @@ def test_bounds_of_values_and_gradients_are_bounds_at_every_solution(kind: str, 
             z = np.zeros(graph.units)
             for number, node in enumerate(graph.nodes[1:], start=1):
                 if node.kind == "affine":
-                    constant = np.zeros(node.size) if node.constant is None else node.constant
-                    values[number] = constant + sum(m.apply(values[s][None])[0] for s, m in node.terms)
+                    values[number] = node.constant + sum(through(m, values[s][None])[0] for s, m in node.terms)
                     continue
                 source = values[node.terms[0][0]]
-                z[node.first : node.first + node.size] = source
+                z[node.part] = source
                 relu = node if node.kind == "relu" else graph.nodes[node.relu]
                 values[number] = np.where(values[relu.terms[0][0]] > 0, source, 0.0)
             g = values[graph.outputs["g"]]

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import verifier
@@ -25,13 +26,11 @@ from verifier.network.graph import Network, NetworkBuilder, feedforward
 from verifier.network.onnx_writer import write_onnx
 from verifier.network.operators import Dense, Reshape, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, leaky_relu, relu
-from verifier.proofs.checker.backward import Regions, Weights
-from verifier.proofs.checker.graph import exact
+from verifier.proofs.checker.backward import Regions, lower
 from verifier.proofs.checker.kernel import Kernel
 from verifier.proofs.checker.onnx_file import read_bytes, read_network
+from verifier.proofs.checker.statement import values as exact_values
 from verifier.proofs.relu_network import relu_network
-from verifier.proofs.tree import ProofTree, Term
-from verifier.proofs.tree import Weights as Stored
 from verifier.proofs.writer import finish
 from verifier.properties.conjunction import Conjunction
 from verifier.properties.query import Query
@@ -122,16 +121,8 @@ def test_the_checker_reads_the_network_that_was_written(kind: str, tmp_path: Pat
     reduced = relu_network(query.network)
     assert graph.relus == sum(node.size for node in reduced.activations)
     for x in query.box.sample(5, np.random.default_rng(0)):
-        values = {0: exact(x[None])}
-        for number, node in enumerate(graph.nodes[1:], start=1):
-            if node.kind == "affine":
-                total = 0 if node.constant is None else exact(node.constant)[None]
-                for source, matrix in node.terms:
-                    total = total + matrix.exact().apply(values[source])
-                values[number] = total
-            else:
-                values[number] = np.maximum(values[node.terms[0][0]], 0)
-        assert list(values[graph.outputs["y"]][0]) == list(ExactNetwork(query.network).output(x))
+        found = exact_values(graph, [Fraction(v) for v in x.tolist()])
+        assert found[graph.outputs["y"]] == list(ExactNetwork(query.network).output(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,7 +136,7 @@ def test_bounds_contain_samples_whatever_the_weights(kind: str, tmp_path: Path) 
     z = np.concatenate([values[node.inputs[0]].reshape(len(x), -1) for node in reduced.activations], axis=1)
     phases = np.zeros((1, graph.relus), dtype=np.int8)
     box = query.box.lower[None], query.box.upper[None]
-    base = kernel.bounds(Regions(*box, phases), None)
+    base = kernel.bounds(Regions(*box, phases), kernel.nothing())
     assert (base.low[0] <= z).all()
     assert (z <= base.high[0]).all()
     undecided = np.flatnonzero((base.low[0] < 0) & (base.high[0] > 0))
@@ -161,38 +152,11 @@ def test_bounds_contain_samples_whatever_the_weights(kind: str, tmp_path: Path) 
     rows = rng.normal(size=(40, y.shape[1]))
     slopes = np.where(phases == 0, rng.random((40, graph.units)), 0.1 * rng.random((40, graph.units)))
     free = np.where(rng.random(slopes.shape) < 0.3, rng.normal(size=slopes.shape), np.nan)
-    for weights in (None, Weights(slopes), Weights(slopes, free)):
-        start = {graph.outputs["y"]: rows}
-        found = kernel.lower(start, np.zeros(40), np.zeros(40, dtype=np.intp), at, bounds, weights)
+    nowhere = np.full(slopes.shape, np.nan)
+    for weights in (None, (slopes, nowhere), (slopes, free), (nowhere, nowhere)):
+        found = lower(kernel, {graph.outputs["y"]: rows}, np.zeros(40, dtype=np.intp), bounds, weights)
         below = x[inside] @ found.slopes.T + found.constants - found.slack
         assert (below <= y @ rows.T).all()
-
-
-@pytest.mark.parametrize(("sign", "rational", "good"), [("<", True, True), ("<=", True, False), ("<", False, False)])
-def test_rational_refutations_settle_ties(sign: str, rational: bool, good: bool, tmp_path: Path) -> None:
-    """3 |x| < 0 has no solution, and the bound is 0: only a strict row and exact arithmetic can say so."""
-    network = feedforward([[[3.0], [-3.0]], [[1.0, 1.0]]], [[0.0, 0.0], [0.0]])
-    write_onnx(network, tmp_path / "n.onnx")
-    (tmp_path / "p.vnnlib").write_text(
-        "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 -0.1))(assert (<= X_0 0.3))"
-        f"(assert ({sign} Y_0 0))"
-    )
-    query = verifier.read_vnnlib(tmp_path / "p.vnnlib", verifier.load(tmp_path / "n.onnx"))
-    tree = ProofTree()
-    root = tree.root([0])
-    tree.bounds(root)
-    for part, first in zip(tree.divide_neuron(root, 0), (1, -1), strict=True):
-        for half, second in zip(tree.divide_neuron(part, 1), (1, -1), strict=True):
-            multipliers = [Fraction(int(first > 0 > second)), Fraction(int(second > 0 > first))]
-            weights = Stored(np.array([0, 1]), np.array(multipliers, dtype=object))
-            tree.refute(half, 0, [Term([0], [Fraction(1)], weights)], rational=rational)
-    finish(query, tree, "by hand").save(tmp_path / "c")
-    files = tmp_path / "c", tmp_path / "n.onnx", tmp_path / "p.vnnlib"
-    if good:
-        assert verifier.check_proof(*files, jobs=1).leaves == 4
-    else:
-        with pytest.raises(verifier.ProofError, match="does not refute"):
-            verifier.check_proof(*files, jobs=1)
 
 
 def test_the_checker_stands_alone(tmp_path: Path) -> None:
@@ -252,3 +216,59 @@ def test_disjuncts_with_the_same_rows_in_another_order(tmp_path: Path) -> None:
     assert found.proof is not None
     finish(query, found.proof, "ReLUs").save(tmp_path / "c")
     assert verifier.check_proof(tmp_path / "c", *files, jobs=1).leaves >= 1
+
+
+def test_a_default_slope_that_rounding_decides_is_written_down(tmp_path: Path) -> None:
+    """On [-1, 1 + 5e-10] the search takes the slope 1, and the checker, left to itself, 0: ``relu(x) - x`` would be at least -1."""
+    network = feedforward([[[1.0], [1.0]], [[1.0, -1.0]]], [[0.0, 5.0], [5.0]])
+    files = tmp_path / "n.onnx", tmp_path / "p.vnnlib"
+    write_onnx(network, files[0])
+    box = Box(np.array([-1.0]), np.array([1.0 + 5e-10]))
+    files[1].write_text(
+        write(Query(network=network, box=box, disjuncts=(Conjunction(y_rows=np.ones((1, 1)), bound=np.array([-0.5])),)))
+    )
+    query = verifier.read_vnnlib(files[1], verifier.load(files[0]))
+    found = ENGINES["boxes"].solve(query, Options(prepass=False, proof=True), Deadline.after(30))
+    assert found.answer is Answer.UNSAT
+    assert found.proof is not None
+    finish(query, found.proof, "boxes").save(tmp_path / "c")
+    assert verifier.check_proof(tmp_path / "c", *files, jobs=1).margin > 0.4
+
+
+def test_the_checker_pads_constants_with_zeros(tmp_path: Path) -> None:
+    """Places of a value's entries are moved with -1 for a zero; numbers of a constant are not places."""
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Pad", ["b", "pads"], ["padded"]),
+        helper.make_node("Add", ["x", "padded"], ["z"]),
+        helper.make_node("Relu", ["z"], ["y"]),
+    ]
+    constants = [
+        helper.make_tensor("b", onnx.TensorProto.FLOAT, (1, 1), [0.5]),
+        helper.make_tensor("pads", onnx.TensorProto.INT64, (4,), [0, 0, 0, 1]),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 2)) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    onnx.save(helper.make_model(graph), tmp_path / "n.onnx")
+    found = read_network(read_bytes(tmp_path / "n.onnx"))
+    assert exact_values(found, [Fraction(1), Fraction(1)])[found.outputs["y"]] == [Fraction(3, 2), Fraction(1)]
+
+
+def test_relus_of_opposite_values_are_one(tmp_path: Path) -> None:
+    """``relu(-z) = relu(z) - z``, where no gradient is asked for."""
+    network = feedforward(
+        [[[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0], [1.0, -1.0]], [[1.0, -1.0, 0.0, 0.0]]],
+        [[0.5, -0.5, 0.0, 0.5], [0.0]],
+    )
+    write_onnx(network, tmp_path / "n.onnx")
+    plain, paired = (read_network(read_bytes(tmp_path / "n.onnx"), twins) for twins in (False, True))
+    assert plain.relus == paired.relus == 4
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    for point in x.tolist():
+        point = [Fraction(v) for v in point]
+        assert exact_values(plain, point)[plain.outputs["y"]] == exact_values(paired, point)[paired.outputs["y"]]
+    for graph, least in ((plain, -3.0), (paired, -1.5)):  # relu(z) - relu(-z) = z with z in [-1.5, 2.5]
+        kernel, box = Kernel(graph), (np.full((1, 2), -1.0), np.full((1, 2), 1.0))
+        bounds = kernel.bounds(Regions(*box, np.zeros((1, 4), dtype=np.int8)), kernel.nothing())
+        found = lower(kernel, {graph.outputs["y"]: np.ones((1, 1))}, np.zeros(1, dtype=np.intp), bounds).least(*box)
+        assert least - 1e-9 < found[0] < least + 1e-9

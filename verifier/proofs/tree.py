@@ -6,7 +6,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ class Term:
     """A combination of rows of a disjunct, with the weights that take it back to the input (None: default slopes)."""
 
     rows: Sequence[int] | Array
-    multipliers: Sequence[float] | Sequence[Fraction] | Array
+    multipliers: Sequence[float] | Array
     weights: Weights | None = None
 
 
@@ -53,11 +52,10 @@ class _Division:
 
 @dataclass(frozen=True)
 class _At:
-    """Where the writer is: a region, with disjuncts and their disjuncts, before one of its events."""
+    """Where the writer is: a region, with disjuncts and their disjuncts."""
 
     node: int
     left: tuple[tuple[int, int], ...]
-    position: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class ProofTree:
     """Regions by number, as the search makes them; several threads may write.
 
     Of each region: *events* in the order in which they are written (bounds, which hold from then on here and below;
-    lemmas; refutations of disjuncts), and then how it is divided for the disjuncts that are left.
+    refutations of disjuncts), and then how it is divided for the disjuncts that are left.
     """
 
     roots: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
@@ -91,7 +89,7 @@ class ProofTree:
 
     def divide_input(self, node: int, axis: int, value: float, disjunct: int = ALL) -> tuple[int, int]:
         """Divide a region at a value of an input; the parts below and above."""
-        return self._divide(node, disjunct, b"X" + integer(axis) + np.array(value, dtype="<f8").tobytes())
+        return self._divide(node, disjunct, b"X" + integer(axis) + vector([value]))
 
     def divide_neuron(self, node: int, unit: int, disjunct: int = ALL) -> tuple[int, int]:
         """Divide a region by the phase of a ReLU; the parts where it is on and off."""
@@ -112,16 +110,9 @@ class ProofTree:
         vectors = [b"\0" + vector(weights) for _, _, weights in rows]
         self._events[node].append((b"W" + ascending(units) + ascending(places) + b"".join(vectors),))
 
-    def lemma(self, node: int, unit: int, side: int, value: float) -> int:
-        """A bound of one unit that a tree of its own proves: that tree's number; its one disjunct is `ALL`, its row 0."""
-        (child,) = self._new(1)
-        head = b"L" + integer(unit) + integer(int(side < 0)) + np.array(value, dtype="<f8").tobytes()
-        self._events[node].append((head, child))
-        return child
-
-    def refute(self, node: int, disjunct: int, terms: Sequence[Term], rational: bool = False) -> None:
+    def refute(self, node: int, disjunct: int, terms: Sequence[Term]) -> None:
         """A disjunct has no point here: the sum of the terms is positive."""
-        self._events[node].append((b"E" if rational else b"R", disjunct, terms))
+        self._events[node].append((b"R", disjunct, terms))
 
     def contradiction(self, node: int) -> None:
         """The region has no point, by its bounds."""
@@ -157,13 +148,9 @@ class ProofTree:
                 out.append(here.division.tag)
                 stack += [_At(child, here.left) for child in here.division.children[::-1]]
                 continue
-            events, position, left = self._events.get(here.node, []), here.position, here.left
-            while left and position < len(events):
-                tag, *details = events[position]
-                position += 1
-                if tag[:1] == b"L":
-                    out.append(tag)
-                    stack += [_At(here.node, left, position), _At(details[0], ((ALL, ALL),))]
+            left = here.left
+            for tag, *details in self._events.get(here.node, []):
+                if not left:
                     break
                 if not details:
                     out.append(tag)
@@ -171,8 +158,7 @@ class ProofTree:
                     continue
                 out += [_refutation(tag, d, details[1], names) for d, disjunct in left if disjunct == details[0]]
                 left = tuple(pair for pair in left if pair[1] != details[0])
-            else:
-                stack += self._parts(here.node, left)[::-1]
+            stack += self._parts(here.node, left)[::-1]
         return b"".join(out)
 
     def _parts(self, node: int, left: tuple[tuple[int, int], ...]) -> list[_Part]:
@@ -186,15 +172,14 @@ class ProofTree:
 
 
 def _refutation(tag: bytes, disjunct: int, terms: Sequence[Term], names: Any) -> bytes:
-    out = [tag, b"" if disjunct == ALL else integer(disjunct)]
+    out = [tag, integer(disjunct)]
     kept = []
     for term in terms:
-        rows: dict[int, Any] = {}
+        rows: dict[int, float] = {}
         for row, multiplier in zip(term.rows, term.multipliers, strict=True):
-            found = names(disjunct, int(row)) if disjunct != ALL else (int(row), 1)
+            found = names(disjunct, int(row))
             if found is not None and multiplier:
-                scaled = multiplier * (found[1] if isinstance(multiplier, Fraction) else float(found[1]))
-                rows[found[0]] = rows.get(found[0], 0) + scaled
+                rows[found[0]] = rows.get(found[0], 0.0) + float(multiplier) * float(found[1])
         kept.append((sorted(rows), [rows[k] for k in sorted(rows)], term.weights))
     out.append(integer(len(kept)))
     for which, factors, weights in kept:
@@ -231,13 +216,10 @@ def ascending(values: Sequence[int] | Array) -> bytes:
 
 
 def vector(values: Sequence[Any] | Array) -> bytes:
-    """Numbers in the shortest form that holds them exactly: bits, float16, float64, rationals.
+    """Numbers in the shortest form that holds them exactly: bits, float16, float64.
 
     Shapes: values ``(k,)``.
     """
-    if any(isinstance(v, Fraction) for v in values):
-        text = " ".join(str(Fraction(v)) for v in values).encode()
-        return b"\3" + integer(len(text)) + text
     array = np.asarray(values, dtype=np.float64)
     if ((array == 0) | (array == 1)).all():
         return b"\0" + np.packbits(array.astype(np.uint8)).tobytes()

@@ -14,13 +14,11 @@ import numpy as np
 
 from verifier.files import whole_file
 from verifier.network.graph import Network
-from verifier.proofs.checker.check import digest
+from verifier.proofs.checker.check import digest, read_question
 from verifier.proofs.checker.claim import Claim, Disjunct, Row
 from verifier.proofs.checker.graph import CheckError, Graph
-from verifier.proofs.checker.onnx_file import read_bytes, read_network
-from verifier.proofs.checker.statement import read_statement
+from verifier.proofs.checker.onnx_file import read_bytes
 from verifier.proofs.checker.stream import FORMAT, VERSION
-from verifier.proofs.checker.vnnlib import read_property
 from verifier.proofs.tree import NoCertificate, ProofTree
 from verifier.properties.query import Query
 from verifier.properties.rows import Conditions
@@ -72,12 +70,8 @@ def subject(query: Query) -> Subject:
         raise NoCertificate("the checker knows no conditions on such a map, or on several disjunctions side by side")
     try:
         data = network_bytes(query.network)
-        graph = read_network(data)
         text = statement.text
-        if statement.is_vnnlib:
-            claim = read_property(text, graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
-        else:
-            claim = read_statement(text, graph)
+        graph, claim = read_question(data, text.encode())
     except CheckError as error:
         raise NoCertificate(f"the checker does not read it: {error}") from None
     return Subject(graph, claim, digest(data), digest(text.encode()), "" if statement.is_vnnlib else text)

@@ -19,6 +19,9 @@ from verifier.network.operators import Array
 from verifier.proofs.tree import ProofTree, Term, Weights
 from verifier.properties.rows import Conditions
 
+CLOSE = 1e-6
+"""Ends of an interval around 0 are as far from it as each other, to this share: then the default slope is no matter of course."""
+
 
 class BoxRecord:
     """The record of one search.
@@ -62,25 +65,27 @@ class BoxRecord:
             if kept.empty[k]:
                 self.tree.contradiction(node)
                 continue
-            unstable = np.flatnonzero((block["pre_low"][k] < 0) & (block["pre_high"][k] > 0))
-            default = block["pre_high"][k] > -block["pre_low"][k]
+            ends = block["pre_low"][k], block["pre_high"][k]
             for disjunct in np.flatnonzero(closed[k]):
                 one = (kept.weights[k, disjunct], kept.mixes[k, disjunct], kept.slopes[k, disjunct])
-                self.tree.refute(node, int(disjunct), self._terms(int(disjunct), *one, unstable, default))
+                self.tree.refute(node, int(disjunct), self._terms(int(disjunct), *one, *ends))
         return found
 
-    def _terms(
-        self, disjunct: int, weights: Array, mixes: Array, slopes: Array, unstable: Integers, default: Array
-    ) -> list[Term]:
+    def _terms(self, disjunct: int, weights: Array, mixes: Array, slopes: Array, low: Array, high: Array) -> list[Term]:
+        """The rows of a combination; where rounding might make the checker take another default slope, what was taken is written."""
+        unstable = np.flatnonzero((low < 0) & (high > 0))
+        low, high = low[unstable], high[unstable]
+        default, close = high > -low, np.abs(high + low) <= CLOSE * (high - low)
         members = self.conditions.members(disjunct)
         count, terms = len(members), []
         own = np.flatnonzero(weights[:count])
         if len(own):
-            terms.append(Term(self.rows[members[own]], weights[own]))
+            told = Weights(self.bounds.relu_numbers[unstable[close]], default[close].astype(np.float64))
+            terms.append(Term(self.rows[members[own]], weights[own], told if close.any() else None))
         for k in np.flatnonzero(weights[count : count + len(mixes)]):
             which = np.flatnonzero(mixes[k][members])
             given = slopes[k][unstable]
-            other = given != default[unstable]
+            other = (given != default) | close
             numbers = self.bounds.relu_numbers[unstable[other]]
             terms.append(
                 Term(

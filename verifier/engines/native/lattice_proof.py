@@ -16,9 +16,8 @@ from verifier.engines.native.settings import LatticeSettings
 from verifier.limits import Deadline
 from verifier.network.operators import Array
 from verifier.proofs.checker.claim import Claim
-from verifier.proofs.checker.evaluate import Evaluator, Record, Region, Task
-from verifier.proofs.checker.graph import Graph
-from verifier.proofs.checker.stream import ProofError
+from verifier.proofs.checker.evaluate import Evaluator, ProofError, Record, Region, Task
+from verifier.proofs.checker.graph import Graph, through
 from verifier.proofs.tree import NoCertificate, ProofTree, Term, Weights
 
 
@@ -45,10 +44,6 @@ class LatticeProver:
         self.settings = settings
         self.graph, self.claim = graph, claim
         self.checker = Evaluator(graph, claim)
-        self.kernel = self.checker.kernel
-        self._twin = {
-            int(a): int(b) for both in (self.kernel.both, self.kernel.both[::-1]) for a, b in zip(*both, strict=True)
-        }
         self.tree = ProofTree()
 
     def prove(self, deadline: Deadline) -> ProofTree:
@@ -102,13 +97,11 @@ class LatticeProver:
     def _values(self, x: Array) -> dict[int, Array]:
         """The values of all nodes at an input."""
         found = {0: x[None]}
-        for k in self.kernel.used[1:]:
-            node = self.graph.nodes[k]
+        for k, node in enumerate(self.graph.nodes[1:], start=1):
             if node.kind == "relu":
                 found[k] = np.maximum(found[node.terms[0][0]], 0)
             else:
-                total = sum(m.apply(found[source]) for source, m in node.terms)
-                found[k] = total if node.constant is None else total + node.constant
+                found[k] = sum(through(m, found[source]) for source, m in node.terms) + node.constant
         return found
 
     def _back(self, disjunct: int, row: int, values: dict[int, Array]) -> tuple[list[_Path], Array, Array]:
@@ -126,20 +119,12 @@ class LatticeProver:
             if a is None:
                 continue
             if node.kind == "affine":
-                constants = constants if node.constant is None else constants + a @ node.constant
-                more = [(source, m.adjoint(a)) for source, m in node.terms]
+                constants = constants + a @ node.constant
+                more = [(source, through(m, a, back=True)) for source, m in node.terms]
             else:
                 source = node.terms[0][0]
-                if k in self.kernel.twins:
-                    one, other = self.kernel.twins[k]
-                    handed = np.zeros_like(a)
-                    opposite = a[:, one] * a[:, other] < 0
-                    common = np.where(opposite, np.sign(a[:, one]) * np.minimum(abs(a[:, one]), abs(a[:, other])), 0.0)
-                    handed[:, one] = common
-                    a[:, one], a[:, other] = a[:, one] - common, a[:, other] + common
-                    pending[source] = pending.get(source, 0.0) + handed
                 on = values[source][0] > 0
-                which, paths, a = self._told_apart(paths, a, node.first, on)
+                which, paths, a = self._told_apart(paths, a, node.part.start, on)
                 pending, constants = {s: v[which] for s, v in pending.items()}, constants[which]
                 more = [(source, a)]
             for source, rows in more:
@@ -157,11 +142,7 @@ class LatticeProver:
                 handed, told = np.zeros(a.shape[1]), list[tuple[_Path, Array]]()
                 handed[j] = a[k, j]
                 for p, v in parts:
-                    known = p.phases.get(self._twin.get(first + j, -1))
-                    told += [
-                        (p if known else p.told(first + j, sign), v + handed if sign > 0 else v)
-                        for sign in ((1, -1) if known is None else (-known,))
-                    ]
+                    told += [(p.told(first + j, sign), v + handed if sign > 0 else v) for sign in (1, -1)]
                 parts = told
                 if len(parts) + len(found) > self.settings.most_leaves:
                     raise NoCertificate("it is no lattice: too many phases would have to be told apart")

@@ -26,9 +26,8 @@ from verifier.network.affine import Affine, combined
 from verifier.network.operators import Array
 from verifier.network.relu_form import INPUT, ReluForm
 from verifier.proofs.checker.claim import Claim
-from verifier.proofs.checker.evaluate import Evaluator, Record, Task
-from verifier.proofs.checker.graph import Graph
-from verifier.proofs.checker.stream import ProofError
+from verifier.proofs.checker.evaluate import Evaluator, ProofError, Record, Task
+from verifier.proofs.checker.graph import Graph, through
 from verifier.proofs.tree import NoCertificate, ProofTree, Term, Weights
 from verifier.properties.query import Query
 
@@ -84,7 +83,7 @@ class Prover:
             raise NoCertificate("the checker reads network or property in another way")
         by_relu = {n.relu: n for n in graph.nodes if n.kind == "gate"}
         self.gates = [by_relu.get(k) for k, n in enumerate(graph.nodes) if n.kind == "relu"]
-        self.first = [*(n.first for n in self.relus), graph.relus]
+        self.first = [*(n.part.start for n in self.relus), graph.relus]
         self.checker = Evaluator(graph, claim)
         self.tree = ProofTree()
         self.nodes = self.programs = 0
@@ -112,7 +111,6 @@ class Prover:
         """
         box, relus = self.query.box, self.graph.relus
         region = box.lower, box.upper, np.zeros(relus, dtype=np.int8)
-        self.checker.root = region
         none = self.checker.nothing(region)
         disjuncts = tuple(range(len(self.query.disjuncts)))
         todo = [_Open(self.tree.root(disjuncts), Known(region, none, region[2]), disjuncts)]
@@ -249,10 +247,10 @@ class Prover:
         assert found is not None
         assert gradient is not None
         for r, (relu, gate) in enumerate(zip(self.relus, self.gates, strict=True)):
-            part, sign = slice(relu.first, relu.first + relu.size), known.signs[relu.first : relu.first + relu.size]
+            part, sign = relu.part, known.signs[relu.part]
             low = high = np.zeros(relu.size)
             if gate is not None:
-                low, high = (end[0, gate.first : gate.first + gate.size].copy() for end in (found.low, found.high))
+                low, high = (end[0, gate.part].copy() for end in (found.low, found.high))
             state.phase[r], state.forced[r] = sign.astype(np.int8), found.phases[0, part] != 0
             state.z_lower[r], state.z_upper[r] = found.low[0, part].copy(), found.high[0, part].copy()
             state.h_lower[r], state.h_upper[r] = low, high
@@ -291,7 +289,7 @@ class Prover:
         found[: self.graph.relus] = known.signs == 0
         for relu, gate in zip(self.relus, self.gates, strict=True):
             if gate is not None:
-                found[gate.first : gate.first + gate.size] = found[relu.first : relu.first + relu.size]
+                found[gate.part] = found[relu.part]
         return found
 
     def _refutes(self, known: Known, disjunct: int, terms: list[Any]) -> bool:
@@ -310,7 +308,7 @@ class Prover:
         for k in np.flatnonzero(kinds == 10).tolist():
             rows[count + 2 * int(places[k]) + int(ray[k] > 0)] = abs(float(ray[k]))
         numbers = np.full(self.graph.units, np.nan)
-        for kind, firsts in ((1, self.first), (4, [g.first if g is not None else -1 for g in self.gates])):
+        for kind, firsts in ((1, self.first), (4, [g.part.start if g is not None else -1 for g in self.gates])):
             which = np.flatnonzero(kinds == kind)
             numbers[np.asarray(firsts)[layers[which]] + places[which]] = ray[which]
         return {k: v for k, v in rows.items() if v}, numbers
@@ -330,10 +328,9 @@ class Prover:
             a = pending.pop(number, np.zeros((1, node.size)))
             if node.kind == "affine":
                 for source, m in node.terms:
-                    pending[source] = pending.get(source, 0.0) + m.adjoint(a)
+                    pending[source] = pending.get(source, 0.0) + through(m, a, back=True)
                 continue
-            relu = node if node.kind == "relu" else nodes[node.relu]
-            part, sign = slice(node.first, node.first + node.size), known.signs[relu.first : relu.first + relu.size]
+            part, sign = node.part, known.signs[nodes[node.relu].part]
             default = np.where(sign > 0, a[0], 0.0)
             handed = np.where(np.isnan(numbers[part]), default, numbers[part])
             found[part] = np.where(sign != 0, handed - default, handed)
@@ -350,9 +347,8 @@ def form_of(graph: Graph) -> ReluForm:
             layers.append(affine[node.terms[0][0]].tidy())
             affine[number] = Affine.of_source(len(layers) - 1, node.size)
             continue
-        parts = [(csr_array(m.adjoint(np.eye(node.size))), affine[source]) for source, m in node.terms]
-        constant = np.zeros(node.size) if node.constant is None else np.array(node.constant, dtype=np.float64)
-        affine[number] = combined(parts, constant)
+        parts = [(csr_array(through(m, np.eye(node.size), back=True)), affine[source]) for source, m in node.terms]
+        affine[number] = combined(parts, np.array(node.constant))
     return ReluForm(tuple(layers), affine[graph.outputs["y"]].tidy(), graph.nodes[0].size, ("",) * len(layers))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from .check import check_together
+from .check import check
+from .evaluate import ProofError
 from .graph import CheckError
-from .stream import ProofError
 
 
 def main(arguments: list[str]) -> int:
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
         print("usage: checker PROOF NETWORK [PROPERTY]", file=sys.stderr)
         return 2
     try:
-        report = check_together(arguments[0], arguments[1], arguments[2] if len(arguments) > 2 else None)
+        report = check(arguments[0], arguments[1], arguments[2] if len(arguments) > 2 else None)
     except ProofError as error:
         print(f"the proof is not right: {error}")
         return 1

@@ -7,8 +7,6 @@ either checked, or such that any value is sound.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from .claim import Claim
-from .evaluate import Evaluator, Record, Region, Task
+from .evaluate import Evaluator, ProofError, Record, Region, Task
 from .graph import CheckError, Graph
 from .onnx_file import read_bytes, read_network
-from .statement import read_statement
-from .stream import ProofError, Stream
+from .stream import Stream
 from .vnnlib import read_property
 
 TASKS = 512
@@ -53,12 +50,11 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A node of the tree: its region, the bounds in force, the disjuncts that are open, and the lemma that it is to prove."""
+    """A node of the tree: its region, the bounds in force, and the disjuncts that are open."""
 
     region: Region
     record: Record
     left: frozenset[int]
-    lemma: tuple[int, int, float] | None = None
 
 
 class Checker:
@@ -70,7 +66,6 @@ class Checker:
         self.report = Report(header=stream.header)
         self._tasks: list[Task] = []
         self._parts = 0
-        self._starts = np.array([n.first for n in graph.nodes if n.first >= 0] or [0])
 
     def run(self) -> Report:
         """Check all of it.
@@ -81,30 +76,28 @@ class Checker:
         Raises:
             CheckError, ProofError: what is wrong with the proof, and where.
         """
-        disjuncts = self.claim.disjuncts
         groups = self.stream.header.get("groups")
         if not isinstance(groups, list) or not all(isinstance(g, list) and g for g in groups):
             raise CheckError("the proof's header has no groups")
         named = sorted((d for group in groups for d in group), key=str)
-        wanted = sorted((d for d, disjunct in enumerate(disjuncts) if not disjunct.empty), key=str)
+        wanted = sorted((d for d, disjunct in enumerate(self.claim.disjuncts) if not disjunct.empty), key=str)
         if named != wanted or not all(type(d) is int for d in named):
             raise ProofError("its trees are not of the property's disjuncts, each one once")
         for group in groups:
             region = self.evaluator.begin(group)
             self._tree(_Part(region, self.evaluator.nothing(region), frozenset(group)))
             self._flush()
-        self.stream.finish()
+        if self.stream.take(0, most=1):
+            raise ProofError("something follows the proof's end")
         self.report.margin = self.evaluator.margin
         return self.report
 
-    # -- reading -----------------------------------------------------------------------------------------
     def _tree(self, root: _Part) -> None:
         """Read a tree; its refutations are checked on the way."""
         stack = [root]
         while stack:
-            part = stack.pop()
+            part, children = stack.pop(), list[_Part]()
             self.report.nodes += 1
-            children: list[_Part] = []
             while part.left and not children:
                 part, children = self._event(self.stream.take(1), part)
             self.report.leaves += not children
@@ -113,38 +106,34 @@ class Checker:
     def _event(self, tag: bytes, part: _Part) -> tuple[_Part, list[_Part]]:
         """What a node says next: what holds from then on, and its children, if it ends there."""
         node, record, stream, count = self.report.nodes, part.record, self.stream, len(self.claim.disjuncts)
-        if tag in b"RECL" and not record.depth:
+        if tag in b"RC" and not record.depth:
             raise ProofError(f"node {node} refutes something before there are bounds")
         if tag in b"BW":
             self.report.records += 1
             return replace(part, record=self._record(tag, part)), []
-        if tag in b"RE":
-            d = -1 if part.lemma else stream.integer(count)
+        if tag == b"R":
+            d = stream.integer(count)
             if d not in part.left:
                 raise ProofError(f"node {node} refutes disjunct {d}, which is not open there")
-            terms = self._terms(record, 1 if part.lemma else len(self.claim.disjuncts[d].rows))
-            self._add(Task(node, part.region, record, d, terms, tag == b"E", part.lemma))
+            self._add(Task(node, part.region, record, d, self._terms(record, len(self.claim.disjuncts[d].rows))))
             return replace(part, left=part.left - {d}), []
         if tag == b"C":
-            self._add(Task(node, part.region, record, -2, []))
+            self._add(Task(node, part.region, record, -1, []))
             return replace(part, left=frozenset()), []
         if tag == b"D":
             apart = frozenset(stream.ascending(count).tolist())
             if not apart or not apart < part.left:
                 raise ProofError(f"node {node} sets disjuncts apart that are not open there")
             return part, [replace(part, left=apart), replace(part, left=part.left - apart)]
-        if tag == b"L":
-            lemma = stream.integer(self.graph.units), 1 - 2 * stream.integer(2), stream.double()
-            known = Record(part.region, record, record.depth + 1, record.units, None, lemma)
-            return part, [replace(part, left=frozenset([-1]), lemma=lemma), replace(part, record=known)]
         if tag in b"XU":
             return part, [replace(part, region=region) for region in self._divide(tag, part.region)]
         raise ProofError(f"node {node} has a tag {tag!r}")
 
     def _divide(self, tag: bytes, region: Region) -> list[Region]:
+        """By an input ``x_j <= t`` and ``x_j >= t``, or by a ReLU, on and off."""
         low, high, phases = region
         if tag == b"X":
-            j, t = self.stream.integer(len(low)), self.stream.double()
+            j, t = self.stream.integer(len(low)), self.stream.vector(1)[0]
             below, above = high.copy(), low.copy()
             below[j], above[j] = min(high[j], t), max(low[j], t)
             return [(low, below, phases), (above, high, phases)]
@@ -161,31 +150,27 @@ class Checker:
         if tag == b"W":
             record.units = self.stream.ascending(self.graph.units)
             places = self.stream.ascending(2 * self.graph.units)
-            vectors, starts = [], self._starts
-            for unit in places // 2:  # weights are of the units of earlier nodes
-                count = np.searchsorted(record.units, starts[np.searchsorted(starts, unit, side="right") - 1])
-                vectors.append(self._weights(record.units[:count]))
+            starts = np.array([n.part.start for n in self.graph.nodes if n.part.stop])
+            before = starts[np.searchsorted(starts, places // 2, side="right") - 1]
+            counts = np.searchsorted(record.units, before)  # weights are of the units of earlier nodes
+            vectors = [self._weights(record.units[:count]) for count in counts]
             record.rows = places // 2, 1.0 - 2.0 * (places % 2), vectors
         return record
 
     def _weights(self, units: Any) -> tuple[Any, Any, bool]:
-        free, given = bool(self.stream.integer(2)), self.stream.vector(len(units))
-        if not free and (given < 0).any():
-            raise ProofError("a slope or a multiplier is negative")
-        return units, given, free
+        free = bool(self.stream.integer(2))
+        return units, self.stream.vector(len(units)), free
 
     def _terms(self, record: Record, rows: int) -> list[Any]:
+        """Combinations of rows, with multipliers that are not negative, and weights."""
         terms = []
         for _ in range(self.stream.integer(1 << 16)):
             which = self.stream.ascending(rows)
-            factors = self.stream.vector(len(which))
+            factors, kind = self.stream.vector(len(which)), self.stream.integer(3)
             if (factors < 0).any():
                 raise ProofError("a multiplier of a row is negative")
-            kind, weights = self.stream.integer(3), None
-            if kind:
-                units = record.units if kind == 2 else self.stream.ascending(self.graph.units)
-                weights = self._weights(units)
-            terms.append((which, factors, weights))
+            units = record.units if kind == 2 else self.stream.ascending(self.graph.units) if kind else None
+            terms.append((which, factors, None if units is None else self._weights(units)))
         return terms
 
     def _add(self, task: Task) -> None:
@@ -197,9 +182,8 @@ class Checker:
     def _flush(self) -> None:
         tasks, self._tasks = self._tasks, []
         self._parts += 1
-        if self._parts % self.share[1] != self.share[0] or not tasks:
-            return
-        self.evaluator.check(tasks)
+        if tasks and self._parts % self.share[1] == self.share[0]:
+            self.evaluator.check(tasks)
 
 
 def digest(data: bytes) -> str:
@@ -218,44 +202,37 @@ def check(
     Raises:
         CheckError: a file cannot be read; `ProofError`: the proof does not prove the claim.
     """
-    began, stream = time.monotonic(), Stream(proof)
-    data = read_bytes(network)
+    began, stream, data = time.monotonic(), Stream(proof), read_bytes(network)
     if property_file is None and not isinstance(stream.header.get("statement"), str):
         raise CheckError("the proof does not carry what it claims: name the property's file")
     text = stream.header["statement"].encode() if property_file is None else read_bytes(property_file)
     for name, found in (("network", data), ("property", text)):
         if stream.header.get(name) != digest(found):
             raise ProofError(f"is a proof about another {name}: the digest differs")
-    graph = read_network(data)
-    if text.lstrip().startswith(b"{"):
-        claim = read_statement(text.decode(), graph)
-    else:
-        claim = read_property(text.decode(), graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
+    graph, claim = read_question(data, text)
     with np.errstate(invalid="ignore", over="ignore"):
         report = Checker(graph, claim, stream, share).run()
     report.seconds, report.words = time.monotonic() - began, claim.words
     return report
 
 
-def _share(job: tuple[Any, ...]) -> Report | CheckError:
-    try:
-        return check(*job)
-    except CheckError as error:
-        return error
+def read_question(network: bytes, text: bytes) -> tuple[Graph, Claim]:
+    """A network and what is claimed of it.
 
+    Raises:
+        CheckError: one of them cannot be read.
+    """
+    from .statement import read_statement
 
-def check_together(
-    proof: Path | str, network: Path | str, property_file: Path | str | None = None, jobs: int = 0
-) -> Report:
-    """`check` by several processes (0: as many as there are processors)."""
-    began, jobs = time.monotonic(), jobs or os.cpu_count() or 1
-    if jobs == 1 or Path(proof).stat().st_size < 4000:
-        return check(proof, network, property_file)
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        found = pool.map(_share, [(proof, network, property_file, (k, jobs)) for k in range(jobs)], 1)
-    for report in found:
-        if isinstance(report, CheckError):
-            raise report
-    good = [r for r in found if isinstance(r, Report)]
-    good[0].margin, good[0].seconds = min(r.margin for r in good), time.monotonic() - began
-    return good[0]
+    for twins in (True, False):  # at 0 two ReLUs of z and -z have a gradient of 0 both
+        graph = read_network(network, twins)
+        try:
+            if text.lstrip().startswith(b"{"):
+                claim = read_statement(text.decode(), graph)
+            else:
+                claim = read_property(text.decode(), graph.nodes[0].size, graph.nodes[graph.outputs["y"]].size)
+        except (UnicodeDecodeError, OverflowError, RecursionError) as error:
+            raise CheckError(f"no property that can be read: {error}") from None
+        if graph.inversion is None:
+            break
+    return graph, claim

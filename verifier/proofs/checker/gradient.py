@@ -8,13 +8,13 @@ cannot have (`invert`). All this holds for every solution, not for every point: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .backward import norm, sure
-from .graph import Graph, Node, exact, select
+from .backward import TINY, norm
+from .graph import Graph, Map, through
 
 ROUNDS = 6
 """So often at most are bounds and inversions repeated."""
@@ -24,92 +24,55 @@ CLEARLY = 1e-9
 """A phase is fixed where bounds miss the other by this share of their size: rounding must not decide it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Transposed:
-    """A map the other way round."""
-
-    of: Any
-
-    @property
-    def terms(self) -> int:
-        """Of a sum."""
-        return int(self.of.terms)
-
-    def apply(self, v: Any) -> Any:
-        """Forwards."""
-        return self.of.adjoint(v)
-
-    def adjoint(self, a: Any) -> Any:
-        """Backwards."""
-        return self.of.apply(a)
-
-    def absolute(self) -> Transposed:
-        """With absolute values."""
-        return Transposed(self.of.absolute())
-
-    def exact(self, number: Any = exact) -> Transposed:
-        """In rationals."""
-        return Transposed(self.of.exact(number))
-
-
 def add_gradient(graph: Graph, output: Any) -> int:
     """Add the gradient of ``output · y`` with respect to the input; the number of its node."""
     y = graph.outputs["y"]
-    terms: dict[int, list[tuple[int, Any]]] = {number: [] for number in range(y + 1)}
+    terms: dict[int, list[tuple[int, Map | None]]] = {number: [] for number in range(y + 1)}
     for number in range(y, -1, -1):
-        node, mine = graph.nodes[number], terms[number]
-        if not mine and number != y:
+        node, value = graph.nodes[number], -1
+        if not terms[number] and number != y:
             continue
-        value = mine[0][0] if len(mine) == 1 and mine[0][1] is None and number else -1
-        if value < 0:
-            eye = select(np.arange(node.size), node.size)
-            constant = output if number == y else None
-            value = graph.affine([(k, eye if m is None else m) for k, m in mine], node.size, constant)
+        value = graph.affine(terms[number], node.size, output if number == y else 0.0)
         for source, m in node.terms:
-            terms[source].append((graph.gate(value, number), None) if m is None else (value, Transposed(m)))
+            if node.kind == "relu":
+                terms[source].append((graph.unit(value, number), None))
+            else:
+                terms[source].append((value, None if m is None else replace(m, turned=not m.turned)))
+    graph.inversion, graph.rounds = invert_all, ROUNDS
     return value
 
 
-def to_gates(kernel: Any, number: int, rows: Any, norms: Any) -> tuple[dict[int, Any], Any, Any]:
-    """Rows over a node's value over those of the gates before it: by gate node, constants, and bounds of rounding errors."""
-    pending, found, constant, error = {number: rows}, dict[int, Any](), np.zeros(len(rows)), np.zeros(len(rows))
-    for k in range(number, -1, -1):
-        a, node = pending.pop(k, None), kernel.graph.nodes[k]
-        if a is None:
-            continue
-        if node.kind != "affine":
-            found[k] = a
-            continue
-        constant = constant if node.constant is None else constant + a @ node.constant
-        error = error + kernel.gamma * norm(a) * norms[k]
-        for source, m in node.terms:
-            more = m.adjoint(a)
-            pending[source] = pending[source] + more if source in pending else more
-    return found, constant, error
+def invert_all(kernel: Any, known: Any) -> None:
+    """What bounds of gradients say of phases, from the input's gradient on, region by region; ``known`` is changed."""
+    gates = [n for n in reversed(kernel.graph.nodes) if n.kind == "gate"]
+    for b in range(len(known.empty)):
+        ends = [(k, [end[b] for end in known.values[k]]) for k in kernel.graph.asked]
+        for number, (low, high) in ends:
+            invert(kernel, known, b, number, low, high)
+        for gate in gates:
+            invert(kernel, known, b, gate.terms[0][0], known.low[b, gate.part], known.high[b, gate.part])
 
 
-def invert(kernel: Any, known: Any, values: dict[int, Any], b: int, number: int, low: Any, high: Any) -> None:
-    """Bounds of gates and phases from those of node ``number``'s value on region b; ``known`` is changed."""
-    graph = kernel.graph
-    if number not in kernel.inverted:
-        size = graph.nodes[number].size
-        reach = size * (graph.units - graph.relus) <= MOST
-        zero = np.zeros(len(graph.nodes))
-        kernel.inverted[number] = to_gates(kernel, number, np.eye(size), zero)[0] if reach else {}
-    maps = kernel.inverted[number]
-    gates = [(k, graph.nodes[k]) for k in maps if graph.nodes[k].kind == "gate"]
-    rows = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
-    if len(gates) != len(maps) or not gates or not len(rows):
+def invert(kernel: Any, known: Any, b: int, number: int, low: Any, high: Any) -> None:
+    """Bounds of gates and phases from those of node ``number``'s value on region b."""
+    graph, rows = kernel.graph, np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    size = graph.nodes[number].size
+    if known.empty[b] or not len(rows) or size * (graph.units - graph.relus) > MOST:
         return
-    v_low, v_high = (np.concatenate([values[k][side][b] for k, _ in gates]) for side in (0, 1))
+    if number not in kernel.inverted:
+        kernel.inverted[number] = to_gates(kernel, number, np.eye(size), known.norms[b])[0]
+    maps = kernel.inverted[number]
+    gates = [(k, graph.nodes[k]) for k in maps]
+    if not gates or any(n.kind != "gate" for _, n in gates):
+        return
+    v_low, v_high = (np.concatenate([known.values[k][side][b] for k, _ in gates]) for side in (0, 1))
     matrix = np.concatenate([maps[k] for k, _ in gates], axis=1)[rows]
     chosen = np.flatnonzero((v_high > v_low) & (matrix != 0).any(axis=0))
     if not len(chosen):
         return
-    v, radius = middle(v_low, v_high)
-    target, slack = middle(low[rows], high[rows])
+    (v, radius), (target, slack) = middle(v_low, v_high), middle(low[rows], high[rows])
     gain = estimator(matrix[:, chosen], slack, radius[chosen], target)
-    weights = np.zeros((len(chosen), len(low)))
+    weights = np.zeros((len(chosen), size))
     weights[:, rows] = gain
     moved, offset, error = to_gates(kernel, number, weights, known.norms[b])
     rest = -np.concatenate([moved[k] for k, _ in gates], axis=1)
@@ -117,29 +80,41 @@ def invert(kernel: Any, known: Any, values: dict[int, Any], b: int, number: int,
     magnitude = abs(v) + radius
     error += kernel.gamma * (abs(gain) @ (abs(target) + slack) + abs(rest) @ magnitude + magnitude[chosen])
     ends = gain @ target - offset + rest @ v
-    spread = abs(gain) @ slack + abs(rest) @ radius + 4 * error + kernel.tiny
+    spread = abs(gain) @ slack + abs(rest) @ radius + 4 * error + TINY
     good = np.isfinite(ends) & np.isfinite(spread)
-    unit = np.concatenate([n.first + np.arange(n.size) for _, n in gates])[chosen[good]]
-    relu = np.concatenate([graph.nodes[n.relu].first + np.arange(n.size) for _, n in gates])[chosen[good]]
-    sure = np.concatenate([_signs(kernel, known, n, b) for _, n in gates])[chosen[good]]
-    _settle(known, b, unit, relu, sure, (ends - spread)[good], (ends + spread)[good])
-
-
-def _signs(kernel: Any, known: Any, gate: Node, b: int) -> Any:
-    on, off = sure(kernel.graph.nodes[gate.relu], known.phases[b : b + 1], known.take(slice(b, b + 1)))
-    return (on.astype(np.int8) - off)[0]
-
-
-def _settle(known: Any, b: int, unit: Any, relu: Any, sure: Any, low: Any, high: Any) -> None:
+    which, low, high = chosen[good], (ends - spread)[good], (ends + spread)[good]
+    unit, relu = (
+        np.concatenate([np.arange(n.part.start, n.part.stop) for n in nodes])[which]
+        for nodes in ([n for _, n in gates], [graph.nodes[n.relu] for _, n in gates])
+    )
+    open_, shut = (
+        np.concatenate(parts)[which]
+        for parts in zip(*([s[b] for s in known.sure(graph.nodes[n.relu])] for _, n in gates), strict=True)
+    )
     h_low, h_high, margin = known.low[b, unit], known.high[b, unit], CLEARLY * (abs(low) + abs(high))
-    on = (low > margin) | (high < -margin)
-    off = (low > h_high + margin) | (high < h_low - margin)
-    known.empty[b] |= bool(((on & (off | (sure < 0))) | (off & (sure > 0))).any())
-    known.phases[b, relu[(sure == 0) & on]], known.phases[b, relu[(sure == 0) & off]] = 1, -1
-    now = on | (sure > 0)
-    known.low[b, unit[now]] = np.maximum(h_low, low)[now]
-    known.high[b, unit[now]] = np.minimum(h_high, high)[now]
+    on = open_ | (low > margin) | (high < -margin)
+    off = shut | (low > h_high + margin) | (high < h_low - margin)
+    known.empty[b] |= bool((on & off).any())
+    known.phases[b, relu[on & ~open_]], known.phases[b, relu[off & ~shut]] = 1, -1
+    known.low[b, unit[on]], known.high[b, unit[on]] = np.maximum(h_low, low)[on], np.minimum(h_high, high)[on]
     known.empty[b] |= bool((known.low[b, unit] > known.high[b, unit]).any())
+
+
+def to_gates(kernel: Any, number: int, rows: Any, norms: Any) -> tuple[dict[int, Any], Any, Any]:
+    """Rows over a node's value over those of the gates before it: by gate node, constants, and bounds of rounding errors."""
+    pending, found, (constant, error) = {number: rows}, dict[int, Any](), np.zeros((2, len(rows)))
+    for k in range(number, -1, -1):
+        a, node = pending.pop(k, None), kernel.graph.nodes[k]
+        if a is None:
+            continue
+        if node.kind != "affine":
+            found[k] = a
+            continue
+        constant, error = constant + a @ node.constant, error + kernel.gamma * norm(a) * norms[k]
+        for source, m in node.terms:
+            more = through(m, a, back=True)
+            pending[source] = pending[source] + more if source in pending else more
+    return found, constant, error
 
 
 def middle(low: Any, high: Any) -> tuple[Any, Any]:

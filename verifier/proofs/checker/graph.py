@@ -1,13 +1,14 @@
 """A network as a graph of affine nodes, ReLUs and gates, and the linear maps between them.
 
-Values are flat. A map has `apply` (values ``(B, n)`` to ``(B, m)``), `adjoint` (rows ``(R, m)`` to ``(R, n)``), `absolute`,
-`exact` (with `Fraction` for every number) and ``terms``, the most terms that any of its sums has.
+Values are flat, many at once: ``(B, n)``. There is one kind of map, a product of gathered entries: entry (g, o, p) of the result is
+the sum over k of ``weight[g, o, k]`` times entry ``index[g, k, p]`` of the value. A matrix has one g and one p; a sparse one a g
+for every row; a convolution a p for every pixel, and a g for every group.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,185 +22,97 @@ class CheckError(Exception):
     """A file that cannot be read or checked."""
 
 
-exact = np.vectorize(Fraction, otypes=[object])
-"""An array with a `Fraction` for every entry."""
-
-
 @dataclass(frozen=True, eq=False)
-class Dense:
-    """``weight (m, n)`` on each of ``blocks`` parts of the value."""
+class Map:
+    """A linear map.
 
-    weight: Any
-    blocks: int = 1
-
-    @property
-    def terms(self) -> int:
-        """Of a sum."""
-        return max(self.weight.shape)
-
-    def apply(self, v: Any) -> Any:
-        """Forwards."""
-        return (v.reshape(len(v) * self.blocks, -1) @ self.weight.T).reshape(len(v), -1)
-
-    def adjoint(self, a: Any) -> Any:
-        """Backwards."""
-        return (a.reshape(len(a) * self.blocks, -1) @ self.weight).reshape(len(a), -1)
-
-    def absolute(self) -> Dense:
-        """With |weight|."""
-        return replace(self, weight=abs(self.weight))
-
-    def exact(self, number: Any = exact) -> Dense:
-        """In rationals."""
-        return replace(self, weight=number(self.weight))
-
-
-@dataclass(frozen=True, eq=False)
-class Sparse:
-    """Entry i of the result is the sum over k of ``factor[i, k]`` times entry ``index[i, k]``; ``size`` entries come in.
-
-    Nothing is taken where the index is -1. ``factor`` None: all are 1.
+    Attributes:
+        weight: ``(G, O, K)``.
+        index: ``(G, K, P)``; -1 where nothing is taken.
+        size: entries of what comes in.
+        turned: it is the transpose of that.
     """
 
+    weight: Any
     index: Any
     size: int
-    factor: Any = None
+    turned: bool = False
 
     @cached_property
-    def _back(self) -> tuple[Any, Any, Any, Any]:
-        """Where it reads, entry by entry of what comes in: which results and places in them; where each entry's begin."""
-        result, place = np.nonzero(self.index >= 0)
-        order = np.argsort(self.index[result, place], kind="stable")
-        result, place = result[order], place[order]
-        return result, place, *np.unique(self.index[result, place], return_index=True)
-
-    @cached_property
-    def _whole(self) -> bool:
-        return bool((self.index >= 0).all())
-
-    @property
-    def identity(self) -> bool:
-        """Whether it leaves a value as it is."""
-        return self.factor is None and np.array_equal(self.index, np.arange(self.size)[:, None])
+    def _back(self) -> tuple[Any, Any, Any]:
+        """Where the gathered entries come from: in the order of the value's entries, the first one of each, and which these are."""
+        flat = self.index.reshape(-1)
+        order = np.argsort(flat, kind="stable")[np.count_nonzero(flat < 0) :]
+        entries, first = np.unique(flat[order], return_index=True)
+        return order, first, entries
 
     @property
     def terms(self) -> int:
-        """Of a sum."""
-        often = np.bincount(self.index[self.index >= 0], minlength=1).max()
-        return 1 + max(self.index.shape[1], int(often))
+        """The most terms of a sum, forwards or backwards."""
+        often = np.bincount(self._back[2].searchsorted(self.index[self.index >= 0]), minlength=1).max()
+        return int(max(self.weight.shape[2], self.weight.shape[1] * often))
 
-    def apply(self, v: Any) -> Any:
-        """Forwards."""
-        found = v[:, self.index]
-        found = found if self._whole else np.where(self.index < 0, 0, found)
-        found = found if self.factor is None else found * self.factor
-        return found[:, :, 0] if found.shape[2] == 1 else found.sum(axis=2)
+    @cached_property
+    def _plain(self) -> bool:
+        return self.index.shape == (1, self.size, 1) and np.array_equal(self.index[0, :, 0], np.arange(self.size))
 
-    def adjoint(self, a: Any) -> Any:
-        """Backwards."""
-        result, place, entries, first = self._back
-        out, a = np.zeros((len(a), self.size), dtype=a.dtype), a[:, result]
-        a = a if self.factor is None else a * self.factor[result, place]
+    def apply(self, v: Any, back: bool = False) -> Any:
+        """Forwards ``(B, n)`` to ``(B, m)``, or backwards: the transpose of it."""
+        (groups, width, pixels), count = self.index.shape, len(v)
+        if back == self.turned:
+            taken = v if self._plain else np.append(v, np.zeros((count, 1), dtype=v.dtype), axis=1)[:, self.index]
+            return self._times(self.weight.swapaxes(1, 2), taken.reshape(count, groups, width, pixels))
+        spread = self._times(self.weight, v.reshape(count, groups, self.weight.shape[1], pixels))
+        if self._plain:
+            return spread
+        order, first, entries = self._back
+        out = np.zeros((count, self.size), dtype=spread.dtype)
         if len(entries):
-            out[:, entries] = a if len(entries) == len(result) else np.add.reduceat(a, first, axis=1)
+            out[:, entries] = np.add.reduceat(spread[:, order], first, axis=1)
         return out
 
-    def absolute(self) -> Sparse:
-        """With |factor|."""
-        return self if self.factor is None else replace(self, factor=abs(self.factor))
+    @staticmethod
+    def _times(weight: Any, v: Any) -> Any:
+        """``v (B, G, a, P)`` by ``weight (G, a, b)``: ``(B, G b P)``."""
+        if len(weight) > 1 and 1 in weight.shape[1:]:
+            return np.einsum("rgap,gab->rgbp", v, weight).reshape(len(v), -1)
+        if v.shape[3] == 1:
+            return (v[..., 0].swapaxes(0, 1) @ weight).swapaxes(0, 1).reshape(len(v), -1)
+        return (weight.swapaxes(1, 2) @ v).reshape(len(v), -1)
 
-    def exact(self, number: Any = exact) -> Sparse:
-        """In rationals."""
-        return replace(self, factor=number(np.ones(self.index.shape) if self.factor is None else self.factor))
-
-
-def select(index: Any, size: int, factor: Any = None) -> Sparse:
-    """Entry i of the result is ``factor[i]`` times entry ``index[i]``, or 0 where that is -1."""
-    return Sparse(index[:, None], size, None if factor is None else np.asarray(factor)[:, None])
-
-
-def matrix(weight: Any, blocks: int = 1) -> Dense | Sparse:
-    """``weight (m, n)`` as a map: sparse where each row has few entries."""
-    most = int(np.count_nonzero(weight, axis=1).max(initial=0))
-    if blocks > 1 or not 0 < most <= max(2, min(FEW, len(weight[0]) // 2)):
-        return Dense(np.ascontiguousarray(weight), blocks)
-    row, column = np.nonzero(weight)
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    index, factor = np.full((len(weight), most), -1), np.zeros((len(weight), most))
-    index[row, place], factor[row, place] = column, weight[row, column]
-    return Sparse(index, weight.shape[1], factor)
-
-
-@dataclass(frozen=True, eq=False)
-class Conv:
-    """A convolution: ``weight (out, in / groups, h, w)`` on ``shape (in, H, W)``; ``pads`` top, left, bottom, right."""
-
-    weight: Any
-    shape: tuple[int, int, int]
-    strides: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    dilations: tuple[int, int]
-    groups: int
-
-    @property
-    def terms(self) -> int:
-        """Of a sum."""
-        return int(np.prod(self.weight.shape)) // self.groups
-
-    @property
-    def padded(self) -> tuple[int, int, int]:
-        """The input's shape with its padding."""
-        return self.shape[0], self.shape[1] + self.pads[0] + self.pads[2], self.shape[2] + self.pads[1] + self.pads[3]
-
-    @property
-    def out(self) -> tuple[int, int, int]:
-        """The result's shape."""
-        size = [
-            (full - dilation * (kernel - 1) - 1) // stride + 1
-            for full, dilation, kernel, stride in zip(
-                self.padded[1:], self.dilations, self.weight.shape[2:], self.strides, strict=True
-            )
-        ]
-        return self.weight.shape[0], size[0], size[1]
-
-    def _places(self) -> Any:
-        """By group and entry of the kernel: the group, its weights ``(out, in)``, and where the input's entries are."""
-        outs, ins = self.weight.shape[0] // self.groups, self.weight.shape[1]
-        for g in range(self.groups):
-            for i, j in np.ndindex(*self.weight.shape[2:]):
-                rows, columns = (
-                    slice(k * d, k * d + (n - 1) * s + 1, s)
-                    for k, d, n, s in zip((i, j), self.dilations, self.out[1:], self.strides, strict=True)
-                )
-                part = slice(g * outs, (g + 1) * outs)
-                yield part, self.weight[part, :, i, j], (slice(None), slice(g * ins, (g + 1) * ins), rows, columns)
-
-    def apply(self, v: Any) -> Any:
-        """Forwards."""
-        top, left = self.pads[:2]
-        full = np.zeros((len(v), *self.padded), dtype=v.dtype)
-        full[:, :, top : top + self.shape[1], left : left + self.shape[2]] = v.reshape(-1, *self.shape)
-        found = np.zeros((len(v), *self.out), dtype=v.dtype)
-        for part, weight, places in self._places():
-            found[:, part] += np.moveaxis(np.tensordot(weight, full[places], (1, 1)), 0, 1)
-        return found.reshape(len(v), -1)
-
-    def adjoint(self, a: Any) -> Any:
-        """Backwards."""
-        a = a.reshape(-1, *self.out)
-        full = np.zeros((len(a), *self.padded), dtype=a.dtype)
-        for part, weight, places in self._places():
-            full[places] += np.moveaxis(np.tensordot(weight, a[:, part], (0, 1)), 0, 1)
-        top, left = self.pads[:2]
-        return full[:, :, top : top + self.shape[1], left : left + self.shape[2]].reshape(len(a), -1)
-
-    def absolute(self) -> Conv:
+    def absolute(self) -> Map:
         """With |weight|."""
         return replace(self, weight=abs(self.weight))
 
-    def exact(self, number: Any = exact) -> Conv:
-        """In rationals."""
-        return replace(self, weight=number(self.weight))
+    def negative(self) -> Map:
+        """With -weight."""
+        return replace(self, weight=-self.weight)
+
+
+def through(m: Map | None, v: Any, back: bool = False) -> Any:
+    """A value through a map; None is the identity."""
+    return v if m is None else m.apply(v, back)
+
+
+def select(index: Any, size: int, factor: Any = 1.0) -> Map:
+    """Entry i of the result is ``factor[i]`` times entry ``index[i]``, or 0 where that is -1."""
+    return Map(
+        np.broadcast_to(np.asarray(factor, dtype=np.float64).reshape(-1, 1, 1), (len(index), 1, 1)),
+        index[:, None, None],
+        size,
+    )
+
+
+def matrix(weight: Any) -> Map:
+    """``weight (m, n)`` as a map: sparse where each row has few entries."""
+    (rows, size), most = weight.shape, int(np.count_nonzero(weight, axis=1).max(initial=0))
+    if not 0 < most <= max(2, min(FEW, size // 2)):
+        return Map(np.ascontiguousarray(weight)[None], np.arange(size)[None, :, None], size)
+    row, column = np.nonzero(weight)
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    index, factor = np.full((rows, most, 1), -1), np.zeros((rows, 1, most))
+    index[row, place, 0], factor[row, 0, place] = column, weight[row, column]
+    return Map(factor, index, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,18 +122,18 @@ class Node:
     Attributes:
         kind: "input", "affine", "relu" (of its input) or "gate" (its input where the ReLU ``relu`` is on, else 0).
         size: entries.
-        terms: by input, the node's number and the map (None where the value is taken as it is: ReLUs, gates).
-        constant: of an affine node, ``(size,)`` or None.
-        relu: of a gate, the number of its ReLU's node.
-        first: the number of the first unit of a ReLU or gate.
+        terms: the numbers of the nodes that it is made of, each with its map (None: the identity).
+        constant: of an affine node ``(size,)``, else 0.
+        relu: of a gate, the number of its ReLU's node; of a ReLU, its own.
+        part: of a ReLU or gate, the numbers of its units.
     """
 
     kind: str
     size: int
-    terms: tuple[tuple[int, Any], ...] = ()
-    constant: Any = None
+    terms: tuple[tuple[int, Map | None], ...] = ()
+    constant: Any = 0.0
     relu: int = -1
-    first: int = -1
+    part: slice = field(default_factory=lambda: slice(0))
 
 
 class Graph:
@@ -229,6 +142,7 @@ class Graph:
     Attributes:
         outputs: the nodes that rows speak of, by name: "x", "y", and "g" for a gradient.
         asked: by node ``low, high (size,)``: between these is its value at every solution.
+        inversion, rounds: what follows for phases from what is asked of a gradient, and how often at most that is gone through.
         units: how many ReLUs and gates there are; ``relus``: the first so many are ReLUs.
     """
 
@@ -236,29 +150,43 @@ class Graph:
         self.nodes = [Node("input", inputs)]
         self.outputs = {"x": 0}
         self.asked: dict[int, tuple[Any, Any]] = {}
+        self.inversion: Callable[[Any, Any], None] | None = None
+        self.rounds = 0
         self.units = self.relus = 0
 
-    def affine(self, terms: list[tuple[int, Any]], size: int, constant: Any = None) -> int:
+    def affine(self, terms: list[tuple[int, Map | None]], size: int, constant: Any = 0.0) -> int:
         """Add ``Σ map(node) + constant``; a constant alone is added to what the node before is made of."""
-        if len(terms) == 1 and isinstance(terms[0][1], Sparse) and terms[0][1].identity:
-            before = self.nodes[terms[0][0]]
-            if before.kind == "affine" and before.constant is None:
-                terms = list(before.terms)
-        full = None if constant is None else np.broadcast_to(np.asarray(constant, dtype=np.float64).reshape(-1), size)
+        before = self.nodes[terms[0][0]] if len(terms) == 1 and terms[0][1] is None else self.nodes[0]
+        if before.kind == "affine" and not before.constant.any():
+            terms = list(before.terms)
+        full = np.broadcast_to(np.asarray(constant, dtype=np.float64).reshape(-1), size)
         self.nodes.append(Node("affine", size, tuple(terms), full))
         return len(self.nodes) - 1
 
-    def relu(self, source: int) -> int:
-        """Add a ReLU node."""
-        size = self.nodes[source].size
-        self.nodes.append(Node("relu", size, ((source, None),), first=self.units))
-        self.units += size
-        self.relus = self.units
-        return len(self.nodes) - 1
+    def unit(self, source: int, relu: int = -1) -> int:
+        """Add ReLUs of a node's value, or gates of the ReLUs of a node; all ReLUs come before all gates."""
+        size, number = self.nodes[source].size, len(self.nodes)
+        part = slice(self.units, self.units + size)
+        kind, own = ("relu", number) if relu < 0 else ("gate", relu)
+        self.nodes.append(Node(kind, size, ((source, None),), relu=own, part=part))
+        self.units = part.stop
+        self.relus = self.units if relu < 0 else self.relus
+        return number
 
-    def gate(self, source: int, relu: int) -> int:
-        """Add gates; all ReLUs come before."""
-        size = self.nodes[source].size
-        self.nodes.append(Node("gate", size, ((source, None),), relu=relu, first=self.units))
-        self.units += size
-        return len(self.nodes) - 1
+    def rectified(self, source: int) -> int:
+        """ReLUs of a node's value, as a node. Where an entry z of few terms is minus an earlier one, ``relu(z) = relu(-z) + z``: its own
+        ReLU is left unused."""
+        node, number, twins, seen = self.nodes[source], self.unit(source), dict[int, int](), dict[Any, int]()
+        m = node.terms[0][1] if len(node.terms) == 1 else None
+        if m is None or m.turned or m.weight.shape[1] > 1 or m.index.shape[2] > 1:
+            return number
+        for k, (taken, factors, constant) in enumerate(zip(m.index, m.weight + 0.0, node.constant, strict=True)):
+            own, other = ((taken.tobytes(), *(sign * factors + 0.0).ravel(), sign * constant + 0.0) for sign in (1, -1))
+            if other in seen:
+                twins[k] = seen[other]
+            seen.setdefault(own, k)
+        if not twins:
+            return number
+        first, added = np.arange(node.size), np.full(node.size, -1)
+        first[list(twins)], added[list(twins)] = list(twins.values()), list(twins)
+        return self.affine([(number, select(first, node.size)), (source, select(added, node.size))], node.size)

@@ -18,23 +18,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from .claim import Claim, Disjunct, Row
-from .gradient import Transposed, add_gradient
-from .graph import CheckError, Graph
+from .gradient import add_gradient
+from .graph import CheckError, Graph, through
 
 MAPS, DISTANCES = ("gradient", "absolute", "difference", "gradient-input"), ("linf", "l1", "l2")
 
 
 def number(value: Any) -> Fraction:
     """The rational that a JSON value says."""
-    if isinstance(value, str) and "x" in value:
-        return Fraction(float.fromhex(value))
-    return Fraction(value)
+    return Fraction(float.fromhex(value)) if isinstance(value, str) and "x" in value else Fraction(value)
 
 
 def _numbers(values: Any, count: int) -> list[Fraction]:
@@ -64,85 +63,65 @@ def _saliency(said: Any, graph: Graph) -> Claim:
         raise CheckError("there is no such label, or epsilon is negative")
     low, high = [v - epsilon for v in x], [v + epsilon for v in x]
     if said["domain"] is not None:
-        ends = [_numbers(end, inputs) for end in said["domain"]]
-        low, high = (
-            [max(a, b) for a, b in zip(low, ends[0], strict=True)],
-            [min(a, b) for a, b in zip(high, ends[1], strict=True)],
-        )
-    words = f"every input within {float(epsilon):g} of the given one"
-    asked: list[Row] = []
+        least, most = (_numbers(end, inputs) for end in said["domain"])
+        low, high = list(map(max, low, least)), list(map(min, high, most))
+    words, asked = f"every input within {float(epsilon):g} of the given one", list[Row]()
     if "delta" in said:
         asked = _similar(said, graph, x, low, high)
-        name, distance, delta = (
-            said.get("map", "gradient"),
-            said.get("similarity", "linf"),
-            float(number(said["delta"])),
-        )
-        words += f" whose {name} map differs ({distance}) by at most {delta:g} from its own"
+        name, distance = said.get("map", "gradient"), said.get("similarity", "linf")
+        words += f" whose {name} map differs ({distance}) by at most {float(number(said['delta'])):g} from its own"
         words += "" if asked else " (and every other)"
-    others = [j for j in range(outputs) if j != label]
-    rows = [Row({"y": {label: Fraction(1), j: Fraction(-1)}}, Fraction(0)) for j in others]
+    rows = [Row({"y": {label: Fraction(1), j: Fraction(-1)}}, Fraction(0)) for j in range(outputs) if j != label]
     return Claim([Disjunct(low, high, [row, *asked]) for row in rows], f"{words} has label {label}")
 
 
 def _similar(said: Any, graph: Graph, x: list[Fraction], low: list[Fraction], high: list[Fraction]) -> list[Row]:
     """What follows for the gradient from a map that is similar to the one at x; nothing where nothing is known."""
-    name, delta, output = (
-        said.get("map", "gradient"),
-        number(said["delta"]),
-        np.zeros(graph.nodes[graph.outputs["y"]].size),
-    )
+    name, delta, outputs = said.get("map", "gradient"), number(said["delta"]), graph.nodes[graph.outputs["y"]].size
     if name not in MAPS or said.get("similarity", "linf") not in DISTANCES:
         return []
-    output[int(said["label"])] = 1.0
+    output = np.eye(outputs)[int(said["label"])]
     if name == "difference":
-        if not 0 <= int(said["other"]) < len(output) or int(said["other"]) == int(said["label"]):
+        if not 0 <= int(said["other"]) < outputs or int(said["other"]) == int(said["label"]):
             raise CheckError("a map of the difference to no other output")
         output[int(said["other"])] = -1.0
     node = add_gradient(graph, output)
-    g = _values(graph, x)[node]
-    ends: list[tuple[Fraction | None, Fraction | None]] = [(v - delta, v + delta) for v in g]
+    g = values(graph, x)[node]
+    ends: list[Any] = [(v - delta, v + delta) for v in g]
     if name == "absolute":
         ends = [(-abs(v) - delta, abs(v) + delta) for v in g]
     if name == "gradient-input":
         ends = [_quotients(v * w - delta, v * w + delta, a, b) for v, w, a, b in zip(g, x, low, high, strict=True)]
-    return _asked(graph, node, *(list(end) for end in zip(*ends, strict=True)))
+    return _asked(graph, node, *zip(*ends, strict=True))
 
 
 def _quotients(a: Fraction, b: Fraction, c: Fraction, d: Fraction) -> tuple[Fraction | None, Fraction | None]:
     """Between what lies q if ``q r`` is in [a, b] for an r in [c, d]; None: anywhere."""
-    if c <= 0 <= d:
-        return None, None
-    found = [v / w for v in (a, b) for w in (c, d)]
-    return min(found), max(found)
+    found = [] if c <= 0 <= d else [v / w for v in (a, b) for w in (c, d)]
+    return min(found, default=None), max(found, default=None)
 
 
 def _conditions(said: Any, graph: Graph) -> Claim:
     sizes = {"x": graph.nodes[0].size, "y": graph.nodes[graph.outputs["y"]].size, "g": graph.nodes[0].size}
-    low, high = _numbers(said["low"], sizes["x"]), _numbers(said["high"], sizes["x"])
-    asked: list[Row] = []
+    low, high, asked = _numbers(said["low"], sizes["x"]), _numbers(said["high"], sizes["x"]), list[Row]()
     if said["gradient"] is not None:
         output = _numbers(said["gradient"]["output"], sizes["y"])
         if [Fraction(float(v)) for v in output] != output:
             raise CheckError("a gradient of a combination whose coefficients are no float64 numbers")
-        node = add_gradient(graph, np.array([float(v) for v in output]))
-        ends = (_numbers(said["gradient"][end], sizes["g"]) for end in ("low", "high"))
-        asked = _asked(graph, node, *ends)
+        node = add_gradient(graph, np.array(output, dtype=np.float64))
+        asked = _asked(graph, node, *(_numbers(said["gradient"][end], sizes["g"]) for end in ("low", "high")))
 
-    def rows(parts: Any) -> list[Row]:
-        found = []
-        for part in parts:
-            named = {name: {int(k): number(c) for k, c in part.get(name, {}).items()} for name in sizes}
-            if any(not 0 <= k < sizes[name] for name, entries in named.items() for k in entries):
-                raise CheckError("a row speaks of an entry that does not exist")
-            if named["g"] and not asked:
-                raise CheckError("a row speaks of the gradient of nothing")
-            found.append(Row({n: e for n, e in named.items() if e}, number(part["bound"]), bool(part.get("strict"))))
-        return found
+    def row(part: Any) -> Row:
+        named = {name: {int(k): number(c) for k, c in part.get(name, {}).items()} for name in sizes}
+        if any(not 0 <= k < sizes[name] for name, entries in named.items() for k in entries):
+            raise CheckError("a row speaks of an entry that does not exist")
+        if named["g"] and not asked:
+            raise CheckError("a row speaks of the gradient of nothing")
+        return Row({n: e for n, e in named.items() if e}, number(part["bound"]), bool(part.get("strict")))
 
-    common = [*rows(said["common"]), *asked]
+    common = [*map(row, said["common"]), *asked]
     words = "no input between the given ends meets the given conditions"
-    return Claim([Disjunct(low, high, [*rows(part), *common]) for part in said["disjuncts"]], words)
+    return Claim([Disjunct(low, high, [*map(row, part), *common]) for part in said["disjuncts"]], words)
 
 
 def _asked(graph: Graph, node: int, low: Any, high: Any) -> list[Row]:
@@ -158,30 +137,33 @@ def _asked(graph: Graph, node: int, low: Any, high: Any) -> list[Row]:
     return rows
 
 
-def _values(graph: Graph, x: list[Fraction]) -> dict[int, list[Fraction]]:
-    """The values of all nodes at an input, exactly: integers over a common denominator, by node."""
-    weights = [n.constant for n in graph.nodes if n.constant is not None]
-    for node in graph.nodes:
-        weights += [getattr(m.of if isinstance(m, Transposed) else m, "weight", None) for _, m in node.terms]
-        weights += [getattr(m.of if isinstance(m, Transposed) else m, "factor", None) for _, m in node.terms]
-    used = [w[w != 0] for w in map(np.asarray, (w for w in weights if w is not None))]
-    shift = 53 + max([0, *(-int(np.frexp(w)[1].min()) for w in used if w.size)])
+def values(graph: Graph, x: list[Fraction]) -> list[list[Fraction]]:
+    """The values of all nodes at an input, exactly: weights are whole numbers over one power of 2, `shift`."""
+    maps = {id(m): m for node in graph.nodes for _, m in node.terms if m is not None}
+    used = np.concatenate(
+        [np.ravel(w) for w in [*(m.weight for m in maps.values()), *(n.constant for n in graph.nodes)]]
+    )
+    shift = 53 + max(0, -int(np.frexp(used[used != 0])[1].min(initial=0)))
 
-    def whole(values: Any) -> Any:
-        ratios = [w.as_integer_ratio() for w in np.asarray(values, dtype=np.float64).ravel().tolist()]
-        found = np.array([(n << shift) // d for n, d in ratios] + [None], dtype=object)[:-1]
-        return found.reshape(np.shape(values))
+    def whole(w: Any) -> Any:
+        found = np.array(
+            [(n << shift) // d for n, d in map(float.as_integer_ratio, np.ravel(w).tolist())], dtype=object
+        )
+        return found.reshape(np.shape(w))
 
+    exact = {key: replace(m, weight=whole(m.weight)) for key, m in maps.items()}
     below = math.lcm(*(v.denominator for v in x))
-    found: dict[int, tuple[Any, int]] = {0: (np.array([int(v * below) for v in x], dtype=object), below)}
-    for k, node in enumerate(graph.nodes[1:], start=1):
+    found: list[Any] = [(np.array([[int(v * below) for v in x]], dtype=object), below)]
+    for node in graph.nodes[1:]:
         if node.kind == "affine":
-            parts = [(m.exact(whole).apply(found[s][0][None])[0], found[s][1] << shift) for s, m in node.terms]
-            parts += [] if node.constant is None else [(whole(node.constant), 1 << shift)]
+            parts = [
+                (through(exact[id(m)], found[s][0]), found[s][1] << shift) if m is not None else found[s]
+                for s, m in node.terms
+            ]
+            parts.append((whole(node.constant)[None], 1 << shift))
             common = math.lcm(*(d for _, d in parts))
-            found[k] = sum(v * (common // d) for v, d in parts), common
-            continue
-        z, common = found[node.terms[0][0]]
-        sign = z if node.kind == "relu" else found[graph.nodes[node.relu].terms[0][0]][0]
-        found[k] = np.where(sign > 0, z, 0), common
-    return {k: [Fraction(int(v), d) for v in values] for k, (values, d) in found.items()}
+            found.append((sum(v * (common // d) for v, d in parts), common))
+        else:
+            z, sign = found[node.terms[0][0]], found[graph.nodes[node.relu].terms[0][0]][0]
+            found.append((np.where(sign > 0, z[0], 0), z[1]))
+    return [[Fraction(int(v), d) for v in np.ravel(w)] for w, d in found]

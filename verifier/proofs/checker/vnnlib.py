@@ -22,23 +22,16 @@ Clause = list[tuple[Term, bool]]
 
 def _trees(text: str) -> list[Any]:
     stack: list[list[Any]] = [[]]
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise CheckError("the property is no VNN-LIB text")
-        at, token = match.end(), match[1]
-        if token == "(":
+    for match in _TOKEN.finditer(text):
+        if match[1] == "(":
             stack.append([])
-        elif token == ")":
+        elif match[1] == ")" and len(stack) > 1:
             done = stack.pop()
-            if not stack:
-                raise CheckError("a parenthesis too many in the property")
             stack[-1].append(done)
-        elif token:
-            stack[-1].append(token)
-    if len(stack) != 1:
-        raise CheckError("a parenthesis is missing in the property")
+        elif match[1]:
+            stack[-1].append(match[1])
+    if len(stack) != 1 or ")" in stack[0]:
+        raise CheckError("a parenthesis is missing in the property, or there is one too many")
     return stack[0]
 
 
@@ -47,14 +40,15 @@ class _Reader:
         self.declared: set[str] = set()
         self.clauses: list[Clause] = [[]]
         for tree in _trees(text):
-            if not isinstance(tree, list) or not tree:
-                raise CheckError("the property has something outside of a command")
-            if tree[0] == "declare-const" and len(tree) == 3 and tree[2] == "Real":
-                self.declared.add(tree[1])
-            elif tree[0] == "assert" and len(tree) == 2:
-                self.clauses = _all([self.clauses, self.formula(tree[1])])
-            elif tree[0] not in ("set-logic", "set-info", "check-sat", "exit"):
-                raise CheckError(f"the property's command {tree[0]!r} is not read")
+            match tree:
+                case ["declare-const", str(name), "Real"]:
+                    self.declared.add(name)
+                case ["assert", condition]:
+                    self.clauses = _all([self.clauses, self.formula(condition)])
+                case ["set-logic" | "set-info" | "check-sat" | "exit", *_]:
+                    pass
+                case _:
+                    raise CheckError(f"the property's command {str(tree)[:40]} is not read")
 
     def term(self, tree: Any) -> Term:
         """A linear term."""
@@ -64,40 +58,35 @@ class _Reader:
             if tree not in self.declared:
                 raise CheckError(f"{tree!r} is not declared in the property")
             return {tree: Fraction(1)}
-        head, parts = tree[0], [self.term(t) for t in tree[1:]]
-        if head == "+" or (head == "-" and len(parts) > 1):
-            total: Term = {}
-            for k, part in enumerate(parts):
-                total = _sum(total, part, -1 if head == "-" and k else 1)
-            return total
-        if head == "-" and len(parts) == 1:
-            return _sum({}, parts[0], -1)
-        if head == "*" and len(parts) == 2 and any(set(p) <= {""} for p in parts):
-            a, b = parts if set(parts[0]) <= {""} else parts[::-1]
-            return _sum({}, b, a.get("", Fraction(0)))
-        raise CheckError(f"{head!r} is not read in a term of the property")
+        match tree[:1], [self.term(t) for t in tree[1:]]:
+            case ["*"], [a, b] if set(a) <= {""} or set(b) <= {""}:
+                number, other = (a, b) if set(a) <= {""} else (b, a)
+                return _sum([(other, number.get("", Fraction(0)))])
+            case ["-"], [a]:
+                return _sum([(a, -1)])
+            case ["+" | "-" as sign], [a, *rest]:
+                return _sum([(a, 1), *((b, 1 if sign == "+" else -1) for b in rest)])
+        raise CheckError(f"{str(tree)[:40]} is not read in a term of the property")
 
     def formula(self, tree: Any) -> list[Clause]:
         """A condition as a disjunction of clauses."""
-        if not isinstance(tree, list) or not tree:
-            raise CheckError(f"{tree!r} is no condition")
-        head, rest = tree[0], tree[1:]
-        if head == "and":
-            return _all([self.formula(t) for t in rest])
-        if head == "or":
-            return [clause for t in rest for clause in self.formula(t)]
-        if head in ("<=", ">=", "<", ">", "=") and len(rest) == 2:
-            a, b = (self.term(t) for t in rest)
-            less, more = _sum(a, b, -1), _sum(b, a, -1)
-            both = {"=": [less, more], "<": [less], ">": [more]}[head[0]]
-            return [[(term, head in "<>") for term in both]]
-        raise CheckError(f"{head!r} is not read in the property")
+        match tree:
+            case ["and", *rest]:
+                return _all([self.formula(t) for t in rest])
+            case ["or", *rest]:
+                return [clause for t in rest for clause in self.formula(t)]
+            case ["<=" | ">=" | "<" | ">" | "=" as sign, left, right]:
+                a, b = self.term(left), self.term(right)
+                less, more = _sum([(a, 1), (b, -1)]), _sum([(b, 1), (a, -1)])
+                return [[(term, sign in "<>") for term in {"=": [less, more], "<": [less], ">": [more]}[sign[0]]]]
+        raise CheckError(f"{str(tree)[:40]} is no condition that is read")
 
 
-def _sum(a: Term, b: Term, factor: Fraction | int) -> Term:
-    total = dict(a)
-    for name, value in b.items():
-        total[name] = total.get(name, Fraction(0)) + factor * value
+def _sum(parts: list[tuple[Term, Fraction | int]]) -> Term:
+    total: Term = {}
+    for term, factor in parts:
+        for name, value in term.items():
+            total[name] = total.get(name, Fraction(0)) + factor * value
     return {name: value for name, value in total.items() if value}
 
 
@@ -116,28 +105,25 @@ def read_property(text: str, inputs: int, outputs: int) -> Claim:
     Raises:
         CheckError: it is outside of what is read, or speaks of another number of inputs or outputs.
     """
-    reader = _Reader(text)
-    names = {f"X_{k}" for k in range(inputs)} | {f"Y_{k}" for k in range(outputs)}
-    if reader.declared != names:
+    reader, disjuncts = _Reader(text), []
+    if reader.declared != {f"X_{k}" for k in range(inputs)} | {f"Y_{k}" for k in range(outputs)}:
         raise CheckError(f"the property does not declare {inputs} inputs X_0… and {outputs} outputs Y_0…")
-    disjuncts = []
     for clause in reader.clauses:
-        low: list[Fraction | None] = [None] * inputs
-        high: list[Fraction | None] = [None] * inputs
-        rows = []
+        low, high, rows = dict[int, Fraction](), dict[int, Fraction](), []
         for term, strict in clause:
-            constant, variables = term.get("", Fraction(0)), [name for name in term if name]
-            if len(variables) == 1 and variables[0][0] == "X":
-                (name,) = variables
-                j, end, upper = int(name[2:]), -constant / term[name], term[name] > 0
-                ends, old = (high if upper else low), (high if upper else low)[int(name[2:])]
-                ends[j] = end if old is None else min(old, end) if upper else max(old, end)
+            constant, names = term.get("", Fraction(0)), [name for name in term if name]
+            if len(names) == 1 and names[0][0] == "X":
+                j, end = int(names[0][2:]), -constant / term[names[0]]
+                if term[names[0]] > 0:
+                    high[j] = min(end, high.get(j, end))
+                else:
+                    low[j] = max(end, low.get(j, end))
                 continue
             parts: dict[str, dict[int, Fraction]] = {}
-            for name in variables:
+            for name in names:
                 parts.setdefault(name[0].lower(), {})[int(name[2:])] = term[name]
             rows.append(Row(parts, -constant, strict))
-        if None in low or None in high:
+        if len(low) < inputs or len(high) < inputs:
             raise CheckError("an input has no bounds")
-        disjuncts.append(Disjunct([v for v in low if v is not None], [v for v in high if v is not None], rows))
+        disjuncts.append(Disjunct([low[j] for j in range(inputs)], [high[j] for j in range(inputs)], rows))
     return Claim(disjuncts, "no input meets the property's condition")
