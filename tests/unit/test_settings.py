@@ -17,7 +17,7 @@ NUMERICAL = {
     "bounds.decide.SLACK", "bounds.interval.FLOOR", "bounds.lirpa.SLACK", "bounds.crown_slopes.LARGEST_HALF", "bounds.crown_backward.SUBNORMAL",
     "bounds.curved_relaxations.CARE", "bounds.curved_relaxations.HALVINGS", "bounds.step_relaxations.STEEPEST",
     "bounds.structured.backward.CONSTANTS", "bounds.structured.backward.SPARE", "bounds.structured.backward.RANGE",
-    "bounds.structured.condense.RESERVE", "engines.encoded.SMALL", "engines.encoded.LARGE",
+    "bounds.structured.condense.RESERVE", "engines.encoded.SMALL", "engines.encoded.LARGE", "engines.native.box_record.CLOSE",
     "engines.native.node_store.LARGEST_WEIGHT", "engines.saliency.leaf_kernels.FIRST",
     "engines.saliency.leaf_kernels.SECOND", "engines.saliency.problem.COMPOSED_WELL",
     "engines.saliency.propagation.ROOM", "engines.saliency.relaxation.VIOLATED", "repair.certificate.INWARDS",
