@@ -75,7 +75,9 @@ class BoxRecord:
         """The rows of a combination; where rounding might make the checker take another default slope, what was taken is written."""
         unstable = np.flatnonzero((low < 0) & (high > 0))
         low, high = low[unstable], high[unstable]
-        default, close = high > -low, np.abs(high + low) <= CLOSE * (high - low)
+        default = high > -low
+        chosen = len(self.bounds.relu_numbers) > 0  # bounds that choose no slopes leave all of them to the rule
+        close = (np.abs(high + low) <= CLOSE * (high - low)) & chosen
         members = self.conditions.members(disjunct)
         count, terms = len(members), []
         own = np.flatnonzero(weights[:count])
