@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from verifier import compiled
@@ -59,10 +58,7 @@ def verify(
         >>> verdict.status, bool(verdict.witness.output[0] <= verdict.witness.output[1])
         (<Status.VIOLATED: 'violated'>, True)
     """
-    if options is None:
-        options = Options(engine=engine, timeout=timeout, **changes)
-    elif changes:
-        options = replace(options, **changes)
+    options = (options or Options(engine=engine, timeout=timeout)).but(**changes)
     with one_thread_each():
         return _verdict(query, options, listener, PipelineSettings())
 

@@ -168,11 +168,13 @@ def certify(
         >>> [(line.index, line.epsilon, line.status) for line in result.lines]
         [(0, '0.01', 'holds'), (0, '0.1', 'holds'), (1, '0.01', 'holds'), (1, '0.1', 'violated')]
     """
-    options = replace(options or Options(), **changes)
+    options = (options or Options()).but(**changes)
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, got {workers}")
     job = _Job(network, images, labels, epsilon, domain, (mean, std), options)
     known = _Journal(journal, "certified accuracy") if journal is not None else None
     lines: dict[int, list[Line]] = {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         tasks: list[Future[list[Line]]] = [pool.submit(job.ask, k, known) for k in range(len(job.images))]
         try:
             for k, task in enumerate(tasks):

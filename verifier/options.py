@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from verifier.arguments import check_fields
 from verifier.errors import InputError
@@ -54,6 +56,22 @@ class Options:
     compare: bool = False
     proof: bool | str | Path = False
     reproducers: str | Path | None = field(default=None)
+
+    def but(self, **changes: Any) -> Options:
+        """The same options, some of them changed by name.
+
+        Raises:
+            TypeError: no option has that name.
+            InputError: options out of range.
+        """
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                raise TypeError(
+                    f"there is no option {name!r}; {f'did you mean {near[0]!r}?' if near else ', '.join(known)}"
+                )
+        return replace(self, **changes)
 
     def __post_init__(self) -> None:
         check_fields(self)

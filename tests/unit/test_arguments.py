@@ -181,3 +181,24 @@ def test_every_argument_of_every_public_function_is_looked_at(name: str) -> None
 def test_fields_of_what_users_make_are_looked_at(build: Callable[[], Any], field: str) -> None:
     with pytest.raises(TypeError, match=f"{field} must be "):
         build()
+
+
+MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no layer": (lambda: verifier.feedforward([], []), verifier.NetworkError, "these are: none"),
+    "a bias too many": (lambda: verifier.feedforward([[[1, 2]]], [[0, 1]]), verifier.NetworkError, r"\(2,\)"),
+    "half a domain": (lambda: verifier.robustness(NETWORK, [0.5, 0.4], 0.1, domain=(0,)), verifier.PropertyError, "pair"),  # type: ignore[arg-type]
+    "a misspelled option": (
+        lambda: verifier.verify(verifier.robustness(NETWORK, [0.5, 0.4], 0.1), tmeout=3), TypeError, "'timeout'",
+    ),
+    "no worker": (lambda: verifier.certify(NETWORK, [[0.5, 0.4]], epsilon=0.1, workers=0), verifier.InputError, "workers"),
+    "a point of another size": (
+        lambda: verifier.replay(verifier.robustness(NETWORK, [0.5, 0.4], 0.1), np.zeros(3)), verifier.InputError, "3 numbers",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_wrong_values_are_named(name: str) -> None:
+    call, error, words = MISTAKES[name]
+    with pytest.raises(error, match=words):
+        call()

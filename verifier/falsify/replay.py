@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from verifier.arguments import checked
-from verifier.errors import NetworkError
+from verifier.errors import InputError, NetworkError
 from verifier.limits import Deadline
 from verifier.network.enclosure import EnclosedNetwork
 from verifier.network.exact import ExactNetwork
@@ -45,7 +45,7 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         a `Witness` whose ``exact`` says whether the point refutes the property.
 
     Raises:
-        TypeError: x is no array of numbers.
+        TypeError: x is no array of numbers; InputError: it is of another size.
 
     Source:
         the gradient at kinks as in Le et al., ACML 2023, Equations 10 and 11; exact arithmetic is this
@@ -58,6 +58,9 @@ def replay(query: Query, x: Point, exact_network: ExactNetwork | None = None) ->
         >>> verifier.replay(query, np.array([0.5, 0.6])).confirmed, verifier.replay(query, np.array([0.6, 0.5])).confirmed
         (True, False)
     """
+    size = len(x) if isinstance(x, tuple) else np.size(x)
+    if size != query.box.size:
+        raise InputError(f"the point has {size} numbers and the network {query.box.size} inputs", fix="a flat input")
     if isinstance(x, tuple):
         whole = query.network.integer_inputs
         xs = _exact_point(query, np.array([float(v) for v in x])) if whole else list(x)

@@ -421,10 +421,13 @@ def feedforward(
     from verifier.network.operators import Dense
     from verifier.network.piecewise import relu
 
-    arrays = [np.asarray(w, dtype=np.float64) for w in weights]
-    builder = NetworkBuilder((arrays[0].shape[1],), source=source)
-    for k, (w, b) in enumerate(zip(arrays, biases, strict=True)):
-        builder.add(Dense(w, np.asarray(b, dtype=np.float64)))
-        if k < len(arrays) - 1:
+    layers = [[np.asarray(a, dtype=np.float64) for a in layer] for layer in zip(weights, biases, strict=True)]
+    if not layers or any(w.ndim != 2 or b.shape != w.shape[:1] for w, b in layers):
+        shown = ", ".join(f"{w.shape} with {b.shape}" for w, b in layers) or "none"
+        raise NetworkError("layers are matrices (outputs, inputs) with biases (outputs,)", fix=f"these are: {shown}")
+    builder = NetworkBuilder((layers[0][0].shape[1],), source=source)
+    for k, (w, b) in enumerate(layers):
+        builder.add(Dense(w, b))
+        if k < len(layers) - 1:
             builder.add(activation or relu())
     return builder.build()

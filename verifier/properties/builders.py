@@ -31,6 +31,8 @@ def network_domain(network: Network, domain: Domain = "network") -> Ends | None:
         PropertyError: a domain that is no pair of ends, or of another shape than the input.
     """
     if not isinstance(domain, str):
+        if domain is not None and len(domain) != 2:
+            raise PropertyError(f"a domain is a pair of ends, not {len(domain)} of them", fix="(lower, upper)")
         return domain
     if domain != "network":
         raise PropertyError(f"there is no domain {domain!r}", fix='"network", None, or (lower, upper)')
