@@ -14,8 +14,10 @@ from verifier import Status, compiled, robustness, verify
 from verifier.cli import TIMEOUT, main
 from verifier.errors import TimeLimitError
 from verifier.limits import GIB, NEVER, Deadline, MemoryBudget, deadline_in_force, in_force, poll, thread_pool
+from verifier.network.exact import ExactNetwork
 from verifier.network.graph import feedforward
 from verifier.network.onnx_writer import write_onnx
+from verifier.network.rationals import Rationals, dyadic
 
 NETWORK = feedforward([np.eye(2), np.eye(2)], [np.zeros(2), np.zeros(2)])
 
@@ -86,3 +88,16 @@ def test_the_map_of_the_input_counts_too(tmp_path: Path, capsys: pytest.CaptureF
     assert main(line) == TIMEOUT
     assert time.monotonic() - began < 1.2
     assert json.loads(capsys.readouterr().out)["result"]["stage"] == "reading"
+
+
+def test_a_batch_evaluated_exactly_is_stopped_between_its_parts() -> None:
+    rng = np.random.default_rng(0)
+    exact = ExactNetwork(feedforward([rng.integers(-9, 9, (200, 200)) / 8], [np.ones(200)]))
+    node = exact.network.nodes[-1]
+    batch = dyadic(rng.integers(-9, 9, (120, 200)) / 4)
+    whole = exact.affine(node, [batch])
+    for k in (0, 60, 119):
+        alone = exact.affine(node, [Rationals(batch.numerators[k : k + 1], batch.denominator)])
+        assert alone.fractions() == Rationals(whole.numerators[k : k + 1], whole.denominator).fractions()
+    with in_force(Deadline.after(-1.0)), pytest.raises(TimeLimitError, match="evaluated exactly"):
+        exact.affine(node, [batch])

@@ -61,6 +61,20 @@ class _DenseIntegers(Dense):
         return (np.asarray(grad[..., used] @ self.weight[used]),)
 
 
+def _products(node: Node, operator: AffineOperator) -> int:
+    """About how many products of integers a value of the node takes."""
+    if isinstance(operator, _SparseIntegers):
+        return 1 + int(operator.numerators.size)
+    weight = getattr(operator, "weight", np.zeros(1))
+    return 1 + int(
+        weight.size * (node.size // max(1, node.shape[0 if weight.ndim > 2 else -1]) if weight.ndim > 1 else node.size)
+    )
+
+
+AT_ONCE = 1 << 21
+"""Products of integers between two looks at the clock: some tenths of a second."""
+
+
 class ExactNetwork:
     """A network whose weights are held as exact rationals, for repeated exact evaluation.
 
@@ -216,7 +230,16 @@ class ExactNetwork:
         operator, denominator, constant = self.integer_operator(node)
         common = lcm(*(r.denominator for r in inputs))
         scaled = [r.numerators * (common // r.denominator) for r in inputs]
-        result = Rationals(np.asarray(operator.linear(*scaled), dtype=object), common * denominator)
+        count = len(scaled[0])
+        step = max(1, AT_ONCE // _products(node, operator))
+        if count <= step or any(len(x) != count for x in scaled):
+            numerators = operator.linear(*scaled)
+        else:
+            numerators = np.empty((count, *node.shape), dtype=object)
+            for k in range(0, count, step):
+                poll(f"while node {node.name!r} was evaluated exactly")
+                numerators[k : k + step] = operator.linear(*(x[k : k + step] for x in scaled))
+        result = Rationals(np.asarray(numerators, dtype=object), common * denominator)
         if constant is not None:
             spread = np.zeros(result.numerators.shape, dtype=object)
             spread[-1 if maps else slice(None)] = np.broadcast_to(constant.numerators, node.shape)

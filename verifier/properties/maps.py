@@ -14,7 +14,7 @@ of Integrated Gradients itself (``path``) has no such network, and neither has G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -128,25 +128,30 @@ class SaliencyMap:
     def _exact_gradient(self, network: ExactNetwork, output: Array, point: Sequence[Fraction]) -> list[Fraction]:
         if self.plain:
             return network.gradient(point, output)
+        total = [Fraction(0)] * len(point)
+        for weight, at in self._exact_terms(
+            network, point
+        ):  # each when its turn comes: the gradient looks at the clock
+            total = [s + weight * g for s, g in zip(total, network.gradient(at, output), strict=True)]
+        return total
+
+    def _exact_terms(
+        self, network: ExactNetwork, point: Sequence[Fraction]
+    ) -> Iterator[tuple[Fraction, list[Fraction]]]:
+        """Weights, and the points whose gradients they are of."""
         if self.path:
             from verifier.regions.exact import exact_breakpoints
 
             assert self.baseline is not None
             start = [Fraction(v) for v in self.baseline.tolist()]
-            terms = []
             for a, b in pairwise(exact_breakpoints(network.network, start, point)):
                 t = (a + b) / 2
-                terms.append((b - a, [s + t * (p - s) for s, p in zip(start, point, strict=True)]))
+                yield b - a, [s + t * (p - s) for s, p in zip(start, point, strict=True)]
         else:
             assert self.points is not None
-            terms = []
             for v, t, c in zip(self.weights.tolist(), self.factors.tolist(), self.points.tolist(), strict=True):
                 at = [Fraction(t) * p + Fraction(q) for p, q in zip(point, c, strict=True)]
-                terms.append((Fraction(v) * Fraction(t), at))
-        total = [Fraction(0)] * len(point)
-        for weight, at in terms:
-            total = [s + weight * g for s, g in zip(total, network.gradient(at, output), strict=True)]
-        return total
+                yield Fraction(v) * Fraction(t), at
 
 
 def gradient_map() -> SaliencyMap:
