@@ -17,8 +17,9 @@ else:
         @staticmethod
         def issparse(value: object) -> bool:
             """As scipy's; without scipy.sparse in memory nothing can be one of its arrays."""
-            module = sys.modules.get("scipy.sparse")
-            return module is not None and module.issparse(value)
+            # another thread may be importing it: before it has this function it has no arrays
+            look = getattr(sys.modules.get("scipy.sparse"), "issparse", None)
+            return look is not None and look(value)
 
         def __getattr__(self, name: str) -> Any:
             import scipy.sparse

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import verifier
 from verifier.engines.process import ChildProcess
+from verifier.lazy import sp
 from verifier.options import Options
 from verifier.threads import VARIABLES
 
@@ -49,6 +51,11 @@ def test_the_command_line_needs_no_variable() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert VARIABLES.items() <= eval(done.stdout.splitlines()[-1]).items()
+
+
+def test_a_package_that_another_thread_is_importing_has_no_arrays_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.sparse", ModuleType("scipy.sparse"))
+    assert not sp.issparse(1.0)
 
 
 @pytest.mark.skipif("OPENBLAS_CORETYPE" not in os.environ, reason="set by `make kernels`")
