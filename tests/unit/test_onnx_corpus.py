@@ -53,6 +53,8 @@ def test_a_graph_agrees_with_onnxruntime_in_its_oldest_and_newest_form(name):
     graph = GRAPHS[name]
     if name == "center crop" and onnxruntime.__version__ < "1.19":
         pytest.skip("onnxruntime before 1.19 leaves an axis as it is")
+    if name == "jumps: quantised matrix" and onnxruntime.__version__ < "1.20":
+        pytest.skip("onnxruntime 1.18 has no QLinearMatMul of opset 21")
     for opset in {max(graph.first, OPSETS[0]), min(graph.last, OPSETS[-1])}:
         network, runtime, gap = both(name, opset)
         agree(network, runtime, max(gap, graph.rough))
