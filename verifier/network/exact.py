@@ -22,6 +22,7 @@ from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Dense, Shape
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
 from verifier.network.rationals import Number, Rationals, dyadic
+from verifier.network.work import multiplications
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +60,6 @@ class _DenseIntegers(Dense):
     def transpose(self, grad: Array, *shapes: Shape) -> tuple[Array, ...]:
         used = grad.reshape(-1, grad.shape[-1]).astype(bool).any(axis=0)
         return (np.asarray(grad[..., used] @ self.weight[used]),)
-
-
-def _products(node: Node, operator: AffineOperator) -> int:
-    """About how many products of integers a value of the node takes."""
-    if isinstance(operator, _SparseIntegers):
-        return 1 + int(operator.numerators.size)
-    weight = getattr(operator, "weight", np.zeros(1))
-    return 1 + int(
-        weight.size * (node.size // max(1, node.shape[0 if weight.ndim > 2 else -1]) if weight.ndim > 1 else node.size)
-    )
 
 
 AT_ONCE = 1 << 21
@@ -231,7 +222,7 @@ class ExactNetwork:
         common = lcm(*(r.denominator for r in inputs))
         scaled = [r.numerators * (common // r.denominator) for r in inputs]
         count = len(scaled[0])
-        step = max(1, AT_ONCE // _products(node, operator))
+        step = max(1, AT_ONCE // max(1, multiplications(node)))
         if count <= step or any(len(x) != count for x in scaled):
             numerators = operator.linear(*scaled)
         else:

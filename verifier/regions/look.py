@@ -18,10 +18,11 @@ from verifier.limits import NEVER, Deadline
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array, Sum
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.work import multiplications
 from verifier.regions.cells import Index, Settled
 from verifier.regions.patterns import Patterns
 from verifier.regions.piece_values import PieceValues, common, winning
-from verifier.regions.plan import Level, multiplications, plan
+from verifier.regions.plan import Level, plan
 from verifier.regions.settings import LineSettings
 
 CHUNK = 1 << 22

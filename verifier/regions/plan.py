@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from verifier.errors import UnsupportedOperatorError
 from verifier.limits import NEVER, Deadline
-from verifier.network.convolution import Conv
 from verifier.network.graph import Network, Node
-from verifier.network.operators import Dense
 from verifier.network.piecewise import MaxPool, PiecewiseLinear, PiecewiseOperator
 from verifier.regions.cells import Bits, Index
 from verifier.regions.rounding import Slack, slacks
@@ -91,13 +88,3 @@ def plan(network: Network, deadline: Deadline = NEVER) -> Plan:
 def is_piecewise(node: Node) -> bool:
     """Whether the node cuts cells."""
     return isinstance(node.operator, PiecewiseOperator)
-
-
-def multiplications(node: Node) -> int:
-    """How many multiplications a node's value takes."""
-    match node.operator:
-        case Dense():
-            return prod(node.operator.weight_shape) * (node.size // max(1, node.shape[-1]))
-        case Conv():
-            return int(np.prod(node.operator.weight.shape[1:])) * node.size
-    return node.size

@@ -22,10 +22,11 @@ from verifier.limits import NEVER, Deadline, MemoryBudget
 from verifier.network.graph import Network, Node
 from verifier.network.operators import AffineOperator, Array
 from verifier.network.piecewise import MaxPool, PiecewiseLinear
+from verifier.network.work import multiplications
 from verifier.regions import kernels, pool_kernels
 from verifier.regions.cells import Cells, Cut, Index, Segments, Settle, Settled
 from verifier.regions.look import Doubts, ExactLook
-from verifier.regions.plan import Level, is_piecewise, multiplications, plan
+from verifier.regions.plan import Level, is_piecewise, plan
 from verifier.regions.rounding import Slack, input_scale, output_scale
 
 ENTRIES = 1 << 21

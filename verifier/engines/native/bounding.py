@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from verifier.bounds.crown import Crown
+from verifier.bounds.crown import Crown, Relaxation
+from verifier.bounds.crown_backward import Rows
 from verifier.bounds.relaxations import relaxation
 from verifier.engines.native.rows import (
     Certificates,
@@ -155,3 +156,30 @@ def in_parts(work: Callable[[slice], None], boxes: int, step: int, threads: int)
         return
     with thread_pool(threads) as pool:
         list(pool.map(work, parts))
+
+
+def rows_back(
+    crown: Crown,
+    conditions: Conditions,
+    relaxed: Relaxation,
+    ends: tuple[Array, Array],
+    box_of: Integers,
+    row_of: Integers,
+    *,
+    keep: bool = False,
+    running: bool = False,
+) -> Rows:
+    """Conditions' rows, each on its own box, taken back to the input: see `Crown.lower`.
+
+    Shapes: ends ``(B, n)`` of the boxes; box_of, row_of ``(P,)``.
+    """
+    return crown.lower(
+        crown.network.output,
+        conditions.y_rows[row_of],
+        box_of,
+        relaxed.relaxations,
+        *ends,
+        multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
+        keep=keep,
+        running=running,
+    )

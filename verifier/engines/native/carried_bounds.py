@@ -18,7 +18,7 @@ from verifier.bounds.crown import Crown, Relaxation
 from verifier.bounds.crown_backward import Rows
 from verifier.bounds.forward import Forward, SymbolicBounds
 from verifier.bounds.relaxation import LinearRelaxation, PoolRelaxation, ProductRelaxation
-from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors
+from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors, rows_back
 from verifier.engines.native.rows import Integers, Results
 from verifier.engines.native.settings import CutSettings
 from verifier.network.graph import Network
@@ -149,18 +149,8 @@ class CarriedBounds:
         self, relaxed: Relaxation, low: Array, high: Array, box_of: Integers, row_of: Integers, keep: bool = False
     ) -> tuple[Rows, Array]:
         """Rows on boxes, taken back to the input: functions below ``y_rows y + x_rows x``, and constants with the bounds off."""
-        crown, conditions = self._crown, self._conditions
-        rows = crown.lower(
-            crown.network.output,
-            conditions.y_rows[row_of],
-            box_of,
-            relaxed.relaxations,
-            low,
-            high,
-            multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
-            keep=keep,
-            running=True,
-        )
+        conditions = self._conditions
+        rows = rows_back(self._crown, conditions, relaxed, (low, high), box_of, row_of, keep=keep, running=True)
         shift = conditions.bound[row_of]
         rounded = 4 * UNIT_ROUNDOFF * (np.abs(rows.constants) + np.abs(shift) + rows.slack)
         return rows, rows.constants - shift - 2 * rows.slack - rounded

@@ -8,7 +8,7 @@ import numpy as np
 
 from verifier.bounds.crown import Crown, Relaxation
 from verifier.bounds.forward import Forward
-from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors
+from verifier.engines.native.bounding import ActivationColumns, Block, conclude, in_parts, row_errors, rows_back
 from verifier.engines.native.rows import (
     Certificates,
     Integers,
@@ -125,16 +125,8 @@ class GraphBounds:
         self, relaxation: Relaxation, low: Array, high: Array, box_of: Integers, row_of: Integers
     ) -> tuple[Array, Array]:
         """Functions below some rows, each on its own box, ``(P, n)`` and ``(P,)``."""
-        conditions, crown = self._conditions, self._crown
-        rows = crown.lower(
-            crown.network.output,
-            conditions.y_rows[row_of],
-            box_of,
-            relaxation.relaxations,
-            low,
-            high,
-            multipliers={crown.network.input: conditions.x_rows[row_of]} if conditions.x_rows.any() else None,
-        )
+        conditions = self._conditions
+        rows = rows_back(self._crown, conditions, relaxation, (low, high), box_of, row_of)
         # these errors are more than twice what the rows' bounds had subtracted
         return rows.slopes, rows.constants - conditions.bound[row_of] - 2 * self._errors[row_of]
 
